@@ -1,0 +1,50 @@
+# Every target makes .venv by itself; nothing but make, git and a Python is needed beforehand.
+#
+#   PYTHON=python3.13   the interpreter for .venv
+#   ARGS="..."          passed on, e.g. make test ARGS="-k outbox -x"
+
+PYTHON ?=
+ARGS ?=
+BIN := .venv/bin
+
+# A file tree is named like a target here, and .venv must be looked at each time.
+.PHONY: help demo test lint bench format requirements build clean venv
+.DEFAULT_GOAL := help
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+demo: venv ## run the example: a user registers, mails are sent, nothing is lost
+	@$(BIN)/python -m examples.user_registration $(ARGS)
+
+# With ARGS it may be a part of the suite, whose coverage says nothing.
+test: venv ## run all tests with coverage; ARGS="..." go to pytest (then without coverage)
+	$(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),--cov --cov-report=term:skip-covered)
+
+lint: venv ## ruff, mypy, pyright and the import floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+bench: venv ## measure the dispatch of domain events
+	@$(BIN)/python -m benchmarks.dispatch $(ARGS)
+
+format: venv ## let ruff fix and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+requirements: ## compile requirements/dev.in to requirements/dev.txt (needs uv on PATH)
+	uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --no-header --annotation-style line \
+		$(ARGS) -o requirements/dev.txt requirements/dev.in
+
+build: venv ## build the sdist and the wheel into dist/
+	$(BIN)/python -m build --no-isolation
+
+clean: ## remove .venv, dist and every cache
+	rm -rf .venv dist .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+venv:
+	@PYTHON="$(PYTHON)" ./scripts/bootstrap
