@@ -1,0 +1,87 @@
+"""Integration events as users write them: both type checkers must find nothing here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, assert_type
+
+from events.integration import (
+    Consumer,
+    EventHandlerConsumer,
+    EventKey,
+    IntegrationEvent,
+    IntegrationEventBus,
+    IntegrationEventBusRegistration,
+    Topic,
+)
+
+USERS = Topic("users")
+
+
+@dataclass(frozen=True, slots=True)
+class UserRegisteredV1(IntegrationEvent):
+    type = "user.registered"
+    version = 1
+    email: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UserRegisteredV2(IntegrationEvent):
+    type = "user.registered"
+    version = 2
+    email: str
+    at: datetime | None = None
+
+
+class Versioned(IntegrationEvent, abstract=True):
+    """A base of one's own."""
+
+
+class Mailer(Consumer):
+    async def on_event(self, event: IntegrationEvent) -> None:
+        if isinstance(event, UserRegisteredV1):
+            assert_type(event.email, str)
+
+
+async def on_registered(event: UserRegisteredV2) -> None:
+    assert_type(event.at, datetime | None)
+
+
+class BusOfSomeone(IntegrationEventBus):
+    """A bus that someone wrote on the bare port."""
+
+    def __init__(self, registrations: Iterable[IntegrationEventBusRegistration] = ()) -> None:
+        super().__init__(registrations)
+        self.sent: list[tuple[Topic, IntegrationEvent]] = []
+
+    async def startup(self) -> None:
+        for registration in self.registrations:
+            assert_type(registration, IntegrationEventBusRegistration)
+
+    async def shutdown(self) -> None:
+        self.sent.clear()
+
+    async def register(self, registration: IntegrationEventBusRegistration) -> None:
+        await super().register(registration)
+
+    async def send(self, topic: Topic, event: IntegrationEvent) -> None:
+        self.sent.append((topic, event))
+
+
+async def use(bus: IntegrationEventBus) -> None:
+    consumer = EventHandlerConsumer("mailer")
+    consumer.add_handler(UserRegisteredV2, on_registered)
+    await bus.register(IntegrationEventBusRegistration(consumer, USERS, consumer.handlers.keys()))
+    await bus.register(IntegrationEventBusRegistration(Mailer("x"), USERS, [UserRegisteredV1]))
+    await bus.send(USERS, UserRegisteredV1(email="ada@example.org"))
+
+
+def payloads() -> None:
+    payload = UserRegisteredV1("ada@example.org").to_dict()
+    assert_type(payload, dict[str, Any])
+    assert_type(UserRegisteredV1.from_dict(payload), UserRegisteredV1)
+    assert_type(IntegrationEvent.from_dict(payload), IntegrationEvent)
+    assert_type(UserRegisteredV1.version, int)
+    assert_type(IntegrationEvent.registry[EventKey("user.registered", 1)], type[IntegrationEvent])
