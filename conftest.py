@@ -1,4 +1,4 @@
-"""Every Python snippet of README.md and docs/ is run, and every doctest of src/.
+"""Every Python snippet of README.md and docs/ is run.
 
 The snippets of one document share one namespace, from top to bottom, as a reader reads them. An
 async snippet says `asyncio.run(main())` itself, as a reader would have to. A snippet that must

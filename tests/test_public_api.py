@@ -1,0 +1,51 @@
+"""The public names: what each public module lists in `__all__`, pinned in public_api.txt.
+
+A change here is a change for users, so it needs a line in CHANGELOG.md. To pin anew what there is:
+
+    python -m tests.test_public_api
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[1] / "src"
+PINNED = Path(__file__).with_name("public_api.txt")
+
+
+def module_names() -> list[str]:
+    names = (
+        ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
+        for path in SRC.rglob("*.py")
+    )
+    return sorted(name for name in names if "._" not in name)
+
+
+def public_names(module: str) -> list[str]:
+    listed: list[str] = getattr(import_module(module), "__all__", [])
+    return sorted(f"{module}.{name}" for name in listed)
+
+
+def names_there_are() -> list[str]:
+    return [name for module in module_names() for name in public_names(module)]
+
+
+@pytest.mark.parametrize("module", module_names())
+def test_each_listed_name_exists(module: str) -> None:
+    listed: list[str] = getattr(import_module(module), "__all__", [])
+    assert [name for name in listed if not hasattr(import_module(module), name)] == []
+    assert len(listed) == len(set(listed))
+
+
+def test_public_names_are_the_pinned_ones() -> None:
+    pinned = set(PINNED.read_text(encoding="utf-8").splitlines())
+    there_are = set(names_there_are())
+    assert sorted(pinned - there_are) == [], "gone: this breaks users"
+    assert sorted(there_are - pinned) == [], "new: pin them, see above"
+
+
+if __name__ == "__main__":
+    PINNED.write_text("\n".join(names_there_are()) + "\n", encoding="utf-8")
