@@ -1,0 +1,432 @@
+"""The errors of this package: one tree, each saying what happened, where, and the cure.
+
+    EventsError
+    ├── MissingExtraError (ImportError)     a third-party library is not installed
+    ├── DomainEventError
+    │   ├── EventTypeMissingError (TypeError)   an event without a `type` was instantiated
+    │   ├── InvalidDomainEventError (TypeError) a `type` that is no string, or no event at all
+    │   ├── HandlerDefinitionError (TypeError)  a handler for something that is not an event
+    │   ├── HandlerNotRegisteredError (LookupError)
+    │   ├── HandlerNotBuiltError                a factory or container cannot build a handler
+    │   ├── DispatcherBusyError                 `process` while the dispatcher is processing
+    │   └── EventChainTooLongError              handlers keep publishing events in a circle
+    └── IntegrationEventError
+        ├── EventDefinitionError (TypeError)    no type, no version, or a key that is taken
+        ├── EventEncodeError (ValueError)       an event that has no JSON form
+        ├── EventDecodeError (ValueError)       a payload or a body that is not what it says
+        │   ├── MalformedEventError             not JSON, no type, no version
+        │   ├── UnknownEventError               no class for its type and version
+        │   └── InvalidEventError               a field that does not fit its class
+        ├── BusError
+        │   ├── BusNotStartedError              used before `startup` or after `shutdown`
+        │   ├── InvalidTopologyError (ValueError)   a topic or registration that cannot work
+        │   ├── UnsupportedByBusError           the bus declares that it cannot do this
+        │   ├── MessageTooLargeError (ValueError)   a body over the limit
+        │   ├── BusUnavailableError             the broker has not taken the message
+        │   ├── SendOutcomeUnknownError         the broker may or may not have taken it
+        │   ├── BatchSendError                  some events of a `send_many` were not taken
+        │   ├── ConsumerStoppedError            a consumer ended that should have run on
+        │   └── NoSuchDeadLetterError (LookupError)
+        └── OutboxError
+            └── OutboxTableError                the table is missing or of another layout
+
+Errors hold the objects they speak of as attributes and render their text when asked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = [
+    "BatchSendError",
+    "BusError",
+    "BusNotStartedError",
+    "BusUnavailableError",
+    "ConsumerStoppedError",
+    "DispatcherBusyError",
+    "DomainEventError",
+    "EventChainTooLongError",
+    "EventDecodeError",
+    "EventDefinitionError",
+    "EventEncodeError",
+    "EventTypeMissingError",
+    "EventsError",
+    "HandlerDefinitionError",
+    "HandlerNotBuiltError",
+    "HandlerNotRegisteredError",
+    "IntegrationEventError",
+    "InvalidDomainEventError",
+    "InvalidEventError",
+    "InvalidTopologyError",
+    "MalformedEventError",
+    "MessageTooLargeError",
+    "MissingExtraError",
+    "NoSuchDeadLetterError",
+    "OutboxError",
+    "OutboxTableError",
+    "SendOutcomeUnknownError",
+    "UnknownEventError",
+    "UnsupportedByBusError",
+]
+
+
+class EventsError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+    def __reduce__(self) -> tuple[Callable[..., EventsError], tuple[Any, ...]]:
+        # Exception pickles its positional args alone; ours hold named attributes.
+        return _rebuild, (type(self), dict(self.__dict__))
+
+
+def _rebuild(cls: type[EventsError], attributes: dict[str, Any]) -> EventsError:
+    error = cls.__new__(cls)
+    error.__dict__.update(attributes)
+    return error
+
+
+@dataclass(eq=False)
+class MissingExtraError(EventsError, ImportError):
+    """Raised on importing an implementation whose third-party library is not installed."""
+
+    module: str
+    extra: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.module} needs the extra {self.extra!r}: "
+            f'pip install "integration-events[{self.extra}]"'
+        )
+
+
+# --- domain -----------------------------------------------------------------------------------
+
+
+class DomainEventError(EventsError):
+    """Base of the domain half's errors."""
+
+
+@dataclass(eq=False)
+class EventTypeMissingError(DomainEventError, TypeError):
+    """Raised on instantiating a domain event whose class gives no `type`."""
+
+    event_class: type
+
+    def __str__(self) -> str:
+        name = self.event_class.__qualname__
+        return (
+            f"{name} has no type, so it is abstract and cannot be instantiated: "
+            f'give it one in its class body, as in `type = "order.completed"`'
+        )
+
+
+@dataclass(eq=False)
+class InvalidDomainEventError(DomainEventError, TypeError):
+    """Raised on defining an event whose `type` is no string, and on dispatching a non-event."""
+
+    event_class: type
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.event_class.__qualname__}: {self.reason}"
+
+
+@dataclass(eq=False)
+class HandlerDefinitionError(DomainEventError, TypeError):
+    """Raised on defining or registering a handler for something that is not an event."""
+
+    handler: object
+    reason: str
+
+    def __str__(self) -> str:
+        name = getattr(self.handler, "__qualname__", None) or repr(self.handler)
+        return f"{name}: {self.reason}"
+
+
+@dataclass(eq=False)
+class HandlerNotRegisteredError(DomainEventError, LookupError):
+    """Raised on removing a handler from a registry that does not have it for that event."""
+
+    handler: type
+    event_class: type
+
+    def __str__(self) -> str:
+        return (
+            f"{self.handler.__qualname__} is not registered for {self.event_class.__qualname__}: "
+            f"remove it for the event class that it was added for"
+        )
+
+
+@dataclass(eq=False)
+class HandlerNotBuiltError(DomainEventError):
+    """Raised when a factory or a container cannot build a handler; chained to what it said."""
+
+    handler: type
+    cure: str
+
+    def __str__(self) -> str:
+        return f"cannot build the handler {self.handler.__qualname__}: {self.cure}"
+
+
+class DispatcherBusyError(DomainEventError):
+    """Raised on calling `process`, or entering `async with`, while the dispatcher processes."""
+
+    def __str__(self) -> str:
+        return (
+            "this dispatcher is processing events already. In a handler, store the event and "
+            "leave the rest to the running `process()`; in another task or unit of work, use "
+            "another dispatcher"
+        )
+
+
+@dataclass(eq=False)
+class EventChainTooLongError(DomainEventError):
+    """Raised when events cause events for longer than the dispatcher's limit.
+
+    `chain` holds the types from the event that began it to the one that was not handled. `caused`
+    is set when the chain is short, but so many events were caused side by side in one `process()`.
+    """
+
+    chain: Sequence[str]
+    limit: int
+    caused: int | None = None
+
+    def __str__(self) -> str:
+        shown = list(self.chain)
+        if len(shown) > _CHAIN_SHOWN:
+            half = _CHAIN_SHOWN // 2
+            shown = [*shown[:half], f"... {len(shown) - 2 * half} more ...", *shown[-half:]]
+        what = (
+            f"a chain of domain events is longer than {self.limit:,}"
+            if self.caused is None
+            else f"handlers caused {self.caused:,} domain events and did not come to an end"
+        )
+        return (
+            f"{what}: {' -> '.join(shown)}; a handler publishes what it handles itself. "
+            f"Break the circle, or raise the dispatcher's limit if the chain is meant"
+        )
+
+
+_CHAIN_SHOWN = 20
+
+
+# --- integration ------------------------------------------------------------------------------
+
+
+class IntegrationEventError(EventsError):
+    """Base of the integration half's errors."""
+
+
+@dataclass(eq=False)
+class EventDefinitionError(IntegrationEventError, TypeError):
+    """Raised on defining an integration event class that cannot be registered or decoded."""
+
+    event_class: type
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.event_class.__module__}.{self.event_class.__qualname__}: {self.reason}"
+
+
+@dataclass(eq=False)
+class EventEncodeError(IntegrationEventError, ValueError):
+    """Raised when an event holds a value that has no JSON form."""
+
+    event_class: type
+    reason: str
+
+    def __str__(self) -> str:
+        return f"cannot encode {self.event_class.__qualname__}: {self.reason}"
+
+
+class EventDecodeError(IntegrationEventError, ValueError):
+    """Base of what a payload or a body can have wrong with it. Retrying cannot help."""
+
+
+@dataclass(eq=False)
+class MalformedEventError(EventDecodeError):
+    """Raised when a payload is not a JSON object with a `type` and a `version`."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return f"not an integration event: {self.reason}"
+
+
+@dataclass(eq=False)
+class UnknownEventError(EventDecodeError):
+    """Raised when no class, and no chain of upcasters, leads from a type and version to here."""
+
+    type: str
+    version: int
+    reason: str
+
+    def __str__(self) -> str:
+        return f"unknown event {self.type!r} version {self.version}: {self.reason}"
+
+
+@dataclass(eq=False)
+class InvalidEventError(EventDecodeError):
+    """Raised when a field does not fit its class. `path` is a JSONPath, as in `$.user.email`."""
+
+    event_class: type
+    path: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.event_class.__qualname__} at {self.path}: {self.reason}"
+
+
+# --- bus --------------------------------------------------------------------------------------
+
+
+class BusError(IntegrationEventError):
+    """Base of what can go wrong between a program and its broker."""
+
+
+@dataclass(eq=False)
+class BusNotStartedError(BusError):
+    """Raised on using a bus before `startup` or after `shutdown`."""
+
+    bus: object
+    doing: str
+
+    def __str__(self) -> str:
+        return (
+            f"cannot {self.doing}: {self.bus!r} is not started; "
+            f"use `async with bus:` or `await bus.startup()` first"
+        )
+
+
+@dataclass(eq=False)
+class InvalidTopologyError(BusError, ValueError):
+    """Raised on making or registering a topic or registration that cannot work."""
+
+    subject: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.reason}"
+
+
+@dataclass(eq=False)
+class UnsupportedByBusError(BusError):
+    """Raised on asking a bus for what its transport's declared features exclude."""
+
+    bus: object
+    feature: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.bus!r} does not support {self.feature}: {self.cure}"
+
+
+@dataclass(eq=False)
+class MessageTooLargeError(BusError, ValueError):
+    """Raised by `send` for a body over the limit; nothing was sent. Sizes are in bytes."""
+
+    topic: str
+    type: str
+    size: int
+    limit: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.type!r} for topic {self.topic!r} has a body of {self.size:,} bytes, over the "
+            f"limit of {self.limit:,}: send a reference to the data, or raise `max_body_size`"
+        )
+
+
+@dataclass(eq=False)
+class BusUnavailableError(BusError):
+    """Raised when the broker has not taken the message: sending it again cannot duplicate it."""
+
+    bus: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.bus} is not available, nothing was sent: {self.reason}"
+
+
+@dataclass(eq=False)
+class SendOutcomeUnknownError(BusError):
+    """Raised when the deadline passed while the broker held the message.
+
+    It may or may not have been taken: send again with the same `id`, and an inbox at the other
+    end keeps the effect single.
+    """
+
+    bus: str
+    id: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.bus} may or may not have taken message {self.id}: {self.reason}; "
+            f"send it again with id={self.id!r}"
+        )
+
+
+@dataclass(eq=False)
+class BatchSendError(BusError):
+    """Raised by `send_many` when some of its events were not taken, or may not have been.
+
+    `failures` maps their positions in the batch to what became of them; the others were taken.
+    """
+
+    bus: str
+    size: int
+    failures: Mapping[int, BusError]
+
+    def __str__(self) -> str:
+        position, error = next(iter(self.failures.items()))
+        return (
+            f"{self.bus} did not take {len(self.failures)} of {self.size} events; the first of "
+            f"them, number {position}: {error}; send those in `failures` again"
+        )
+
+
+@dataclass(eq=False)
+class ConsumerStoppedError(BusError):
+    """Raised by `run()` when a consumer ended that nobody stopped; chained to what ended it."""
+
+    consumer: str
+    topic: str
+
+    def __str__(self) -> str:
+        return f"consumer {self.consumer!r} on topic {self.topic!r} stopped by itself"
+
+
+@dataclass(eq=False)
+class NoSuchDeadLetterError(BusError, LookupError):
+    """Raised on redriving or discarding dead letters that the consumer does not have."""
+
+    consumer: str
+    ids: Sequence[str]
+
+    def __str__(self) -> str:
+        return (
+            f"consumer {self.consumer!r} has no dead letter {', '.join(self.ids)}: "
+            f"it was redriven or discarded before, or the id is of another consumer"
+        )
+
+
+# --- outbox -----------------------------------------------------------------------------------
+
+
+class OutboxError(IntegrationEventError):
+    """Base of the outbox's errors."""
+
+
+@dataclass(eq=False)
+class OutboxTableError(OutboxError):
+    """Raised when the outbox table is missing, or is of another layout than this version's."""
+
+    table: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"outbox table {self.table!r}: {self.reason}"
