@@ -1,0 +1,116 @@
+"""What crosses the seam between a bus and its transport: bytes and headers, nothing above them.
+
+A `Message` goes out, a `Delivery` comes in, a `Settlement` goes back. All are frozen. Headers map
+lower-case names to strings; those of CloudEvents bear the prefix `ce-`, as in the HTTP and NATS
+bindings of CloudEvents 1.0, whatever the transport. A transport that must write them otherwise
+translates on its own side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextvars import ContextVar
+from datetime import datetime
+from typing import TypeAlias
+
+from msgspec import Struct
+
+__all__ = [
+    "Ack",
+    "DeadLetter",
+    "Delivery",
+    "Message",
+    "Reject",
+    "Release",
+    "Retry",
+    "Settlement",
+    "current_delivery",
+    "set_current_delivery",
+]
+
+
+class Message(Struct, frozen=True):
+    """A message on its way out.
+
+    `id` is made once and never changes: retries, redeliveries and duplicates bear the same. `type`
+    is what brokers route by. `key` groups messages whose order matters; None has no order.
+    """
+
+    topic: str
+    type: str
+    id: str
+    body: bytes
+    headers: Mapping[str, str]
+    key: str | None = None
+
+
+class Delivery(Struct, frozen=True):
+    """A message as a transport hands it to one consumer.
+
+    `attempt` counts from 1: the transport adds one for each redelivery that followed a failure, a
+    process's death included, and none for a `Release`. `id` is the message's own where it bears
+    one, else one that stays the same over redeliveries.
+    """
+
+    topic: str
+    consumer: str
+    id: str
+    body: bytes
+    headers: Mapping[str, str]
+    attempt: int = 1
+    key: str | None = None
+
+
+class Ack(Struct, frozen=True):
+    """The consumer is done with it."""
+
+
+class Retry(Struct, frozen=True):
+    """Deliver it again after `after` seconds; `attempt` were used up so far."""
+
+    after: float
+    attempt: int
+
+
+class Reject(Struct, frozen=True):
+    """Keep it as a dead letter: `reason` for machines, `error` for people."""
+
+    reason: str
+    error: str
+    attempts: int
+
+
+class Release(Struct, frozen=True):
+    """Give it back as if it had never been delivered: no attempt is counted."""
+
+
+Settlement: TypeAlias = Ack | Retry | Reject | Release
+"""What a transport does with a delivery: one of four, each of them final."""
+
+
+class DeadLetter(Struct, frozen=True):
+    """A message that its consumer could not handle, kept with all that was known.
+
+    `id` names this dead letter at its consumer; `message.id` is the event's own. Times have a zone.
+    """
+
+    id: str
+    consumer: str
+    message: Message
+    reason: str
+    error: str
+    attempts: int
+    died_at: datetime
+
+
+_current: ContextVar[Delivery | None] = ContextVar("events.current_delivery", default=None)
+
+
+def set_current_delivery(delivery: Delivery) -> None:
+    """Make this the current delivery of the running task, which handles nothing else."""
+    _current.set(delivery)
+
+
+def current_delivery() -> Delivery | None:
+    """Return the delivery that is being handled in this task, or None outside of a handler."""
+    return _current.get()
