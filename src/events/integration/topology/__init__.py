@@ -1,0 +1,14 @@
+"""Topics, consumers, and what ties them together."""
+
+from events.integration.topology.consumer import Consumer, EventHandlerConsumer
+from events.integration.topology.registration import IntegrationEventBusRegistration
+from events.integration.topology.retry import RetryPolicy
+from events.integration.topology.topic import Topic
+
+__all__ = [
+    "Consumer",
+    "EventHandlerConsumer",
+    "IntegrationEventBusRegistration",
+    "RetryPolicy",
+    "Topic",
+]

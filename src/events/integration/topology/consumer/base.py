@@ -1,0 +1,33 @@
+"""Who receives events."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from events.integration.event import IntegrationEvent
+from events.integration.topology.topic import check_name
+
+__all__ = ["Consumer"]
+
+
+class Consumer(ABC):
+    """Receive events under a name.
+
+    On a durable bus the name is the consumer's queue or group: every distinct name gets every
+    event, and processes that share a name share the work. Keep it stable over deployments.
+    """
+
+    def __init__(self, name: str) -> None:
+        check_name(type(self).__name__, name)
+        self.name = name
+
+    @abstractmethod
+    async def on_event(self, event: IntegrationEvent) -> None:
+        """Handle one event; returning acknowledges it, raising has it retried.
+
+        The same event may come more than once. Cancelled when a shutdown's grace has passed; the
+        event is then delivered again.
+        """
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"

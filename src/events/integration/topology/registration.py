@@ -1,0 +1,77 @@
+"""Which consumer gets which events of which topic, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+from events.errors import InvalidTopologyError
+from events.integration.event import IntegrationEvent
+from events.integration.topology.consumer import Consumer, EventHandlerConsumer
+from events.integration.topology.retry import RetryPolicy
+from events.integration.topology.topic import Topic
+
+__all__ = ["IntegrationEventBusRegistration"]
+
+
+@dataclass(frozen=True, eq=False)
+class IntegrationEventBusRegistration:
+    """Tie a consumer to events of a topic.
+
+    `events` may be any iterable of classes; a view such as `consumer.handlers.keys()` is read when
+    the registration reaches a bus. `concurrency` is how many events are handled at once in this
+    process: 1 means in order, one at a time. With `order_by`, a function of the event, events of
+    one key are handled in order and different keys at once; a key of None has no order. `retry`
+    replaces the bus's policy.
+
+    A retry that goes through the broker lets later events pass: order holds between failures only.
+    """
+
+    consumer: Consumer
+    topic: Topic
+    events: Iterable[type[IntegrationEvent]]
+    _: KW_ONLY
+    concurrency: int = 1
+    # Any, as one function of a union of events cannot be told from a function of each.
+    order_by: Callable[[Any], object] | None = None
+    retry: RetryPolicy | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.events, type):
+            raise InvalidTopologyError(
+                f"registration of {self}",
+                f"events must be an iterable of classes; write [{self.events.__name__}]",
+            )
+        if not isinstance(self.events, Collection):
+            object.__setattr__(self, "events", tuple(self.events))
+
+    def __str__(self) -> str:
+        return f"{self.consumer!r} on {self.topic!r}"
+
+    def check(self) -> None:
+        """Raise `InvalidTopologyError` if this registration could not work on any bus."""
+        for reason in self._faults():
+            raise InvalidTopologyError(f"registration of {self}", reason)
+
+    def _faults(self) -> Iterable[str]:
+        consumer: object = self.consumer
+        topic: object = self.topic
+        if not isinstance(consumer, Consumer):
+            yield f"the consumer must be a Consumer, not {type(consumer).__name__}"
+        if not isinstance(topic, Topic):
+            yield f"the topic must be a Topic, as in Topic('users'), not {type(topic).__name__}"
+        if not self.events:
+            yield "it names no events; list the classes, or add handlers before registering"
+        for event in self.events:
+            if not (isinstance(event, type) and issubclass(event, IntegrationEvent)):
+                yield f"{event!r} is not an IntegrationEvent class"
+            elif isinstance(consumer, EventHandlerConsumer) and event not in consumer.handlers:
+                yield (
+                    f"the consumer has no handler for {event.__qualname__}; "
+                    f"add one with add_handler, or leave the class out"
+                )
+        if self.concurrency < 1:
+            yield f"concurrency must be at least 1, not {self.concurrency}"
+        if self.order_by is not None and self.concurrency == 1:
+            yield "order_by needs concurrency of 2 or more; with 1, all events are in order anyway"

@@ -1,0 +1,52 @@
+"""How often, and after how long, a failed event is handled again."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from events.errors import InvalidTopologyError
+
+__all__ = ["RetryPolicy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Retry with exponential backoff and jitter. Times are in seconds.
+
+    `attempts` counts the first one. The delay after attempt n is `delay * factor ** (n - 1)`, at
+    most `max_delay`, give or take the share `jitter`, so that consumers that failed together do not
+    come back together. Delays of at most `in_place` are waited for in the handler's own turn, which
+    keeps the order; longer ones go through the broker, so that a crash loses nothing and the events
+    behind move on. An exception of a class in `dead_letter_on` is not retried at all.
+
+    The defaults try eight times over about nine minutes. `RetryPolicy(attempts=1)` never retries.
+    """
+
+    attempts: int = 8
+    delay: float = 0.5
+    factor: float = 3.0
+    max_delay: float = 600.0
+    jitter: float = 0.1
+    in_place: float = 1.0
+    dead_letter_on: tuple[type[Exception], ...] = ()
+
+    def __post_init__(self) -> None:
+        for holds, reason in (
+            (self.attempts >= 1, "attempts must be at least 1, as it counts the first one"),
+            (self.delay >= 0, "delay must not be negative"),
+            (self.factor >= 1, "factor must be at least 1, or the delays shrink"),
+            (self.max_delay >= 0, "max_delay must not be negative"),
+            (0 <= self.jitter < 1, "jitter is a share of the delay, from 0 to below 1"),
+            (self.in_place >= 0, "in_place must not be negative"),
+        ):
+            if not holds:
+                raise InvalidTopologyError(repr(self), reason)
+
+    def delay_after(self, attempt: int) -> float:
+        """Return how long to wait after this attempt failed."""
+        # The exponent is bounded because a float's power overflows where max_delay has long cut in.
+        delay = min(self.delay * self.factor ** min(attempt - 1, 64), self.max_delay)
+        if not self.jitter:
+            return delay
+        return delay * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - no secret
