@@ -1,0 +1,180 @@
+"""The way of one registration's deliveries: bytes in, a settlement out.
+
+    delivery --> too large, undecodable, unknown version --> Reject, at once
+        |------> a type that the registration does not name --> Ack
+        |------> decoded --> its turn --> middlewares, consumer --> returned --> Ack
+                                 ^             | raised
+                                 '--- Wait --- judge --> Retry or Reject
+
+Cancellation is no failure: a handler that the shutdown cancels has its delivery released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Hashable, Sequence
+from functools import partial
+from types import MappingProxyType
+
+from msgspec.structs import replace
+
+from events.errors import EventDecodeError
+from events.integration.cloudevents import unwrapped
+from events.integration.event import IntegrationEvent
+from events.integration.message import (
+    Ack,
+    Delivery,
+    Reject,
+    Release,
+    Retry,
+    Settlement,
+    set_current_delivery,
+)
+from events.integration.pipeline.middleware import IncomingEvent, Middleware, compose
+from events.integration.pipeline.retry import Wait, describe, judge
+from events.integration.pipeline.scheduler import DeliveryScheduler
+from events.integration.serialization import EventDecoder
+from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy
+from events.integration.transport import TransportFeatures
+
+__all__ = ["TOO_LARGE", "UNDECODABLE", "Receiver"]
+
+UNDECODABLE = "undecodable"
+TOO_LARGE = "too-large"
+
+logger = logging.getLogger("events.integration")
+
+
+class Receiver:
+    """Turn deliveries of one registration into settlements."""
+
+    def __init__(
+        self,
+        registration: IntegrationEventBusRegistration,
+        scheduler: DeliveryScheduler,
+        decoder: EventDecoder,
+        *,
+        middlewares: Sequence[Middleware],
+        retry: RetryPolicy,
+        max_body_size: int,
+        features: TransportFeatures,
+    ) -> None:
+        self._registration = registration
+        self._scheduler = scheduler
+        self._decoder = decoder
+        self._handle = compose(middlewares, self._consume)
+        self._retry = retry
+        self._max_body_size = max_body_size
+        self._delayed_retry = features.delayed_retry
+        self._enveloped = not features.headers
+
+    def deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
+        """Decode the delivery and put it in line; see `events.integration.transport.Deliver`."""
+        settlement: Settlement
+        if len(delivery.body) > self._max_body_size:
+            settlement = self._reject(
+                delivery,
+                TOO_LARGE,
+                f"its body has {len(delivery.body):,} bytes, the limit is {self._max_body_size:,}",
+            )
+            return _done(settlement)
+        delivery = unwrapped(delivery, expected=self._enveloped)
+        try:
+            event = self._decoder.decode(delivery)
+        except EventDecodeError as error:
+            return _done(self._reject(delivery, UNDECODABLE, describe(error)))
+        if event is None:
+            return _done(Ack())
+        # Read-only, so that a later attempt sees the headers as they came.
+        delivery = replace(delivery, headers=MappingProxyType(delivery.headers))
+        key: Hashable | None = None
+        failure: Exception | None = None
+        order_by = self._registration.order_by
+        if order_by is not None:
+            try:
+                key = order_by(event)
+                hash(key)
+            except Exception as error:  # noqa: BLE001 - the user's function: it fails like a handler
+                key, failure = None, error
+        return self._scheduler.submit(partial(self._attempts, delivery, event, failure), key)
+
+    async def _attempts(
+        self, delivery: Delivery, event: IntegrationEvent, failure: Exception | None
+    ) -> Settlement:
+        """Handle the event until it is handled, given up, or the broker's again."""
+        while True:
+            try:
+                if failure is not None:
+                    raise failure
+                await self._attempt(delivery, event)
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    return Release()
+                # Nobody cancelled us: the handler awaited something that somebody else did.
+                verdict = self._judge(delivery, _as_failure(error))
+            except Exception as error:  # noqa: BLE001 - whatever a handler raises is its failure
+                verdict = self._judge(delivery, error)
+            else:
+                return Ack()
+            if not isinstance(verdict, Wait):
+                return verdict
+            try:
+                await asyncio.sleep(verdict.seconds)
+            except asyncio.CancelledError:
+                if not self._delayed_retry:
+                    return Release()
+                # The attempt did fail: the broker must not forget that it was made.
+                return Retry(verdict.seconds, delivery.attempt)
+            delivery = replace(delivery, attempt=delivery.attempt + 1)
+
+    async def _attempt(self, delivery: Delivery, event: IntegrationEvent) -> None:
+        set_current_delivery(delivery)
+        await self._handle(IncomingEvent(event, delivery, self._registration))
+
+    async def _consume(self, incoming: IncomingEvent) -> None:
+        await incoming.registration.consumer.on_event(incoming.event)
+
+    def _judge(self, delivery: Delivery, error: Exception) -> Wait | Retry | Reject:
+        verdict = judge(self._retry, error, delivery.attempt, delayed_retry=self._delayed_retry)
+        if isinstance(verdict, Reject):
+            return self._reject(delivery, verdict.reason, verdict.error, error)
+        logger.warning(
+            "%s failed on %s from topic %r, attempt %d of %d, again in %.3g s: %s",
+            delivery.consumer,
+            delivery.id,
+            delivery.topic,
+            delivery.attempt,
+            self._retry.attempts,
+            verdict.seconds if isinstance(verdict, Wait) else verdict.after,
+            describe(error),
+        )
+        return verdict
+
+    def _reject(
+        self, delivery: Delivery, reason: str, text: str, error: Exception | None = None
+    ) -> Reject:
+        logger.error(
+            "%s gives up on %s from topic %r at attempt %d, %s: %s",
+            delivery.consumer,
+            delivery.id,
+            delivery.topic,
+            delivery.attempt,
+            reason,
+            text,
+            exc_info=error,
+        )
+        return Reject(reason, text, delivery.attempt)
+
+
+def _as_failure(error: asyncio.CancelledError) -> Exception:
+    failure = RuntimeError("the handler awaited something that was cancelled")
+    failure.__cause__ = error
+    return failure
+
+
+def _done(settlement: Settlement) -> asyncio.Future[Settlement]:
+    future: asyncio.Future[Settlement] = asyncio.get_running_loop().create_future()
+    future.set_result(settlement)
+    return future

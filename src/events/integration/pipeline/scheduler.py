@@ -1,0 +1,118 @@
+"""When a delivery's turn comes: at most so many at once, and in order where order is asked for.
+
+A job is in one of three places:
+
+    waiting --> running --> settled          at most `concurrency` are running
+    behind its key ----^                     while an earlier one of its key is waiting or running
+
+Everything is entered in order of arrival, so with a concurrency of 1 all jobs run in that order.
+Each job runs in a task of its own, and so in a context of its own: what one handler binds there, as
+loggers do, the next does not see. On closing, jobs that never ran are released, running ones end,
+and those that outlast the grace are cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Hashable
+from contextvars import copy_context
+from typing import Any, NamedTuple, TypeAlias
+
+from events.integration.message import Release, Settlement
+
+__all__ = ["DeliveryScheduler"]
+
+Work: TypeAlias = Callable[[], Coroutine[Any, Any, Settlement]]
+
+
+class _Job(NamedTuple):
+    work: Work
+    key: Hashable | None
+    future: asyncio.Future[Settlement]
+
+
+class DeliveryScheduler:
+    """Run the jobs of one registration. Made inside the event loop that it runs them in."""
+
+    def __init__(self, concurrency: int) -> None:
+        self._concurrency = concurrency
+        self._loop = asyncio.get_running_loop()
+        # The registering code's context: a job must not inherit that of whoever delivers it, which
+        # on an in-process bus is the sender's handler.
+        self._context = copy_context()
+        self._running: dict[asyncio.Task[Settlement], _Job] = {}
+        self._waiting: deque[_Job] = deque()
+        self._behind: dict[Hashable, deque[_Job]] = {}
+        self._closing = False
+
+    def submit(self, work: Work, key: Hashable | None = None) -> asyncio.Future[Settlement]:
+        """Run `work` when its turn comes; the future gets its settlement and no exception.
+
+        Jobs of one key run in order. A key of None has no order. Once closing, jobs are released.
+        """
+        job = _Job(work, key, self._loop.create_future())
+        if self._closing:
+            job.future.set_result(Release())
+        elif key is not None and key in self._behind:
+            self._behind[key].append(job)
+        else:
+            if key is not None:
+                self._behind[key] = deque()
+            if len(self._running) < self._concurrency:
+                self._start(job)
+            else:
+                self._waiting.append(job)
+        return job.future
+
+    @property
+    def in_flight(self) -> int:
+        """Return how many jobs are running."""
+        return len(self._running)
+
+    def runs(self, task: asyncio.Task[Any] | None) -> bool:
+        """Tell whether the task is a job of this scheduler."""
+        return task in self._running
+
+    async def close(self, grace: float) -> int:
+        """Release what waits, let the running end for `grace` seconds, then cancel the rest.
+
+        Returns how many had to be cancelled.
+        """
+        self._closing = True
+        for job in self._unstarted():
+            job.future.set_result(Release())
+        if not self._running:
+            return 0
+        _, overdue = await asyncio.wait(self._running, timeout=grace)
+        for task in overdue:
+            task.cancel("the grace of the shutdown has passed")
+        if overdue:
+            await asyncio.wait(overdue)
+        return len(overdue)
+
+    def _unstarted(self) -> list[_Job]:
+        jobs = [*self._waiting, *(job for behind in self._behind.values() for job in behind)]
+        self._waiting.clear()
+        self._behind.clear()
+        return jobs
+
+    def _start(self, job: _Job) -> None:
+        task = self._loop.create_task(job.work(), context=self._context.copy())
+        self._running[task] = job
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Settlement]) -> None:
+        job = self._running.pop(task)
+        # A job turns every Exception into a settlement, so what is left is a cancellation that it
+        # did not expect, or SystemExit on its way through the loop: the delivery was not handled.
+        failed = task.cancelled() or task.exception() is not None
+        job.future.set_result(Release() if failed else task.result())
+        if job.key is not None:
+            behind = self._behind.get(job.key)
+            if behind:
+                self._waiting.append(behind.popleft())
+            else:
+                self._behind.pop(job.key, None)
+        while self._waiting and len(self._running) < self._concurrency:
+            self._start(self._waiting.popleft())

@@ -1,0 +1,119 @@
+"""The way of a message out: encoded, checked, handed to the transport, waited for with a deadline.
+
+Three outcomes: it returned (the broker has it), `BusUnavailableError` (it has not), and
+`SendOutcomeUnknownError` (it may have). The transport knows best and raises them itself; what
+overruns its deadline is cut off here, and of that nobody knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping, Sequence
+
+from msgspec.structs import replace
+
+from events.errors import (
+    BusError,
+    InvalidTopologyError,
+    MessageTooLargeError,
+    SendOutcomeUnknownError,
+)
+from events.integration.cloudevents import to_structured
+from events.integration.event import IntegrationEvent
+from events.integration.message import Message
+from events.integration.serialization import Serializer
+from events.integration.topology import Topic
+from events.integration.transport import Transport
+
+__all__ = ["Sender"]
+
+_OVERRUN = 1.0  # seconds that a transport may take past its own deadline before it is cut off
+_WINDOW = 1_000  # messages in flight at once, so that each has a fair share of the deadline
+
+
+class Sender:
+    """Encode events and publish messages for one bus."""
+
+    def __init__(
+        self, transport: Transport, bus: str, *, source: str, timeout: float, max_body_size: int
+    ) -> None:
+        self._transport = transport
+        self._bus = bus
+        self._serializer = Serializer(source)
+        self._timeout = timeout
+        self._max_body_size = max_body_size
+        self._structured = not transport.features.headers
+
+    def encode(
+        self,
+        topic: Topic,
+        event: IntegrationEvent,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        id: str | None = None,
+    ) -> Message:
+        """Return the event as a message; raise if it cannot be one, or is too large."""
+        if not isinstance(topic, Topic):
+            raise InvalidTopologyError(repr(topic), "not a Topic; write Topic('users')")
+        message = self._serializer.encode(topic.name, event, key=key, headers=headers, id=id)
+        self._check_size(message)
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Return when the broker has taken responsibility for the message."""
+        try:
+            async with asyncio.timeout(self._timeout + _OVERRUN):
+                await self._publish(message)
+        except TimeoutError as error:
+            raise self._unknown(message) from error
+
+    async def send_all(self, messages: Sequence[Message]) -> list[BusError | None]:
+        """Send messages in order, many in flight, and say of each what became of it."""
+        outcomes: list[BusError | None] = []
+        for start in range(0, len(messages), _WINDOW):
+            outcomes += await self._send_window(messages[start : start + _WINDOW])
+        return outcomes
+
+    async def _send_window(self, messages: Sequence[Message]) -> list[BusError | None]:
+        futures = [asyncio.ensure_future(self._checked(message)) for message in messages]
+        try:
+            if futures:
+                await asyncio.wait(futures, timeout=self._timeout + _OVERRUN)
+            return [
+                self._outcome(message, future)
+                for message, future in zip(messages, futures, strict=True)
+            ]
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _outcome(self, message: Message, future: asyncio.Future[None]) -> BusError | None:
+        if not future.done():
+            return self._unknown(message)
+        error = future.exception()
+        if error is None or isinstance(error, BusError):
+            return error
+        raise error
+
+    def _checked(self, message: Message) -> Awaitable[None]:
+        try:
+            self._check_size(message)
+            return self._publish(message)
+        except BusError as error:
+            failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            failed.set_exception(error)
+            return failed
+
+    def _publish(self, message: Message) -> Awaitable[None]:
+        if self._structured:
+            message = replace(message, body=to_structured(message))
+        return self._transport.publish(message)
+
+    def _check_size(self, message: Message) -> None:
+        size = len(message.body)
+        if size > self._max_body_size:
+            raise MessageTooLargeError(message.topic, message.type, size, self._max_body_size)
+
+    def _unknown(self, message: Message) -> SendOutcomeUnknownError:
+        reason = f"no answer within {self._timeout:g} s"
+        return SendOutcomeUnknownError(self._bus, message.id, reason)
