@@ -1,0 +1,1 @@
+"""Buses, outboxes and what ties them to other libraries. Import each from its own module."""

@@ -1,0 +1,404 @@
+"""The bus over a transport: lifecycle, encoding, sending, consumers, dead letters, written once.
+
+    stopped --startup--> started --shutdown--> stopping --> stopped
+
+`send` works from the end of `startup` until the last handler has ended in `shutdown`, so handlers
+can send during the grace. `startup` and `shutdown` exclude each other; `register` waits for both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypedDict
+
+from events.errors import (
+    BatchSendError,
+    BusError,
+    BusNotStartedError,
+    BusUnavailableError,
+    ConsumerStoppedError,
+    InvalidTopologyError,
+    NoSuchDeadLetterError,
+    UnsupportedByBusError,
+)
+from events.integration.bus import IntegrationEventBus
+from events.integration.event import IntegrationEvent
+from events.integration.health import BusHealth
+from events.integration.message import DeadLetter, Message
+from events.integration.pipeline.middleware import Middleware
+from events.integration.pipeline.receiver import Receiver
+from events.integration.pipeline.scheduler import DeliveryScheduler
+from events.integration.pipeline.sender import Sender
+from events.integration.pipeline.subscriber import Subscriber
+from events.integration.serialization import EventDecoder
+from events.integration.topology import (
+    Consumer,
+    IntegrationEventBusRegistration,
+    RetryPolicy,
+    Topic,
+)
+from events.integration.transport import DeadLetterStore, Subscription, Transport
+
+__all__ = ["BusOptions", "TransportIntegrationEventBus"]
+
+
+class BusOptions(TypedDict, total=False):
+    """The options that every bus over a transport takes. Times are in seconds, sizes in bytes.
+
+    - `source` names this service in each event (the CloudEvents attribute); `"/events"`.
+    - `middlewares` run around each attempt to handle an event, the first one outermost; none.
+    - `retry` is the policy of registrations that name none; `RetryPolicy()`.
+    - `send_timeout` is how long `send` waits for the broker; 10.
+    - `startup_timeout` is how long `startup` may take in all; 30.
+    - `shutdown_grace` is how long `shutdown` lets running handlers go on; 30.
+    - `max_body_size`: beyond it `send` raises, and what arrives is a dead letter; 1 MiB.
+    """
+
+    source: str
+    middlewares: Sequence[Middleware]
+    retry: RetryPolicy | None
+    send_timeout: float
+    startup_timeout: float
+    shutdown_grace: float
+    max_body_size: int
+
+
+class TransportIntegrationEventBus(IntegrationEventBus):
+    """An `IntegrationEventBus` over any `Transport`, which it owns; see `BusOptions`."""
+
+    def __init__(  # noqa: PLR0913 - options, all by keyword
+        self,
+        transport: Transport,
+        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        *,
+        source: str = "/events",
+        middlewares: Sequence[Middleware] = (),
+        retry: RetryPolicy | None = None,
+        send_timeout: float = 10.0,
+        startup_timeout: float = 30.0,
+        shutdown_grace: float = 30.0,
+        max_body_size: int = 1 << 20,
+    ) -> None:
+        super().__init__(registrations)
+        self.transport = transport
+        self._middlewares = tuple(middlewares)
+        self._retry = retry or RetryPolicy()
+        self._startup_timeout = startup_timeout
+        self._shutdown_grace = shutdown_grace
+        self._max_body_size = max_body_size
+        self._sender = Sender(
+            transport, repr(self), source=source, timeout=send_timeout, max_body_size=max_body_size
+        )
+        self._lifecycle = asyncio.Lock()
+        self._started = False
+        self._subscribers: dict[tuple[str, str], Subscriber] = {}
+        self._wake: asyncio.Event = asyncio.Event()  # for run(): a consumer came, went, or died
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    # --- lifecycle ----------------------------------------------------------------------------
+
+    async def startup(self) -> None:
+        """Connect and start the registered consumers.
+
+        Returns when all of them receive. Raises `BusUnavailableError` if the broker cannot be
+        reached within `startup_timeout`, `InvalidTopologyError` for a registration that cannot
+        work; then nothing is left running, and it may be called again.
+        """
+        async with self._lifecycle:
+            if self._started:
+                return
+            self._check_all()
+            try:
+                async with asyncio.timeout(self._startup_timeout):
+                    await self.transport.connect()
+                    self._started = True
+                    for registration in self.registrations:
+                        await self._subscribe(registration)
+            except BaseException as error:
+                await self._stop(grace=0)
+                if isinstance(error, TimeoutError):
+                    reason = f"startup took longer than {self._startup_timeout:g} s"
+                    raise BusUnavailableError(repr(self), reason) from error
+                raise
+
+    async def shutdown(self, *, grace: float | None = None) -> None:
+        """Stop the consumers, let running handlers end, then disconnect.
+
+        Handlers that outlast the grace (`shutdown_grace` if None) are cancelled, and their events
+        are delivered again, to this consumer's name, wherever it runs next.
+        """
+        self._refuse_from_handler("shutdown")
+        async with self._lifecycle:
+            if self._started:
+                await self._stop(self._shutdown_grace if grace is None else grace)
+
+    async def _stop(self, grace: float) -> None:
+        try:
+            closing = [subscriber.close(grace) for subscriber in self._subscribers.values()]
+            await asyncio.gather(*closing)
+        finally:
+            self._started = False
+            self._subscribers.clear()
+            self._wake.set()
+            await self.transport.close()
+
+    async def run(
+        self, *, signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
+    ) -> None:
+        """Start, serve until one of the signals comes, then shut down.
+
+        Raises `ConsumerStoppedError` if a consumer ends that nobody stopped, so that the process
+        exits with an error instead of living on deaf. Cancelling it shuts down as well.
+        """
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+
+        def on_signal() -> None:
+            stop.set()
+            self._wake.set()
+
+        installed = list(signals)
+        for number in installed:
+            loop.add_signal_handler(number, on_signal)
+        try:
+            async with self:
+                while not stop.is_set():
+                    await self._wait_for_change()
+                    self._raise_for_dead_consumer()
+        finally:
+            for number in installed:
+                loop.remove_signal_handler(number)
+
+    async def _wait_for_change(self) -> None:
+        woken = asyncio.create_task(self._wake.wait())
+        try:
+            ended = [
+                subscriber.ended
+                for subscriber in self._subscribers.values()
+                if not subscriber.closing
+            ]
+            await asyncio.wait([woken, *ended], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            woken.cancel()
+            self._wake.clear()
+
+    def _raise_for_dead_consumer(self) -> None:
+        for (consumer, topic), subscriber in self._subscribers.items():
+            if subscriber.ended.done() and not subscriber.closing:
+                raise ConsumerStoppedError(consumer, topic) from subscriber.ended.exception()
+
+    def health(self) -> BusHealth:
+        """Say whether the bus is connected and its consumers live; cheap enough for a probe."""
+        return BusHealth(
+            started=self._started,
+            connected=self._started and self.transport.connected,
+            consumers=tuple(subscriber.health() for subscriber in self._subscribers.values()),
+        )
+
+    # --- consumers ----------------------------------------------------------------------------
+
+    async def register(self, registration: IntegrationEventBusRegistration) -> None:
+        """Add a registration; on a started bus, return when it receives.
+
+        Raises `InvalidTopologyError` if it could not work, or if its consumer is registered on its
+        topic already: two would each skip what only the other wants.
+        """
+        async with self._lifecycle:
+            twin = self._subscribers.get(_key(registration))
+            if twin is not None and twin.closing:
+                await twin.close(0)
+            self._check(registration, self.registrations)
+            if self._started:
+                await self._subscribe(registration)
+            await super().register(registration)
+
+    async def unregister(self, registration: IntegrationEventBusRegistration) -> None:
+        """Stop a registration and return when its running handlers have ended.
+
+        What waits for the consumer at the broker stays there. Handlers that outlast
+        `shutdown_grace` are cancelled, and their events delivered again. Raises
+        `InvalidTopologyError` if the registration is not this bus's.
+        """
+        if registration not in self.registrations:
+            raise InvalidTopologyError(
+                f"registration of {registration}", "it is not registered with this bus"
+            )
+        self._refuse_from_handler("unregister", only=registration)
+        self.registrations.remove(registration)
+        key = _key(registration)
+        subscriber = self._subscribers.get(key)
+        if subscriber is None:
+            return
+        try:
+            await subscriber.close(self._shutdown_grace)
+        finally:
+            if self._subscribers.get(key) is subscriber:
+                del self._subscribers[key]
+            self._wake.set()
+
+    def _check_all(self) -> None:
+        for index, registration in enumerate(self.registrations):
+            self._check(registration, self.registrations[:index])
+
+    def _check(
+        self,
+        registration: IntegrationEventBusRegistration,
+        others: Iterable[IntegrationEventBusRegistration],
+    ) -> None:
+        registration.check()
+        if any(_key(other) == _key(registration) for other in others):
+            raise InvalidTopologyError(
+                f"registration of {registration}",
+                "this consumer is registered on this topic already; list all events in one "
+                "registration, use concurrency= for more at once, or give the consumer "
+                "another name if both are to receive everything",
+            )
+        EventDecoder(registration.events)  # finds event classes that cannot be decoded, and gaps
+
+    async def _subscribe(self, registration: IntegrationEventBusRegistration) -> None:
+        scheduler = DeliveryScheduler(registration.concurrency)
+        decoder = EventDecoder(registration.events)
+        receiver = Receiver(
+            registration,
+            scheduler,
+            decoder,
+            middlewares=self._middlewares,
+            retry=registration.retry or self._retry,
+            max_body_size=self._max_body_size,
+            features=self.transport.features,
+        )
+        subscription = Subscription(
+            topic=registration.topic.name,
+            consumer=registration.consumer.name,
+            types=frozenset(event.type for event in registration.events),
+            concurrency=registration.concurrency,
+            ordered=registration.order_by is not None,
+        )
+        subscribed = await self.transport.subscribe(subscription, receiver.deliver)
+        self._subscribers[_key(registration)] = Subscriber(registration, scheduler, subscribed)
+        self._wake.set()
+
+    def _refuse_from_handler(
+        self, verb: str, only: IntegrationEventBusRegistration | None = None
+    ) -> None:
+        task = asyncio.current_task()
+        for subscriber in self._subscribers.values():
+            if only in (None, subscriber.registration) and subscriber.scheduler.runs(task):
+                raise UnsupportedByBusError(
+                    self,
+                    f"{verb} from inside a handler that it would wait for",
+                    f"use asyncio.create_task(bus.{verb}(...)) there",
+                )
+
+    # --- sending ------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        topic: Topic,
+        event: IntegrationEvent,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        id: str | None = None,
+    ) -> None:
+        """Return when the broker has taken responsibility for the event.
+
+        `key` groups events whose order matters to those who read it. `id` is for sending again
+        what a `SendOutcomeUnknownError` named; else one is made. Raises `BusUnavailableError` if
+        the broker has not taken the event within `send_timeout`, `SendOutcomeUnknownError` if it
+        may have, `MessageTooLargeError`, `EventEncodeError`, `BusNotStartedError`. Cancelled, it
+        may or may not have been sent.
+        """
+        self._require_started(f"send {type(event).__qualname__}")
+        await self._sender.send(self._sender.encode(topic, event, key, headers, id))
+
+    async def send_many(
+        self,
+        topic: Topic,
+        events: Iterable[IntegrationEvent],
+        *,
+        key: Callable[[Any], str | None] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send events in order, many in flight at once, and return when the broker has them all.
+
+        `key` makes each event's key. Nothing is sent if one of them cannot be encoded. Raises
+        `BatchSendError` with what became of those that were not taken; the others were.
+        """
+        self._require_started("send events")
+        encode = self._sender.encode
+        outcomes = await self.forward(
+            [encode(topic, event, key and key(event), headers) for event in events]
+        )
+        failures = {index: error for index, error in enumerate(outcomes) if error is not None}
+        if failures:
+            raise BatchSendError(repr(self), len(outcomes), failures)
+
+    async def forward(self, messages: Sequence[Message]) -> list[BusError | None]:
+        """Send messages that are encoded already, and say of each what became of it.
+
+        For relays: None where the broker has taken responsibility, else the error that `send` would
+        have raised. They leave in order, many in flight at once.
+        """
+        self._require_started("forward messages")
+        return await self._sender.send_all(messages)
+
+    def _require_started(self, doing: str) -> None:
+        if not self._started:
+            raise BusNotStartedError(self, doing)
+
+    # --- dead letters -------------------------------------------------------------------------
+
+    async def dead_letters(
+        self, consumer: Consumer | str, *, limit: int = 100, after: str | None = None
+    ) -> list[DeadLetter]:
+        """Return up to `limit` of the consumer's dead letters, oldest first.
+
+        `after` is the id of the last one of the page before.
+        """
+        store, name = self._dead_letter_store("list dead letters"), _name(consumer)
+        return list(await store.read(name, limit=limit, after=after))
+
+    async def redrive(self, consumer: Consumer | str, letters: Iterable[DeadLetter | str]) -> int:
+        """Send dead letters back to that consumer alone, attempts starting anew.
+
+        Takes dead letters or their ids, and returns how many there were. Raises
+        `NoSuchDeadLetterError` for those that are not there, after sending back the rest.
+        """
+        store, name, ids = self._dead_letter_store("redrive"), _name(consumer), _ids(letters)
+        return _all_found(name, ids, await store.redrive(name, ids))
+
+    async def discard(self, consumer: Consumer | str, letters: Iterable[DeadLetter | str]) -> int:
+        """Remove dead letters for good; otherwise as `redrive`."""
+        store, name, ids = self._dead_letter_store("discard"), _name(consumer), _ids(letters)
+        return _all_found(name, ids, await store.discard(name, ids))
+
+    def _dead_letter_store(self, doing: str) -> DeadLetterStore:
+        self._require_started(doing)
+        if self.transport.dead_letters is None:
+            cure = "use a durable bus, or look for what was dropped in the log"
+            raise UnsupportedByBusError(self, "dead letters", cure)
+        return self.transport.dead_letters
+
+
+def _key(registration: IntegrationEventBusRegistration) -> tuple[str, str]:
+    return registration.consumer.name, registration.topic.name
+
+
+def _name(consumer: Consumer | str) -> str:
+    return consumer if isinstance(consumer, str) else consumer.name
+
+
+def _ids(letters: Iterable[DeadLetter | str]) -> list[str]:
+    return [letter if isinstance(letter, str) else letter.id for letter in letters]
+
+
+def _all_found(consumer: str, ids: Sequence[str], found: Sequence[str]) -> int:
+    missing = set(ids).difference(found)
+    if missing:
+        raise NoSuchDeadLetterError(consumer, sorted(missing))
+    return len(found)

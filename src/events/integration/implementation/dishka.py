@@ -1,0 +1,168 @@
+"""Handlers of integration events from a dishka container, in a REQUEST scope of their own.
+
+    consumer = EventHandlerConsumer("emails", {UserRegisteredV1: DishkaHandler(SendWelcomeEmail)})
+    registration = IntegrationEventBusRegistration(consumer, USERS, consumer.handlers.keys())
+    container = make_async_container(
+        IntegrationEventImplementationProvider(InMemoryIntegrationEventBus, [registration]),
+        AppProvider(),
+    )
+    bus = await container.get(IntegrationEventBus)  # makes it and starts it
+    ...
+    await container.close()                         # stops it
+
+The scope is opened anew for each attempt and closed when it ends, so an attempt that failed leaves
+no session behind for the next. It is a middleware: what stands after it in a bus's `middlewares`
+runs inside the scope and can ask `current_scope()` for what the handler will get.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextvars import ContextVar
+from typing import Any, Generic, Protocol, TypeVar, cast
+
+from events.errors import InvalidTopologyError, MissingExtraError
+from events.integration.bus import IntegrationEventBus
+from events.integration.event import IntegrationEvent
+from events.integration.implementation.base import TransportIntegrationEventBus
+from events.integration.message import Delivery
+from events.integration.pipeline import Handle, IncomingEvent, Middleware
+from events.integration.topology import EventHandlerConsumer, IntegrationEventBusRegistration
+
+try:
+    from dishka import (
+        AnyOf,
+        AsyncContainer,
+        Provider,
+        Scope,
+        from_context,
+        provide,  # pyright: ignore[reportUnknownVariableType] - dishka's own
+    )
+except ImportError as error:
+    raise MissingExtraError(__name__, "dishka") from error
+
+__all__ = [
+    "DishkaHandler",
+    "DishkaScope",
+    "IntegrationEventHandler",
+    "IntegrationEventImplementationProvider",
+    "current_scope",
+]
+
+E_contra = TypeVar("E_contra", bound="IntegrationEvent", contravariant=True)
+
+_scope: ContextVar[AsyncContainer | None] = ContextVar("events.dishka_scope", default=None)
+
+
+class IntegrationEventHandler(Protocol[E_contra]):
+    """A class whose instances handle one event each."""
+
+    async def handle(self, event: E_contra) -> None:
+        """Handle the event; raising has it retried."""
+        ...
+
+
+class DishkaScope:
+    """A middleware that opens a REQUEST scope of the container around each attempt.
+
+    The scope holds the `Delivery`. Closing the scope is part of the attempt: an error there has the
+    event retried.
+    """
+
+    def __init__(self, container: AsyncContainer) -> None:
+        self._container = container
+
+    async def __call__(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
+        """Run the attempt inside a scope."""
+        async with self._container(context={Delivery: incoming.delivery}) as scope:
+            token = _scope.set(scope)
+            try:
+                await call_next(incoming)
+            finally:
+                _scope.reset(token)
+
+
+def current_scope() -> AsyncContainer:
+    """Return the REQUEST scope of the event that is being handled.
+
+    Raises `InvalidTopologyError` outside of one.
+    """
+    scope = _scope.get()
+    if scope is None:
+        raise InvalidTopologyError(
+            "no dishka scope is open here",
+            "give the bus middlewares=[DishkaScope(container)], "
+            "or have IntegrationEventImplementationProvider make it",
+        )
+    return scope
+
+
+class DishkaHandler(Generic[E_contra]):
+    """Stand for a handler class in an `EventHandlerConsumer`: resolve it, then call `handle`."""
+
+    def __init__(self, handler: type[IntegrationEventHandler[E_contra]]) -> None:
+        self.handler = handler
+
+    async def __call__(self, event: E_contra) -> None:
+        """Resolve the handler in the current scope and have it handle the event."""
+        handler = await current_scope().get(self.handler)
+        await handler.handle(event)
+
+    def __repr__(self) -> str:
+        return f"DishkaHandler({self.handler.__qualname__})"
+
+
+class MakeBus(Protocol):
+    """A bus class that needs no more arguments, or a function that gives it the others."""
+
+    def __call__(
+        self,
+        registrations: Iterable[IntegrationEventBusRegistration],
+        /,
+        *,
+        middlewares: Sequence[Middleware],
+    ) -> TransportIntegrationEventBus: ...
+
+
+class IntegrationEventImplementationProvider(Provider):
+    """Provide the bus, started when first asked for and stopped when the container closes.
+
+    It provides `IntegrationEventBus` (APP), the `Delivery` (REQUEST, while one is handled), and the
+    handler classes of every `DishkaHandler` in the registrations (REQUEST), so one that cannot be
+    built is found when the container is made. To make a handler yourself, provide it in a provider
+    after this one. Ask the container for the bus when the application starts: without that, none of
+    its consumers runs.
+    """
+
+    delivery = from_context(Delivery, scope=Scope.REQUEST)
+
+    def __init__(
+        self,
+        make: MakeBus,
+        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        *,
+        middlewares: Sequence[Middleware] = (),
+    ) -> None:
+        super().__init__()
+        self._make = make
+        self._registrations = list(registrations)
+        self._middlewares = list(middlewares)
+        for handler in dict.fromkeys(_handlers(self._registrations)):
+            self.provide(handler, scope=Scope.REQUEST)
+
+    @provide(scope=Scope.APP)
+    async def bus(
+        self, container: AsyncContainer
+    ) -> AsyncIterator[AnyOf[IntegrationEventBus, TransportIntegrationEventBus]]:
+        """Make the bus, start it, and stop it in the end."""
+        middlewares = [DishkaScope(container), *self._middlewares]
+        async with self._make(self._registrations, middlewares=middlewares) as bus:
+            yield bus
+
+
+def _handlers(registrations: Iterable[IntegrationEventBusRegistration]) -> Iterable[type]:
+    for registration in registrations:
+        if isinstance(registration.consumer, EventHandlerConsumer):
+            for handler in registration.consumer.handlers.values():
+                if isinstance(handler, DishkaHandler):
+                    yield cast("DishkaHandler[Any]", handler).handler

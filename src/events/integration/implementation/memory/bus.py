@@ -1,0 +1,149 @@
+"""The in-memory bus: the embedded default, and a full citizen.
+
+Buses that share an `InMemoryBroker` behave as processes that share a real one do. All is gone with
+the process; for more, put the outbox before it or a durable bus in its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from types import MappingProxyType
+from typing import Unpack
+
+from msgspec.structs import replace
+
+from events.errors import BusUnavailableError
+from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
+from events.integration.implementation.memory.broker import Entry, InMemoryBroker, Queue
+from events.integration.message import Delivery, Message, Settlement
+from events.integration.topology import IntegrationEventBusRegistration
+from events.integration.transport import Deliver, Subscription, TransportFeatures
+
+__all__ = ["InMemoryIntegrationEventBus", "InMemoryTransport"]
+
+_AT_HAND = 16  # deliveries per handler where some wait behind their key
+
+
+class InMemorySubscribed:
+    """One registration's hold on its queue."""
+
+    def __init__(self, queue: Queue, subscription: Subscription, deliver: Deliver) -> None:
+        self._queue = queue
+        self._deliver = deliver
+        self._room = subscription.concurrency * (_AT_HAND if subscription.ordered else 1)
+        self._unsettled: set[asyncio.Future[Settlement]] = set()
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._taking = True
+        queue.join(self)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._unsettled) < self._room
+
+    @property
+    def last_poll(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def take(self, entry: Entry) -> None:
+        message = entry.message
+        delivery = Delivery(
+            message.topic,
+            self._queue.consumer,
+            message.id,
+            message.body,
+            message.headers,
+            entry.attempt,
+            message.key,
+        )
+        future = self._deliver(delivery)
+        self._unsettled.add(future)
+
+        def settle(future: asyncio.Future[Settlement]) -> None:
+            self._unsettled.discard(future)
+            self._queue.settle(entry, future.result())
+            self._queue.freed(self)
+
+        future.add_done_callback(settle)
+
+    async def pause(self) -> None:
+        if self._taking:
+            self._taking = False
+            self._queue.leave(self)
+
+    async def close(self) -> None:
+        await self.pause()
+        while self._unsettled:
+            await asyncio.wait(self._unsettled)
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    async def wait_closed(self) -> None:
+        await asyncio.shield(self._closed)
+
+
+class InMemoryTransport:
+    """A `Transport` to a broker in this process."""
+
+    features = TransportFeatures(
+        durability="nothing",
+        delivery="group",
+        before_first_start="gone",
+        headers=True,
+        delayed_retry=True,
+        dead_letters=True,
+        ordered=True,
+    )
+
+    def __init__(self, broker: InMemoryBroker | None = None) -> None:
+        self.broker = broker or InMemoryBroker()
+        self.connected = False
+
+    @property
+    def dead_letters(self) -> InMemoryBroker:
+        """Return the broker, which keeps the dead letters itself."""
+        return self.broker
+
+    async def connect(self) -> None:
+        """Open for messages."""
+        self.connected = True
+
+    def publish(self, message: Message) -> asyncio.Future[None]:
+        """Put the message into the queues; done when this returns."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.connected:
+            # A copy, read-only: the sender's dict is the sender's to change.
+            headers = MappingProxyType(dict(message.headers))
+            self.broker.publish(replace(message, headers=headers))
+            done.set_result(None)
+        else:
+            done.set_exception(BusUnavailableError(type(self).__name__, "it is closed"))
+        return done
+
+    async def subscribe(self, subscription: Subscription, deliver: Deliver) -> InMemorySubscribed:
+        """Make the consumer's queue if need be and start to deliver from it."""
+        queue = self.broker.queue(subscription.topic, subscription.consumer)
+        return InMemorySubscribed(queue, subscription, deliver)
+
+    async def close(self) -> None:
+        """Take no more messages; those in the queues stay."""
+        self.connected = False
+
+
+class InMemoryIntegrationEventBus(TransportIntegrationEventBus):
+    """Carry events within this process, with the retries, dead letters and order of a durable bus.
+
+    Give several buses one `broker` to have them share queues. Otherwise as
+    `TransportIntegrationEventBus`, with the options of `BusOptions`.
+    """
+
+    def __init__(
+        self,
+        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        *,
+        broker: InMemoryBroker | None = None,
+        **options: Unpack[BusOptions],
+    ) -> None:
+        transport = InMemoryTransport(broker)
+        super().__init__(transport, registrations, **options)
+        self.broker = transport.broker
