@@ -22,6 +22,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 
+# The first test of a run fetches packages, on whatever network there is.
+pytestmark = pytest.mark.timeout(300)
+
 # What users write: every path, with every name that it must have.
 PUBLIC = {
     "events.domain": [
