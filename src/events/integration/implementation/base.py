@@ -40,6 +40,7 @@ from events.integration.topology import (
     Topic,
 )
 from events.integration.transport import DeadLetterStore, Subscription, Transport
+from events.integration.upcasting import gaps
 
 __all__ = ["BusOptions", "TransportIntegrationEventBus"]
 
@@ -94,7 +95,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         self._lifecycle = asyncio.Lock()
         self._started = False
         self._subscribers: dict[tuple[str, str], Subscriber] = {}
-        self._wake: asyncio.Event = asyncio.Event()  # for run(): a consumer came, went, or died
+        self._wake = asyncio.Event()  # for run(): a consumer came or went
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -155,7 +156,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         exits with an error instead of living on deaf. Cancelling it shuts down as well.
         """
         loop = asyncio.get_running_loop()
-        stop = asyncio.Event()
+        self._wake, stop = asyncio.Event(), asyncio.Event()
 
         def on_signal() -> None:
             stop.set()
@@ -257,7 +258,9 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                 "registration, use concurrency= for more at once, or give the consumer "
                 "another name if both are to receive everything",
             )
-        EventDecoder(registration.events)  # finds event classes that cannot be decoded, and gaps
+        EventDecoder(registration.events)  # finds event classes that cannot be decoded
+        for gap in gaps(registration.events):
+            raise InvalidTopologyError(f"registration of {registration}", gap)
 
     async def _subscribe(self, registration: IntegrationEventBusRegistration) -> None:
         scheduler = DeliveryScheduler(registration.concurrency)

@@ -149,6 +149,7 @@ class Receiver:
             self._retry.attempts,
             verdict.seconds if isinstance(verdict, Wait) else verdict.after,
             describe(error),
+            extra=_fields(delivery),
         )
         return verdict
 
@@ -164,8 +165,20 @@ class Receiver:
             reason,
             text,
             exc_info=error,
+            extra=_fields(delivery),
         )
         return Reject(reason, text, delivery.attempt)
+
+
+def _fields(delivery: Delivery) -> dict[str, object]:
+    """Return what a structured logger files the line under."""
+    return {
+        "consumer": delivery.consumer,
+        "topic": delivery.topic,
+        "event_id": delivery.id,
+        "correlation_id": delivery.headers.get("ce-correlationid", delivery.id),
+        "attempt": delivery.attempt,
+    }
 
 
 def _as_failure(error: asyncio.CancelledError) -> Exception:

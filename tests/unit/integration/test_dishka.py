@@ -1,0 +1,214 @@
+"""Handlers of integration events from a container: a REQUEST scope for each attempt."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+from dishka import (
+    Provider,
+    Scope,
+    make_async_container,
+    provide,  # pyright: ignore[reportUnknownVariableType] - dishka's own
+)
+from dishka.exceptions import GraphMissingFactoryError
+
+from events.errors import InvalidTopologyError
+from events.integration import (
+    Delivery,
+    EventHandlerConsumer,
+    Handle,
+    IncomingEvent,
+    IntegrationEvent,
+    IntegrationEventBus,
+    IntegrationEventBusRegistration,
+    RetryPolicy,
+    Topic,
+)
+from events.integration.implementation.base import TransportIntegrationEventBus
+from events.integration.implementation.dishka import (
+    DishkaHandler,
+    DishkaScope,
+    IntegrationEventImplementationProvider,
+    current_scope,
+)
+from events.integration.implementation.memory import InMemoryIntegrationEventBus
+
+TOPIC = Topic("users")
+
+
+@dataclass
+class UserRegistered(IntegrationEvent):
+    type = "dishka.user_registered"
+    version = 1
+    email: str
+
+
+class Session:
+    """Stands for a database session: made by a scope, closed with it."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+
+class Mailbox:
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Session, int]] = []
+        self.failures = 0
+
+
+class SendWelcome:
+    def __init__(self, session: Session, mailbox: Mailbox, delivery: Delivery) -> None:
+        self.session, self.mailbox, self.delivery = session, mailbox, delivery
+
+    async def handle(self, event: UserRegistered) -> None:
+        assert not self.session.closed
+        self.mailbox.sent.append((event.email, self.session, self.delivery.attempt))
+        if len(self.mailbox.sent) <= self.mailbox.failures:
+            raise ConnectionError("mail server down")
+
+
+class Application(Provider):
+    def __init__(self) -> None:
+        super().__init__()
+        self.mailbox = Mailbox()
+
+    @provide(scope=Scope.APP)
+    def mail(self) -> Mailbox:
+        return self.mailbox
+
+    @provide(scope=Scope.REQUEST)
+    async def session(self) -> AsyncIterator[Session]:
+        session = Session()
+        yield session
+        session.closed = True
+
+
+def emails(retry: RetryPolicy | None = None) -> IntegrationEventBusRegistration:
+    consumer = EventHandlerConsumer("emails", {UserRegistered: DishkaHandler(SendWelcome)})
+    return IntegrationEventBusRegistration(consumer, TOPIC, consumer.handlers.keys(), retry=retry)
+
+
+async def test_the_bus_starts_when_asked_for_and_stops_with_the_container() -> None:
+    application = Application()
+    container = make_async_container(
+        IntegrationEventImplementationProvider(InMemoryIntegrationEventBus, [emails()]), application
+    )
+    bus = await container.get(IntegrationEventBus)
+    assert isinstance(bus, InMemoryIntegrationEventBus)
+    assert bus is await container.get(TransportIntegrationEventBus)
+    assert bus.health().healthy
+    await bus.send(TOPIC, UserRegistered("ann@example.com"))
+    await bus.broker.quiet()
+    assert [sent[0] for sent in application.mailbox.sent] == ["ann@example.com"]
+    await container.close()
+    assert not bus.health().started
+
+
+async def test_each_attempt_has_a_scope_of_its_own_that_is_closed_behind_it() -> None:
+    application = Application()
+    application.mailbox.failures = 2
+    container = make_async_container(
+        IntegrationEventImplementationProvider(
+            InMemoryIntegrationEventBus, [emails(RetryPolicy(attempts=3, delay=0))]
+        ),
+        application,
+    )
+    bus = await container.get(IntegrationEventBus)
+    assert isinstance(bus, InMemoryIntegrationEventBus)
+    await bus.send(TOPIC, UserRegistered("ann@example.com"))
+    await bus.broker.quiet()
+    sessions = [session for _, session, _ in application.mailbox.sent]
+    assert len(set(sessions)) == 3
+    assert all(session.closed for session in sessions)
+    assert [attempt for _, _, attempt in application.mailbox.sent] == [1, 2, 3]
+    await container.close()
+
+
+async def test_an_inner_middleware_shares_the_scope_with_the_handler() -> None:
+    application = Application()
+    seen: list[Session] = []
+
+    async def inbox(incoming: IncomingEvent, call_next: Handle, /) -> None:
+        seen.append(await current_scope().get(Session))
+        await call_next(incoming)
+
+    container = make_async_container(
+        IntegrationEventImplementationProvider(
+            InMemoryIntegrationEventBus, [emails()], middlewares=[inbox]
+        ),
+        application,
+    )
+    bus = await container.get(IntegrationEventBus)
+    assert isinstance(bus, InMemoryIntegrationEventBus)
+    await bus.send(TOPIC, UserRegistered("ann@example.com"))
+    await bus.broker.quiet()
+    assert seen == [application.mailbox.sent[0][1]]
+    await container.close()
+
+
+def test_a_handler_that_cannot_be_built_is_found_when_the_container_is_made() -> None:
+    class NeedsMore:
+        def __init__(self, missing: bytearray) -> None: ...
+
+        async def handle(self, event: UserRegistered) -> None: ...
+
+    consumer = EventHandlerConsumer("emails", {UserRegistered: DishkaHandler(NeedsMore)})
+    registration = IntegrationEventBusRegistration(consumer, TOPIC, [UserRegistered])
+    with pytest.raises(GraphMissingFactoryError, match="bytearray"):
+        make_async_container(
+            IntegrationEventImplementationProvider(InMemoryIntegrationEventBus, [registration])
+        )
+
+
+async def test_a_handler_that_the_user_provides_wins() -> None:
+    application = Application()
+    made: list[SendWelcome] = []
+
+    class Own(Provider):
+        @provide(scope=Scope.REQUEST)
+        def handler(self, session: Session, mailbox: Mailbox, delivery: Delivery) -> SendWelcome:
+            made.append(SendWelcome(session, mailbox, delivery))
+            return made[-1]
+
+    container = make_async_container(
+        IntegrationEventImplementationProvider(InMemoryIntegrationEventBus, [emails()]),
+        application,
+        Own(),
+    )
+    bus = await container.get(IntegrationEventBus)
+    assert isinstance(bus, InMemoryIntegrationEventBus)
+    await bus.send(TOPIC, UserRegistered("ann@example.com"))
+    await bus.broker.quiet()
+    assert len(made) == 1
+    await container.close()
+
+
+async def test_without_the_provider_the_scope_is_a_middleware() -> None:
+    application = Application()
+    scoped = Provider(scope=Scope.REQUEST)
+    scoped.provide(SendWelcome)
+    scoped.from_context(Delivery, scope=Scope.REQUEST)
+    container = make_async_container(application, scoped)
+    async with InMemoryIntegrationEventBus([emails()], middlewares=[DishkaScope(container)]) as bus:
+        await bus.send(TOPIC, UserRegistered("ann@example.com"))
+        await bus.broker.quiet()
+    assert len(application.mailbox.sent) == 1
+    await container.close()
+
+
+async def test_a_handler_without_an_open_scope_says_what_to_add() -> None:
+    async with InMemoryIntegrationEventBus([emails(RetryPolicy(attempts=1))]) as bus:
+        await bus.send(TOPIC, UserRegistered("ann@example.com"))
+        await bus.broker.quiet()
+        (letter,) = await bus.dead_letters("emails")
+    assert letter.error == (
+        "InvalidTopologyError: no dishka scope is open here: give the bus "
+        "middlewares=[DishkaScope(container)], "
+        "or have IntegrationEventImplementationProvider make it"
+    )
+    with pytest.raises(InvalidTopologyError, match="no dishka scope is open here"):
+        current_scope()
+
+
+def test_the_stand_in_names_its_class() -> None:
+    assert repr(DishkaHandler(SendWelcome)) == "DishkaHandler(SendWelcome)"

@@ -1,0 +1,365 @@
+"""What a delivery is settled as, through the bus and a transport moved by hand."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import pytest
+
+from events.integration import (
+    Delivery,
+    EventHandlerConsumer,
+    Handle,
+    IncomingEvent,
+    IntegrationEvent,
+    IntegrationEventBusRegistration,
+    Message,
+    RetryPolicy,
+    Topic,
+    current_delivery,
+)
+from events.integration.implementation.base import TransportIntegrationEventBus
+from events.integration.message import Ack, Reject, Release, Retry
+from tests.unit.integration.manual import FEATURES, ManualSubscribed, ManualTransport
+
+TOPIC = Topic("orders")
+
+
+@dataclass
+class Ordered(IntegrationEvent):
+    type = "receiver.ordered"
+    version = 2
+    number: int
+
+
+BODY = b'{"type":"receiver.ordered","version":2,"number":7}'
+Handler = Callable[[Ordered], Awaitable[None]]
+
+
+@asynccontextmanager
+async def receiving(
+    handler: Handler,
+    *,
+    transport: ManualTransport | None = None,
+    options: dict[str, Any] | None = None,
+    **registration: Any,
+) -> AsyncGenerator[ManualSubscribed]:
+    transport = transport or ManualTransport()
+    consumer = EventHandlerConsumer("billing", {Ordered: handler})
+    registrations = [
+        IntegrationEventBusRegistration(consumer, TOPIC, consumer.handlers.keys(), **registration)
+    ]
+    async with TransportIntegrationEventBus(transport, registrations, **(options or {})):
+        yield transport.subscribed[0]
+
+
+def failing(times: int, error: Exception, calls: list[Delivery | None]) -> Handler:
+    async def handler(event: Ordered) -> None:
+        calls.append(current_delivery())
+        if len(calls) <= times:
+            raise error
+
+    return handler
+
+
+async def test_a_handled_event_is_acknowledged() -> None:
+    seen: list[Ordered] = []
+
+    async def handler(event: Ordered) -> None:
+        seen.append(event)
+
+    async with receiving(handler) as subscribed:
+        assert await subscribed.deliver(BODY) == Ack()
+    assert seen == [Ordered(7)]
+
+
+async def test_a_type_that_is_not_wanted_is_acknowledged_unseen() -> None:
+    async with receiving(failing(0, ValueError(), [])) as subscribed:
+        assert await subscribed.deliver(b'{"type":"other","version":1}') == Ack()
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (b"\xff\x00", "MalformedEventError: not an integration event"),
+        (b'{"type":"receiver.ordered","version":9,"number":1}', "UnknownEventError: unknown event"),
+        (b'{"type":"receiver.ordered","version":2}', "InvalidEventError: Ordered at $"),
+    ],
+)
+async def test_what_cannot_be_decoded_is_a_dead_letter_at_once(
+    body: bytes, error: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls: list[Delivery | None] = []
+    async with receiving(failing(0, ValueError(), calls)) as subscribed:
+        settlement = await subscribed.deliver(body)
+    assert isinstance(settlement, Reject)
+    assert (settlement.reason, settlement.attempts) == ("undecodable", 1)
+    assert settlement.error.startswith(error)
+    assert calls == []
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert (
+        "billing gives up on id-1 from topic 'orders' at attempt 1, undecodable" in record.message
+    )
+
+
+async def test_a_body_over_the_limit_is_a_dead_letter_undecoded() -> None:
+    async with receiving(failing(0, ValueError(), []), options={"max_body_size": 10}) as subscribed:
+        settlement = await subscribed.deliver(BODY)
+    assert settlement == Reject("too-large", f"its body has {len(BODY)} bytes, the limit is 10", 1)
+
+
+async def test_short_delays_wait_in_place_and_count_attempts() -> None:
+    calls: list[Delivery | None] = []
+    policy = RetryPolicy(attempts=3, delay=0.001)
+    async with receiving(failing(2, ValueError("no"), calls), retry=policy) as subscribed:
+        assert await subscribed.deliver(BODY) == Ack()
+    assert [call and call.attempt for call in calls] == [1, 2, 3]
+    assert {call and call.id for call in calls} == {"id-1"}
+
+
+async def test_long_delays_go_through_the_broker() -> None:
+    calls: list[Delivery | None] = []
+    policy = RetryPolicy(attempts=3, delay=60, jitter=0, in_place=1)
+    async with receiving(failing(9, ValueError("no"), calls), retry=policy) as subscribed:
+        assert await subscribed.deliver(BODY) == Retry(60.0, 1)
+        assert await subscribed.deliver(BODY, attempt=2) == Retry(180.0, 2)
+        assert await subscribed.deliver(BODY, attempt=3) == Reject(
+            "retries-exhausted", "ValueError: no", 3
+        )
+
+
+async def test_every_delay_waits_in_place_where_the_broker_cannot_delay() -> None:
+    calls: list[Delivery | None] = []
+    features = msgspec.structs.replace(FEATURES, delayed_retry=False)
+    policy = RetryPolicy(attempts=2, delay=0.001, in_place=0)
+    async with receiving(
+        failing(9, ValueError("no"), calls), retry=policy, transport=ManualTransport(features)
+    ) as subscribed:
+        assert isinstance(await subscribed.deliver(BODY), Reject)
+    assert len(calls) == 2
+
+
+async def test_the_registrations_policy_wins_over_the_buss() -> None:
+    calls: list[Delivery | None] = []
+    async with receiving(
+        failing(9, ValueError("no"), calls),
+        retry=RetryPolicy(attempts=1),
+        options={"retry": RetryPolicy(attempts=5, delay=0)},
+    ) as subscribed:
+        assert isinstance(await subscribed.deliver(BODY), Reject)
+    assert len(calls) == 1
+
+
+async def test_an_error_that_no_retry_can_mend_is_a_dead_letter_at_once() -> None:
+    calls: list[Delivery | None] = []
+    policy = RetryPolicy(dead_letter_on=(LookupError,))
+    async with receiving(failing(9, KeyError("x"), calls), retry=policy) as subscribed:
+        assert await subscribed.deliver(BODY) == Reject("unretryable", "KeyError: 'x'", 1)
+
+
+async def test_a_dead_letter_keeps_the_notes_of_its_error() -> None:
+    error = ValueError("no stock")
+    error.add_note("of article 7")
+    policy = RetryPolicy(attempts=1)
+    async with receiving(failing(9, error, []), retry=policy) as subscribed:
+        settlement = await subscribed.deliver(BODY)
+    assert settlement == Reject("retries-exhausted", "ValueError: no stock\nof article 7", 1)
+
+
+async def test_a_cancellation_inside_the_handler_is_a_failure_and_no_shutdown() -> None:
+    async def handler(event: Ordered) -> None:
+        gone = asyncio.get_running_loop().create_future()
+        gone.cancel()
+        await gone
+
+    async with receiving(handler, retry=RetryPolicy(attempts=1)) as subscribed:
+        settlement = await subscribed.deliver(BODY)
+    assert isinstance(settlement, Reject)
+    assert "awaited something that was cancelled" in settlement.error
+
+
+async def test_a_handler_that_the_shutdown_cancels_is_released_and_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begun = asyncio.Event()
+
+    async def handler(event: Ordered) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with receiving(handler, options={"shutdown_grace": 0.01}) as subscribed:
+        delivered = asyncio.create_task(subscribed.deliver(BODY))
+        await begun.wait()
+    assert await delivered == Release()
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert record.message == (
+        "EventHandlerConsumer('billing') on Topic(name='orders'): 1 handlers outlasted the grace of "
+        "0.01 s; their events are delivered again"
+    )
+
+
+@pytest.mark.parametrize(("delayed_retry", "settled"), [(True, Retry(1.0, 1)), (False, Release())])
+async def test_a_shutdown_while_an_attempt_waits_in_place_gives_the_event_back(
+    *, delayed_retry: bool, settled: Retry | Release
+) -> None:
+    failed = asyncio.Event()
+
+    async def handler(event: Ordered) -> None:
+        failed.set()
+        raise ValueError
+
+    features = msgspec.structs.replace(FEATURES, delayed_retry=delayed_retry)
+    async with receiving(
+        handler,
+        transport=ManualTransport(features),
+        retry=RetryPolicy(delay=1, jitter=0),
+        options={"shutdown_grace": 0},
+    ) as subscribed:
+        delivered = asyncio.create_task(subscribed.deliver(BODY))
+        await failed.wait()
+    assert await delivered == settled
+
+
+BAD_KEYS: list[Callable[[Any], object]] = [
+    lambda event: event.missing,
+    lambda event: [event.number],  # unhashable
+]
+
+
+@pytest.mark.parametrize("order_by", BAD_KEYS)
+async def test_an_order_by_that_fails_is_treated_as_a_handler_that_fails(
+    order_by: Callable[[Any], object],
+) -> None:
+    calls: list[Delivery | None] = []
+    async with receiving(
+        failing(0, ValueError(), calls),
+        order_by=order_by,
+        concurrency=2,
+        retry=RetryPolicy(attempts=2, delay=0),
+    ) as subscribed:
+        settlement = await subscribed.deliver(BODY)
+    assert isinstance(settlement, Reject)
+    assert settlement.attempts == 2
+    assert "Error: " in settlement.error
+    assert calls == []
+
+
+async def test_a_handler_cannot_change_the_headers_that_its_next_attempt_sees() -> None:
+    seen: list[dict[str, str]] = []
+
+    async def handler(event: Ordered) -> None:
+        delivery = current_delivery()
+        assert delivery is not None
+        seen.append(dict(delivery.headers))
+        delivery.headers["tenant"] = "other"  # type: ignore[index]
+
+    policy = RetryPolicy(attempts=2, delay=0)
+    async with receiving(handler, retry=policy) as subscribed:
+        settlement = await subscribed.deliver(BODY, {"tenant": "acme"})
+    assert isinstance(settlement, Reject)
+    assert settlement.error.startswith("TypeError: 'mappingproxy' object")
+    assert seen == [{"tenant": "acme"}] * 2
+
+
+async def test_without_headers_the_envelope_is_opened_and_bare_json_is_read_too() -> None:
+    seen: list[tuple[str, str | None, Ordered]] = []
+
+    async def handler(event: Ordered) -> None:
+        delivery = current_delivery()
+        assert delivery is not None
+        seen.append((delivery.id, delivery.headers.get("tenant"), event))
+
+    transport = ManualTransport(msgspec.structs.replace(FEATURES, headers=False))
+    consumer = EventHandlerConsumer("billing", {Ordered: handler})
+    registration = IntegrationEventBusRegistration(consumer, TOPIC, [Ordered])
+    async with TransportIntegrationEventBus(transport, [registration]) as bus:
+        await bus.send(TOPIC, Ordered(1), headers={"tenant": "acme"}, id="event-1")
+        assert await transport.subscribed[0].deliver(transport.published[0].body) == Ack()
+        assert await transport.subscribed[0].deliver(BODY) == Ack()
+    assert seen == [("event-1", "acme", Ordered(1)), ("id-1", None, Ordered(7))]
+
+
+async def test_middlewares_run_around_each_attempt_the_first_one_outermost() -> None:
+    steps: list[str] = []
+
+    class Step:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def __call__(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
+            steps.append(f"{self.name} in, attempt {incoming.delivery.attempt}")
+            try:
+                await call_next(incoming)
+            finally:
+                steps.append(f"{self.name} out")
+
+    calls: list[Delivery | None] = []
+    async with receiving(
+        failing(1, ValueError(), calls),
+        retry=RetryPolicy(delay=0),
+        options={"middlewares": [Step("outer"), Step("inner")]},
+    ) as subscribed:
+        await subscribed.deliver(BODY)
+    inner = [["inner in, attempt 1", "inner out"], ["inner in, attempt 2", "inner out"]]
+    assert steps == [
+        "outer in, attempt 1", *inner[0], "outer out", "outer in, attempt 2", *inner[1], "outer out",
+    ]  # fmt: skip
+
+
+async def test_a_middleware_that_does_not_go_on_has_handled_the_event() -> None:
+    async def stop(incoming: IncomingEvent, call_next: Handle, /) -> None:
+        assert incoming.event == Ordered(7)
+        assert incoming.registration.topic == TOPIC
+
+    calls: list[Delivery | None] = []
+    async with receiving(
+        failing(9, ValueError(), calls), options={"middlewares": [stop]}
+    ) as subscribed:
+        assert await subscribed.deliver(BODY) == Ack()
+    assert calls == []
+
+
+async def test_what_a_handler_sends_inherits_correlation_and_names_its_cause() -> None:
+    transport = ManualTransport()
+    bus: TransportIntegrationEventBus
+
+    async def handler(event: Ordered) -> None:
+        if event.number == 7:
+            await bus.send(TOPIC, Ordered(8))
+
+    consumer = EventHandlerConsumer("billing", {Ordered: handler})
+    registration = IntegrationEventBusRegistration(consumer, TOPIC, [Ordered])
+    async with TransportIntegrationEventBus(transport, [registration]) as bus:
+        await bus.send(TOPIC, Ordered(6))
+        await transport.subscribed[0].deliver(BODY, {"ce-correlationid": "registration-1"})
+    first, second = transport.published
+    assert first.headers["ce-correlationid"] == first.id
+    assert second.headers["ce-correlationid"] == "registration-1"
+    assert second.headers["ce-causationid"] == "id-1"
+    assert current_delivery() is None
+
+
+async def test_log_lines_bear_what_they_are_about_as_fields(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    calls: list[Delivery | None] = []
+    policy = RetryPolicy(attempts=2, delay=0)
+    async with receiving(failing(1, ValueError("no"), calls), retry=policy) as subscribed:
+        await subscribed.deliver(BODY, {"ce-correlationid": "registration-1"})
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    fields = {"consumer": "billing", "topic": "orders", "event_id": "id-1", "attempt": 1}
+    assert fields.items() <= record.__dict__.items()
+    assert record.__dict__["correlation_id"] == "registration-1"
+    assert record.message == (
+        "billing failed on id-1 from topic 'orders', attempt 1 of 2, again in 0 s: ValueError: no"
+    )
+
+
+def test_a_message_is_frozen() -> None:
+    message = Message("t", "type", "id", b"", {})
+    with pytest.raises(AttributeError):
+        message.body = b"other"  # type: ignore[misc]

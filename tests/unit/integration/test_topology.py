@@ -1,0 +1,172 @@
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from events.errors import InvalidTopologyError
+from events.integration import (
+    Consumer,
+    EventHandlerConsumer,
+    IntegrationEvent,
+    IntegrationEventBusRegistration,
+    RetryPolicy,
+    Topic,
+)
+
+
+@dataclass
+class Paid(IntegrationEvent):
+    type = "topology.paid"
+    version = 1
+    amount: int = 0
+
+
+@dataclass
+class Refunded(IntegrationEvent):
+    type = "topology.refunded"
+    version = 1
+
+
+class Collector(Consumer):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.seen: list[IntegrationEvent] = []
+
+    async def on_event(self, event: IntegrationEvent) -> None:
+        self.seen.append(event)
+
+
+async def ignore(event: IntegrationEvent) -> None:
+    pass
+
+
+def test_topics_of_one_name_are_one_topic() -> None:
+    assert Topic("users") == Topic("users")
+    assert {Topic("users"), Topic("users")} == {Topic("users")}
+    with pytest.raises(AttributeError):
+        Topic("users").name = "others"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("", r"Topic\(''\): its name is empty"),
+        (None, r"Topic\(None\): its name must be a string, not NoneType"),
+        (3, r"its name must be a string, not int"),
+        (" users", "white space around it"),
+        ("us\ners", "characters that cannot be printed"),
+        ("é" * 101, "longer than 200 bytes"),
+    ],
+)
+def test_a_name_that_no_broker_takes_is_refused(name: Any, reason: str) -> None:
+    with pytest.raises(InvalidTopologyError, match=reason):
+        Topic(name)
+    with pytest.raises(InvalidTopologyError, match=reason.replace("Topic", "Collector")):
+        Collector(name)
+
+
+async def test_a_consumer_of_functions_awaits_the_one_for_the_class() -> None:
+    seen: list[tuple[str, IntegrationEvent]] = []
+
+    async def on_paid(event: Paid) -> None:
+        seen.append(("paid", event))
+
+    async def on_refunded(event: Refunded) -> None:
+        seen.append(("refunded", event))
+
+    consumer = EventHandlerConsumer("accounts", {Paid: on_paid})
+    consumer.add_handler(Refunded, on_refunded)
+    await consumer.on_event(Paid(3))
+    await consumer.on_event(Refunded())
+    assert seen == [("paid", Paid(3)), ("refunded", Refunded())]
+
+
+def test_a_second_handler_for_a_class_is_refused_rather_than_swapped() -> None:
+    consumer = EventHandlerConsumer("accounts", {Paid: ignore})
+    with pytest.raises(InvalidTopologyError, match="has a handler for Paid already; call both"):
+        consumer.add_handler(Paid, ignore)
+
+
+async def test_an_event_without_handler_is_an_error_that_names_both() -> None:
+    with pytest.raises(
+        InvalidTopologyError,
+        match=r"EventHandlerConsumer\('accounts'\): it has no handler for Paid",
+    ):
+        await EventHandlerConsumer("accounts").on_event(Paid())
+
+
+def test_the_mapping_that_a_consumer_was_made_of_stays_the_callers() -> None:
+    given: dict[type[IntegrationEvent], Callable[[Any], Any]] = {Paid: ignore}
+    consumer = EventHandlerConsumer("accounts", given)
+    consumer.add_handler(Refunded, ignore)
+    assert given == {Paid: ignore}
+
+
+def test_events_may_be_any_iterable_and_a_view_stays_live() -> None:
+    topic = Topic("t")
+    IntegrationEventBusRegistration(Collector("c"), topic, iter([Paid])).check()
+    IntegrationEventBusRegistration(Collector("c"), topic, {Paid, Refunded}).check()
+    consumer = EventHandlerConsumer("late")
+    registration = IntegrationEventBusRegistration(consumer, topic, consumer.handlers.keys())
+    consumer.add_handler(Paid, ignore)
+    registration.check()
+    assert list(registration.events) == [Paid]
+
+
+WRONG_REGISTRATIONS: list[tuple[dict[str, Any], str]] = [
+    ({"events": []}, "it names no events; list the classes"),
+    ({"events": [int]}, "<class 'int'> is not an IntegrationEvent class"),
+    ({"events": [Paid()]}, r"Paid\(amount=0\) is not an IntegrationEvent class"),
+    ({"events": [Refunded]}, "no handler for Refunded; add one with add_handler"),
+    ({"topic": "users"}, r"must be a Topic, as in Topic\('users'\), not str"),
+    ({"consumer": "accounts"}, "must be a Consumer, not str"),
+    ({"concurrency": 0}, "concurrency must be at least 1, not 0"),
+    ({"order_by": id}, "order_by needs concurrency of 2 or more"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "reason"), WRONG_REGISTRATIONS)
+def test_a_registration_that_cannot_work_says_why(wrong: dict[str, Any], reason: str) -> None:
+    right: dict[str, Any] = {
+        "consumer": EventHandlerConsumer("accounts", {Paid: ignore}),
+        "topic": Topic("payments"),
+        "events": [Paid],
+    }
+    IntegrationEventBusRegistration(**right).check()
+    with pytest.raises(InvalidTopologyError, match=reason):
+        IntegrationEventBusRegistration(**(right | wrong)).check()
+
+
+def test_a_class_in_place_of_a_list_of_classes_is_named() -> None:
+    with pytest.raises(InvalidTopologyError, match=r"write \[Paid\]"):
+        IntegrationEventBusRegistration(Collector("c"), Topic("t"), Paid)  # type: ignore[arg-type]
+
+
+def test_delays_grow_by_the_factor_up_to_the_most() -> None:
+    policy = RetryPolicy(delay=1, factor=3, max_delay=20, jitter=0)
+    assert [policy.delay_after(n) for n in range(1, 6)] == [1, 3, 9, 20, 20]
+    assert policy.delay_after(10_000) == 20
+
+
+def test_jitter_stays_within_its_share_and_varies() -> None:
+    policy = RetryPolicy(delay=10, jitter=0.2)
+    delays = {policy.delay_after(1) for _ in range(200)}
+    assert len(delays) > 100
+    assert all(8 <= delay <= 12 for delay in delays)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"attempts": 0}, "attempts must be at least 1"),
+        ({"delay": -1}, "delay must not be negative"),
+        ({"factor": 0.5}, "factor must be at least 1"),
+        ({"max_delay": -1}, "max_delay must not be negative"),
+        ({"jitter": 1}, "jitter is a share"),
+        ({"in_place": -1}, "in_place must not be negative"),
+    ],
+)
+def test_a_policy_that_cannot_work_says_why(wrong: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidTopologyError, match=reason):
+        RetryPolicy(**wrong)
