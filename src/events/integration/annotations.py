@@ -1,0 +1,46 @@
+"""A class's own annotations: read them, and take some out before `@dataclass` looks.
+
+Until Python 3.13, and with `from __future__ import annotations` ever after, a class body leaves a
+dict. Since 3.14 (PEP 649) it leaves a function, called when someone asks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+if sys.version_info >= (3, 14):
+    from annotationlib import Format, call_annotate_function, get_annotations
+else:
+    from inspect import get_annotations
+
+__all__ = ["annotations_of", "drop_annotations"]
+
+
+def annotations_of(cls: type) -> Mapping[str, Any]:
+    """Give a class's own annotations, as far as they can be evaluated already."""
+    if sys.version_info >= (3, 14):
+        return get_annotations(cls, format=Format.FORWARDREF)
+    return get_annotations(cls)
+
+
+def drop_annotations(cls: type, *names: str) -> None:
+    """Take annotations out of a class."""
+    # The dict itself: `get_annotations` gives a copy.
+    written = cls.__dict__.get("__annotations__")  # noqa: RUF063
+    if written is not None:
+        for name in names:
+            written.pop(name, None)
+    elif sys.version_info >= (3, 14):
+        evaluate: Callable[..., dict[str, Any]] | None = cls.__annotate__
+        if evaluate is None:
+            return
+
+        def annotate(format: int, /) -> dict[str, Any]:
+            if format == Format.VALUE_WITH_FAKE_GLOBALS:
+                raise NotImplementedError(format)
+            found = call_annotate_function(evaluate, Format(format), owner=cls)
+            return {name: hint for name, hint in found.items() if name not in names}
+
+        cls.__annotate__ = annotate

@@ -1,0 +1,222 @@
+"""CloudEvents 1.0: attributes in headers (binary mode), or around the body (structured mode).
+
+Binary mode follows the HTTP binding 1.0.2: an attribute is a header with the prefix `ce-`
+(section 3.1.3.1), its value percent-encoded (section 3.1.3.2), and `content-type` stands for
+`datacontenttype` (section 3.1.1). The binding of NATS does the same. Structured mode follows the
+JSON event format 1.0.2, section 3.
+
+Headers that are no attributes have no place in an envelope. They travel in an extension attribute
+of ours, `eventheaders`: a JSON object in a string.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from events.integration.message import Delivery, Message
+
+__all__ = [
+    "JSON",
+    "Envelope",
+    "attribute",
+    "encode_value",
+    "from_structured",
+    "to_structured",
+    "unwrapped",
+]
+
+JSON = "application/json"
+CLOUDEVENT = "application/cloudevents"
+HEADERS = "eventheaders"
+INTEGERS = frozenset({"eventversion"})
+REQUIRED = frozenset({"specversion", "id", "source", "type"})
+
+_plain = re.compile(r"[!#$&-~]*").fullmatch
+_unquoted = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
+_is_name = re.compile(r"[a-z0-9]+").fullmatch
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+_open_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_skip = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """What a structured message holds: as in binary mode, with `headers` as a `Message` has them.
+
+    `id` is None for a bare body, one without an envelope; its headers are then empty.
+    """
+
+    id: str | None
+    headers: Mapping[str, str]
+    body: bytes
+    key: str | None = None
+
+
+def encode_value(value: str) -> str:
+    """Percent-encode an attribute's value for a header.
+
+    Raises:
+        UnicodeEncodeError: it holds a lone surrogate.
+    """
+    return value if _plain(value) else quote(value, safe=_unquoted)
+
+
+def decode_value(value: str) -> str:
+    """Undo `encode_value`, and the double quotes that older producers write.
+
+    Raises:
+        UnicodeDecodeError: the encoded bytes are not UTF-8, which the binding wants rejected.
+    """
+    if value.startswith('"') and value.endswith('"') and len(value) > 1:
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+    return unquote(value, errors="strict") if "%" in value else value
+
+
+def attribute(headers: Mapping[str, str], name: str) -> str | None:
+    """Read a CloudEvents attribute from a message's headers; None if it is not there.
+
+    One that is encoded wrongly is given as it is: whoever needs it will not recognise it.
+    """
+    value = headers.get(f"ce-{name}")
+    if value is None:
+        return None
+    try:
+        return decode_value(value)
+    except UnicodeDecodeError:
+        return value
+
+
+def to_structured(message: Message) -> bytes:
+    """Put a message into one JSON envelope, for transports that have no headers.
+
+    What is not JSON goes in as `data_base64`, so every body survives byte for byte.
+    """
+    attributes: dict[str, Any] = {"specversion": "1.0", "id": message.id}
+    others: dict[str, str] = {}
+    for header, value in message.headers.items():
+        if header.startswith("ce-"):
+            name = header[3:]
+            read = attribute(message.headers, name) or ""
+            attributes[name] = int(read) if name in INTEGERS and read.isdecimal() else read
+        elif header == "content-type":
+            attributes["datacontenttype"] = value
+        else:
+            others[header] = value
+    attributes.setdefault("source", "/")
+    attributes.setdefault("type", message.type)
+    if message.key is not None:
+        attributes["partitionkey"] = message.key
+    if others:
+        attributes[HEADERS] = _encode(others).decode()
+    head = _encode(attributes)[:-1]
+    if _embeddable(message.body, attributes.get("datacontenttype", JSON)):
+        return b'%b,"data":%b}' % (head, message.body)
+    return b'%b,"data_base64":"%b"}' % (head, b64encode(message.body))
+
+
+def from_structured(data: bytes) -> Envelope:
+    """Take a message out of its envelope; whatever is no envelope is a bare body.
+
+    An envelope has strings as `specversion` ("1.x"), `id`, `source` and `type`, and `data` or
+    `data_base64`. An integer `version` beside them makes it a bare event that has such fields.
+    Never raises: what cannot be read as an envelope will not be readable as an event either.
+    """
+    try:
+        return _open(data) or Envelope(None, {}, data)
+    except (ValueError, TypeError, RecursionError):
+        return Envelope(None, {}, data)
+
+
+def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
+    """Take a delivery out of its envelope, if it is in one: if the content type says so.
+
+    HTTP binding, section 3: the receiver goes by the content type. Where a transport has no headers
+    to hold one, an envelope is `expected`, and what is none is a bare body. The id and key become
+    those of the envelope.
+    """
+    if not expected and not delivery.headers.get("content-type", "").startswith(CLOUDEVENT):
+        return delivery
+    envelope = from_structured(delivery.body)
+    if envelope.id is None:
+        return delivery
+    return msgspec.structs.replace(
+        delivery,
+        id=envelope.id,
+        headers={**delivery.headers, **envelope.headers},
+        body=envelope.body,
+        key=envelope.key if delivery.key is None else delivery.key,
+    )
+
+
+def _open(data: bytes) -> Envelope | None:
+    parts = _open_object(data)
+    if not parts.keys() >= REQUIRED:
+        return None
+    raw, encoded = parts.pop("data", None), parts.pop("data_base64", None)
+    attributes = {name: _decode(value) for name, value in parts.items()}
+    if not all(isinstance(attributes[name], str) and attributes[name] for name in REQUIRED):
+        return None
+    if not attributes["specversion"].startswith("1.") or type(attributes.get("version")) is int:
+        return None
+    content_type = attributes.pop("datacontenttype", None) or JSON
+    if encoded is not None:
+        body = b64decode(_decode(encoded), validate=True)
+    elif raw is None:
+        return None
+    elif _is_json_type(content_type):
+        body = bytes(raw)
+    else:
+        body = _decode(raw).encode()
+    headers = _other_headers(attributes)
+    for name, value in attributes.items():
+        if value is not None and _is_name(name):
+            headers[f"ce-{name}"] = encode_value(_canonical(value))
+    headers["content-type"] = content_type
+    return Envelope(attributes["id"], headers, body, attributes.get("partitionkey"))
+
+
+def _other_headers(attributes: dict[str, Any]) -> dict[str, str]:
+    """Take our own extension out of the attributes; someone else's of that name stays."""
+    try:
+        headers = msgspec.json.decode(attributes[HEADERS], type=dict[str, str])
+    except (KeyError, TypeError, msgspec.DecodeError):
+        return {}
+    del attributes[HEADERS]
+    return headers
+
+
+def _canonical(value: object) -> str:
+    """Write an attribute's value as text (CloudEvents 1.0.2, section 2.4, type system).
+
+    Raises:
+        TypeError: attributes have no such type.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (str, int)):
+        return str(value)
+    raise TypeError(value)
+
+
+def _embeddable(body: bytes, content_type: str) -> bool:
+    """Tell whether an envelope can hold a body as it is, and give the same bytes back."""
+    if not (body.startswith(b"{") and body.endswith(b"}") and _is_json_type(content_type)):
+        return False
+    try:
+        _skip(body)
+        # msgspec skips over strings without a look at their encoding.
+        return body.isascii() or bool(body.decode())
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_json_type(content_type: str) -> bool:
+    """JSON event format 1.0.2, section 3.1.1: `*/json` or `*/*+json`, whatever the parameters."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type.endswith(("/json", "+json"))

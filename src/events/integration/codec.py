@@ -1,0 +1,266 @@
+"""One event class to bytes and back: built once per class, on its first use.
+
+msgspec does the work. What is added: the constant beginning `{"type":...,"version":...` is spliced
+in front of the fields, values that JSON would change silently are refused (`_fidelity`), and
+every error becomes one of ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import Field, fields, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, get_origin, get_type_hints
+
+import msgspec
+from msgspec import inspect
+
+from events.errors import (
+    EventDefinitionError,
+    EventEncodeError,
+    InvalidEventError,
+    MalformedEventError,
+)
+from events.integration.annotations import annotations_of
+from events.integration.cloudevents import encode_value
+from events.integration.fidelity import Check, UnsupportedFieldError, check_for
+
+if TYPE_CHECKING:
+    from events.integration.event import IntegrationEvent
+
+__all__ = ["EventCodec", "codec_of"]
+
+E = TypeVar("E", bound="IntegrationEvent")
+
+RESERVED = frozenset({"type", "version", "registry", "to_dict", "from_dict", "upcast"})
+
+_encode_json = msgspec.json.Encoder().encode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class EventCodec(Generic[E]):
+    """Encodes and decodes the events of one concrete class. Safe to share between threads.
+
+    `prefix` is what the body of each of its events begins with, unless it has no fields at all.
+    """
+
+    __slots__ = (
+        "_check",
+        "_decode",
+        "_empty",
+        "event_class",
+        "header_type",
+        "header_version",
+        "prefix",
+        "type",
+        "version",
+    )
+
+    def __init__(self, event_class: type[E]) -> None:
+        """Build it.
+
+        Raises:
+            EventDefinitionError: the class is abstract, no dataclass, or has a field of a type
+                that msgspec cannot carry. It names the field.
+        """
+        _check_class(event_class)
+        self.event_class = event_class
+        self.type = event_class.type
+        self.version = event_class.version
+        head = _encode_json({"type": self.type, "version": self.version})
+        # A class without fields has one body, whose end is all that differs.
+        self._empty = None if own_fields(event_class) else head
+        self.prefix = head[:-1] + b","
+        self.header_type = encode_value(self.type)
+        self.header_version = str(self.version)
+        self._check: Check | None = None
+        if self._empty is None:
+            try:
+                self._check = check_for(_info(event_class))
+            except UnsupportedFieldError as exc:
+                raise EventDefinitionError(event_class, str(exc)) from exc
+            self._decode = msgspec.json.Decoder(event_class).decode
+
+    def encode(self, event: E) -> bytes:
+        """Give the flat JSON object that goes on the wire.
+
+        Raises:
+            EventEncodeError: a field holds what JSON cannot carry.
+        """
+        if self._empty is not None:
+            return self._empty
+        try:
+            body = _encode_json(event)
+            if self._check is not None:
+                self._check(event)
+        except Exception as exc:
+            raise EventEncodeError(self.event_class, _said(exc)) from exc
+        if body == b"{}":
+            return self.prefix[:-1] + b"}"
+        return body.replace(b"{", self.prefix, 1)
+
+    def decode(self, body: bytes) -> E:
+        """Make the event of a body, whatever type and version the body itself names.
+
+        Raises:
+            MalformedEventError: the body is not JSON.
+            InvalidEventError: a field is missing or does not fit.
+        """
+        if self._empty is not None:
+            read_object(body)
+            return self.event_class()
+        try:
+            return self._decode(body)
+        except Exception as exc:
+            raise decode_error(exc, self.event_class) from exc
+
+    def to_dict(self, event: E) -> dict[str, Any]:
+        """See `IntegrationEvent.to_dict`."""
+        head = {"type": self.type, "version": self.version}
+        if self._empty is not None:
+            return head
+        try:
+            if self._check is not None:
+                self._check(event)
+            written: dict[str, Any] = msgspec.to_builtins(event, str_keys=True)
+        except Exception as exc:
+            raise EventEncodeError(self.event_class, _said(exc)) from exc
+        return head | written
+
+    def convert(self, payload: dict[str, Any]) -> E:
+        """Make the event of a payload, whatever type and version the payload itself names.
+
+        The event may share what a field of type Any holds with the payload: give a copy.
+
+        Raises:
+            InvalidEventError: a field is missing or does not fit.
+        """
+        if self._empty is not None:
+            return self.event_class()
+        try:
+            return msgspec.convert(payload, self.event_class, str_keys=True)
+        except Exception as exc:
+            raise decode_error(exc, self.event_class) from exc
+
+
+def codec_of(event_class: type[E]) -> EventCodec[E]:
+    """Give the class's codec, making it the first time.
+
+    Raises:
+        EventDefinitionError: see `EventCodec`.
+    """
+    codec: EventCodec[E] | None = event_class.__event_codec__
+    if codec is None or codec.event_class is not event_class:
+        codec = event_class.__event_codec__ = EventCodec(event_class)
+    return codec
+
+
+def is_abstract(event_class: type[IntegrationEvent]) -> bool:
+    """Tell whether a class is a base for events and none itself."""
+    return event_class.__event_abstract__
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """Read a JSON object of whatever content.
+
+    Raises:
+        MalformedEventError: it is something else.
+    """
+    try:
+        return _decode_object(body)
+    except Exception as exc:
+        raise malformed(exc) from exc
+
+
+def malformed(exc: Exception) -> MalformedEventError:
+    """Say of a body that cannot be read why."""
+    if isinstance(exc, RecursionError):
+        return MalformedEventError("it is nested too deeply")
+    if isinstance(exc, UnicodeDecodeError):
+        return MalformedEventError(f"it is not UTF-8: {exc.reason} at byte {exc.start} of a string")
+    return MalformedEventError(str(exc) or repr(exc))
+
+
+def decode_error(
+    exc: Exception, event_class: type[IntegrationEvent]
+) -> InvalidEventError | MalformedEventError:
+    """Say of a body or a payload that does not fit a class where and why."""
+    if isinstance(exc, msgspec.ValidationError):
+        reason, _, path = str(exc).partition(" - at `")
+        return InvalidEventError(event_class, path.rstrip("`") or "$", reason)
+    if isinstance(exc, (msgspec.DecodeError, UnicodeDecodeError, RecursionError)):
+        return malformed(exc)
+    return InvalidEventError(event_class, "$", f"making it raised {exc!r}")
+
+
+def _said(exc: Exception) -> str:
+    if isinstance(exc, RecursionError):
+        return "it is nested too deeply, or contains itself"
+    return str(exc) or repr(exc)
+
+
+def _check_class(event_class: type[IntegrationEvent]) -> None:
+    if is_abstract(event_class):
+        raise EventDefinitionError(event_class, "it is abstract: use one of its subclasses")
+    for cls in event_class.__mro__:
+        if "__dataclass_fields__" in cls.__dict__ or not hasattr(cls, "__event_codec__"):
+            continue
+        if declared := _declared(cls):
+            raise EventDefinitionError(
+                event_class,
+                f"{cls.__qualname__} declares fields ({', '.join(declared)}) but is no dataclass: "
+                f"add `@dataclass` to it",
+            )
+    for field in own_fields(event_class):
+        if field.name in RESERVED:
+            raise EventDefinitionError(
+                event_class, f"a field cannot be named {field.name!r}: rename it"
+            )
+
+
+def own_fields(event_class: type) -> tuple[Field[Any], ...]:
+    """Give a class's fields: those of dataclasses, or none."""
+    return fields(event_class) if is_dataclass(event_class) else ()
+
+
+def _declared(cls: type) -> list[str]:
+    """Name what a class body declares as fields, dataclass or not."""
+    return [
+        name
+        for name, hint in annotations_of(cls).items()
+        if "ClassVar" not in (hint if isinstance(hint, str) else repr(hint))
+    ]
+
+
+def _info(event_class: type[IntegrationEvent]) -> inspect.DataclassType:
+    """Have msgspec look at a class.
+
+    Raises:
+        EventDefinitionError: msgspec cannot carry one of the fields. It names the field.
+    """
+    try:
+        info = inspect.type_info(event_class)
+        # Decoders are more particular than `type_info`.
+        msgspec.json.Decoder(event_class)
+    except NameError as exc:
+        raise EventDefinitionError(event_class, _unresolved(event_class, exc)) from exc
+    except Exception as exc:
+        raise EventDefinitionError(event_class, f"{_culprit(event_class)}: {exc}") from exc
+    return cast("inspect.DataclassType", info)
+
+
+def _unresolved(event_class: type[IntegrationEvent], exc: NameError) -> str:
+    using = [field.name for field in own_fields(event_class) if str(exc.name) in str(field.type)]
+    return (
+        f"field {', '.join(using)}: its annotation names {exc.name!r}, which its module does not "
+        f"have: define it at module level, and outside of `if TYPE_CHECKING`"
+    )
+
+
+def _culprit(event_class: type[IntegrationEvent]) -> str:
+    """Find the field that msgspec does not like."""
+    for name, hint in get_type_hints(event_class, include_extras=True).items():
+        if get_origin(hint) is not ClassVar:
+            try:
+                msgspec.json.Decoder(hint)
+            except TypeError:
+                return f"field {name}"
+    return "its fields"

@@ -1,0 +1,203 @@
+"""`IntegrationEvent`: a versioned message to other services, its key and its registry.
+
+An event class is a standard dataclass with a `type` and a `version`:
+
+    @dataclass(frozen=True)
+    class UserRegisteredV1(IntegrationEvent):
+        type = "user.registered"
+        version = 1
+        email: str
+
+Both may be annotated (`type: str = "user.registered"`) and stand before fields without a default:
+the annotation is taken out before `@dataclass` looks, so neither ever becomes a field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+
+from events.errors import EventDefinitionError
+from events.integration.annotations import drop_annotations
+from events.integration.codec import EventCodec, codec_of, is_abstract
+from events.integration.upcasting import event_from_payload
+
+__all__ = ["EventKey", "EventRegistry", "IntegrationEvent"]
+
+EXAMPLE = 'give both in the class body, as in `type = "user.registered"` and `version = 1`'
+
+
+class EventKey(NamedTuple):
+    """What names an event class on the wire."""
+
+    type: str
+    version: int
+
+
+class IntegrationEvent:
+    """A message to other services. Subclass it as a dataclass with a `type` and a `version`.
+
+    A subclass without them is an error unless it says so: `class Base(IntegrationEvent,
+    abstract=True)`. Fields may be of every type that msgspec can read and write as JSON.
+
+    To receive older versions, give the class of version n+1 an upcaster from version n:
+
+        @classmethod
+        def upcast(cls, payload: dict[str, Any]) -> dict[str, Any]:
+            return {**payload, "name": payload["first_name"]}
+
+    It gets version n's fields, with `type` and `version` as received, and returns version n+1's.
+    Version n needs no class any more.
+    """
+
+    __slots__ = ()
+
+    type: ClassVar[str]
+    version: ClassVar[int]
+    registry: ClassVar[EventRegistry]
+    __event_codec__: ClassVar[EventCodec[Any] | None] = None
+    __event_abstract__: ClassVar[bool] = True
+
+    def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        drop_annotations(cls, "type", "version")
+        # Dataclasses with slots make the class a second time, without the keyword.
+        cls.__event_abstract__ = abstract or cls.__dict__.get("__event_abstract__", False)
+        if cls.__event_abstract__:
+            return
+        key = _key_given_by(cls)
+        _check_upcast(cls)
+        cls.registry.add(cls, key)
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # A dataclass has its own; only a class that is none comes here.
+            if args or kwargs:
+                raise EventDefinitionError(type(self), "it is no dataclass: add `@dataclass` to it")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give `{"type", "version", **fields}` with JSON-ready values, sharing none with the event.
+
+        Raises:
+            EventEncodeError: a field holds what JSON cannot carry.
+        """
+        return codec_of(self.__class__).to_dict(self)
+
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> Self:
+        """Make the event that a payload of `to_dict`, or of `json.loads`, describes.
+
+        Called on `IntegrationEvent` or on an abstract class it finds the class by `type` and
+        `version`; called on a concrete class it upcasts older versions to that one. Fields that
+        the class does not know are ignored: a newer producer may have added them.
+
+        Raises:
+            MalformedEventError: no `type` or no `version`.
+            UnknownEventError: no class for them here, and no upcaster leads to one.
+            InvalidEventError: a field that is missing or does not fit.
+        """
+        return event_from_payload(cls, payload)
+
+
+class EventRegistry(Mapping[EventKey, type[IntegrationEvent]]):
+    """The event classes that exist, by key. `IntegrationEvent.registry` is the global one.
+
+    An abstract base with a `registry` of its own in its body keeps its subclasses apart.
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[str, dict[int, type[IntegrationEvent]]] = {}
+
+    def add(self, event_class: type[IntegrationEvent], key: EventKey | None = None) -> None:
+        """Add a class, as defining it does. One made again takes its former self's place.
+
+        Raises:
+            EventDefinitionError: another class has the key.
+        """
+        key = key or EventKey(event_class.type, event_class.version)
+        versions = self._classes.setdefault(key.type, {})
+        other = versions.get(key.version)
+        if other is not None and _name(other) != _name(event_class):
+            raise EventDefinitionError(
+                event_class,
+                f"{_name(other)} has type {key.type!r} and version {key.version} already: "
+                f"give one of the two another version",
+            )
+        versions[key.version] = event_class
+
+    def remove(self, event_class: type[IntegrationEvent]) -> None:
+        """Forget a class; one that is not here is no error."""
+        versions = self._classes.get(event_class.type, {})
+        if versions.get(event_class.version) is event_class:
+            del versions[event_class.version]
+            if not versions:
+                del self._classes[event_class.type]
+
+    def versions(self, type: str) -> Mapping[int, type[IntegrationEvent]]:
+        """Give the classes of a type by version, in no order."""
+        return self._classes.get(type, {})
+
+    def __getitem__(self, key: EventKey) -> type[IntegrationEvent]:
+        try:
+            return self._classes[key[0]][key[1]]
+        except (KeyError, IndexError, TypeError):
+            raise KeyError(key) from None
+
+    def __iter__(self) -> Iterator[EventKey]:
+        for type_, versions in self._classes.items():
+            for version in versions:
+                yield EventKey(type_, version)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._classes.values()))
+
+    def __repr__(self) -> str:
+        return f"<EventRegistry of {len(self)} classes>"
+
+
+IntegrationEvent.registry = EventRegistry()
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _key_given_by(cls: type[IntegrationEvent]) -> EventKey:
+    """Check what a class gives as `type` and `version`; either may come from an abstract base."""
+    type_: object = getattr(cls, "type", None)
+    version: object = getattr(cls, "version", None)
+    for name, value in ("type", type_), ("version", version):
+        if value is None:
+            raise EventDefinitionError(
+                cls,
+                f"it has no {name}: {EXAMPLE}, or make it a base with "
+                f"`class {cls.__name__}(IntegrationEvent, abstract=True)`",
+            )
+    if not isinstance(type_, str) or not type_ or not type_.isprintable():
+        raise EventDefinitionError(
+            cls, f"its type is {type_!r}, where a printable, non-empty str is needed: {EXAMPLE}"
+        )
+    # A bool is an int, and `version = True` is a slip.
+    if type(version) is not int or version < 1:
+        raise EventDefinitionError(
+            cls, f"its version is {version!r}, where an int from 1 on is needed: {EXAMPLE}"
+        )
+    for base in cls.__mro__[1:]:
+        if (
+            issubclass(base, IntegrationEvent)
+            and not is_abstract(base)
+            and (base.type, base.version) == (type_, version)
+        ):
+            raise EventDefinitionError(
+                cls,
+                f"it inherits type {type_!r} and version {version} from {_name(base)}, which has "
+                f"them already: give it a type or a version of its own",
+            )
+    return EventKey(type_, version)
+
+
+def _check_upcast(cls: type[IntegrationEvent]) -> None:
+    upcast = cls.__dict__.get("upcast")
+    if upcast is not None and not isinstance(upcast, classmethod):
+        raise EventDefinitionError(cls, "its `upcast` is no classmethod: add `@classmethod` to it")

@@ -1,0 +1,302 @@
+"""An event to a `Message`, and a `Delivery` back to an event.
+
+The body is the event's flat JSON object. Everything about it travels beside it, as CloudEvents 1.0
+attributes in the headers, so a partner that knows nothing of CloudEvents reads the body alone, and
+one that knows nothing of this package still finds a valid CloudEvent.
+
+| header | holds |
+|---|---|
+| `ce-specversion`, `ce-id`, `ce-source`, `ce-type`, `ce-time` | CloudEvents 1.0.2, section 3 |
+| `ce-eventversion` | ours: the event's version |
+| `ce-correlationid`, `ce-causationid` | the Correlation extension |
+| `ce-partitionkey` | the Partitioning extension, if the message has a key |
+| `ce-traceparent`, `ce-tracestate` | the Distributed Tracing extension |
+| `traceparent`, `tracestate` | the same, where tracing tools look (W3C Trace Context) |
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from events.errors import EventEncodeError, MalformedEventError
+from events.integration.cloudevents import JSON, attribute, encode_value, from_structured, unwrapped
+from events.integration.codec import EventCodec, codec_of, malformed, read_object
+from events.integration.event import EventRegistry, IntegrationEvent
+from events.integration.message import Delivery, Message, current_delivery
+from events.integration.upcasting import has_upcaster, resolve, upcast
+from events.integration.uuid7 import uuid7
+
+__all__ = ["EventDecoder", "Serializer"]
+
+TRACING: Final = ("traceparent", "tracestate")
+MAX_DIGITS: Final = 19
+
+_is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+").fullmatch
+_has_control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
+
+
+class Serializer:
+    """Makes messages of events for one `source`, the CloudEvents attribute that names the sender.
+
+    A URI or a path, such as "/billing". Safe to share between threads.
+    """
+
+    def __init__(self, source: str) -> None:
+        if not source or not source.isprintable():
+            raise ValueError(f"source is {source!r}: give a URI or a path, such as '/billing'")
+        self.source = source
+        self._source = encode_value(source)
+
+    def encode(
+        self,
+        topic: str,
+        event: IntegrationEvent,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        id: str | None = None,
+    ) -> Message:
+        """Make the message that carries an event.
+
+        Within a handler it inherits the correlation and the trace of the delivery that is being
+        handled, and names it as its cause.
+
+        Args:
+            topic: The topic's name.
+            event: What to send.
+            key: Groups messages whose order matters.
+            headers: Sent along. Names become lower-case; those of CloudEvents are taken.
+            id: The id of an earlier attempt at sending the same; a new UUIDv7 if not given.
+
+        Raises:
+            EventEncodeError: the event, the key or a header cannot be sent.
+            EventDefinitionError: the event's class cannot be encoded at all.
+        """
+        codec = codec_of(event.__class__)
+        body = codec.encode(event)
+        now = time.time_ns()
+        message_id = uuid7(now) if id is None else id
+        encoded_id = message_id if id is None else _encoded(codec, "id", id)
+        attributes = {
+            "ce-specversion": "1.0",
+            "ce-id": encoded_id,
+            "ce-source": self._source,
+            "ce-type": codec.header_type,
+            "ce-time": _rfc3339(now),
+            "ce-eventversion": codec.header_version,
+            "ce-correlationid": encoded_id,
+            "content-type": JSON,
+        }
+        if key is not None:
+            attributes["ce-partitionkey"] = _encoded(codec, "key", key)
+        cause = current_delivery()
+        if cause is not None:
+            _inherit(attributes, cause)
+        if headers:
+            _add_headers(attributes, headers, codec)
+        return Message(topic, codec.type, message_id, body, attributes, key)
+
+
+class EventDecoder:
+    """Makes events of what is delivered for one registration. Built once, at `register`.
+
+    Type and version are those in the headers (`ce-type`, `ce-eventversion`), where a message has
+    them: brokers route by them, and CloudEvents makes them the description of the event. Otherwise
+    the body's own count. A CloudEvent from elsewhere may carry the fields alone in its body. Where
+    headers and body both say all and contradict each other, the message is refused.
+    """
+
+    def __init__(self, events: Iterable[type[IntegrationEvent]]) -> None:
+        """Prepare the codec of each class.
+
+        Raises:
+            EventDefinitionError: one of them is abstract or has a field that cannot be decoded.
+        """
+        self._wanted: dict[str, dict[int, type[IntegrationEvent]]] = {}
+        self._by_headers: dict[tuple[str | None, str | None], EventCodec[IntegrationEvent]] = {}
+        for event_class in events:
+            codec = codec_of(event_class)
+            self._wanted.setdefault(codec.type, {})[codec.version] = event_class
+            self._by_headers[codec.header_type, codec.header_version] = codec
+
+    @property
+    def types(self) -> frozenset[str]:
+        """The types of which some version is wanted."""
+        return frozenset(self._wanted)
+
+    def decode(self, delivery: Delivery) -> IntegrationEvent | None:
+        """Make the event of a delivery, or None if its type is not wanted.
+
+        Raises:
+            MalformedEventError: no JSON object, or none that tells its type and version.
+            UnknownEventError: a wanted type in a version that no chain of upcasters leads from.
+            InvalidEventError: a field that is missing or does not fit, or an upcaster failed.
+        """
+        headers = delivery.headers
+        said = headers.get("ce-type"), headers.get("ce-eventversion")
+        codec = self._by_headers.get(said)
+        # A body of ours begins as its headers say; whatever else it is takes longer.
+        if codec is not None and delivery.body.startswith(codec.prefix):
+            return codec.decode(delivery.body)
+        return self._decode_slowly(unwrapped(delivery))
+
+    def _decode_slowly(self, delivery: Delivery) -> IntegrationEvent | None:
+        headers, body = delivery.headers, delivery.body
+        type_ = attribute(headers, "type")
+        if type_ is not None and type_ not in self._wanted:
+            return None
+        said = attribute(headers, "eventversion")
+        own = _look_into(body)
+        if type_ is None:
+            envelope = from_structured(body)
+            if envelope.id is not None:
+                return self._decode_slowly(
+                    msgspec.structs.replace(delivery, headers=envelope.headers, body=envelope.body)
+                )
+            if not isinstance(own.type, str):
+                raise MalformedEventError("neither its headers nor its body give it a `type`")
+            if own.type not in self._wanted:
+                return None
+            if own.key is None:
+                raise MalformedEventError(
+                    f"{own.type!r} has {own.version!r} as its `version`, where an integer is needed"
+                )
+            type_, version = own.key
+        else:
+            version = self._version_of(type_, said, own)
+        target, steps = resolve(self._registry(type_), type_, version, self._wanted[type_])
+        if not steps:
+            return codec_of(target).decode(body)
+        return codec_of(target).convert(upcast(read_object(body), (type_, version), steps))
+
+    def _version_of(self, type_: str, said: str | None, own: _Own) -> int:
+        """Tell the version of a wanted type that the headers name."""
+        if said is not None:
+            if not (said.isascii() and said.isdecimal() and len(said) < MAX_DIGITS):
+                raise MalformedEventError(f"its header ce-eventversion is {said!r}, no integer")
+            if own.key is not None and own.key != (type_, int(said)):
+                raise MalformedEventError(
+                    f"its headers say {type_!r} version {said}, "
+                    f"its body says {own.type!r} version {own.version}"
+                )
+            return int(said)
+        if own.key is not None and own.key[0] == type_:
+            return own.key[1]
+        wanted = self._wanted[type_]
+        known = self._registry(type_).versions(type_).keys() | wanted
+        only = next(iter(wanted))
+        if len(known) == 1 and not has_upcaster(wanted[only]):
+            return only
+        raise MalformedEventError(
+            f"it does not say which version of {type_!r} it is, and {sorted(known)} are known: "
+            f"have its producer set the attribute `eventversion`"
+        )
+
+    def _registry(self, type_: str) -> EventRegistry:
+        return next(iter(self._wanted[type_].values())).registry
+
+
+class _Own(msgspec.Struct):
+    """What a body says of itself."""
+
+    type: object = None
+    version: object = None
+
+    @property
+    def key(self) -> tuple[str, int] | None:
+        """Type and version, if it says both."""
+        type_, version = self.type, self.version
+        if not isinstance(type_, str) or isinstance(version, bool) or not isinstance(version, int):
+            return None
+        return type_, version
+
+
+_look = msgspec.json.Decoder(_Own).decode
+
+
+def _look_into(body: bytes) -> _Own:
+    try:
+        return _look(body)
+    except Exception as exc:
+        raise malformed(exc) from exc
+
+
+def _inherit(attributes: dict[str, str], cause: Delivery) -> None:
+    """Carry on what a delivery belongs to: values from its headers are encoded already."""
+    headers = cause.headers
+    cause_id = encode_value(cause.id)
+    attributes["ce-correlationid"] = headers.get("ce-correlationid") or cause_id
+    attributes["ce-causationid"] = cause_id
+    for name in TRACING:
+        value = headers.get(name) or headers.get(f"ce-{name}")
+        if value:
+            attributes[name] = attributes[f"ce-{name}"] = value
+
+
+def _add_headers(
+    attributes: dict[str, str], headers: Mapping[str, str], codec: EventCodec[Any]
+) -> None:
+    """Add a user's headers, which are sent as they are."""
+    given: set[str] = set()
+    for name, value in headers.items():
+        reason = _why_not(name, value)
+        lower = name.lower() if reason is None else ""
+        if lower in given:
+            reason = "it is given twice: names differ in more than case"
+        if reason is not None:
+            raise EventEncodeError(codec.event_class, f"header {name!r}: {reason}")
+        given.add(lower)
+        attributes[lower] = value
+        if lower in TRACING:
+            # A single hop carries one trace, in both places.
+            attributes[f"ce-{lower}"] = encode_value(value)
+
+
+def _why_not(name: object, value: object) -> str | None:
+    """Say why a header of a user's cannot be sent."""
+    if not isinstance(name, str) or not isinstance(value, str):
+        return f"it has a value {value!r}: names and values are str"
+    lower = name.lower()
+    if not _is_header_name(lower):
+        return "use letters, digits and hyphens"
+    if lower.startswith("ce-") or lower == "content-type":
+        return "it is taken by CloudEvents: use another name"
+    if _has_control(value):
+        return "its value has a control character, such as a line break"
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return "its value has a lone surrogate, which is no Unicode text"
+    return None
+
+
+def _encoded(codec: EventCodec[Any], name: str, value: object) -> str:
+    """Encode what a caller gives as an attribute."""
+    if not isinstance(value, str) or not value:
+        raise EventEncodeError(codec.event_class, f"{name} is {value!r}: give a non-empty str")
+    try:
+        return encode_value(value)
+    except UnicodeEncodeError as exc:
+        raise EventEncodeError(
+            codec.event_class, f"{name} has a lone surrogate, which is no Unicode text: {value!r}"
+        ) from exc
+
+
+_this_second = (-1, "")
+
+
+def _rfc3339(now: int) -> str:
+    """Write nanoseconds since the epoch as RFC 3339 in UTC, with microseconds."""
+    global _this_second  # noqa: PLW0603
+    second, nanos = divmod(now, 1_000_000_000)
+    # Read and written as one, since threads share it.
+    kept, text = _this_second
+    if second != kept:
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+        _this_second = (second, text)
+    return f"{text}.{nanos // 1000:06d}Z"

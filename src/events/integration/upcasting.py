@@ -1,0 +1,174 @@
+"""From an older version of an event to a newer one, step by step.
+
+The class of version n+1 may have, in its own body, an `upcast` from version n. A chain of them
+leads from the version that was received to one that is wanted. The classes of the versions in
+between are asked in turn, so they must exist; the received version itself needs no class.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from events.errors import InvalidEventError, MalformedEventError, UnknownEventError
+from events.integration.codec import codec_of, is_abstract, malformed
+
+if TYPE_CHECKING:
+    from events.integration.event import EventRegistry, IntegrationEvent
+
+__all__ = ["event_from_payload", "gaps", "resolve", "upcast"]
+
+E = TypeVar("E", bound="IntegrationEvent")
+
+
+def resolve(
+    registry: EventRegistry, type: str, version: int, wanted: Mapping[int, type[E]]
+) -> tuple[type[E], Sequence[type[IntegrationEvent]]]:
+    """Find the wanted class for a version, and the classes whose upcasters lead there, in order.
+
+    The exact version wins; else the nearest newer one that a chain reaches.
+
+    Raises:
+        UnknownEventError: there is none.
+    """
+    if version in wanted:
+        return wanted[version], ()
+    versions = registry.versions(type)
+    for newer in sorted(wanted):
+        if newer > version and (steps := _chain(versions, version, newer)) is not None:
+            return wanted[newer], steps
+    raise UnknownEventError(type, version, _why_unknown(versions, version, sorted(wanted)))
+
+
+def upcast(
+    payload: dict[str, Any],
+    key: tuple[str, int],
+    steps: Iterable[type[IntegrationEvent]],
+) -> dict[str, Any]:
+    """Take a payload through upcasters, which may change it: give them one of their own.
+
+    Raises:
+        InvalidEventError: one of them raised, or returned something else than a dict.
+    """
+    payload["type"], payload["version"] = key
+    for step in steps:
+        try:
+            upcasted: object = step.upcast(payload)  # type: ignore[attr-defined]
+        except Exception as exc:
+            reason = f"upcasting it from version {step.version - 1} raised {exc!r}"
+            raise InvalidEventError(step, "$", reason) from exc
+        if not isinstance(upcasted, dict):
+            reason = f"its `upcast` returned {upcasted!r}: return the payload, a dict"
+            raise InvalidEventError(step, "$", reason)
+        payload = {**upcasted, "type": step.type, "version": step.version}
+    return payload
+
+
+def event_from_payload(event_class: type[E], payload: Mapping[str, Any]) -> E:
+    """See `IntegrationEvent.from_dict`."""
+    type_, version = _key_in(payload)
+    wanted: dict[int, type[E]]
+    if is_abstract(event_class):
+        known = event_class.registry.versions(type_)
+        wanted = {v: cls for v, cls in known.items() if issubclass(cls, event_class)}
+    elif event_class.type == type_:
+        wanted = {event_class.version: event_class}
+    else:
+        reason = f"{event_class.__qualname__} is {event_class.type!r}"
+        raise UnknownEventError(type_, version, reason)
+    target, steps = resolve(event_class.registry, type_, version, wanted)
+    try:
+        own = deepcopy(dict(payload))
+    except RecursionError as exc:
+        raise malformed(exc) from exc
+    if steps:
+        own = upcast(own, (type_, version), steps)
+    return codec_of(target).convert(own)
+
+
+def gaps(events: Iterable[type[IntegrationEvent]]) -> list[str]:
+    """Say which known older versions of a registration's events it could not take, and the cure.
+
+    Known are the versions that have a class, and those that an upcaster leads from. A version that
+    the registration names itself is no gap. Empty means that all is well.
+    """
+    wanted: defaultdict[str, dict[int, type[IntegrationEvent]]] = defaultdict(dict)
+    for event_class in events:
+        wanted[event_class.type][event_class.version] = event_class
+    found: list[str] = []
+    for type_, classes in wanted.items():
+        newest = classes[max(classes)]
+        versions = newest.registry.versions(type_)
+        known = versions.keys() | {v - 1 for v, cls in versions.items() if has_upcaster(cls)}
+        for version in sorted(known):
+            if version > newest.version:
+                continue
+            try:
+                resolve(newest.registry, type_, version, classes)
+            except UnknownEventError as exc:
+                found.append(str(exc))
+    return found
+
+
+def has_upcaster(event_class: type[IntegrationEvent]) -> bool:
+    """Tell whether a class has its own: an inherited one leads to its parent's version."""
+    return "upcast" in event_class.__dict__
+
+
+def _chain(
+    versions: Mapping[int, type[IntegrationEvent]], version: int, newer: int
+) -> list[type[IntegrationEvent]] | None:
+    steps: list[type[IntegrationEvent]] = []
+    for between in range(newer, version, -1):
+        step = versions.get(between)
+        # Backwards, so that a version of 1,000,000 from outside ends at the first gap.
+        if step is None or not has_upcaster(step):
+            return None
+        steps.append(step)
+    return steps[::-1]
+
+
+def _why_unknown(
+    versions: Mapping[int, type[IntegrationEvent]], version: int, wanted: list[int]
+) -> str:
+    if not wanted:
+        return "no class here has this type: is the module that defines it imported?"
+    newer = [known for known in wanted if known > version]
+    if not newer:
+        return (
+            f"only older versions are known here ({_list(wanted)}): update this program, or have "
+            f"the producer send an older version as well"
+        )
+    missing = version + 1
+    while (step := versions.get(missing)) is not None and has_upcaster(step):
+        missing += 1
+    cure = "give it" if missing in versions else f"define a class for version {missing} with"
+    who = f"{versions[missing].__qualname__}: " if missing in versions else ""
+    return (
+        f"it cannot be upcast to version {newer[0]}, no upcaster leads from {missing - 1} to "
+        f"{missing}: {who}{cure} an `upcast` classmethod, or register version {version} as well"
+    )
+
+
+def _list(versions: Iterable[int]) -> str:
+    return ", ".join(map(str, versions))
+
+
+def _key_in(payload: Mapping[str, Any]) -> tuple[str, int]:
+    """Read type and version.
+
+    Raises:
+        MalformedEventError: one is missing or of another kind.
+    """
+    if not isinstance(payload, Mapping):
+        raise MalformedEventError(f"a mapping is needed, not {payload!r}")
+    type_, version = payload.get("type"), payload.get("version")
+    if not isinstance(type_, str):
+        raise MalformedEventError(f"its `type` is {type_!r}, where a string is needed")
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise MalformedEventError(
+            f"{type_!r} has {version!r} as its `version`, where an integer is needed"
+        )
+    return type_, version
