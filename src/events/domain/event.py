@@ -1,0 +1,98 @@
+"""`DomainEvent`: something that happened in the domain, told within one transaction."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import Field
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from events.errors import EventTypeMissingError, InvalidDomainEventError
+
+__all__ = ["DomainEvent"]
+
+
+class DomainEvent:
+    """Subclass with a `type` to say that something happened; usually a dataclass.
+
+    `type` belongs to the class and is never a field of its instances, however it is written, so
+    the first positional argument is the first field that you wrote:
+
+        @dataclass(frozen=True)
+        class OrderCancelled(DomainEvent):
+            type = "order.cancelled"
+            order: Order
+
+    `type: str = "order.cancelled"` does the same at runtime, also before fields without a
+    default; type checkers take the form above only. A subclass without a `type` of its own has
+    its parent's. A class without any is abstract: it can be subclassed and handled, not made.
+
+    Raises:
+        EventTypeMissingError: on making an instance of a class without a `type`.
+        InvalidDomainEventError: on defining a class whose `type` is not a non-empty string.
+    """
+
+    __slots__ = ()
+
+    type: ClassVar[str]
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            # Dataclasses bring an `__init__` of their own, so this costs them nothing.
+            if not hasattr(self, "type"):
+                raise EventTypeMissingError(self.__class__)
+            super().__init__(*args, **kwargs)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        given: Any = vars(cls).get("type", _NOTHING)
+        if isinstance(given, Field):  # `type: str = field(default="...", init=False)`
+            given = cls.type = cast("Any", given).default
+        if given is not _NOTHING and not (given and isinstance(given, str)):
+            raise InvalidDomainEventError(
+                cls,
+                f"its type is {given!r}: make it a non-empty string in the class body, "
+                f'as in `type = "order.completed"`, or leave it out for an abstract event',
+            )
+        _forget_annotation_of_type(cls)
+        if not hasattr(cls, "type") and "__new__" not in cls.__dict__:
+            # As `cls.__new__ = ...` it would be taken for every event's signature.
+            setattr(cls, "__new__", staticmethod(_refuse_abstract))  # noqa: B010
+
+
+_NOTHING = object()
+
+
+def _refuse_abstract(cls: type[Any], *_args: object, **_kwargs: object) -> Any:
+    # Sits on abstract classes, where a decorator may replace `__init__`; their concrete
+    # children inherit it and pay for the check, children of `DomainEvent` itself do not.
+    if not hasattr(cls, "type"):
+        raise EventTypeMissingError(cls)
+    return object.__new__(cls)
+
+
+def _forget_annotation_of_type(cls: type[DomainEvent]) -> None:
+    """Hide `type` from what makes fields of annotations, such as `@dataclass` right after this.
+
+    The base class annotates it as a ClassVar, which is what `get_type_hints` then shows.
+    """
+    written = vars(cls).get("__annotations__")
+    if written is not None:  # up to 3.13, and always with `from __future__ import annotations`
+        written.pop("type", None)
+    elif sys.version_info >= (3, 14):
+        import annotationlib  # noqa: PLC0415
+
+        annotate = cls.__annotate__
+        if annotate is None:
+            return
+        as_text = annotationlib.call_annotate_function(annotate, annotationlib.Format.STRING)
+        if "type" not in as_text:
+            return
+
+        def annotate_without_type(format: annotationlib.Format, /) -> dict[str, Any]:
+            if format == annotationlib.Format.VALUE_WITH_FAKE_GLOBALS:
+                raise NotImplementedError
+            found = annotationlib.call_annotate_function(annotate, format, owner=cls)
+            return {name: value for name, value in found.items() if name != "type"}
+
+        cls.__annotate__ = annotate_without_type
