@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import copy
+import dataclasses
+import pickle
+from dataclasses import dataclass, field
+from typing import Any
+
+import attrs
+import pytest
+from sqlalchemy import ForeignKey, create_engine, inspect, select
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    MappedAsDataclass,
+    Session,
+    mapped_column,
+    registry,
+    relationship,
+)
+
+from events.domain import AggregateRoot, DomainEvent
+
+
+@dataclass(frozen=True)
+class Renamed(DomainEvent):
+    type = "renamed"
+    name: str
+
+
+class Plain(AggregateRoot):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+class Slotted(AggregateRoot):
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+@dataclass
+class Data(AggregateRoot):
+    name: str
+
+
+@dataclass(frozen=True)
+class Frozen(AggregateRoot):
+    name: str
+
+
+@dataclass(slots=True)
+class SlottedData(AggregateRoot):
+    name: str
+
+
+@dataclass(slots=True, frozen=True)
+class FrozenSlottedData(AggregateRoot):
+    name: str
+
+
+@attrs.define(slots=False)
+class Attrs(AggregateRoot):
+    name: str
+
+
+@attrs.define
+class SlottedAttrs(AggregateRoot):
+    name: str
+
+
+@attrs.frozen
+class FrozenAttrs(AggregateRoot):
+    name: str
+
+
+class Proxy(AggregateRoot):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __setattr__(self, name: str, value: object) -> None:
+        assert name == "name", "tracks changes of the entity's own state"
+        super().__setattr__(name, value)
+
+
+CLASSES: list[Any] = [
+    Plain, Slotted, Data, Frozen, SlottedData, FrozenSlottedData, Attrs, SlottedAttrs, FrozenAttrs, Proxy,
+]  # fmt: skip
+VALUES = [c for c in CLASSES if c not in {Plain, Slotted, Proxy}]
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_publish_look_and_pop(cls: Any) -> None:
+    entity = cls("ada")
+    assert entity.events == ()
+    assert entity.pop_events() == []
+    first, second = Renamed("a"), Renamed("b")
+    entity.publish_event(first)
+    entity.publish_event(second)
+    assert entity.events == (first, second)
+    assert entity.pop_events() == [first, second]
+    assert entity.events == ()
+    assert entity.pop_events() == []
+    entity.publish_event(second)
+    assert entity.events == (second,)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_made_without_init(cls: Any) -> None:
+    entity = cls.__new__(cls)
+    assert entity.events == ()
+    entity.publish_event(Renamed("a"))
+    assert entity.pop_events() == [Renamed("a")]
+
+
+@pytest.mark.parametrize("cls", VALUES)
+def test_no_part_of_equality_repr_and_fields(cls: Any) -> None:
+    published, fresh = cls("ada"), cls("ada")
+    published.publish_event(Renamed("a"))
+    assert published == fresh
+    assert repr(published) == repr(fresh)
+    if dataclasses.is_dataclass(cls):
+        assert [each.name for each in dataclasses.fields(cls)] == ["name"]
+        assert dataclasses.asdict(published) == {"name": "ada"}
+        assert dataclasses.replace(published, name="eve").events == ()
+
+
+def test_no_part_of_vars_nor_of_slotted_classes_shape() -> None:
+    entity = Plain("ada")
+    entity.publish_event(Renamed("a"))
+    assert vars(entity) == {"name": "ada"}
+    assert not hasattr(SlottedData("ada"), "__dict__")
+
+
+def test_popped_list_is_the_callers() -> None:
+    entity = Data("ada")
+    entity.publish_event(Renamed("a"))
+    popped = entity.pop_events()
+    entity.publish_event(Renamed("b"))
+    assert popped == [Renamed("a")]
+    popped.clear()
+    assert entity.events == (Renamed("b"),)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_instances_and_their_copies_keep_apart(cls: Any) -> None:
+    one, two = cls("one"), cls("two")
+    one.publish_event(Renamed("a"))
+    assert two.events == ()
+    one.pop_events()
+    one.publish_event(Renamed("b"))
+    for copied in (copy.copy(one), copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        assert copied.name == "one"
+        assert copied.events == ()
+        copied.publish_event(Renamed("c"))
+    assert one.events == (Renamed("b"),)
+
+
+class Tagged:
+    __slots__ = ("__dict__",)
+
+    def __getstate__(self) -> object:
+        return "tagged"
+
+
+def test_states_of_other_shapes_pass() -> None:
+    class Mixed(AggregateRoot, Tagged): ...
+
+    assert Mixed().__getstate__() == "tagged"
+    assert Plain.__new__(Plain).__getstate__() is None
+
+
+def test_names_that_entities_have_themselves() -> None:
+    @dataclass
+    class Ledger(AggregateRoot):
+        _events: list[str] = field(default_factory=list[str])
+        events_seen: int = 0
+
+    ledger = Ledger(["mine"], 3)
+    ledger.publish_event(Renamed("a"))
+    assert (ledger._events, ledger.events_seen) == (["mine"], 3)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Customer(AggregateRoot, Base):
+    __tablename__ = "customers"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    orders: Mapped[list[Order]] = relationship(back_populates="customer")
+
+    def rename(self, name: str) -> None:
+        self.name = name
+        self.publish_event(Renamed(name))
+
+
+class Order(Base, AggregateRoot):
+    __tablename__ = "orders"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    customer_id: Mapped[int] = mapped_column(ForeignKey("customers.id"))
+    customer: Mapped[Customer] = relationship(back_populates="orders")
+
+
+class DataBase(MappedAsDataclass, DeclarativeBase):
+    pass
+
+
+class Account(AggregateRoot, DataBase):
+    __tablename__ = "accounts"
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    name: Mapped[str]
+
+
+def test_sqlalchemy_loads_without_init() -> None:
+    engine = create_engine("sqlite://")
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Customer(name="ada", orders=[Order()]))
+        session.commit()
+    with Session(engine) as session:
+        customer = session.scalars(select(Customer)).one()
+        assert customer.events == ()
+        customer.rename("eve")
+        order = customer.orders[0]
+        order.publish_event(Renamed("o"))
+        assert "orders" in inspect(customer).attrs
+        assert not any("event" in each.key for each in inspect(customer).attrs)
+        assert not any("event" in name for name in vars(customer))
+        session.flush()
+        session.expire(customer)
+        assert customer.name == "eve"
+        assert customer.pop_events() == [Renamed("eve")]
+        assert order.pop_events() == [Renamed("o")]
+    assert {c.name for c in Customer.__table__.columns} == {"id", "name"}
+    engine.dispose()
+
+
+def test_sqlalchemy_mapped_as_dataclass() -> None:
+    engine = create_engine("sqlite://")
+    DataBase.metadata.create_all(engine)
+    with Session(engine) as session:
+        account = Account(name="ada")
+        account.publish_event(Renamed("a"))
+        assert repr(account) == "Account(id=None, name='ada')"
+        session.add(account)
+        session.commit()
+    with Session(engine) as session:
+        loaded = session.scalars(select(Account)).one()
+        loaded.publish_event(Renamed("b"))
+        assert loaded.pop_events() == [Renamed("b")]
+        assert [each.name for each in dataclasses.fields(Account)] == ["id", "name"]
+    engine.dispose()
+
+
+def test_sqlalchemy_imperative_mapping_of_a_dataclass() -> None:
+    from sqlalchemy import Column, Integer, String, Table
+
+    @dataclass
+    class Item(AggregateRoot):
+        name: str
+        id: int | None = None
+
+    mapper = registry()
+    mapper.map_imperatively(
+        Item,
+        Table(
+            "items",
+            mapper.metadata,
+            Column("id", Integer, primary_key=True),
+            Column("name", String),
+        ),
+    )
+    engine = create_engine("sqlite://")
+    mapper.metadata.create_all(engine)
+    with Session(engine) as session:
+        session.add(Item("pen"))
+        session.commit()
+        session.expunge_all()
+        item = session.scalars(select(Item)).one()
+        item.publish_event(Renamed("pencil"))
+        assert item == Item("pen", 1)
+        assert item.pop_events() == [Renamed("pencil")]
+    mapper.dispose()
+    engine.dispose()
