@@ -1,0 +1,206 @@
+"""`DomainEventHandler`, and the registry that knows which handlers an event has.
+
+A handler registers itself when its class is defined, so importing its module is all it takes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+
+from events.domain.event import DomainEvent
+from events.domain.event_handler._type_argument import event_classes
+from events.errors import (
+    HandlerDefinitionError,
+    HandlerNotRegisteredError,
+    InvalidDomainEventError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["DomainEventHandler", "DomainEventHandlerRegistry"]
+
+E = TypeVar("E", bound=DomainEvent, contravariant=True)  # noqa: PLC0105 - users write it, too
+Event = TypeVar("Event", bound=DomainEvent)
+
+
+class DomainEventHandlerRegistry:
+    """Say which handlers an event has, in which order.
+
+    An event's handlers are those registered for its class or any base of it, each once, in the
+    order in which they were first registered, whichever of the classes that was for. They are
+    found once per event class and kept until `add` or `remove` changes something.
+
+    `DomainEventHandler.registry` is the one that handlers enter by themselves. One of your own,
+    given to a dispatcher instead, holds what you put in and no more.
+
+    Args:
+        mapping: handler classes by event class, to begin with.
+
+    Raises:
+        HandlerDefinitionError: on something that is not an event, or not a concrete handler.
+    """
+
+    def __init__(
+        self,
+        mapping: Mapping[type[DomainEvent], Iterable[type[DomainEventHandler[Any]]]] | None = None,
+    ) -> None:
+        self._events: dict[type[DomainEventHandler[Any]], tuple[type[DomainEvent], ...]] = {}
+        self._found: dict[type[DomainEvent], tuple[type[DomainEventHandler[Any]], ...]] = {}
+        for event_class, handlers in (mapping or {}).items():
+            for handler in handlers:
+                self.add(event_class, handler)
+
+    def add(self, event_class: type[Event], handler: type[DomainEventHandler[Event]]) -> None:
+        """Register a handler for an event class and its subclasses; again changes nothing."""
+        _check(event_class, handler)
+        events = self._events.get(handler, ())
+        if event_class not in events:
+            self._events[handler] = (*events, event_class)
+            self._found = {}
+
+    def remove(self, event_class: type[Event], handler: type[DomainEventHandler[Event]]) -> None:
+        """Undo `add`, for the same event class.
+
+        Raises:
+            HandlerNotRegisteredError: it was not registered for just that class.
+        """
+        events = self._events.get(handler, ())
+        if event_class not in events:
+            raise HandlerNotRegisteredError(handler, event_class)
+        remaining = tuple(each for each in events if each is not event_class)
+        if remaining:
+            self._events[handler] = remaining
+        else:
+            del self._events[handler]
+        self._found = {}
+
+    def get(self, event_class: type[Event]) -> tuple[type[DomainEventHandler[Event]], ...]:
+        """Find the handlers of an event class, in the order in which they run."""
+        try:
+            return self._found[event_class]
+        except KeyError:
+            return self._find(event_class)
+
+    def _find(self, event_class: type[DomainEvent]) -> tuple[type[DomainEventHandler[Any]], ...]:
+        if not issubclass(event_class, DomainEvent):
+            raise InvalidDomainEventError(
+                event_class,
+                "is not a DomainEvent, so it has no handlers: store instances of its subclasses",
+            )
+        found = self._found  # `add` and `remove` put another one in its place
+        bases = set(event_class.__mro__)
+        handlers = tuple(h for h, events in self._events.items() if not bases.isdisjoint(events))
+        found[event_class] = handlers
+        return handlers
+
+    def _enter(
+        self,
+        handler: type[DomainEventHandler[Any]],
+        events: tuple[type[DomainEvent], ...],
+    ) -> None:
+        """Add a handler that was just defined, in the place of an earlier making of it."""
+        earlier = self._earlier_making(handler, events)
+        if earlier is None:
+            self._events[handler] = events
+        else:
+            before = self._events.items()
+            self._events = dict((handler, events) if h is earlier else (h, e) for h, e in before)
+        self._found = {}
+
+    def _earlier_making(
+        self, handler: type, events: tuple[type[DomainEvent], ...]
+    ) -> type[DomainEventHandler[Any]] | None:
+        copied = (other for other in self._events if _is_copied_from(other, handler))
+        reloaded = (
+            other
+            for other, its_events in self._events.items()
+            if "<locals>" not in handler.__qualname__  # a function may well define several
+            and _full_name(other) == _full_name(handler)
+            and [*map(_full_name, its_events)] == [*map(_full_name, events)]
+        )
+        return next(copied, None) or next(reloaded, None)
+
+
+class DomainEventHandler(ABC, Generic[E]):
+    """Subclass with an event and a `handle` to act on it within the same transaction.
+
+        class ShipOrder(DomainEventHandler[OrderPaid]):
+            def __init__(self, session: AsyncSession) -> None: ...
+
+            async def handle(self, event: OrderPaid) -> None: ...
+
+    `DomainEventHandler[A | B]` receives both, a base class of events every subclass of it, and
+    `DomainEventHandler[DomainEvent]` everything.
+
+    A subclass registers itself in `registry` when it is defined, unless it is abstract or its
+    event is still a type variable. A subclass of a handler is one more handler of the same
+    events: both run, in the order of their definition, and the subclass replaces nothing. To
+    vary a handler without running both, put what they share into an abstract base. A class made
+    again (by `@dataclass(slots=True)`, a reload, a notebook's cell) replaces its earlier self.
+
+    Raises:
+        HandlerDefinitionError: on defining a handler of something that is not an event.
+    """
+
+    __slots__ = ()
+
+    registry: ClassVar[DomainEventHandlerRegistry] = DomainEventHandlerRegistry()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if _is_abstract(cls):
+            return
+        events = event_classes(cls, DomainEventHandler)
+        if events is not None:
+            cls.registry._enter(cls, events)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+    @abstractmethod
+    async def handle(self, event: E) -> None:
+        """Act on the event. An error ends the unit of work: later handlers do not run."""
+
+
+def _is_abstract(cls: type) -> bool:
+    # As ABCMeta finds out, but it does so only after `__init_subclass__`.
+    names = {name for base in cls.__bases__ for name in getattr(base, "__abstractmethods__", ())}
+    names.update(cls.__dict__)
+    return any(getattr(getattr(cls, name, None), "__isabstractmethod__", False) for name in names)
+
+
+def _check(event_class: Any, handler: Any) -> None:
+    given: object = handler
+    if not (isinstance(event_class, type) and issubclass(event_class, DomainEvent)):
+        raise HandlerDefinitionError(
+            given, f"is registered for {event_class!r}, which is not a DomainEvent subclass"
+        )
+    if not (isinstance(handler, type) and issubclass(handler, DomainEventHandler)):
+        raise HandlerDefinitionError(
+            given,
+            f"is registered for {event_class.__qualname__}, but is not a subclass of "
+            f"DomainEventHandler: register the class, not an instance or a function",
+        )
+    if inspect.isabstract(given):
+        raise HandlerDefinitionError(
+            given, "is abstract, so it could never be built: register its concrete subclasses"
+        )
+
+
+def _is_copied_from(old: type, new: type) -> bool:
+    """Tell whether a decorator made `new` of the body of `old`, as for slots.
+
+    Such a class has its own name from the first, but gets its qualified one later.
+    """
+    if (old.__module__, old.__name__) != (new.__module__, new.__name__):
+        return False
+    body = vars(new)
+    return any(
+        value is body.get(name)
+        for name, value in vars(old).items()
+        if inspect.isfunction(value) or name in {"__dataclass_fields__", "__orig_bases__"}
+    )
+
+
+def _full_name(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+
+from events.domain import DomainEvent, DomainEventHandler, SimpleDomainEventHandlerFactory
+from events.domain.event_handler.factory import DomainEventHandlerFactory
+from events.errors import HandlerNotBuiltError
+
+
+class Ping(DomainEvent):
+    type = "ping"
+
+
+class Plain(DomainEventHandler[Ping]):
+    async def handle(self, event: Ping) -> None: ...
+
+
+class Needy(DomainEventHandler[Ping]):
+    def __init__(self, session: str) -> None:
+        self.session = session
+
+    async def handle(self, event: Ping) -> None: ...
+
+
+async def test_calls_the_maker_or_the_class() -> None:
+    factory: DomainEventHandlerFactory = SimpleDomainEventHandlerFactory(
+        {Needy: lambda: Needy("s")}
+    )
+    assert (await factory.create(Needy)).session == "s"
+    assert isinstance(await factory.create(Plain), Plain)
+    assert await factory.create(Plain) is not await factory.create(Plain)
+
+
+async def test_says_how_to_make_what_needs_arguments() -> None:
+    with pytest.raises(HandlerNotBuiltError) as caught:
+        await SimpleDomainEventHandlerFactory().create(Needy)
+    assert str(caught.value) == (
+        "cannot build the handler Needy: Needy.__init__() missing 1 required positional argument: "
+        "'session'. Say how to make it: "
+        "SimpleDomainEventHandlerFactory({Needy: lambda: Needy(...)})"
+    )
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert caught.value.handler is Needy
+
+
+async def test_errors_of_a_maker_are_raised_as_they_are() -> None:
+    error = TypeError("mine")
+
+    def make() -> Plain:
+        raise error
+
+    with pytest.raises(TypeError) as caught:
+        await SimpleDomainEventHandlerFactory({Plain: make}).create(Plain)
+    assert caught.value is error
