@@ -1,0 +1,192 @@
+"""`DomainEventDispatcher`: take events from aggregates, and run their handlers to the end.
+
+One dispatcher serves one unit of work. Its queue holds steps, and each step knows the one that
+caused it, so that a circle can be shown as the chain that it is:
+
+    store_event, from_entity ──► queue ──process──► handlers ──► done, when the queue is empty
+                                   ▲                   │
+                                   └── what they store, and publish on aggregates seen before
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from events.domain.aggregate import having_events
+from events.domain.event_handler.handler import DomainEventHandler
+from events.errors import DispatcherBusyError, EventChainTooLongError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from types import TracebackType
+    from typing import Self
+
+    from events.domain.aggregate import AggregateRoot
+    from events.domain.event import DomainEvent
+    from events.domain.event_handler.factory import DomainEventHandlerFactory
+    from events.domain.event_handler.handler import DomainEventHandlerRegistry
+
+__all__ = ["DomainEventDispatcher"]
+
+# An event, the step whose handlers caused it, and its place in that chain. A plain tuple: one is
+# made for every event.
+_Step: TypeAlias = "tuple[DomainEvent, _Step | None, int]"
+
+# A circle that branches grows too wide to ever get long, so width is limited as well.
+_CAUSED_PER_LIMIT = 100
+
+
+class DomainEventDispatcher:
+    """Handle the events of one unit of work, in its transaction, before it commits.
+
+        async with DomainEventDispatcher(factory) as dispatcher:
+            order.complete()
+            dispatcher.from_entity(order)
+        await session.commit()
+
+    Events are handled first in, first out; the handlers of one run one after another, in the
+    order of their registration, in the caller's task: they may share a session. Make one
+    dispatcher for each unit of work, and use it from one task: it keeps the handlers that it has
+    made and the aggregates that it has seen, and `process` called while it is running is refused.
+
+    `async with` processes at its exit, and lets go of the aggregates. If the body raised, or was
+    cancelled, it drops all events instead. Blocks may be nested: the inner one processes what
+    there is, and the outer one the rest.
+
+    Args:
+        handler_factory: makes the handlers, each once.
+        registry: which handlers an event has; by default all that were defined.
+        limit: how long a chain may get in which each event was caused by handling the one before.
+            Events stored side by side are no chain; but handlers that cause more than a hundred
+            times as many in one `process` are taken to go round in a circle, too.
+    """
+
+    def __init__(
+        self,
+        handler_factory: DomainEventHandlerFactory,
+        registry: DomainEventHandlerRegistry | None = None,
+        *,
+        limit: int = 1000,
+    ) -> None:
+        if limit < 1:
+            raise ValueError(f"limit is {limit}: not even one event could be handled")
+        self._create = handler_factory.create
+        self._registry = DomainEventHandler.registry if registry is None else registry
+        self._limit = limit
+        self._queue: deque[_Step] = deque()
+        self._handling: _Step | None = None
+        self._handlers: dict[type, DomainEventHandler[Any]] = {}
+        self._seen: dict[int, AggregateRoot] = {}
+        self._processing = False
+        self._entered = 0
+
+    def store_event(self, event: DomainEvent) -> None:
+        """Put an event at the end of the queue; `process` handles it."""
+        cause = self._handling
+        self._queue.append((event, cause, 1 if cause is None else cause[2] + 1))
+
+    def store_events(self, events: Iterable[DomainEvent]) -> None:
+        """Put events at the end of the queue, in their order."""
+        for event in events:
+            self.store_event(event)
+
+    def from_entity(self, entity: AggregateRoot) -> None:
+        """Take the entity's events, now and whenever handlers publish more on it.
+
+        The dispatcher keeps a reference to it, until a failure or the end of `async with`.
+        """
+        self._seen[id(entity)] = entity
+        self.store_events(entity.pop_events())
+
+    async def process(self) -> None:
+        """Handle events until none is left, also those that handlers store or publish meanwhile.
+
+        The first error is raised as it is, with a note that names event and handler. After it,
+        and after a cancellation, nothing is left behind: the queue is empty, and so are the
+        aggregates that were seen.
+
+        Raises:
+            DispatcherBusyError: it is running already, in a caller further up or another task.
+            EventChainTooLongError: events cause events without an end.
+        """
+        if self._processing:
+            raise DispatcherBusyError
+        self._processing = True
+        queue, handlers, find = self._queue, self._handlers, self._registry.get
+        limit, caused = self._limit, 0
+        event = handler_class = None
+        try:
+            self._collect()
+            while queue:
+                self._handling = step = queue.popleft()
+                event, cause, place = step
+                handler_class = None
+                if cause is not None:
+                    caused += 1
+                    if place > limit or caused > limit * _CAUSED_PER_LIMIT:
+                        raise _chain_too_long(step, limit, caused)
+                for handler_class in find(type(event)):
+                    handler = handlers.get(handler_class)
+                    if handler is None:
+                        handler = handlers[handler_class] = await self._create(handler_class)
+                    await handler.handle(event)
+                if self._seen:
+                    self._collect()
+        except BaseException as error:
+            if handler_class is not None:
+                _note(error, event, handler_class)
+            self._drop()
+            raise
+        finally:
+            self._handling = None
+            self._processing = False
+
+    async def __aenter__(self) -> Self:
+        if self._processing:
+            raise DispatcherBusyError
+        self._entered += 1
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._entered -= 1
+        if exc_type is not None:
+            self._drop()
+            return
+        await self.process()
+        if not self._entered:
+            self._seen.clear()
+
+    def _collect(self) -> None:
+        for entity in having_events(self._seen.values()):
+            self.store_events(entity.pop_events())
+
+    def _drop(self) -> None:
+        self._queue.clear()
+        for entity in self._seen.values():
+            entity.pop_events()
+        self._seen.clear()
+
+
+def _chain_too_long(step: _Step, limit: int, caused: int) -> EventChainTooLongError:
+    chain = [step[0].type]
+    cause = step[1]
+    while cause is not None:
+        chain.append(cause[0].type)
+        cause = cause[1]
+    chain.reverse()
+    return EventChainTooLongError(chain, limit, None if len(chain) > limit else caused)
+
+
+def _note(error: BaseException, event: DomainEvent | None, handler_class: type) -> None:
+    with suppress(Exception):  # an exception that is frozen takes no note
+        error.add_note(
+            f"while {handler_class.__qualname__} was handling "
+            f"{type(event).__qualname__} ({getattr(event, 'type', None)!r})"
+        )

@@ -1,0 +1,573 @@
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from events.domain import (
+    AggregateRoot,
+    DomainEvent,
+    DomainEventDispatcher,
+    DomainEventHandler,
+    DomainEventHandlerRegistry,
+    SimpleDomainEventHandlerFactory,
+)
+from events.errors import (
+    DispatcherBusyError,
+    EventChainTooLongError,
+    HandlerNotBuiltError,
+    InvalidDomainEventError,
+)
+
+
+@dataclass(frozen=True)
+class Named(DomainEvent):
+    name: str
+
+
+class A(Named):
+    type = "a"
+
+
+class B(Named):
+    type = "b"
+
+
+class C(Named):
+    type = "c"
+
+
+@dataclass
+class Order(AggregateRoot):
+    name: str = "order"
+
+
+@dataclass
+class World:
+    """Handlers of plain functions, a log of what ran, and the dispatcher over them."""
+
+    registry: DomainEventHandlerRegistry = field(default_factory=DomainEventHandlerRegistry)
+    makers: dict[Any, Any] = field(default_factory=dict[Any, Any])
+    log: list[str] = field(default_factory=list[str])
+    made: list[str] = field(default_factory=list[str])
+
+    def on(self, event_class: Any, act: Any = None, name: str = "H") -> type[Any]:
+        world = self
+
+        class Handler(DomainEventHandler[event_class]):
+            async def handle(self, event: Any) -> None:
+                world.log.append(f"{name}:{event.name}")
+                if act is not None:
+                    result = act(event)
+                    if result is not None:
+                        await result
+
+        def make() -> Any:
+            world.made.append(name)
+            return Handler()
+
+        Handler.__qualname__ = name
+        self.registry.add(event_class, Handler)
+        self.makers[Handler] = make
+        return Handler
+
+    def dispatcher(self, **options: Any) -> DomainEventDispatcher:
+        factory = SimpleDomainEventHandlerFactory(self.makers)
+        return DomainEventDispatcher(factory, self.registry, **options)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_handles_in_order_of_events_and_of_registration(world: World) -> None:
+    world.on(B, name="first")
+    world.on(A, name="second")
+    world.on(DomainEvent, name="third")
+    dispatcher = world.dispatcher()
+    dispatcher.store_event(A("1"))
+    dispatcher.store_events(iter([B("2"), A("3")]))
+    assert world.log == []
+    await dispatcher.process()
+    assert world.log == ["second:1", "third:1", "first:2", "third:2", "second:3", "third:3"]
+    await dispatcher.process()
+    assert len(world.log) == 6
+
+
+async def test_handlers_run_one_after_another_in_the_callers_task(world: World) -> None:
+    running: list[int] = []
+    tasks: set[Any] = set()
+
+    async def overlap(_: Any) -> None:
+        assert not running
+        running.append(1)
+        tasks.add(asyncio.current_task())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        running.pop()
+
+    for _ in range(3):
+        world.on(A, overlap)
+    dispatcher = world.dispatcher()
+    dispatcher.store_events([A("1"), A("2")])
+    before = asyncio.all_tasks()
+    await dispatcher.process()
+    assert tasks == {asyncio.current_task()}
+    assert asyncio.all_tasks() == before
+
+
+async def test_uses_the_global_registry_by_default() -> None:
+    ran: list[DomainEvent] = []
+
+    class OnA(DomainEventHandler[A]):
+        async def handle(self, event: A) -> None:
+            ran.append(event)
+
+    assert DomainEventHandler.registry.get(A) == (OnA,)
+    dispatcher = DomainEventDispatcher(SimpleDomainEventHandlerFactory())
+    dispatcher.store_event(A("1"))
+    await dispatcher.process()
+    assert ran == [A("1")]
+
+
+async def test_an_empty_registry_is_not_the_global_one() -> None:
+    class OnA(DomainEventHandler[A]):
+        async def handle(self, event: A) -> None:
+            pytest.fail("not in the registry that was given")
+
+    assert DomainEventHandler.registry.get(A) == (OnA,)
+    dispatcher = DomainEventDispatcher(
+        SimpleDomainEventHandlerFactory(), DomainEventHandlerRegistry()
+    )
+    dispatcher.store_event(A("1"))
+    await dispatcher.process()
+
+
+async def test_events_of_entities_in_order(world: World) -> None:
+    world.on(DomainEvent)
+    order = Order()
+    order.publish_event(A("1"))
+    order.publish_event(B("2"))
+    dispatcher = world.dispatcher()
+    dispatcher.from_entity(order)
+    assert order.events == ()
+    order.publish_event(C("3"))
+    await dispatcher.process()
+    assert world.log == ["H:1", "H:2", "H:3"]
+
+
+async def test_equal_entities_are_told_apart(world: World) -> None:
+    world.on(A)
+    one, two = Order(), Order()
+    assert one == two
+    dispatcher = world.dispatcher()
+    dispatcher.from_entity(one)
+    dispatcher.from_entity(two)
+    dispatcher.from_entity(one)
+    one.publish_event(A("1"))
+    two.publish_event(A("2"))
+    await dispatcher.process()
+    assert world.log == ["H:1", "H:2"]
+
+
+async def test_runs_to_quiescence_first_in_first_out(world: World) -> None:
+    order = Order()
+    dispatcher = world.dispatcher()
+
+    def on_a(event: A) -> None:
+        order.publish_event(B(f"{event.name}.entity"))
+        dispatcher.store_event(B(f"{event.name}.stored"))
+
+    def on_b(event: B) -> None:
+        if event.name == "1.entity":
+            order.publish_event(C("last"))
+
+    world.on(A, on_a)
+    world.on(B, on_b)
+    world.on(C)
+    dispatcher = world.dispatcher()
+    dispatcher.from_entity(order)
+    dispatcher.store_events([A("1"), A("2")])
+    await dispatcher.process()
+    assert world.log == [
+        "H:1", "H:2", "H:1.stored", "H:1.entity", "H:2.stored", "H:2.entity", "H:last",
+    ]  # fmt: skip
+    assert order.events == ()
+
+
+async def test_entities_that_handlers_bring(world: World) -> None:
+    orders: list[Order] = []
+
+    def load(event: A) -> None:
+        order = Order()
+        dispatcher.from_entity(order)
+        orders.append(order)
+
+    world.on(A, load)
+    world.on(B, lambda _: orders[0].publish_event(C("3")))
+    world.on(C)
+    dispatcher = world.dispatcher()
+    dispatcher.store_events([A("1"), B("2")])
+    await dispatcher.process()
+    assert world.log == ["H:1", "H:2", "H:3"]
+
+
+async def test_entities_stay_seen_over_several_process_calls(world: World) -> None:
+    world.on(A)
+    order = Order()
+    dispatcher = world.dispatcher()
+    dispatcher.from_entity(order)
+    await dispatcher.process()
+    order.publish_event(A("1"))
+    await dispatcher.process()
+    assert world.log == ["H:1"]
+
+
+async def test_each_handler_is_made_once_when_first_needed(world: World) -> None:
+    world.on(A, name="a")
+    world.on(B, name="b")
+    dispatcher = world.dispatcher()
+    dispatcher.store_events([A("1"), A("2")])
+    await dispatcher.process()
+    dispatcher.store_event(A("3"))
+    await dispatcher.process()
+    assert world.made == ["a"]
+    await world.dispatcher().process()
+    assert world.made == ["a"]
+
+
+async def test_sees_changes_of_the_registry(world: World) -> None:
+    handler = world.on(A, name="old")
+    dispatcher = world.dispatcher()
+    dispatcher.store_event(A("1"))
+    await dispatcher.process()
+    world.registry.remove(A, handler)
+    dispatcher.store_event(A("2"))
+    await dispatcher.process()
+    world.registry.add(A, handler)
+    dispatcher.store_event(A("3"))
+    await dispatcher.process()
+    assert world.log == ["old:1", "old:3"]
+
+
+# --- chains -----------------------------------------------------------------------------------
+
+
+async def test_a_circle_raises_with_its_chain(world: World) -> None:
+    order = Order()
+    dispatcher = world.dispatcher()
+    world.on(A, lambda _: dispatcher.store_event(B("b")))
+    world.on(B, lambda _: order.publish_event(A("a")))
+    world.on(C)
+    dispatcher = world.dispatcher(limit=5)
+    dispatcher.from_entity(order)
+    dispatcher.store_events([C("aside"), A("root"), C("aside")])
+    with pytest.raises(EventChainTooLongError) as caught:
+        await dispatcher.process()
+    assert caught.value.chain == ["a", "b", "a", "b", "a", "b"]
+    assert str(caught.value) == (
+        "a chain of domain events is longer than 5: a -> b -> a -> b -> a -> b; a handler "
+        "publishes what it handles itself. Break the circle, or raise the dispatcher's limit if "
+        "the chain is meant"
+    )
+    assert not hasattr(caught.value, "__notes__")
+    assert len(world.log) == 7
+
+
+@pytest.mark.parametrize("limit", [1, 2, 50, 1000])
+async def test_a_chain_as_long_as_the_limit_is_fine(world: World, limit: int) -> None:
+    def count(event: A) -> None:
+        if int(event.name) < stop:
+            dispatcher.store_event(A(str(int(event.name) + 1)))
+
+    world.on(A, count)
+    stop = limit
+    dispatcher = world.dispatcher(limit=limit)
+    dispatcher.store_event(A("1"))
+    await dispatcher.process()
+    assert len(world.log) == limit
+    stop = limit + 1
+    dispatcher.store_event(A("1"))
+    with pytest.raises(EventChainTooLongError):
+        await dispatcher.process()
+    assert len(world.log) == 2 * limit
+
+
+async def test_the_default_limit_is_a_thousand(world: World) -> None:
+    def again(event: A) -> None:
+        dispatcher.store_event(event)
+
+    world.on(A, again)
+    dispatcher = world.dispatcher()
+    dispatcher.store_event(A("x"))
+    with pytest.raises(EventChainTooLongError, match=r"longer than 1,000: a -> .*981 more"):
+        await dispatcher.process()
+    assert len(world.log) == 1000
+
+
+async def test_events_side_by_side_are_no_chain(world: World) -> None:
+    order = Order()
+
+    def fan_out(event: A) -> None:
+        dispatcher.store_events([B(str(i)) for i in range(200)])
+        for i in range(200):
+            order.publish_event(B(str(i)))
+
+    world.on(A, fan_out)
+    world.on(B)
+    dispatcher = world.dispatcher(limit=10)
+    dispatcher.from_entity(order)
+    dispatcher.store_events([B(str(i)) for i in range(5000)])
+    dispatcher.store_event(A("x"))
+    await dispatcher.process()
+    assert len(world.log) == 5401
+
+
+async def test_a_circle_that_branches_ends_as_well(world: World) -> None:
+    def twice(event: A) -> None:
+        dispatcher.store_events([event, event])
+
+    world.on(A, twice)
+    dispatcher = world.dispatcher(limit=20)
+    dispatcher.store_event(A("x"))
+    with pytest.raises(EventChainTooLongError) as caught:
+        await dispatcher.process()
+    assert str(caught.value).startswith(
+        "handlers caused 2,001 domain events and did not come to an end: a -> a -> a"
+    )
+    assert len(world.log) == 2001
+
+
+def test_a_limit_must_let_one_event_through(world: World) -> None:
+    with pytest.raises(ValueError, match="limit is 0"):
+        world.dispatcher(limit=0)
+
+
+# --- failures ---------------------------------------------------------------------------------
+
+
+async def test_the_first_error_ends_all_as_it_is(world: World) -> None:
+    error = LookupError("mine")
+    order, unseen = Order(), Order()
+
+    def fail(event: A) -> None:
+        dispatcher.store_event(B("2"))
+        order.publish_event(B("3"))
+        raise error
+
+    world.on(A, name="First")
+    world.on(A, fail, name="Second")
+    world.on(A, name="Third")
+    world.on(B)
+    dispatcher = world.dispatcher()
+    dispatcher.from_entity(order)
+    dispatcher.store_events([A("1"), B("4")])
+    unseen.publish_event(B("kept"))
+    with pytest.raises(LookupError) as caught:
+        await dispatcher.process()
+    assert caught.value is error
+    assert error.__notes__ == ["while Second was handling A ('a')"]
+    assert error.__cause__ is None
+    assert world.log == ["First:1", "Second:1"]
+    assert order.events == ()
+    assert unseen.events == (B("kept"),)
+
+    await dispatcher.process()
+    assert world.log == ["First:1", "Second:1"]
+    order.publish_event(B("of another unit of work"))
+    dispatcher.store_event(B("5"))
+    await dispatcher.process()
+    assert world.log[2:] == ["H:5"]
+
+
+async def test_errors_that_take_no_note(world: World) -> None:
+    @dataclass(frozen=True)
+    class FrozenError(Exception):
+        reason: str
+
+    def fail(_: A) -> None:
+        raise FrozenError("mine")
+
+    world.on(A, fail)
+    dispatcher = world.dispatcher()
+    dispatcher.store_event(A("1"))
+    with pytest.raises(FrozenError, match="mine"):
+        await dispatcher.process()
+
+
+async def test_cancellation_passes_and_leaves_nothing(world: World) -> None:
+    order = Order()
+    started = asyncio.Event()
+
+    async def hang(_: A) -> None:
+        order.publish_event(B("2"))
+        started.set()
+        await asyncio.sleep(60)
+
+    world.on(A, hang, name="Hang")
+    world.on(B)
+    dispatcher = world.dispatcher()
+    dispatcher.from_entity(order)
+    dispatcher.store_events([A("1"), B("3")])
+    task = asyncio.create_task(dispatcher.process())
+    await started.wait()
+    task.cancel("stop")
+    with pytest.raises(asyncio.CancelledError) as caught:
+        await task
+    assert task.cancelled()
+    assert caught.value.args == ("stop",)
+    assert order.events == ()
+    await dispatcher.process()
+    assert world.log == ["Hang:1"]
+
+
+async def test_a_handler_that_cannot_be_made(world: World) -> None:
+    class NeedsMore(DomainEventHandler[A]):
+        def __init__(self, session: object) -> None: ...
+        async def handle(self, event: A) -> None: ...
+
+    NeedsMore.__qualname__ = "NeedsMore"
+    world.registry.add(A, NeedsMore)
+    dispatcher = world.dispatcher()
+    dispatcher.store_event(A("1"))
+    with pytest.raises(HandlerNotBuiltError) as caught:
+        await dispatcher.process()
+    assert caught.value.__notes__ == ["while NeedsMore was handling A ('a')"]
+
+
+@pytest.mark.parametrize("stored", [A, "a", None, 3])
+async def test_storing_what_is_no_event(world: World, stored: Any) -> None:
+    dispatcher = world.dispatcher()
+    dispatcher.store_event(stored)
+    with pytest.raises(
+        InvalidDomainEventError, match="is not a DomainEvent, so it has no handlers"
+    ):
+        await dispatcher.process()
+
+
+# --- async with -------------------------------------------------------------------------------
+
+
+async def test_async_with_processes_at_the_exit(world: World) -> None:
+    world.on(A)
+    dispatcher = world.dispatcher()
+    order = Order()
+    async with dispatcher as entered:
+        assert entered is dispatcher
+        entered.store_event(A("1"))
+        entered.from_entity(order)
+        order.publish_event(A("2"))
+        assert world.log == []
+    assert world.log == ["H:1", "H:2"]
+    order.publish_event(A("of another unit of work"))
+    async with dispatcher:
+        pass
+    assert len(world.log) == 2
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), asyncio.CancelledError()])
+async def test_async_with_drops_everything_if_the_body_raised(
+    world: World, error: BaseException
+) -> None:
+    world.on(A)
+    dispatcher = world.dispatcher()
+    order = Order()
+
+    async def body() -> None:
+        async with dispatcher:
+            dispatcher.store_event(A("1"))
+            dispatcher.from_entity(order)
+            order.publish_event(A("2"))
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        await body()
+    assert caught.value is error
+    assert order.events == ()
+    await dispatcher.process()
+    assert world.log == []
+
+
+async def test_async_with_raises_what_handlers_raise(world: World) -> None:
+    def fail(_: A) -> None:
+        raise ValueError("mine")
+
+    world.on(A, fail)
+    dispatcher = world.dispatcher()
+    with pytest.raises(ValueError, match="mine"):
+        async with dispatcher:
+            dispatcher.store_event(A("1"))
+    async with dispatcher:
+        pass
+
+
+async def test_nested_blocks_are_one_unit_of_work(world: World) -> None:
+    world.on(A)
+    dispatcher = world.dispatcher()
+    order = Order()
+    async with dispatcher:
+        dispatcher.from_entity(order)
+        async with dispatcher:
+            dispatcher.store_event(A("1"))
+        assert world.log == ["H:1"]
+        order.publish_event(A("2"))
+    assert world.log == ["H:1", "H:2"]
+
+
+# --- one at a time ----------------------------------------------------------------------------
+
+
+async def enter(dispatcher: DomainEventDispatcher) -> None:
+    async with dispatcher:
+        pass
+
+
+@pytest.mark.parametrize("again", [DomainEventDispatcher.process, enter])
+async def test_process_within_a_handler_is_refused(world: World, again: Any) -> None:
+    async def nested(_: A) -> None:
+        await again(dispatcher)
+
+    world.on(A, nested, name="Nested")
+    dispatcher = world.dispatcher()
+    dispatcher.store_events([A("1"), A("2")])
+    with pytest.raises(DispatcherBusyError, match=r"processing events already.*leave the rest"):
+        await dispatcher.process()
+    assert world.log == ["Nested:1"]
+    await dispatcher.process()
+    assert world.log == ["Nested:1"]
+
+
+async def test_process_in_another_task_is_refused_and_disturbs_nothing(world: World) -> None:
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(event: A) -> None:
+        started.set()
+        await go_on.wait()
+
+    world.on(A, wait)
+    dispatcher = world.dispatcher()
+    dispatcher.store_events([A("1"), A("2")])
+    task = asyncio.create_task(dispatcher.process())
+    await started.wait()
+    with pytest.raises(DispatcherBusyError):
+        await dispatcher.process()
+    go_on.set()
+    await task
+    assert world.log == ["H:1", "H:2"]
+
+
+async def test_dispatchers_of_different_tasks_keep_apart(world: World) -> None:
+    async def pause(_: A) -> None:
+        await asyncio.sleep(0)
+
+    world.on(A, pause)
+
+    async def unit(name: str) -> None:
+        async with world.dispatcher() as dispatcher:
+            dispatcher.store_events([A(name), A(name)])
+
+    await asyncio.gather(*(unit(str(i)) for i in range(20)))
+    assert sorted(world.log) == sorted(f"H:{i}" for i in range(20) for _ in range(2))
