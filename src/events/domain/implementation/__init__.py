@@ -1,0 +1,1 @@
+"""Adapters of the domain half to libraries, each behind an extra of its own."""

@@ -1,0 +1,131 @@
+"""`DishkaDomainEventHandlerFactory`: handlers from the container of the unit of work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dishka import DEFAULT_COMPONENT, AsyncContainer, Provider, Scope
+from dishka.exceptions import NoActiveFactoryError, NoFactoryError
+
+from events.domain.event_handler import DomainEventHandler
+from events.errors import HandlerNotBuiltError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+__all__ = ["DishkaDomainEventHandlerFactory"]
+
+H = TypeVar("H", bound=DomainEventHandler[Any])
+
+
+class DishkaDomainEventHandlerFactory:
+    """Get handlers from a REQUEST container, so that they share its session; one each per scope.
+
+    A handler that the container provides comes from there, wherever its provider stands. Any
+    other is made here, its `__init__` filled from the container.
+
+    Args:
+        container: the REQUEST container; it stays its owner's to close.
+        recipes: what was learned of handlers in other scopes of the same application. Without
+            it, everything is learned anew.
+    """
+
+    def __init__(self, container: AsyncContainer, recipes: HandlerRecipes | None = None) -> None:
+        self._container = container
+        self._recipes = HandlerRecipes() if recipes is None else recipes
+        self._made: dict[type, Any] = {}
+
+    async def create(self, handler_class: type[H], /) -> H:
+        """Get a handler, the same one each time.
+
+        What a provider raises, such as a database that cannot be reached, is raised as it is.
+
+        Raises:
+            HandlerNotBuiltError: the container does not know what the handler needs.
+        """
+        if handler_class not in self._made:
+            self._made[handler_class] = await self._make(handler_class)
+        made: H = self._made[handler_class]
+        return made
+
+    async def _make(self, handler_class: type[Any]) -> Any:
+        recipes = self._recipes
+        if handler_class not in recipes:
+            try:
+                handler = await self._container.get(handler_class)
+            except NoFactoryError as error:
+                if error.requested.type_hint is not handler_class:
+                    raise _not_built(handler_class, error) from error
+                recipes[handler_class] = _Recipe.of(handler_class)
+            else:
+                recipes[handler_class] = None
+                return handler
+        recipe = recipes[handler_class]
+        try:
+            if recipe is None:
+                return await self._container.get(handler_class)
+            return await recipe.follow(self._container)
+        except (NoFactoryError, NoActiveFactoryError) as error:
+            raise _not_built(handler_class, error) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Need:
+    type_hint: Any
+    component: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    """How to make a handler that the container does not provide: what its `__init__` needs."""
+
+    make: Callable[..., Any]
+    args: Sequence[_Need]
+    kwargs: Mapping[str, _Need]
+
+    @classmethod
+    def of(cls, handler_class: type[DomainEventHandler[Any]]) -> _Recipe:
+        # The provider is never part of a container: it reads the parameters as dishka does.
+        reader = Provider(scope=Scope.REQUEST)
+        try:
+            reader.provide(handler_class)
+        except Exception as error:
+            raise HandlerNotBuiltError(
+                handler_class,
+                f"{str(error).strip()}\nMend its `__init__`, or provide the handler itself",
+            ) from error
+        read = reader.factories[0]
+        return cls(
+            handler_class,
+            [_Need(key.type_hint, key.component or DEFAULT_COMPONENT) for key in read.dependencies],
+            {
+                name: _Need(key.type_hint, key.component or DEFAULT_COMPONENT)
+                for name, key in read.kw_dependencies.items()
+            },
+        )
+
+    async def follow(self, container: AsyncContainer) -> Any:
+        if not self.args and not self.kwargs:
+            return self.make()
+        get = container.get
+        args = [await get(need.type_hint, need.component) for need in self.args]
+        kwargs = {
+            name: await get(need.type_hint, need.component) for name, need in self.kwargs.items()
+        }
+        return self.make(*args, **kwargs)
+
+
+class HandlerRecipes(dict[type, _Recipe | None]):
+    """What one application's factories have learned: how to make each handler.
+
+    None stands for a handler that the container provides itself.
+    """
+
+
+def _not_built(handler_class: type, error: Exception) -> HandlerNotBuiltError:
+    return HandlerNotBuiltError(
+        handler_class,
+        f"{str(error).strip()}\n"
+        f"Provide what is missing in scope APP or REQUEST, or the handler itself",
+    )
