@@ -1,0 +1,26 @@
+"""The outbox on SQLAlchemy: a table in the user's MetaData, written in the user's transaction."""
+
+from importlib import import_module
+
+from events.errors import MissingExtraError
+
+try:
+    # SQLAlchemy's asyncio half runs on greenlet, which SQLAlchemy alone does not bring.
+    for _needed in ("sqlalchemy", "greenlet"):
+        import_module(_needed)
+except ImportError as error:
+    raise MissingExtraError(__name__, "sqlalchemy") from error
+
+from events.integration.implementation.sqlalchemy.outbox import SQLAlchemyOutbox
+from events.integration.implementation.sqlalchemy.sqlite import enable_wal
+from events.integration.implementation.sqlalchemy.store import SQLAlchemyOutboxStore
+from events.integration.implementation.sqlalchemy.tables import LANES, lane_of, outbox_table
+
+__all__ = [
+    "LANES",
+    "SQLAlchemyOutbox",
+    "SQLAlchemyOutboxStore",
+    "enable_wal",
+    "lane_of",
+    "outbox_table",
+]

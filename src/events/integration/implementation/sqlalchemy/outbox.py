@@ -1,0 +1,142 @@
+"""`SQLAlchemyOutbox`: put events into the transaction of a session or a connection."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cache
+from typing import TYPE_CHECKING
+
+import msgspec
+from sqlalchemy import Connection, MetaData, Table, event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
+
+from events.errors import InvalidTopologyError, MessageTooLargeError, OutboxError
+from events.integration.implementation.sqlalchemy.buffer import SessionBuffer
+from events.integration.implementation.sqlalchemy.tables import (
+    LONGEST_NAME,
+    Row,
+    insert_rows,
+    lane_of,
+    outbox_table,
+)
+from events.integration.implementation.sqlalchemy.wakeup import nudge
+from events.integration.serialization import Serializer
+from events.integration.topology import Topic
+
+if TYPE_CHECKING:
+    from events.integration.event import IntegrationEvent
+
+__all__ = ["SQLAlchemyOutbox", "default_table"]
+
+_encode_json = msgspec.json.Encoder().encode
+_serializer = cache(Serializer)
+
+
+class SQLAlchemyOutbox:
+    """Store events in the transaction of the session or connection given, which stays yours.
+
+    On an `AsyncSession` the rows wait for the commit, in one statement after the flush: `flush`
+    does not write them, and a rollback, to a savepoint too, drops exactly its own. On a Core
+    `AsyncConnection` they are written at once. An outbox is as cheap as a tuple: make one for each
+    unit of work.
+
+    Args:
+        session: An `AsyncSession`, an `async_scoped_session` or an `AsyncConnection`.
+        table: What `outbox_table` returned, if it was given a name or a schema.
+        source: This service, as the CloudEvents attribute `source`.
+        max_body_size: Bytes; a larger body is refused by `put`, before it can harm the commit.
+    """
+
+    def __init__(
+        self,
+        session: AsyncSession | async_scoped_session[AsyncSession] | AsyncConnection,
+        *,
+        table: Table | None = None,
+        source: str = "/events",
+        max_body_size: int = 1 << 20,
+    ) -> None:
+        target: object = session() if isinstance(session, async_scoped_session) else session
+        if not isinstance(target, (AsyncSession, AsyncConnection)):
+            raise TypeError(
+                f"SQLAlchemyOutbox needs an AsyncSession or an AsyncConnection, "
+                f"not {type(target).__name__}: "
+                f"from sqlalchemy.ext.asyncio import AsyncSession"
+            )
+        self._target = target
+        self._table = default_table() if table is None else table
+        self._serializer = _serializer(source)
+        self._max_body_size = max_body_size
+
+    async def put(
+        self,
+        topic: Topic,
+        event: IntegrationEvent,
+        *,
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        available_at: datetime | None = None,
+    ) -> None:
+        """See `Outbox.put`. On a session it neither waits nor fails for the database's sake.
+
+        A missing table is an `OutboxTableError`: from here on a connection, from the commit on a
+        session, which then rolls back.
+        """
+        row = self._row(topic, event, key, headers, available_at)
+        if isinstance(self._target, AsyncSession):
+            session = self._target.sync_session
+            SessionBuffer.of(session).add(session, self._table, row)
+        else:
+            await self._target.run_sync(_write_now, self._table, row)
+
+    def _row(
+        self,
+        topic: Topic,
+        event: IntegrationEvent,
+        key: str | None,
+        headers: Mapping[str, str] | None,
+        available_at: datetime | None,
+    ) -> Row:
+        if not isinstance(topic, Topic):
+            raise InvalidTopologyError(repr(topic), "not a Topic; write Topic('users')")
+        message = self._serializer.encode(topic.name, event, key=key, headers=headers)
+        size = len(message.body)
+        if size > self._max_body_size:
+            raise MessageTooLargeError(message.topic, message.type, size, self._max_body_size)
+        if len(message.type) > LONGEST_NAME or (key is not None and len(key) > LONGEST_NAME):
+            raise OutboxError(
+                f"{message.type!r} with key {key!r}: the outbox holds types and keys of up to "
+                f"{LONGEST_NAME} characters; use a hash of a longer key"
+            )
+        if available_at is not None:
+            if available_at.tzinfo is None:
+                raise ValueError(f"available_at has no time zone: {available_at!r}; use UTC")
+            available_at = available_at.astimezone(UTC)
+        return {
+            "event_id": message.id,
+            "topic": message.topic,
+            "key": key,
+            "lane": lane_of(key, message.id),
+            "type": message.type,
+            "version": event.version,
+            "headers": _encode_json(message.headers).decode(),
+            "body": message.body,
+            "created_at": datetime.now(UTC),
+            "available_at": available_at,
+        }
+
+
+@cache
+def default_table() -> Table:
+    """Return the table of the default name, for those who need not name theirs."""
+    return outbox_table(MetaData())
+
+
+def _write_now(connection: Connection, table: Table, row: Row) -> None:
+    insert_rows(connection, table, [row])
+    if not event.contains(connection, "commit", _nudge):
+        event.listen(connection, "commit", _nudge)
+
+
+def _nudge(connection: Connection) -> None:
+    nudge(connection.engine.url)

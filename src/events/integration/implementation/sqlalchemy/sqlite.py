@@ -1,0 +1,58 @@
+"""What the outbox asks of SQLite: that reading and writing do not wait for one another."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from sqlalchemy import StaticPool, text
+
+from events.errors import OutboxError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+__all__ = ["check", "enable_wal"]
+
+logger = logging.getLogger("events.integration")
+
+_SHORTEST_TIMEOUT = 1_000  # milliseconds
+
+
+async def enable_wal(engine: AsyncEngine) -> None:
+    """Switch a SQLite database to its write-ahead log, once and for all: the file remembers it.
+
+    Writers then no longer wait for the relay's reading, nor it for theirs. Call it where you create
+    the tables. Raises `OutboxError` where SQLite cannot: in memory, or while others use the file.
+    """
+    async with engine.connect() as connection:
+        mode = (await connection.execute(text("PRAGMA journal_mode=WAL"))).scalar_one()
+    if mode != "wal":
+        raise OutboxError(f"{engine.url!r} stays in journal mode {mode!r}: is it a file?")
+
+
+def check(connection: Connection) -> None:
+    """Refuse a shared connection, and warn of settings that make writers wait."""
+    if isinstance(connection.engine.pool, StaticPool):
+        raise OutboxError(
+            f"{connection.engine.url!r} shares one connection among all its users, so the relay's "
+            f"commits would be the application's: use a file"
+        )
+    mode = connection.execute(text("PRAGMA journal_mode")).scalar_one()
+    if mode not in ("wal", "memory"):
+        logger.warning(
+            "%r is in journal mode %r, in which the relay and the application's writers wait for "
+            "one another: call enable_wal(engine) once",
+            connection.engine.url,
+            mode,
+        )
+    timeout = connection.execute(text("PRAGMA busy_timeout")).scalar_one()
+    if timeout < _SHORTEST_TIMEOUT:
+        logger.warning(
+            "%r waits only %d ms for a lock, so commits may fail with 'database is locked': "
+            "connect with a longer timeout, as in create_async_engine(url, "
+            "connect_args={'timeout': 5})",
+            connection.engine.url,
+            timeout,
+        )

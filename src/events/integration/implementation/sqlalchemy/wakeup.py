@@ -1,0 +1,36 @@
+"""Who is to be woken in this process when rows have been committed to a database.
+
+Outbox and relay find one another by the database's URL, as a relay may well have an engine of its
+own. A nudge for a database that nobody listens to is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL
+
+__all__ = ["listening", "nudge"]
+
+_listeners: defaultdict[URL, list[Callable[[], None]]] = defaultdict(list)
+
+
+@contextmanager
+def listening(url: URL, wake: Callable[[], None]) -> Generator[None]:
+    """Have `wake` called on each nudge, in whatever thread that comes."""
+    _listeners[url].append(wake)
+    try:
+        yield
+    finally:
+        _listeners[url].remove(wake)
+
+
+def nudge(url: URL) -> None:
+    """Wake all who listen to this database."""
+    if url in _listeners:
+        for wake in tuple(_listeners[url]):
+            wake()
