@@ -1,0 +1,3 @@
+from events.integration import Topic
+
+USERS = Topic("users")

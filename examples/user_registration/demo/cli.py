@@ -1,0 +1,86 @@
+"""The command line of the demo."""
+
+import argparse
+import asyncio
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+
+from examples.user_registration.demo.play import play
+from examples.user_registration.demo.scenes import RESERVED
+from examples.user_registration.demo.serving import CannotStartError
+from examples.user_registration.user_service.domain.email import InvalidEmailError, email_address
+
+_DEFAULT = ("ada@example.com", "grace@example.com")
+_DESCRIPTION = """\
+Registers users over HTTP and follows each registration through the domain event, the outbox, the
+relay, the bus and the email service to an SMTP server; then lets things fail, and shows what
+becomes of them. Everything runs in this process, on loopback, and is gone afterwards.
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    options = _parse(arguments)
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:
+        reconfigure(errors="replace")  # not every terminal can show every character
+    try:
+        return 0 if asyncio.run(_play(options.emails or _DEFAULT, options.port)) else 1
+    except asyncio.CancelledError:
+        print("\nstopped", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except CannotStartError as error:
+        print(f"cannot start: {error}", file=sys.stderr)
+        return 1
+
+
+async def _play(emails: Sequence[str], port: int) -> bool:
+    task = asyncio.current_task()
+    assert task is not None
+    with suppress(NotImplementedError):  # on Windows
+        # As Ctrl-C does: everything is closed on the way out.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await play(emails, port=port)
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.user_registration",
+        description=_DESCRIPTION,
+        epilog='with make: make demo ARGS="alice@example.com bob@example.com"',
+    )
+    parser.add_argument(
+        "emails",
+        metavar="EMAIL",
+        nargs="*",
+        type=_email,
+        help=f"addresses to register; {' and '.join(_DEFAULT)} if none is given",
+    )
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=0,
+        help="the port of 127.0.0.1 for the HTTP service; a free one if not given",
+    )
+    options = parser.parse_args(arguments)
+    for email in set(options.emails):
+        if options.emails.count(email) > 1:
+            parser.error(f"argument EMAIL: {email} is given more than once")
+    return options
+
+
+def _email(argument: str) -> str:
+    try:
+        email = email_address(argument)
+    except InvalidEmailError as error:
+        raise argparse.ArgumentTypeError(f"{error}; give one like ada@example.com") from None
+    if email in RESERVED:
+        raise argparse.ArgumentTypeError(f"{email} has a part in a later scene; give another")
+    return email
+
+
+def _port(argument: str) -> int:
+    if not argument.isdecimal() or not int(argument) < 2**16:
+        raise argparse.ArgumentTypeError(f"{argument!r} is not a port from 0 to 65535")
+    return int(argument)

@@ -1,0 +1,66 @@
+"""What there is, looked up from outside: database rows, mailboxes, dead letters."""
+
+import json
+import sqlite3
+from collections.abc import Generator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from events.integration import DeadLetter
+from events.integration.implementation.base import TransportIntegrationEventBus
+from examples.user_registration.demo.mail_server import MailServer
+
+
+class Database:
+    """The file, as others see it by a connection of their own: committed, or not there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def users(self, email: str) -> int:
+        with self._open() as connection:
+            query = "SELECT count(*) FROM users WHERE email = ?"
+            count: int = connection.execute(query, [email]).fetchone()[0]
+            return count
+
+    def user_count(self) -> int:
+        with self._open() as connection:
+            count: int = connection.execute("SELECT count(*) FROM users").fetchone()[0]
+            return count
+
+    def outbox(self) -> set[str]:
+        """Return the ids of the events that wait."""
+        with self._open() as connection:
+            return {row[0] for row in connection.execute("SELECT event_id FROM outbox")}
+
+    @contextmanager
+    def _open(self) -> Generator[sqlite3.Connection]:
+        with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True)) as connection:
+            yield connection
+
+
+class Facts:
+    def __init__(
+        self, database: Database, mail: MailServer, bus: TransportIntegrationEventBus
+    ) -> None:
+        self.database = database
+        self._mail = mail
+        self._bus = bus
+
+    async def users(self, email: str) -> int:
+        return self.database.users(email)
+
+    async def outbox(self) -> int:
+        return len(self.database.outbox())
+
+    async def mails(self, email: str) -> int:
+        return len(self._mail.mails(email))
+
+    async def dead_letters(self) -> dict[str, DeadLetter]:
+        """Return those of the email service by the address of their user."""
+        letters = await self._bus.dead_letters("email-service")
+        return {json.loads(letter.message.body)["email"]: letter for letter in letters}
+
+    async def dead_letter_reasons(self) -> dict[str, tuple[str, int]]:
+        letters = await self.dead_letters()
+        return {email: (letter.reason, letter.attempts) for email, letter in letters.items()}

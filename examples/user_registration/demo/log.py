@@ -1,0 +1,48 @@
+"""Log records as lines of the timeline: tracebacks are for files, and the facts are all there."""
+
+import logging
+import re
+from collections.abc import Generator
+from contextlib import contextmanager
+
+from examples.user_registration.demo.timeline import Timeline
+
+_uuid = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@contextmanager
+def log_to(timeline: Timeline) -> Generator[None]:
+    """Show warnings of everybody, and what the library has to say, until the block ends."""
+    handler = _TimelineHandler(timeline)
+    root, library = logging.getLogger(), logging.getLogger("events")
+    level = library.level
+    root.addHandler(handler)
+    library.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        library.setLevel(level)
+        root.removeHandler(handler)
+
+
+class _TimelineHandler(logging.Handler):
+    def __init__(self, timeline: Timeline) -> None:
+        super().__init__()
+        self._timeline = timeline
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = " ".join(record.getMessage().split())
+        if not record.name.startswith("events."):
+            text = f"{record.name}: {text}"
+        error = record.exc_info and record.exc_info[1]
+        if error and str(error) not in text:
+            notes: list[str] = getattr(error, "__notes__", [])
+            text = "; ".join([f"{text}: {type(error).__name__}: {error}", *notes])
+        found = _uuid.search(text)
+        correlation_id = found[0] if found else ""
+        self._timeline.say(
+            "log",
+            _uuid.sub(lambda each: f"…{each[0][-6:]}", text),
+            correlation_id,
+            style="yellow" if record.levelno >= logging.WARNING else "dim",
+        )

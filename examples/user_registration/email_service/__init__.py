@@ -1,0 +1,1 @@
+"""Writes to people. Knows of users only what it is told."""

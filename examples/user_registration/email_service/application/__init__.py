@@ -1,0 +1,1 @@
+"""What the service does with what it hears, in terms of ports."""

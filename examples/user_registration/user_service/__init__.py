@@ -1,0 +1,1 @@
+"""Who is registered. Tells others by way of its outbox."""

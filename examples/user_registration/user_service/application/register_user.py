@@ -1,0 +1,23 @@
+from events.domain import DomainEventDispatcher
+from examples.user_registration.user_service.application.ports import Transaction, Users
+from examples.user_registration.user_service.domain.user import User
+
+
+class RegisterUser:
+    """Store a new user together with everything that follows from it, or nothing at all."""
+
+    def __init__(
+        self, users: Users, dispatcher: DomainEventDispatcher, transaction: Transaction
+    ) -> None:
+        self._users = users
+        self._dispatcher = dispatcher
+        self._transaction = transaction
+
+    async def __call__(self, email: str) -> User:
+        async with self._dispatcher as dispatcher:
+            user = User.register(email)
+            await self._users.add(user)
+            dispatcher.from_entity(user)
+        # The handlers have run, in this transaction; had one failed, we would not be here.
+        await self._transaction.commit()
+        return user

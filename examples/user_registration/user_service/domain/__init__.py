@@ -1,0 +1,1 @@
+"""What is true of users, whatever the database or the web framework."""
