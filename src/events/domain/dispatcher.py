@@ -19,7 +19,7 @@ from events.domain.event_handler.handler import DomainEventHandler
 from events.errors import DispatcherBusyError, EventChainTooLongError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
     from typing import Self
 
@@ -76,10 +76,9 @@ class DomainEventDispatcher:
         self._registry = DomainEventHandler.registry if registry is None else registry
         self._limit = limit
         self._queue: deque[_Step] = deque()
-        self._handling: _Step | None = None
+        self._handling: _Step | None = None  # something exactly while `process` awaits
         self._handlers: dict[type, DomainEventHandler[Any]] = {}
         self._seen: dict[int, AggregateRoot] = {}
-        self._processing = False
         self._entered = 0
 
     def store_event(self, event: DomainEvent) -> None:
@@ -111,28 +110,27 @@ class DomainEventDispatcher:
             DispatcherBusyError: it is running already, in a caller further up or another task.
             EventChainTooLongError: events cause events without an end.
         """
-        if self._processing:
+        if self._handling is not None:
             raise DispatcherBusyError
-        self._processing = True
-        queue, handlers, find = self._queue, self._handlers, self._registry.get
-        limit, caused = self._limit, 0
+        queue, seen, handlers, find = self._queue, self._seen, self._handlers, self._registry.get
         event = handler_class = None
+        caused = 0
         try:
-            self._collect()
+            if seen:
+                self._collect()
             while queue:
                 self._handling = step = queue.popleft()
-                event, cause, place = step
-                handler_class = None
-                if cause is not None:
+                event, handler_class = step[0], None
+                if step[1] is not None:
                     caused += 1
-                    if place > limit or caused > limit * _CAUSED_PER_LIMIT:
-                        raise _chain_too_long(step, limit, caused)
+                    self._check_chain(step, caused)
                 for handler_class in find(type(event)):
-                    handler = handlers.get(handler_class)
-                    if handler is None:
+                    if handler_class in handlers:
+                        handler = handlers[handler_class]
+                    else:
                         handler = handlers[handler_class] = await self._create(handler_class)
                     await handler.handle(event)
-                if self._seen:
+                if seen:
                     self._collect()
         except BaseException as error:
             if handler_class is not None:
@@ -141,10 +139,9 @@ class DomainEventDispatcher:
             raise
         finally:
             self._handling = None
-            self._processing = False
 
     async def __aenter__(self) -> Self:
-        if self._processing:
+        if self._handling is not None:
             raise DispatcherBusyError
         self._entered += 1
         return self
@@ -163,6 +160,12 @@ class DomainEventDispatcher:
         if not self._entered:
             self._seen.clear()
 
+    def _check_chain(self, step: _Step, caused: int) -> None:
+        too_long = step[2] > self._limit
+        if too_long or caused > self._limit * _CAUSED_PER_LIMIT:
+            chain = [each[0].type for each in _back_to_the_first(step)][::-1]
+            raise EventChainTooLongError(chain, self._limit, None if too_long else caused)
+
     def _collect(self) -> None:
         for entity in having_events(self._seen.values()):
             self.store_events(entity.pop_events())
@@ -174,14 +177,10 @@ class DomainEventDispatcher:
         self._seen.clear()
 
 
-def _chain_too_long(step: _Step, limit: int, caused: int) -> EventChainTooLongError:
-    chain = [step[0].type]
-    cause = step[1]
-    while cause is not None:
-        chain.append(cause[0].type)
-        cause = cause[1]
-    chain.reverse()
-    return EventChainTooLongError(chain, limit, None if len(chain) > limit else caused)
+def _back_to_the_first(step: _Step | None) -> Iterator[_Step]:
+    while step is not None:
+        yield step
+        step = step[1]
 
 
 def _note(error: BaseException, event: DomainEvent | None, handler_class: type) -> None:
