@@ -47,8 +47,7 @@ class SimpleDomainEventHandlerFactory:
 
     def __init__(
         self,
-        makers: Mapping[type[DomainEventHandler[Any]], Callable[[], DomainEventHandler[Any]]]
-        | None = None,
+        makers: Mapping[type[Any], Callable[[], DomainEventHandler[Any]]] | None = None,
     ) -> None:
         self._makers: Mapping[type, Callable[[], Any]] = dict(makers or {})
 

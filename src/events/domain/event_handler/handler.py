@@ -45,7 +45,7 @@ class DomainEventHandlerRegistry:
 
     def __init__(
         self,
-        mapping: Mapping[type[DomainEvent], Iterable[type[DomainEventHandler[Any]]]] | None = None,
+        mapping: Mapping[type[Any], Iterable[type[DomainEventHandler[Any]]]] | None = None,
     ) -> None:
         self._events: dict[type[DomainEventHandler[Any]], tuple[type[DomainEvent], ...]] = {}
         self._found: dict[type[DomainEvent], tuple[type[DomainEventHandler[Any]], ...]] = {}

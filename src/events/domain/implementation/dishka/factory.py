@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dishka import DEFAULT_COMPONENT, AsyncContainer, Provider, Scope
-from dishka.exceptions import NoActiveFactoryError, NoFactoryError
+from dishka.exceptions import NoFactoryError
 
 from events.domain.event_handler import DomainEventHandler
 from events.errors import HandlerNotBuiltError
@@ -66,7 +66,7 @@ class DishkaDomainEventHandlerFactory:
             if recipe is None:
                 return await self._container.get(handler_class)
             return await recipe.follow(self._container)
-        except (NoFactoryError, NoActiveFactoryError) as error:
+        except NoFactoryError as error:
             raise _not_built(handler_class, error) from error
 
 
