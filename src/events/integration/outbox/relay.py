@@ -13,9 +13,9 @@ While relaying it goes round in this circle:
 - settle: one short delete of what was accepted; what was refused is postponed. This is tried until
   the database takes it, as a row that was sent and stays would be sent again.
 
-Trouble with the database or the bus costs no row anything. Each kind is logged once when it comes,
-and once when all is well; in between the relay waits, longer each time, and tries again. Killed at any point it
-leaves rows that are sent again with the same ids, and none that is not sent.
+Trouble with the database or the bus costs no row anything. The relay waits, longer each time, and
+tries again; it logs each kind of trouble once when it comes, and once when all is well again.
+Killed at any point it leaves rows that are sent again with the same ids, and loses none.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import event
 from sqlalchemy.exc import UnboundExecutionError
 
-from events.errors import OutboxTableError
+from events.errors import OutboxError, OutboxTableError
 from events.integration.implementation.sqlalchemy.tables import Row, insert_rows
 from events.integration.implementation.sqlalchemy.wakeup import nudge
 
@@ -53,7 +53,14 @@ class SessionBuffer:
 
     def add(self, session: Session, table: Table, row: Row) -> None:
         """Keep a row until the commit. Begins a transaction if there is none, as `add` does."""
-        current = _current(session) or session.begin()
+        current = _current(session)
+        if current is None:
+            if not session.autobegin:
+                raise OutboxError(
+                    f"{session!r} has no transaction to put events into, and autobegin=False: "
+                    f"use `async with session.begin():`"
+                )
+            current = session.begin()
         self._rows.setdefault(current, {}).setdefault(table, []).append(row)
 
     def _before_commit(self, session: Session) -> None:

@@ -40,7 +40,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import mysql
-from sqlalchemy.exc import CompileError, OperationalError, ProgrammingError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from events.errors import OutboxTableError
 
@@ -135,12 +135,11 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
     """
     statement = _inserts.get(table)
     if statement is None:
+        require_columns(table, table.columns.keys())  # SQLAlchemy would drop the surplus silently
         # inline: nobody asks for the new ids, and fetching them would cost.
         statement = _inserts[table] = insert(table).inline()
     try:
         connection.execute(statement, rows)
-    except CompileError as error:
-        raise OutboxTableError(table.fullname, f"{error}; {CURE}") from error
     except (OperationalError, ProgrammingError) as error:
         reason = str(error.orig)
         if "no such table" in reason or "has no column" in reason:

@@ -1,0 +1,296 @@
+"""What an outbox must show on every database: conformance 30 to 32.
+
+A test file gives the fixture `database`; what the suite needs of it is an `OutboxDatabase`. It
+starts empty, with its table made.
+"""
+# ruff: noqa: D102 - a test's name is its documentation
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections import Counter
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import pytest
+
+from events.integration.bus import IntegrationEventBus
+from events.integration.event import IntegrationEvent
+from events.integration.message import Message
+from events.integration.outbox import Outbox, OutboxRelay, OutboxRow, OutboxStore
+from events.integration.topology import Topic
+
+__all__ = [
+    "Counted",
+    "ForwardedBus",
+    "JournalBus",
+    "OutboxContract",
+    "OutboxDatabase",
+    "UnitOfWork",
+    "relay_and_die",
+]
+
+T = TypeVar("T")
+
+TOPIC = Topic("outbox-contract")
+DEADLINE = 20.0
+ALL = 10_000
+
+
+class UnitOfWork(Protocol):
+    """A transaction of the user's, and its outbox."""
+
+    @property
+    def outbox(self) -> Outbox:
+        """Return the outbox of this transaction."""
+        ...
+
+    def savepoint(self) -> AbstractAsyncContextManager[object]:
+        """Open a savepoint: released at the exit, rolled back to if the body raises."""
+        ...
+
+
+class OutboxDatabase(Protocol):
+    """A database with an outbox, as this suite uses it."""
+
+    @property
+    def store(self) -> OutboxStore:
+        """Return the relay's side of it."""
+        ...
+
+    @property
+    def relay_command(self) -> Sequence[str]:
+        """Return a command that calls `relay_and_die(store, *arguments)` in a new process."""
+        ...
+
+    def unit_of_work(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """Begin a transaction: committed at the exit, rolled back if the body raises."""
+        ...
+
+    async def insert(self, row: OutboxRow) -> None:
+        """Commit a row with the id that it says."""
+        ...
+
+
+@dataclass(frozen=True)
+class Counted(IntegrationEvent):
+    """An event that is told from others by its number."""
+
+    type = "events.testing.counted"
+    version = 1
+    number: int
+    text: str = "Grüße, 世界"
+
+
+class ForwardedBus(IntegrationEventBus):
+    """A bus that keeps what relays forward to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.messages: list[Message] = []
+
+    async def forward(self, messages: Sequence[Message]) -> Sequence[None]:
+        """Take them all."""
+        self.messages += messages
+        return [None] * len(messages)
+
+    async def send(self, topic: Topic, event: IntegrationEvent) -> None:
+        """Refuse: a relay forwards."""
+        raise NotImplementedError
+
+    @property
+    def numbers(self) -> list[int]:
+        """Return the numbers of the events, in the order of their arrival."""
+        return [json.loads(message.body)["number"] for message in self.messages]
+
+
+class JournalBus(ForwardedBus):
+    """A bus whose broker is a file, which holds the ids of what it accepted."""
+
+    def __init__(self, journal: Path, *, die_after: int | None = None) -> None:
+        super().__init__()
+        self._journal = journal
+        self._die_after = die_after
+
+    async def forward(self, messages: Sequence[Message]) -> Sequence[None]:
+        """Write the ids down, each for good before the next."""
+        with self._journal.open("a") as file:
+            for position, message in enumerate(messages):
+                if position == self._die_after:
+                    _die()
+                file.write(f"{message.id}\n")
+                file.flush()
+                os.fsync(file.fileno())
+        return await super().forward(messages)
+
+
+async def relay_and_die(store: OutboxStore, journal: str, step: str) -> None:
+    """Relay into a journal until the outbox is empty, or die by SIGKILL where the step says.
+
+    "sending" is in the middle of a batch; the others are the relay's own steps.
+    """
+
+    def on_step(done: str) -> None:
+        if done == step:
+            _die()
+
+    bus = JournalBus(Path(journal), die_after=5 if step == "sending" else None)
+    async with OutboxRelay(store, bus, on_step=on_step) as relay:
+        await relay.drain()
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _GoBack(Exception):  # noqa: N818 - no error: how the suite leaves a transaction
+    """Raised to have a transaction or a savepoint rolled back."""
+
+
+@asynccontextmanager
+async def _undone(transaction: AbstractAsyncContextManager[T]) -> AsyncGenerator[T]:
+    with suppress(_GoBack):
+        async with transaction as value:
+            yield value
+            raise _GoBack
+
+
+class OutboxContract:
+    """Give the fixture `database`."""
+
+    @pytest.fixture
+    def database(self) -> OutboxDatabase:
+        """Return a database whose outbox is empty."""
+        raise NotImplementedError
+
+    # --- 30: in the transaction, or not at all ------------------------------------------------
+
+    async def test_30_committed_is_sent_once_with_its_id_and_bytes(
+        self, database: OutboxDatabase
+    ) -> None:
+        async with database.unit_of_work() as unit:
+            await unit.outbox.put(TOPIC, Counted(1), key="Ключ", headers={"tenant": "ä"})
+        (row,) = await database.store.due(ALL)
+        bus = await _relayed(database)
+        assert bus.messages == [row.message]
+        message = bus.messages[0]
+        assert (message.topic, message.type, message.key) == (TOPIC.name, Counted.type, "Ключ")
+        assert message.headers["ce-id"] == message.id
+        assert message.headers["tenant"] == "ä"
+        assert IntegrationEvent.from_dict(json.loads(message.body)) == Counted(1)
+        assert await database.store.due(ALL) == []
+
+    async def test_30_rolled_back_is_no_event(self, database: OutboxDatabase) -> None:
+        async with _undone(database.unit_of_work()) as unit:
+            await unit.outbox.put(TOPIC, Counted(1))
+        async with database.unit_of_work() as unit:
+            await unit.outbox.put(TOPIC, Counted(2))
+        assert (await _relayed(database)).numbers == [2]
+
+    async def test_30_savepoints_drop_exactly_their_own(self, database: OutboxDatabase) -> None:
+        async with database.unit_of_work() as unit:
+            await unit.outbox.put(TOPIC, Counted(1))
+            async with unit.savepoint():
+                await unit.outbox.put(TOPIC, Counted(2))
+                async with _undone(unit.savepoint()):
+                    await unit.outbox.put(TOPIC, Counted(3))
+                await unit.outbox.put(TOPIC, Counted(4))
+            async with _undone(unit.savepoint()):
+                await unit.outbox.put(TOPIC, Counted(5))
+                async with unit.savepoint():
+                    await unit.outbox.put(TOPIC, Counted(6))
+            await unit.outbox.put(TOPIC, Counted(7))
+        assert (await _relayed(database)).numbers == [1, 2, 4, 7]
+
+    # --- 31: whatever the order of their ids --------------------------------------------------
+
+    async def test_31_rows_committed_out_of_insertion_order_all_leave(
+        self, database: OutboxDatabase
+    ) -> None:
+        async with database.unit_of_work() as unit:
+            for number in range(3):
+                await unit.outbox.put(TOPIC, Counted(number))
+        rows = await database.store.due(ALL)
+        await database.store.remove([row.id for row in rows])
+
+        bus = ForwardedBus()
+        async with OutboxRelay(database.store, bus) as relay:
+            # The sequence gave these ids in order; their transactions ended in another.
+            for number in (2, 0, 1):
+                await database.insert(rows[number])
+                async with asyncio.timeout(DEADLINE):
+                    await relay.drain()
+        assert bus.numbers == [2, 0, 1]
+
+    async def test_31_writers_beside_a_relay_lose_nothing(self, database: OutboxDatabase) -> None:
+        writers, commits, each = 4, 25, 4
+
+        async def write(writer: int) -> None:
+            for commit in range(commits):
+                async with database.unit_of_work() as unit:
+                    for position in range(each):
+                        number = (writer * commits + commit) * each + position
+                        await unit.outbox.put(TOPIC, Counted(number))
+
+        bus = ForwardedBus()
+        async with OutboxRelay(database.store, bus, batch=10) as relay:
+            await asyncio.gather(*map(write, range(writers)))
+            async with asyncio.timeout(DEADLINE):
+                await relay.drain()
+        assert sorted(bus.numbers) == list(range(writers * commits * each))
+        assert await database.store.due(ALL) == []
+
+    # --- 32: killed anywhere ------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        ("step", "accepted", "left"),
+        [("selected", 0, 10), ("sending", 5, 10), ("sent", 10, 10), ("removed", 10, 0)],
+    )
+    async def test_32_a_killed_relay_loses_nothing(
+        self, database: OutboxDatabase, tmp_path: Path, step: str, accepted: int, left: int
+    ) -> None:
+        async with database.unit_of_work() as unit:
+            for number in range(10):
+                await unit.outbox.put(TOPIC, Counted(number))
+        ids = [row.message.id for row in await database.store.due(ALL)]
+        journal = tmp_path / "accepted"
+
+        assert await _relay_process(database, journal, step) == -signal.SIGKILL
+        before = _read(journal)
+        assert before == ids[:accepted]
+        assert len(await database.store.due(ALL)) == left
+
+        assert await _relay_process(database, journal, "none") == 0
+        times = Counter(_read(journal))
+        assert list(times) == ids, "lost, or sent with another id"
+        assert [id_ for id_ in ids if times[id_] > 1] == (before if left else [])
+        assert await database.store.due(ALL) == []
+
+
+async def _relayed(database: OutboxDatabase) -> ForwardedBus:
+    bus = ForwardedBus()
+    async with OutboxRelay(database.store, bus) as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+    return bus
+
+
+async def _relay_process(database: OutboxDatabase, journal: Path, step: str) -> int:
+    command = [*database.relay_command, str(journal), step]
+    process = await asyncio.create_subprocess_exec(*command)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _read(journal: Path) -> list[str]:
+    return journal.read_text().split() if journal.exists() else []

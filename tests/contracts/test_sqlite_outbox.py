@@ -1,0 +1,20 @@
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from events.integration.implementation.sqlalchemy import enable_wal
+from events.testing.contracts.outbox import OutboxContract
+from tests.contracts.sqlalchemy_outbox import SQLAlchemyDatabase
+
+
+class TestSQLiteOutbox(OutboxContract):
+    @pytest.fixture
+    async def database(self, tmp_path: Path) -> AsyncGenerator[SQLAlchemyDatabase]:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/outbox.db")
+        await enable_wal(engine)
+        database = SQLAlchemyDatabase(engine)
+        await database.create()
+        yield database
+        await engine.dispose()

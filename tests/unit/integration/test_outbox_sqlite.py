@@ -1,0 +1,239 @@
+"""`SQLAlchemyOutboxStore` and the relay on real SQLite files."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import MetaData, event, select
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from events.errors import MessageTooLargeError, OutboxError, OutboxTableError
+from events.integration.event import IntegrationEvent
+from events.integration.implementation.sqlalchemy import (
+    SQLAlchemyOutbox,
+    SQLAlchemyOutboxStore,
+    enable_wal,
+    outbox_table,
+)
+from events.integration.message import Message
+from events.integration.outbox import OutboxRelay, OutboxRow, Postponed
+from events.integration.topology import Topic
+from events.testing.contracts.outbox import ForwardedBus
+
+TOPIC = Topic("numbers")
+TABLE = outbox_table(MetaData())
+DEADLINE = 10.0
+
+
+@dataclass(frozen=True)
+class Numbered(IntegrationEvent):
+    type = "test.sqlite.numbered"
+    version = 1
+    number: int
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{tmp_path}/outbox.db", connect_args={"timeout": 0}
+    )
+    await enable_wal(engine)
+    async with engine.begin() as connection:
+        await connection.run_sync(TABLE.metadata.create_all)
+    yield engine
+    await engine.dispose()
+
+
+async def put(engine: AsyncEngine, *numbers: int, at: datetime | None = None) -> None:
+    async with AsyncSession(engine) as session, session.begin():
+        for number in numbers:
+            await SQLAlchemyOutbox(session).put(TOPIC, Numbered(number), available_at=at)
+
+
+class Hooked(ForwardedBus):
+    def __init__(self, hook: Callable[[Sequence[Message]], Awaitable[None]]) -> None:
+        super().__init__()
+        self.hook = hook
+
+    async def forward(self, messages: Sequence[Message]) -> Sequence[None]:
+        if messages:
+            await self.hook(messages)
+        return await super().forward(messages)
+
+
+async def test_no_transaction_is_open_while_the_bus_is_busy(engine: AsyncEngine) -> None:
+    async def write(messages: Sequence[Message]) -> None:
+        # Without a timeout: any lock of the relay's would make this fail.
+        async with engine.connect() as connection:
+            await connection.exec_driver_sql("BEGIN EXCLUSIVE")
+            await connection.exec_driver_sql("COMMIT")
+            mode = await connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            assert mode.one()[0] == 0, "a reader is in the way"
+
+    await put(engine, 1, 2)
+    bus = Hooked(write)
+    async with OutboxRelay(SQLAlchemyOutboxStore(engine), bus) as relay:
+        async with asyncio.timeout(DEADLINE):
+            await relay.drain()
+    assert bus.numbers == [1, 2]
+
+
+async def test_a_locked_database_delays_the_removal_and_repeats_nothing(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with engine.connect() as writer:
+
+        async def lock(messages: Sequence[Message]) -> None:
+            await writer.exec_driver_sql("BEGIN IMMEDIATE")
+
+        await put(engine, 1, 2)
+        bus = Hooked(lock)
+        async with OutboxRelay(SQLAlchemyOutboxStore(engine), bus) as relay:
+            async with asyncio.timeout(DEADLINE):
+                while "database is locked" not in (relay.health().trouble or ""):
+                    await asyncio.sleep(0.001)
+                await writer.exec_driver_sql("ROLLBACK")
+                await relay.drain()
+            assert relay.health().healthy
+    assert bus.numbers == [1, 2]
+    assert caplog.text.count("waits and tries again") == 1
+
+
+async def test_a_commit_wakes_a_relay_with_an_engine_of_its_own(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.integration.outbox.relay._FIRST_POLL", 3_600.0)
+    arrived = asyncio.Event()
+
+    async def arrive(messages: Sequence[Message]) -> None:
+        arrived.set()
+
+    idle = asyncio.Event()
+
+    class Store(SQLAlchemyOutboxStore):
+        async def due(self, limit: int) -> Sequence[OutboxRow]:
+            rows = await super().due(limit)
+            if not rows:
+                idle.set()
+            return rows
+
+    own = create_async_engine(engine.url)
+    async with OutboxRelay(Store(own), Hooked(arrive), poll_interval=3_600.0):
+        async with asyncio.timeout(DEADLINE):
+            await idle.wait()
+            await put(engine, 1)
+            await arrived.wait()
+    await own.dispose()
+
+
+async def test_scheduled_rows_wait_and_hold_up_nobody(engine: AsyncEngine) -> None:
+    now = datetime.now(UTC)
+    await put(engine, *range(20), at=now + timedelta(hours=1))
+    await put(engine, 20, at=now - timedelta(seconds=1))
+    await put(engine, 21, 22)
+    bus = ForwardedBus()
+    async with OutboxRelay(SQLAlchemyOutboxStore(engine), bus, batch=5) as relay:
+        async with asyncio.timeout(DEADLINE):
+            await relay.drain()
+    assert bus.numbers == [20, 21, 22]
+    async with engine.connect() as connection:
+        assert len((await connection.execute(select(TABLE.c.id))).all()) == 20
+
+
+async def test_a_postponed_row_keeps_error_and_attempts_and_comes_back(
+    engine: AsyncEngine,
+) -> None:
+    await put(engine, 1, 2)
+    store = SQLAlchemyOutboxStore(engine)
+    first, second = await store.due(10)
+    await store.postpone([Postponed(first.id, "KeyError: 'x'", 3_600.0)])
+    assert await store.due(10) == [second]
+    async with engine.connect() as connection:
+        row = (await connection.execute(select(TABLE).where(TABLE.c.id == first.id))).one()
+    assert (row.attempts, row.last_error) == (1, "KeyError: 'x'")
+    await store.postpone([Postponed(first.id, "again", -1.0)])
+    assert [(row.id, row.attempts) for row in await store.due(10)] == [(1, 2), (2, 0)]
+
+
+async def test_a_refused_row_is_postponed_in_the_table(engine: AsyncEngine) -> None:
+    class Refusing(ForwardedBus):
+        async def forward(self, messages: Sequence[Message]) -> Sequence[None]:
+            await super().forward(messages)
+            return [MessageTooLargeError("t", "t", 2, 1)] * len(messages)  # type: ignore[list-item]
+
+    await put(engine, 1)
+    async with OutboxRelay(SQLAlchemyOutboxStore(engine), Refusing()) as relay:
+        async with asyncio.timeout(DEADLINE):
+            await relay.drain()
+    async with engine.connect() as connection:
+        row = (await connection.execute(select(TABLE))).one()
+    assert row.attempts == 1
+    assert row.last_error.startswith("MessageTooLargeError")
+    assert row.available_at > row.created_at
+
+
+async def test_both_halves_of_the_question_walk_the_index(engine: AsyncEngine) -> None:
+    asked: list[tuple[str, Any]] = []
+
+    def note(
+        conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+    ) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    await SQLAlchemyOutboxStore(engine).due(10)
+    ((statement, parameters),) = asked
+    async with engine.connect() as connection:
+        plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        steps = [row.detail for row in plan]
+    assert sum("USING INDEX ix_outbox_due" in step for step in steps) == 2, steps
+    assert not any("TEMP B-TREE" in step for step in steps), steps
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+
+async def test_settings_that_make_writers_wait_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{tmp_path}/plain.db", connect_args={"timeout": 0}
+    )
+    async with engine.begin() as connection:
+        await connection.run_sync(TABLE.metadata.create_all)
+    await SQLAlchemyOutboxStore(engine).check()
+    assert "'delete'" in caplog.text
+    assert "enable_wal(engine)" in caplog.text
+    assert "'timeout': 5" in caplog.text
+    caplog.clear()
+    await engine.dispose()
+
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/plain.db")
+    await enable_wal(engine)
+    await SQLAlchemyOutboxStore(engine).check()
+    assert caplog.records == []
+    await engine.dispose()
+
+
+async def test_a_database_in_memory_is_refused() -> None:
+    engine = create_async_engine("sqlite+aiosqlite://")
+    async with engine.begin() as connection:
+        await connection.run_sync(TABLE.metadata.create_all)
+    with pytest.raises(OutboxError, match="use a file"):
+        await SQLAlchemyOutboxStore(engine).check()
+    with pytest.raises(OutboxError, match="'memory'"):
+        await enable_wal(engine)
+    await engine.dispose()
+
+
+async def test_a_relay_on_a_missing_table_does_not_start(tmp_path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/bare.db")
+    with pytest.raises(OutboxTableError, match=r"not there.*outbox_table\(metadata\).*Alembic"):
+        await OutboxRelay(SQLAlchemyOutboxStore(engine), ForwardedBus()).startup()
+    await engine.dispose()
