@@ -26,22 +26,32 @@ def main(arguments: Sequence[str]) -> int:
     if reconfigure is not None:
         reconfigure(errors="replace")  # not every terminal can show every character
     try:
-        return 0 if asyncio.run(_play(options.emails or _DEFAULT, options.port)) else 1
-    except asyncio.CancelledError:
-        print("\nstopped", file=sys.stderr)
-        return 128 + signal.SIGTERM
+        return asyncio.run(_play(options.emails or _DEFAULT, options.port))
     except CannotStartError as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return 1
 
 
-async def _play(emails: Sequence[str], port: int) -> bool:
-    task = asyncio.current_task()
-    assert task is not None
-    with suppress(NotImplementedError):  # on Windows
-        # As Ctrl-C does: everything is closed on the way out.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await play(emails, port=port)
+async def _play(emails: Sequence[str], port: int) -> int:
+    """Play until the end, or until a signal: then close everything, however often it comes."""
+    playing = asyncio.create_task(play(emails, port=port))
+    signals: list[signal.Signals] = []
+
+    def stop(number: signal.Signals) -> None:
+        if not signals:
+            playing.cancel()
+        signals.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with suppress(NotImplementedError):  # on Windows, where Ctrl-C cancels all of it anyway
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
+    try:
+        return 0 if await playing else 1
+    except asyncio.CancelledError:
+        if not signals:
+            raise
+        print("\nstopped", file=sys.stderr)
+        return 128 + signals[0]
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
