@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import pickle
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 import attrs
 import pytest
@@ -124,6 +124,10 @@ def test_no_part_of_equality_repr_and_fields(cls: Any) -> None:
         assert [each.name for each in dataclasses.fields(cls)] == ["name"]
         assert dataclasses.asdict(published) == {"name": "ada"}
         assert dataclasses.replace(published, name="eve").events == ()
+
+
+def test_annotations_are_the_entitys_own() -> None:
+    assert get_type_hints(Data) == {"name": str}
 
 
 def test_no_part_of_vars_nor_of_slotted_classes_shape() -> None:

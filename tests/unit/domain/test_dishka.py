@@ -78,6 +78,10 @@ class Hopeless(DomainEventHandler[Ping]):
     async def handle(self, event: Ping) -> None: ...
 
 
+class Simple(DomainEventHandler[Ping]):
+    async def handle(self, event: Ping) -> None: ...
+
+
 class Untyped(DomainEventHandler[Ping]):
     def __init__(self, session) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
 
@@ -304,6 +308,22 @@ async def test_a_provided_handler_that_lacks_something_is_named() -> None:
     with pytest.raises(
         HandlerNotBuiltError, match="handler Hopeless: Cannot find factory for .Mis"
     ):
+        await ping(container)
+    await container.close()
+
+
+async def test_a_provider_is_not_passed_over_because_it_lacks_something() -> None:
+    class Own(Provider):
+        @provide(scope=Scope.REQUEST)
+        def simple(self, missing: Missing) -> Simple:
+            return Simple()
+
+    container = container_of(
+        Simple,
+        providers=(Own(), Sessions(), DomainEventImplementationProvider()),
+        skip_validation=True,
+    )
+    with pytest.raises(HandlerNotBuiltError, match="Missing"):
         await ping(container)
     await container.close()
 

@@ -522,7 +522,7 @@ async def test_nested_blocks_are_one_unit_of_work(world: World) -> None:
 
 async def enter(dispatcher: DomainEventDispatcher) -> None:
     async with dispatcher:
-        pass
+        pytest.fail("refused on entering")
 
 
 @pytest.mark.parametrize("again", [DomainEventDispatcher.process, enter])

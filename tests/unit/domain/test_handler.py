@@ -140,6 +140,20 @@ def test_abstract_handlers_do_not_register(registry: Registry) -> None:
     assert registry.get(Paid) == (Concrete,)
 
 
+def test_slotted_abstract_handlers_do_not_register(registry: Registry) -> None:
+    @dataclass(slots=True)
+    class Base(DomainEventHandler[Paid]):
+        fast: bool = False
+
+    assert registry.get(Paid) == ()
+
+    @dataclass(slots=True)
+    class Ship(Base):
+        async def handle(self, event: Paid) -> None: ...
+
+    assert registry.get(Paid) == (Ship,)
+
+
 def test_a_subclass_of_a_handler_is_one_more(registry: Registry) -> None:
     class Ship(DomainEventHandler[Paid]):
         async def handle(self, event: Paid) -> None: ...

@@ -39,7 +39,7 @@ def event_classes(handler: type, root: type) -> tuple[type[DomainEvent], ...] | 
     for member in members:
         if not (isinstance(member, type) and issubclass(member, DomainEvent)):
             raise HandlerDefinitionError(handler, _why_not_an_event(member))
-    return tuple(dict.fromkeys(members))
+    return tuple(members)
 
 
 def _argument(handler: type, root: type) -> Any:

@@ -163,7 +163,8 @@ class DomainEventHandler(ABC, Generic[E]):
 
 
 def _is_abstract(cls: type) -> bool:
-    # As ABCMeta finds out, but it does so only after `__init_subclass__`.
+    # As ABCMeta finds out, but it does so only after `__init_subclass__`; `inspect.isabstract`
+    # knows that, but is taken in by classes that a decorator made again, as for slots.
     names = {name for base in cls.__bases__ for name in getattr(base, "__abstractmethods__", ())}
     names.update(cls.__dict__)
     return any(getattr(getattr(cls, name, None), "__isabstractmethod__", False) for name in names)
