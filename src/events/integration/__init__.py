@@ -1,0 +1,38 @@
+"""Integration events: versioned messages to other services, and the buses that carry them."""
+
+from events.integration.bus import IntegrationEventBus
+from events.integration.event import EventKey, EventRegistry, IntegrationEvent
+from events.integration.message import DeadLetter, Delivery, Message, current_delivery
+from events.integration.outbox import Outbox, OutboxRelay
+from events.integration.pipeline import Handle, IncomingEvent, Middleware
+from events.integration.topology import (
+    Consumer,
+    EventHandlerConsumer,
+    IntegrationEventBusRegistration,
+    RetryPolicy,
+    Topic,
+)
+from events.integration.transport import Transport, TransportFeatures
+
+__all__ = [
+    "Consumer",
+    "DeadLetter",
+    "Delivery",
+    "EventHandlerConsumer",
+    "EventKey",
+    "EventRegistry",
+    "Handle",
+    "IncomingEvent",
+    "IntegrationEvent",
+    "IntegrationEventBus",
+    "IntegrationEventBusRegistration",
+    "Message",
+    "Middleware",
+    "Outbox",
+    "OutboxRelay",
+    "RetryPolicy",
+    "Topic",
+    "Transport",
+    "TransportFeatures",
+    "current_delivery",
+]

@@ -1,0 +1,159 @@
+"""`python -m events.relay`: a process that a person starts, stops and misspells."""
+
+import asyncio
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import MetaData
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+from events.integration import IntegrationEvent, Topic
+from events.integration.implementation.sqlalchemy import (
+    SQLAlchemyOutbox,
+    enable_wal,
+    outbox_table,
+)
+
+SERVICE = '''
+"""What a user's service would have: a relay into a bus that writes down what it gets."""
+import os
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from events.integration import IntegrationEvent, IntegrationEventBus, OutboxRelay
+from events.integration.implementation.sqlalchemy import SQLAlchemyOutboxStore
+
+
+@dataclass
+class Noted(IntegrationEvent):
+    type = "relay_process.noted"
+    version = 1
+    number: int
+
+
+class FileBus(IntegrationEventBus):
+    async def send(self, topic, event):
+        with open("sent", "a") as file:
+            print(topic.name, event.number, file=file)
+
+
+def engine():
+    return create_async_engine("sqlite+aiosqlite:///outbox.db")
+
+
+@asynccontextmanager
+async def make_relay():
+    opened = engine()
+    async with FileBus() as bus:
+        yield OutboxRelay(SQLAlchemyOutboxStore(opened), bus)
+    await opened.dispose()
+    print("disposed", flush=True)
+
+
+def bare():
+    return OutboxRelay(SQLAlchemyOutboxStore(engine()), FileBus())
+
+
+def nothing():
+    return None
+
+
+@asynccontextmanager
+async def something_else():
+    yield "else"
+
+
+not_callable = 3
+'''
+
+
+@dataclass
+class Noted(IntegrationEvent):
+    type = "relay_process.noted"
+    version = 1
+    number: int
+
+
+@pytest.fixture
+async def folder(tmp_path: Path) -> Path:
+    (tmp_path / "service.py").write_text(SERVICE)
+    metadata = MetaData()
+    outbox_table(metadata)
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/outbox.db")
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    await enable_wal(engine)
+    async with AsyncSession(engine) as session:
+        for number in range(3):
+            await SQLAlchemyOutbox(session).put(Topic("notes"), Noted(number))
+        await session.commit()
+    await engine.dispose()
+    return tmp_path
+
+
+async def start(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "events.relay",
+        *arguments,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": ""},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.mark.parametrize("factory", ["make_relay", "bare"])
+async def test_it_relays_until_sigterm_and_exits_with_0(folder: Path, factory: str) -> None:
+    process = await start(folder, f"service:{factory}")
+    async with asyncio.timeout(30):
+        while process.returncode is None and len(lines_of(folder / "sent")) < 3:
+            await asyncio.sleep(0.01)
+    assert lines_of(folder / "sent") == ["notes 0", "notes 1", "notes 2"]
+    process.send_signal(signal.SIGTERM)
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0, err.decode()
+    assert b"runs; stop it with SIGTERM" in err
+    assert b"has stopped" in err
+    assert (b"disposed" in out) == (factory == "make_relay")
+
+
+@pytest.mark.parametrize(
+    ("argument", "status", "text"),
+    [
+        ("service", 2, "'service' is not of the form module:factory"),
+        ("sevrice:make_relay", 2, "there is no module 'sevrice' to import"),
+        ("service.sub:make_relay", 2, "there is no module 'service.sub' to import"),
+        ("service:make_rely", 2, "'service' has no callable 'make_rely'"),
+        ("service:not_callable", 2, "'service' has no callable 'not_callable'"),
+        ("service:nothing", 1, "returned None: return an OutboxRelay"),
+        ("service:something_else", 1, "gave 'else', which is not an OutboxRelay"),
+    ],
+)
+async def test_a_wrong_argument_is_named(
+    folder: Path, argument: str, status: int, text: str
+) -> None:
+    process = await start(folder, argument)
+    _, err = await asyncio.wait_for(process.communicate(), 30)
+    assert text in err.decode()
+    assert process.returncode == status
+
+
+async def test_a_missing_table_ends_it_with_the_cure_and_no_traceback(folder: Path) -> None:
+    (folder / "outbox.db").unlink()
+    process = await start(folder, "service:bare")
+    _, err = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 1
+    assert "CRITICAL events.relay: outbox table 'outbox': it is not there; add it" in err.decode()
+    assert "Traceback" not in err.decode()
