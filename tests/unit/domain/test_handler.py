@@ -228,6 +228,18 @@ def test_forward_references() -> None:
     )
     loaded: Any = module
     assert DomainEventHandler.registry.get(loaded.Paid) == (loaded.One, loaded.Two)
+    exec(
+        "class Base(DomainEventHandler['Paid']): ...\n"
+        "E = __import__('typing').TypeVar('E')\n"
+        "class Audited(DomainEventHandler[E]):\n  async def handle(self, event): ...\n"
+        "class Three(Audited['Paid']): ...\n",
+        vars(module),
+    )
+
+    class Four(loaded.Base):  # type: ignore[misc]
+        async def handle(self, event: Any) -> None: ...
+
+    assert DomainEventHandler.registry.get(loaded.Paid)[2:] == (loaded.Three, Four)
     with pytest.raises(HandlerDefinitionError) as caught:
         exec(
             "class Early(DomainEventHandler['Later']):\n  async def handle(self, event): ...",

@@ -33,7 +33,7 @@ def event_classes(handler: type, root: type) -> tuple[type[DomainEvent], ...] | 
             "does not say which events it handles: give the class that it inherits from its "
             "type argument, as in `DomainEventHandler[OrderPaid]`, or `[DomainEvent]` for all",
         )
-    members = list(_union_members(_resolved(handler, argument)))
+    members = list(_union_members(argument))
     if any(isinstance(member, TypeVar) for member in members):
         return None
     for member in members:
@@ -48,7 +48,7 @@ def _argument(handler: type, root: type) -> Any:
     for base in sorted(bases, key=lambda base: _origin(base) is not root):
         origin = _origin(base)
         if origin is root:
-            return next(iter(get_args(base)), None)
+            return _resolved(handler, next(iter(get_args(base)), None))
         if not (isinstance(origin, type) and issubclass(origin, root)):
             continue
         argument = _argument(origin, root)
@@ -59,7 +59,7 @@ def _argument(handler: type, root: type) -> Any:
             argument = given.get(argument)
         elif open_variables:
             argument = argument[tuple(given.get(each, each) for each in open_variables)]
-        return argument
+        return _resolved(handler, argument)
     return None
 
 
@@ -68,7 +68,9 @@ def _origin(base: Any) -> Any:
 
 
 def _resolved(handler: type, argument: Any) -> Any:
-    """Look strings up in the handler's module, as far as that has come."""
+    """Look strings up in the module of the class that has them, as far as that has come."""
+    if argument is None:
+        return None
 
     def holder() -> None: ...
 
