@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from events.domain.event import DomainEvent
+from events.domain.event import DomainEvent
 
 __all__ = ["AggregateRoot"]
 

@@ -11,22 +11,16 @@ caused it, so that a circle can be shown as the chain that it is:
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeAlias
+from types import TracebackType
+from typing import Any, Self, TypeAlias
 
-from events.domain.aggregate import having_events
-from events.domain.event_handler.handler import DomainEventHandler
+from events.domain.aggregate import AggregateRoot, having_events
+from events.domain.event import DomainEvent
+from events.domain.event_handler.factory import DomainEventHandlerFactory
+from events.domain.event_handler.handler import DomainEventHandler, DomainEventHandlerRegistry
 from events.errors import DispatcherBusyError, EventChainTooLongError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from types import TracebackType
-    from typing import Self
-
-    from events.domain.aggregate import AggregateRoot
-    from events.domain.event import DomainEvent
-    from events.domain.event_handler.factory import DomainEventHandlerFactory
-    from events.domain.event_handler.handler import DomainEventHandlerRegistry
 
 __all__ = ["DomainEventDispatcher"]
 

@@ -6,13 +6,11 @@ asks dishka.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from events.domain.event_handler.handler import DomainEventHandler
 from events.errors import HandlerNotBuiltError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 __all__ = ["DomainEventHandlerFactory", "SimpleDomainEventHandlerFactory"]
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Generic, TypeVar
 
 from events.domain.event import DomainEvent
 from events.domain.event_handler._type_argument import event_classes
@@ -16,9 +17,6 @@ from events.errors import (
     HandlerNotRegisteredError,
     InvalidDomainEventError,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 __all__ = ["DomainEventHandler", "DomainEventHandlerRegistry"]
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from dishka import DEFAULT_COMPONENT, AsyncContainer, Provider, Scope
 from dishka.exceptions import NoFactoryError
 
 from events.domain.event_handler import DomainEventHandler
 from events.errors import HandlerNotBuiltError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = ["DishkaDomainEventHandlerFactory"]
 
