@@ -35,14 +35,22 @@ JSON = "application/json"
 CLOUDEVENT = "application/cloudevents"
 HEADERS = "eventheaders"
 INTEGERS = frozenset({"eventversion"})
+# Headers by these names would not come back: the envelope has its own use for them.
+NO_ATTRIBUTES = frozenset({"data", "datacontenttype", HEADERS})
+FIXED = frozenset({"specversion", "id"})
+OURS = frozenset(
+    {"specversion", "id", "source", "type", "time", "eventversion", "correlationid", "causationid"}
+)
 REQUIRED = frozenset({"specversion", "id", "source", "type"})
 
 _plain = re.compile(r"[!#$&-~]*").fullmatch
 _unquoted = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
 _is_name = re.compile(r"[a-z0-9]+").fullmatch
+_is_integer = re.compile(r"0|[1-9][0-9]{0,8}").fullmatch
 _encode = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder().decode
-_open_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 _skip = msgspec.json.Decoder(msgspec.Raw).decode
 
 
@@ -84,12 +92,19 @@ def attribute(headers: Mapping[str, str], name: str) -> str | None:
     One that is encoded wrongly is given as it is: whoever needs it will not recognise it.
     """
     value = headers.get(f"ce-{name}")
-    if value is None:
-        return None
+    return None if value is None else _decoded(value)
+
+
+def _decoded(value: str) -> str:
     try:
         return decode_value(value)
     except UnicodeDecodeError:
         return value
+
+
+def _is_attribute(name: str) -> bool:
+    """Tell whether a header by this name has its own place in an envelope."""
+    return name not in NO_ATTRIBUTES and _is_name(name) is not None
 
 
 def to_structured(message: Message) -> bytes:
@@ -97,25 +112,23 @@ def to_structured(message: Message) -> bytes:
 
     What is not JSON goes in as `data_base64`, so every body survives byte for byte.
     """
-    attributes: dict[str, Any] = {"specversion": "1.0", "id": message.id}
+    attributes: dict[str, str | int] = {"specversion": "1.0", "id": message.id, "source": "/"}
+    attributes["type"] = message.type
     others: dict[str, str] = {}
     for header, value in message.headers.items():
-        if header.startswith("ce-"):
-            name = header[3:]
-            read = attribute(message.headers, name) or ""
-            attributes[name] = int(read) if name in INTEGERS and read.isdecimal() else read
-        elif header == "content-type":
+        name = header[3:] if header.startswith("ce-") else ""
+        if header == "content-type":
             attributes["datacontenttype"] = value
-        else:
+        elif not (name in OURS or _is_attribute(name)):
             others[header] = value
-    attributes.setdefault("source", "/")
-    attributes.setdefault("type", message.type)
-    if message.key is not None:
+        elif name not in FIXED and (read := _decoded(value)):
+            attributes[name] = int(read) if name in INTEGERS and _is_integer(read) else read
+    if message.key:
         attributes["partitionkey"] = message.key
     if others:
         attributes[HEADERS] = _encode(others).decode()
     head = _encode(attributes)[:-1]
-    if _embeddable(message.body, attributes.get("datacontenttype", JSON)):
+    if _is_json_type(message.headers.get("content-type", JSON)) and _is_object(message.body):
         return b'%b,"data":%b}' % (head, message.body)
     return b'%b,"data_base64":"%b"}' % (head, b64encode(message.body))
 
@@ -134,13 +147,12 @@ def from_structured(data: bytes) -> Envelope:
 
 
 def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
-    """Take a delivery out of its envelope, if it is in one: if the content type says so.
+    """Take a delivery out of its envelope, if it is in one; its id and key become those within.
 
-    HTTP binding, section 3: the receiver goes by the content type. Where a transport has no headers
-    to hold one, an envelope is `expected`, and what is none is a bare body. The id and key become
-    those of the envelope.
+    HTTP binding, section 3: the receiver goes by the content type. `expected` is for transports
+    that have no headers to say it: there, every body may be an envelope.
     """
-    if not expected and not delivery.headers.get("content-type", "").startswith(CLOUDEVENT):
+    if not (expected or delivery.headers.get("content-type", "").startswith(CLOUDEVENT)):
         return delivery
     envelope = from_structured(delivery.body)
     if envelope.id is None:
@@ -155,37 +167,58 @@ def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
 
 
 def _open(data: bytes) -> Envelope | None:
-    parts = _open_object(data)
-    if not parts.keys() >= REQUIRED:
-        return None
-    raw, encoded = parts.pop("data", None), parts.pop("data_base64", None)
-    attributes = {name: _decode(value) for name, value in parts.items()}
-    if not all(isinstance(attributes[name], str) and attributes[name] for name in REQUIRED):
-        return None
+    attributes, body = _parts(data)
+    for name in REQUIRED:
+        value = attributes.get(name)
+        if not isinstance(value, str) or not value:
+            return None
     if not attributes["specversion"].startswith("1.") or type(attributes.get("version")) is int:
         return None
-    content_type = attributes.pop("datacontenttype", None) or JSON
+    content_type = attributes.pop("datacontenttype", None)
+    content_type = JSON if content_type is None else _canonical(content_type)
+    encoded = attributes.pop("data_base64", None)
     if encoded is not None:
-        body = b64decode(_decode(encoded), validate=True)
-    elif raw is None:
+        body = b64decode(encoded, validate=True)
+    elif body is None:
         return None
-    elif _is_json_type(content_type):
-        body = bytes(raw)
-    else:
-        body = _decode(raw).encode()
+    elif not _is_json_type(content_type):
+        body = msgspec.json.decode(body, type=str).encode()
     headers = _other_headers(attributes)
     for name, value in attributes.items():
-        if value is not None and _is_name(name):
+        if value is not None and (name in OURS or _is_name(name)):
             headers[f"ce-{name}"] = encode_value(_canonical(value))
     headers["content-type"] = content_type
-    return Envelope(attributes["id"], headers, body, attributes.get("partitionkey"))
+    key = attributes.get("partitionkey")
+    return Envelope(attributes["id"], headers, body, None if key is None else _canonical(key))
+
+
+def _parts(data: bytes) -> tuple[dict[str, Any], bytes | None]:
+    """Part an envelope into its attributes and the bytes of its `data`.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    # Within a string the quotes would be escaped, so this is a member's name; and of the envelope
+    # itself, if what is before it and what is behind it make sense. Ours do.
+    head, _, rest = data.partition(b',"data":')
+    if _is_object(body := rest[:-1]):
+        try:
+            return _decode_object(head + b"}"), body
+        except msgspec.DecodeError:
+            pass
+    members = _decode_members(data)
+    raw = members.pop("data", None)
+    attributes = {name: msgspec.json.decode(value) for name, value in members.items()}
+    return attributes, None if raw is None else bytes(raw)
 
 
 def _other_headers(attributes: dict[str, Any]) -> dict[str, str]:
     """Take our own extension out of the attributes; someone else's of that name stays."""
+    if HEADERS not in attributes:
+        return {}
     try:
-        headers = msgspec.json.decode(attributes[HEADERS], type=dict[str, str])
-    except (KeyError, TypeError, msgspec.DecodeError):
+        headers = _decode_headers(attributes[HEADERS])
+    except (TypeError, msgspec.DecodeError):
         return {}
     del attributes[HEADERS]
     return headers
@@ -197,16 +230,18 @@ def _canonical(value: object) -> str:
     Raises:
         TypeError: attributes have no such type.
     """
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (str, int)):
+    if isinstance(value, int):
         return str(value)
     raise TypeError(value)
 
 
-def _embeddable(body: bytes, content_type: str) -> bool:
-    """Tell whether an envelope can hold a body as it is, and give the same bytes back."""
-    if not (body.startswith(b"{") and body.endswith(b"}") and _is_json_type(content_type)):
+def _is_object(body: bytes) -> bool:
+    """Tell whether these bytes can stand in an envelope and be taken out again as they are."""
+    if not (body.startswith(b"{") and body.endswith(b"}")):
         return False
     try:
         _skip(body)

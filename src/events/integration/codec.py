@@ -1,12 +1,13 @@
 """One event class to bytes and back: built once per class, on its first use.
 
 msgspec does the work. What is added: the constant beginning `{"type":...,"version":...` is spliced
-in front of the fields, values that JSON would change silently are refused (`_fidelity`), and
+in front of the fields, values that JSON would change silently are refused (`fidelity`), and
 every error becomes one of ours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import Field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, get_origin, get_type_hints
 
@@ -72,7 +73,8 @@ class EventCodec(Generic[E]):
         self.header_type = encode_value(self.type)
         self.header_version = str(self.version)
         self._check: Check | None = None
-        if self._empty is None:
+        self._decode: Callable[[bytes], E] | None = None
+        if _is_dataclass(event_class):
             try:
                 self._check = check_for(_info(event_class))
             except UnsupportedFieldError as exc:
@@ -104,9 +106,8 @@ class EventCodec(Generic[E]):
             MalformedEventError: the body is not JSON.
             InvalidEventError: a field is missing or does not fit.
         """
-        if self._empty is not None:
-            read_object(body)
-            return self.event_class()
+        if self._decode is None:
+            return self.convert(read_object(body))
         try:
             return self._decode(body)
         except Exception as exc:
@@ -133,9 +134,9 @@ class EventCodec(Generic[E]):
         Raises:
             InvalidEventError: a field is missing or does not fit.
         """
-        if self._empty is not None:
-            return self.event_class()
         try:
+            if self._decode is None:
+                return self.event_class()
             return msgspec.convert(payload, self.event_class, str_keys=True)
         except Exception as exc:
             raise decode_error(exc, self.event_class) from exc
@@ -219,6 +220,10 @@ def _check_class(event_class: type[IntegrationEvent]) -> None:
 def own_fields(event_class: type) -> tuple[Field[Any], ...]:
     """Give a class's fields: those of dataclasses, or none."""
     return fields(event_class) if is_dataclass(event_class) else ()
+
+
+def _is_dataclass(event_class: type) -> bool:
+    return is_dataclass(event_class)
 
 
 def _declared(cls: type) -> list[str]:

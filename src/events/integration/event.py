@@ -57,11 +57,15 @@ class IntegrationEvent:
     registry: ClassVar[EventRegistry]
     __event_codec__: ClassVar[EventCodec[Any] | None] = None
     __event_abstract__: ClassVar[bool] = True
+    __event_name__: ClassVar[str]
 
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         drop_annotations(cls, "type", "version")
-        # Dataclasses with slots make the class a second time, without the keyword.
+        # Dataclasses with slots make the class a second time of what is in it: without keywords,
+        # and without its qualified name at first.
+        if "__event_name__" not in cls.__dict__:
+            cls.__event_name__ = f"{cls.__module__}.{cls.__qualname__}"
         cls.__event_abstract__ = abstract or cls.__dict__.get("__event_abstract__", False)
         if cls.__event_abstract__:
             return
@@ -118,10 +122,10 @@ class EventRegistry(Mapping[EventKey, type[IntegrationEvent]]):
         key = key or EventKey(event_class.type, event_class.version)
         versions = self._classes.setdefault(key.type, {})
         other = versions.get(key.version)
-        if other is not None and _name(other) != _name(event_class):
+        if other is not None and other.__event_name__ != event_class.__event_name__:
             raise EventDefinitionError(
                 event_class,
-                f"{_name(other)} has type {key.type!r} and version {key.version} already: "
+                f"{other.__event_name__} has type {key.type!r} and version {key.version} already: "
                 f"give one of the two another version",
             )
         versions[key.version] = event_class
@@ -159,10 +163,6 @@ class EventRegistry(Mapping[EventKey, type[IntegrationEvent]]):
 IntegrationEvent.registry = EventRegistry()
 
 
-def _name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
 def _key_given_by(cls: type[IntegrationEvent]) -> EventKey:
     """Check what a class gives as `type` and `version`; either may come from an abstract base."""
     type_: object = getattr(cls, "type", None)
@@ -191,8 +191,8 @@ def _key_given_by(cls: type[IntegrationEvent]) -> EventKey:
         ):
             raise EventDefinitionError(
                 cls,
-                f"it inherits type {type_!r} and version {version} from {_name(base)}, which has "
-                f"them already: give it a type or a version of its own",
+                f"it inherits type {type_!r} and version {version} from {base.__event_name__}: "
+                f"give it a type or a version of its own",
             )
     return EventKey(type_, version)
 

@@ -36,7 +36,7 @@ __all__ = ["EventDecoder", "Serializer"]
 TRACING: Final = ("traceparent", "tracestate")
 MAX_DIGITS: Final = 19
 
-_is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+").fullmatch
+_is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9a-zA-Z-]+").fullmatch
 _has_control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
 
 
@@ -94,11 +94,18 @@ class Serializer:
         }
         if key is not None:
             attributes["ce-partitionkey"] = _encoded(codec, "key", key)
+        trace: dict[str, str] = {}
         cause = current_delivery()
         if cause is not None:
             _inherit(attributes, cause)
+            trace = _trace_in(cause.headers)
         if headers:
-            _add_headers(attributes, headers, codec)
+            others = _checked(headers, codec)
+            trace = _trace_in(others) or trace
+            attributes.update(others)
+        for name, value in trace.items():
+            attributes[name] = value
+            attributes[f"ce-{name}"] = encode_value(value)
         return Message(topic, codec.type, message_id, body, attributes, key)
 
 
@@ -227,43 +234,41 @@ def _look_into(body: bytes) -> _Own:
 
 
 def _inherit(attributes: dict[str, str], cause: Delivery) -> None:
-    """Carry on what a delivery belongs to: values from its headers are encoded already."""
-    headers = cause.headers
+    """Name the flow and the cause. What a header says is encoded already."""
     cause_id = encode_value(cause.id)
-    attributes["ce-correlationid"] = headers.get("ce-correlationid") or cause_id
+    attributes["ce-correlationid"] = cause.headers.get("ce-correlationid") or cause_id
     attributes["ce-causationid"] = cause_id
-    for name in TRACING:
-        value = headers.get(name) or headers.get(f"ce-{name}")
-        if value:
-            attributes[name] = attributes[f"ce-{name}"] = value
 
 
-def _add_headers(
-    attributes: dict[str, str], headers: Mapping[str, str], codec: EventCodec[Any]
-) -> None:
-    """Add a user's headers, which are sent as they are."""
-    given: set[str] = set()
+def _trace_in(headers: Mapping[str, str]) -> dict[str, str]:
+    """Read a trace: parent and state belong together, and that of the last hop is the fresher."""
+    if "traceparent" in headers:
+        return {name: headers[name] for name in TRACING if name in headers}
+    if "ce-traceparent" in headers:
+        return {name: value for name in TRACING if (value := attribute(headers, name))}
+    return {}
+
+
+def _checked(headers: Mapping[str, str], codec: EventCodec[Any]) -> dict[str, str]:
+    """Lower the names of a user's headers. Their values are sent as they are."""
+    checked: dict[str, str] = {}
     for name, value in headers.items():
         reason = _why_not(name, value)
-        lower = name.lower() if reason is None else ""
-        if lower in given:
+        if reason is None and name.lower() in checked:
             reason = "it is given twice: names differ in more than case"
         if reason is not None:
             raise EventEncodeError(codec.event_class, f"header {name!r}: {reason}")
-        given.add(lower)
-        attributes[lower] = value
-        if lower in TRACING:
-            # A single hop carries one trace, in both places.
-            attributes[f"ce-{lower}"] = encode_value(value)
+        checked[name.lower()] = value
+    return checked
 
 
 def _why_not(name: object, value: object) -> str | None:
     """Say why a header of a user's cannot be sent."""
     if not isinstance(name, str) or not isinstance(value, str):
         return f"it has a value {value!r}: names and values are str"
-    lower = name.lower()
-    if not _is_header_name(lower):
+    if not _is_header_name(name):
         return "use letters, digits and hyphens"
+    lower = name.lower()
     if lower.startswith("ce-") or lower == "content-type":
         return "it is taken by CloudEvents: use another name"
     if _has_control(value):

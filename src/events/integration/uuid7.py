@@ -6,7 +6,8 @@
      2 bits   variant, 0b10
     62 bits   random
 
-An id that would not be greater than the last takes the last one's time plus a tick of 1/4096 ms.
+An id that would not be greater than the last takes the last one's time plus a tick of 1/4096 ms;
+a clock that is put back further than a minute is believed, rather than held against it for ever.
 The random bits come from the operating system's generator, fetched in bulk since a system call per
 id would cost half as much again; a forked child throws its parent's supply away.
 """
@@ -19,6 +20,7 @@ from time import time_ns
 __all__ = ["uuid7"]
 
 SUPPLY = 4096
+LEEWAY = 60_000 << 12
 VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 
@@ -37,15 +39,15 @@ def uuid7(now: int | None = None) -> str:
     millis, nanos = divmod(time_ns() if now is None else now, 1_000_000)
     # Twelve bits of fraction: 2**12 ticks in the 10**6 ns of a millisecond.
     tick = millis << 12 | (nanos << 12) // 1_000_000
-    if tick <= _last:
+    if _last - LEEWAY < tick <= _last:
         tick = _last + 1
     _last = tick
     try:
         random = _supply.pop()
     except IndexError:
         drawn = os.urandom(SUPPLY).hex()
-        _supply.extend(drawn[at : at + 16] for at in range(0, len(drawn), 16))
-        random = _supply.pop()
+        random = drawn[:16]
+        _supply.extend(drawn[at : at + 16] for at in range(16, len(drawn), 16))
     time = f"{tick:015x}"
     return f"{time[:8]}-{time[8:12]}-7{time[12:]}-{VARIANT[random[0]]}{random[1:4]}-{random[4:]}"
 

@@ -1,0 +1,364 @@
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from contextvars import copy_context
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from events.errors import (
+    EventDefinitionError,
+    EventEncodeError,
+    InvalidEventError,
+    MalformedEventError,
+    UnknownEventError,
+)
+from events.integration.event import EventRegistry, IntegrationEvent
+from events.integration.message import Delivery, Message, set_current_delivery
+from events.integration.serialization import EventDecoder, Serializer
+
+
+class Event(IntegrationEvent, abstract=True):
+    registry = EventRegistry()
+
+
+@dataclass
+class Registered(Event):
+    type = "user.registered"
+    version = 2
+    email: str
+
+    @classmethod
+    def upcast(cls, payload: dict[str, Any]) -> dict[str, Any]:
+        return {"email": payload["mail"]}
+
+
+@dataclass
+class Deleted(Event):
+    type = "user.deleted"
+    version = 1
+    name: str = ""
+
+
+@dataclass
+class Ping(Event):
+    type = "ping"
+    version = 1
+
+
+@dataclass
+class Odd(Event):
+    type = "größe 100%"
+    version = 1
+    specversion: str
+    id: str
+    source: str
+    data: dict[str, int]
+
+
+serializer = Serializer("/billing")
+decoder = EventDecoder([Registered, Deleted, Ping, Odd])
+
+
+def delivered(message: Message) -> Delivery:
+    return Delivery(message.topic, "me", message.id, message.body, message.headers)
+
+
+def delivery(body: object, headers: Mapping[str, str] | None = None) -> Delivery:
+    encoded = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Delivery("users", "me", "1", encoded, headers or {})
+
+
+def sent_while_handling(cause: Delivery, **options: Any) -> Mapping[str, str]:
+    """Give the headers of what a handler of a delivery sends."""
+    context = copy_context()
+    context.run(set_current_delivery, cause)
+    return context.run(serializer.encode, "users", Ping(), **options).headers
+
+
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b9c7c989f97918e1-01"
+CAUSE = Delivery(
+    "t",
+    "c",
+    "cause 1",
+    b"",
+    {"ce-correlationid": "flow%201", "traceparent": TRACE, "tracestate": "a=b", "x-tenant": "t"},
+)
+
+
+# --- encode -----------------------------------------------------------------------------------
+
+
+def test_the_body_is_the_flat_json_object() -> None:
+    message = serializer.encode("users", Registered("a@b.c"))
+    assert message.body == b'{"type":"user.registered","version":2,"email":"a@b.c"}'
+    assert (message.topic, message.type, message.key) == ("users", "user.registered", None)
+
+
+def test_headers_are_cloudevents_attributes() -> None:
+    before = datetime.now(UTC)
+    message = serializer.encode("users", Registered("a"), key="42")
+    headers = dict(message.headers)
+    at = headers.pop("ce-time")
+    assert headers == {
+        "ce-specversion": "1.0",
+        "ce-id": message.id,
+        "ce-source": "/billing",
+        "ce-type": "user.registered",
+        "ce-eventversion": "2",
+        "ce-correlationid": message.id,
+        "ce-partitionkey": "42",
+        "content-type": "application/json",
+    }
+    assert UUID(message.id).version == 7
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", at)
+    assert abs((datetime.fromisoformat(at) - before).total_seconds()) < 5
+
+
+@given(st.integers(0, 250_000_000_000 * 10**9))
+def test_a_time_is_rfc_3339(now: int) -> None:
+    from events.integration.serialization import _rfc3339
+
+    seconds, nanos = divmod(now, 10**9)
+    wanted = datetime.fromtimestamp(seconds, UTC).replace(microsecond=nanos // 1000)
+    assert datetime.fromisoformat(_rfc3339(now)) == wanted
+
+
+def test_an_id_given_is_kept() -> None:
+    message = serializer.encode("users", Ping(), id="my id")
+    assert (message.id, message.headers["ce-id"]) == ("my id", "my%20id")
+    assert message.headers["ce-correlationid"] == "my%20id"
+
+
+def test_what_a_handler_sends_belongs_to_what_it_handles() -> None:
+    headers = sent_while_handling(CAUSE)
+    assert headers["ce-correlationid"] == "flow%201"
+    assert headers["ce-causationid"] == "cause%201"
+    assert headers["traceparent"] == headers["ce-traceparent"] == TRACE
+    assert headers["tracestate"] == headers["ce-tracestate"] == "a=b"
+    assert "x-tenant" not in headers
+
+
+def test_a_delivery_without_correlation_begins_one() -> None:
+    headers = sent_while_handling(Delivery("t", "c", "id 1", b"", {"ce-traceparent": TRACE}))
+    assert headers["ce-correlationid"] == headers["ce-causationid"] == "id%201"
+    assert headers["traceparent"] == headers["ce-traceparent"] == TRACE
+
+
+def test_a_trace_of_the_senders_own_goes_before_the_inherited() -> None:
+    headers = sent_while_handling(CAUSE, headers={"TraceParent": "00-c-d-01"})
+    assert headers["traceparent"] == headers["ce-traceparent"] == "00-c-d-01"
+    assert "tracestate" not in headers
+    assert "ce-tracestate" not in headers
+
+
+def test_headers_of_a_user_are_lower_cased_and_sent_as_they_are() -> None:
+    message = serializer.encode("users", Ping(), headers={"X-Tenant": "größe 100% \U0001f600"})
+    assert message.headers["x-tenant"] == "größe 100% \U0001f600"
+
+
+@pytest.mark.parametrize(
+    ("headers", "text"),
+    [
+        ({"ce-id": "1"}, "header 'ce-id': it is taken by CloudEvents: use another name"),
+        ({"CE-Custom": "1"}, "header 'CE-Custom': it is taken by CloudEvents"),
+        ({"Content-Type": "text/plain"}, "header 'Content-Type': it is taken by CloudEvents"),
+        ({"": "1"}, "header '': use letters, digits and hyphens"),
+        ({"a b": "1"}, "header 'a b': use letters, digits and hyphens"),
+        ({"größe": "1"}, "header 'größe': use letters"),
+        ({"\u212a": "1"}, "header '\u212a': use letters"),  # the Kelvin sign: lower-case k
+        ({"a\n": "1"}, r"header 'a\\n': use letters"),
+        ({"a": 1}, "header 'a': it has a value 1: names and values are str"),
+        ({1: "a"}, "header 1: it has a value 'a': names and values are str"),
+        ({"a": "b\r\nc: d"}, "header 'a': its value has a control character"),
+        ({"a": "\x00"}, "its value has a control character"),
+        ({"a": "\x85"}, "its value has a control character"),
+        ({"a": "\ud800"}, "its value has a lone surrogate"),
+        ({"a": "1", "A": "2"}, "header 'A': it is given twice"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused(headers: Any, text: str) -> None:
+    with pytest.raises(EventEncodeError, match=text):
+        serializer.encode("users", Ping(), headers=headers)
+
+
+@pytest.mark.parametrize("name", ["key", "id"])
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("", "is '': give a non-empty str"),
+        (1, "is 1: give a non-empty str"),
+        ("\ud800", "has a lone surrogate, which is no Unicode text"),
+    ],
+)
+def test_a_key_or_an_id_that_cannot_be_sent_is_refused(name: str, value: Any, text: str) -> None:
+    with pytest.raises(EventEncodeError, match=f"Ping: {name} {text}"):
+        serializer.encode("users", Ping(), **{name: value})
+
+
+@pytest.mark.parametrize("source", ["", "a\nb", "\ud800"])
+def test_a_source_is_printable(source: str) -> None:
+    with pytest.raises(ValueError, match="give a URI or a path, such as '/billing'"):
+        Serializer(source)
+
+
+# --- decode: headers, body, both ----------------------------------------------------------------
+
+FLAT = {"type": "user.deleted", "version": 1, "name": "x"}
+SAYS = {"ce-type": "user.deleted", "ce-eventversion": "1"}
+
+
+def test_what_was_encoded_is_decoded() -> None:
+    for event in (Registered("a"), Deleted("b"), Ping(), Odd("1.0", "a", "b", {"c": 1})):
+        message = serializer.encode("users", event)
+        assert decoder.decode(delivered(message)) == event
+        bare = Delivery("users", "me", "1", message.body, {})
+        assert decoder.decode(bare) == event
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (FLAT, {}),
+        (FLAT, SAYS),
+        (FLAT, {"ce-type": "user.deleted"}),
+        (FLAT, {"ce-eventversion": "1"}),
+        (FLAT, {"content-type": "text/plain", "x": "y"}),
+        ({"name": "x", "version": 1, "type": "user.deleted"}, SAYS),
+        ({"name": "x"}, SAYS),
+        ({"name": "x"}, {"ce-type": "user.deleted"}),
+        ({"name": "x", "type": "express"}, SAYS),
+        ({"name": "x", "type": "express", "version": "2.1"}, SAYS),
+        ({"name": "x", "type": "express", "version": 3}, {"ce-type": "user.deleted"}),
+        ({"name": "x"}, {"ce-type": "user%2Edeleted", "ce-eventversion": '"1"'}),
+        ({"name": "x"}, {"ce-type": '"user.deleted"', "ce-eventversion": "1"}),
+    ],
+)
+def test_headers_or_body_say_what_it_is(body: object, headers: dict[str, str]) -> None:
+    assert decoder.decode(delivery(body, headers)) == Deleted("x")
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert decoder.decode(delivery(FLAT | {"new": [1]})) == Deleted("x")
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        ({"type": "other", "version": 1}, {}),
+        ({"type": "other"}, {}),
+        ({"type": "other", "version": "x"}, {}),
+        (FLAT, {"ce-type": "other", "ce-eventversion": "1"}),
+        (FLAT, {"ce-type": "other"}),
+        (b"\xff", {"ce-type": "other"}),
+        (b"", {"ce-type": "other"}),
+    ],
+)
+def test_a_type_that_is_not_wanted_is_skipped(body: object, headers: dict[str, str]) -> None:
+    assert decoder.decode(delivery(body, headers)) is None
+
+
+def test_an_older_version_is_upcast_whoever_says_it() -> None:
+    flat = {"type": "user.registered", "version": 1, "mail": "a"}
+    says = {"ce-type": "user.registered", "ce-eventversion": "1"}
+    assert decoder.decode(delivery(flat)) == Registered("a")
+    assert decoder.decode(delivery(flat, says)) == Registered("a")
+    assert decoder.decode(delivery({"mail": "a"}, says)) == Registered("a")
+
+
+@pytest.mark.parametrize("version", [2, 3, 10, 11])
+def test_a_version_that_nothing_leads_from_is_unknown(version: int) -> None:
+    for headers in ({}, {"ce-type": "user.deleted", "ce-eventversion": str(version)}):
+        with pytest.raises(
+            UnknownEventError, match=rf"version {version}: only older versions .*\(1\)"
+        ):
+            decoder.decode(delivery(FLAT | {"version": version}, headers))
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "text"),
+    [
+        (FLAT, SAYS | {"ce-eventversion": "2"}, "its headers say 'user.deleted' version 2, its body says 'user.deleted' version 1"),
+        ({"type": "ping", "version": 1}, SAYS, "its headers say 'user.deleted' version 1, its body says 'ping' version 1"),
+        (FLAT, SAYS | {"ce-eventversion": "x"}, "its header ce-eventversion is 'x', no integer"),
+        (FLAT, SAYS | {"ce-eventversion": "1" * 5000}, "no integer"),
+        (FLAT, SAYS | {"ce-eventversion": "²"}, "is '²', no integer"),
+        ({"name": "x"}, {}, "neither its headers nor its body give it a `type`"),
+        ({"type": "ping"}, {}, "'ping' has None as its `version`, where an integer is needed"),
+        ({"type": "ping", "version": True}, {}, "'ping' has True as its `version`"),
+        ({"mail": "x"}, {"ce-type": "user.registered"}, r"which version of 'user.registered' it is, and \[2\] are known: have its producer set the attribute `eventversion`"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_told_is_malformed(body: Any, headers: dict[str, str], text: str) -> None:
+    with pytest.raises(MalformedEventError, match=text):
+        decoder.decode(delivery(body, headers))
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b"", "Input data was truncated"),
+        (b"nope", "JSON is malformed"),
+        (b"\xef\xbb\xbf{}", "JSON is malformed"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b"3", "Expected `object`, got `int`"),
+        (b"{} {}", "trailing characters"),
+        (b'{"type":"ping","version":1e400}', "Number out of range"),
+        (b'{"type":"ping","version":' + b"1" * 10_000 + b"}", "Integer value out of range"),
+        (b'{"type":"\xff","version":1}', "it is not UTF-8"),
+        (b'{"type":"\\ud800","version":1}', "truncated|malformed"),
+        (b'{"x":' + b"[" * 100_000, "it is nested too deeply"),
+        (b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "it is nested too deeply"),
+        (b'{"x":NaN,"type":"ping","version":1}', "JSON is malformed"),
+    ],
+    ids=range(13),
+)
+def test_bytes_that_are_no_event_are_malformed(body: bytes, text: str) -> None:
+    for headers in ({}, {"ce-type": "ping"}, {"ce-type": "ping", "ce-eventversion": "1"}):
+        with pytest.raises(MalformedEventError, match=text):
+            decoder.decode(delivery(body, headers))
+
+
+def test_a_beginning_like_ours_is_no_proof() -> None:
+    for body in (
+        b'{"type":"user.deleted","version":1,',
+        b'{"type":"user.deleted","version":1,"name":"\xff"}',
+    ):
+        with pytest.raises(MalformedEventError):
+            decoder.decode(delivery(body, SAYS))
+
+
+def test_a_wrong_field_names_its_path() -> None:
+    with pytest.raises(InvalidEventError, match=r"Deleted at \$\.name: Expected `str`, got `int`"):
+        decoder.decode(delivery(FLAT | {"name": 3}))
+
+
+def test_a_decoder_prepares_its_classes() -> None:
+    class Unfit(Event):
+        type = "unfit"
+        version = 1
+        name: str
+
+    with pytest.raises(EventDefinitionError, match="add `@dataclass`"):
+        EventDecoder([Ping, Unfit])
+    with pytest.raises(EventDefinitionError, match="it is abstract"):
+        EventDecoder([Event])
+
+
+def test_a_decoder_tells_its_types() -> None:
+    assert EventDecoder([Registered, Deleted]).types == {"user.registered", "user.deleted"}
+    assert EventDecoder([]).decode(delivery(FLAT)) is None
+
+
+def test_time_of_two_messages_is_not_the_same() -> None:
+    first = serializer.encode("t", Ping()).headers["ce-time"]
+    time.sleep(0.001)
+    assert first < serializer.encode("t", Ping()).headers["ce-time"]
