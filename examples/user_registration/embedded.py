@@ -9,11 +9,10 @@ from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.domain.implementation.dishka import DomainEventImplementationProvider
-from events.integration import IntegrationEventBus, Middleware
+from events.integration import IntegrationEventBus, Middleware, OutboxRelay
 from events.integration.implementation.dishka import IntegrationEventImplementationProvider
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 from events.integration.implementation.sqlalchemy import SQLAlchemyOutboxStore
-from events.integration.outbox import OutboxRelay
 from examples.user_registration.email_service.presentation.consumer import email_registration
 from examples.user_registration.email_service.providers import EmailServiceProvider
 from examples.user_registration.settings import Settings

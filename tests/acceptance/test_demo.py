@@ -28,9 +28,8 @@ PLAY = """
 import asyncio, sys
 from dishka import Provider, Scope, provide
 from sqlalchemy.ext.asyncio import AsyncEngine
-from events.integration import IntegrationEventBus
+from events.integration import IntegrationEventBus, OutboxRelay
 from events.integration.implementation.sqlalchemy import SQLAlchemyOutboxStore
-from events.integration.outbox import OutboxRelay
 from examples.user_registration.demo.mail_server import MailServer
 from examples.user_registration.demo.play import play
 

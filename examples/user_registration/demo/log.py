@@ -31,7 +31,7 @@ class _TimelineHandler(logging.Handler):
         self._timeline = timeline
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = " ".join(record.getMessage().split())
+        text = " ".join(_without_traceback(record.getMessage()).split())
         if not record.name.startswith("events."):
             text = f"{record.name}: {text}"
         error = record.exc_info and record.exc_info[1]
@@ -46,3 +46,8 @@ class _TimelineHandler(logging.Handler):
             correlation_id,
             style="yellow" if record.levelno >= logging.WARNING else "dim",
         )
+
+
+def _without_traceback(message: str) -> str:
+    """Leave the error itself of a traceback that came as text, as Starlette's do."""
+    return re.sub(r"^Traceback .*\n +[^\n]*\n", "", message, flags=re.DOTALL)

@@ -1,9 +1,9 @@
-"""The services and the mail server, up and running on loopback, for as long as the demo lasts."""
+"""The application behind a real HTTP server, on loopback, for as long as the demo lasts."""
 
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, Generator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import uvicorn
 from fastapi import FastAPI
@@ -25,13 +25,18 @@ async def serving(app: FastAPI, port: int) -> AsyncGenerator[str]:
                 app, lifespan="on", log_config=None, access_log=False, timeout_graceful_shutdown=2
             )
         )
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        serving = asyncio.create_task(_serve(server, listener))
         try:
             await _until_started(server, serving)
             yield f"http://{_HOST}:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             await serving
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    with suppress(SystemExit):  # how uvicorn says that the application did not come up
+        await server.serve(sockets=[listener])
 
 
 async def _until_started(server: uvicorn.Server, serving: asyncio.Task[None]) -> None:

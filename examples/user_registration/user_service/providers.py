@@ -3,8 +3,8 @@ from collections.abc import AsyncIterator
 from dishka import AnyOf, Provider, Scope, provide  # pyright: ignore[reportUnknownVariableType]
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
+from events.integration import Outbox
 from events.integration.implementation.sqlalchemy import SQLAlchemyOutbox
-from events.integration.outbox import Outbox
 from examples.user_registration.settings import Settings
 from examples.user_registration.user_service.application.announce_user import AnnounceUser
 from examples.user_registration.user_service.application.ports import Transaction, Users

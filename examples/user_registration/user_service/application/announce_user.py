@@ -1,5 +1,5 @@
 from events.domain import DomainEventHandler
-from events.integration.outbox import Outbox
+from events.integration import Outbox
 from examples.user_registration.contracts import USERS, UserRegisteredV1
 from examples.user_registration.user_service.domain.user import UserRegistered
 
