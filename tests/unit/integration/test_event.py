@@ -602,6 +602,42 @@ def test_an_event_that_is_unset_in_part_is_refused() -> None:
         Unset().to_dict()
 
 
+def test_an_event_whose_fields_are_all_unset_has_a_body() -> None:
+    @dataclass
+    class Patch(Event):
+        type = "patch"
+        version = 1
+        name: str | msgspec.UnsetType = msgspec.UNSET
+
+    assert codec_of(Patch).encode(Patch()) == b'{"type":"patch","version":1}'
+    assert codec_of(Patch).encode(Patch("x")) == b'{"type":"patch","version":1,"name":"x"}'
+    assert Patch.from_dict(Patch().to_dict()) == Patch()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="PEP 649 is of Python 3.14")
+def test_annotations_may_name_what_comes_later() -> None:
+    module = types.ModuleType("tests_of_later")
+    module.__dict__["Event"] = Event
+    sys.modules["tests_of_later"] = module
+    source = """
+from dataclasses import dataclass
+@dataclass(slots=True)
+class Early(Event):
+    type: str = "early"
+    version: int = 1
+    later: list[Later]
+@dataclass
+class Later:
+    name: str
+"""
+    try:
+        exec(compile(source, "tests_of_later", "exec", dont_inherit=True), module.__dict__)
+        early = module.__dict__["Early"]([module.__dict__["Later"]("x")])
+        assert type(early).from_dict(early.to_dict()) == early
+    finally:
+        del sys.modules["tests_of_later"]
+
+
 def test_errors_survive_pickling() -> None:
     with pytest.raises(InvalidEventError) as caught:
         Thing.from_dict({"type": "thing", "version": 1})
