@@ -2,7 +2,7 @@
 
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import EventKey, EventRegistry, IntegrationEvent
-from events.integration.message import DeadLetter, Delivery, Message, current_delivery
+from events.integration.message import DeadLetter, Delivery, Message, correlate, current_delivery
 from events.integration.outbox import Outbox, OutboxRelay
 from events.integration.pipeline import Handle, IncomingEvent, Middleware
 from events.integration.topology import (
@@ -34,5 +34,6 @@ __all__ = [
     "Topic",
     "Transport",
     "TransportFeatures",
+    "correlate",
     "current_delivery",
 ]

@@ -8,10 +8,12 @@ translates on its own side.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TypeAlias
+from urllib.parse import unquote
 
 from msgspec import Struct
 
@@ -24,6 +26,8 @@ __all__ = [
     "Release",
     "Retry",
     "Settlement",
+    "correlate",
+    "current_correlation",
     "current_delivery",
     "set_current_delivery",
 ]
@@ -59,6 +63,16 @@ class Delivery(Struct, frozen=True):
     headers: Mapping[str, str]
     attempt: int = 1
     key: str | None = None
+
+    @property
+    def correlation_id(self) -> str:
+        """Return the id of the chain of events that this belongs to: its own if it is the first."""
+        return unquote(self.headers.get("ce-correlationid", "")) or self.id
+
+    @property
+    def causation_id(self) -> str | None:
+        """Return the id of the event whose handler sent this one."""
+        return unquote(self.headers.get("ce-causationid", "")) or None
 
 
 class Ack(Struct, frozen=True):
@@ -104,13 +118,33 @@ class DeadLetter(Struct, frozen=True):
 
 
 _current: ContextVar[Delivery | None] = ContextVar("events.current_delivery", default=None)
+_correlation: ContextVar[str | None] = ContextVar("events.correlation", default=None)
 
 
 def set_current_delivery(delivery: Delivery) -> None:
     """Make this the current delivery of the running task, which handles nothing else."""
     _current.set(delivery)
+    _correlation.set(None)  # of whoever registered the consumer, perhaps; never of this delivery
 
 
 def current_delivery() -> Delivery | None:
     """Return the delivery that is being handled in this task, or None outside of a handler."""
     return _current.get()
+
+
+@contextmanager
+def correlate(correlation_id: str) -> Generator[None]:
+    """Give what is sent or put within the block this correlation id, as that of an HTTP request.
+
+    Within a handler it takes the place of the delivery's own.
+    """
+    token = _correlation.set(correlation_id)
+    try:
+        yield
+    finally:
+        _correlation.reset(token)
+
+
+def current_correlation() -> str | None:
+    """Return the id that `correlate` set around this code, or None."""
+    return _correlation.get()

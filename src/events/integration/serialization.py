@@ -27,7 +27,7 @@ from events.errors import EventEncodeError, MalformedEventError
 from events.integration.cloudevents import JSON, attribute, encode_value, from_structured, unwrapped
 from events.integration.codec import EventCodec, codec_of, malformed, read_object
 from events.integration.event import EventRegistry, IntegrationEvent
-from events.integration.message import Delivery, Message, current_delivery
+from events.integration.message import Delivery, Message, current_correlation, current_delivery
 from events.integration.upcasting import has_upcaster, resolve, upcast
 from events.integration.uuid7 import uuid7
 
@@ -99,6 +99,9 @@ class Serializer:
         if cause is not None:
             _inherit(attributes, cause)
             trace = _trace_in(cause.headers)
+        correlation = current_correlation()
+        if correlation is not None:
+            attributes["ce-correlationid"] = _encoded(codec, "the correlation id", correlation)
         if headers:
             others = _checked(headers, codec)
             trace = _trace_in(others) or trace

@@ -18,6 +18,7 @@ from dishka import (
     make_async_container,
     provide,
 )
+from dishka.exceptions import NoFactoryError
 
 from events.domain import (
     DomainEvent,
@@ -381,3 +382,35 @@ def test_the_domain_half_imports_the_standard_library_alone() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+async def test_handlers_that_are_named_are_all_there_are_and_the_container_provides_them() -> None:
+    container = make_async_container(DomainEventImplementationProvider([Write, Write]), Sessions())
+    assert len((await ping(container)).writes) == 2  # one handler, two events
+    async with container() as request:
+        assert await request.get(Write) is await request.get(Write)
+
+
+def test_a_named_handler_that_cannot_be_built_is_found_when_the_container_is_made() -> None:
+    with pytest.raises(NoFactoryError, match="Missing"):
+        make_async_container(DomainEventImplementationProvider([Hopeless]), Sessions())
+
+
+async def test_a_named_handler_may_be_made_by_a_later_provider() -> None:
+    class Own(Provider):
+        @provide(scope=Scope.REQUEST)
+        def write(self, session: Session) -> Write:
+            return Write(session, settings=Settings("mine"))
+
+    container = make_async_container(DomainEventImplementationProvider([Write]), Sessions(), Own())
+    first, second = (await ping(container)).writes
+    assert isinstance(first, Write)
+    assert first is second
+    assert first.settings.name == "mine"
+
+
+async def test_the_contexts_registry_wins_over_named_handlers() -> None:
+    container = container_of(
+        Write, providers=(Sessions(), DomainEventImplementationProvider([Simple]))
+    )
+    assert len((await ping(container)).writes) == 2

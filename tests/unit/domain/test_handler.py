@@ -342,3 +342,33 @@ def test_a_registry_of_its_own_for_a_family_of_handlers(registry: Registry) -> N
 
     assert Family.registry.get(Paid) == (Member,)
     assert registry.get(Paid) == ()
+
+
+def test_a_registry_of_handlers_holds_these_for_the_events_that_they_name() -> None:
+    class Created(DomainEvent):
+        type = "of.created"
+
+    class Deleted(DomainEvent):
+        type = "of.deleted"
+
+    class Both(DomainEventHandler[Created | Deleted]):
+        async def handle(self, event: Created | Deleted) -> None: ...
+
+    class Other(DomainEventHandler[Created]):
+        async def handle(self, event: Created) -> None: ...
+
+    registry = DomainEventHandlerRegistry.of([Both])
+    assert registry.get(Created) == registry.get(Deleted) == (Both,)
+    assert DomainEventHandler.registry.get(Created) == (Both, Other)
+
+
+def test_a_registry_of_what_is_no_concrete_handler_says_so() -> None:
+    E = TypeVar("E", bound=DomainEvent)
+
+    class Open(DomainEventHandler[E]):
+        async def handle(self, event: E) -> None: ...
+
+    with pytest.raises(HandlerDefinitionError, match="leaves its event open: give its concrete"):
+        DomainEventHandlerRegistry.of([Open])
+    with pytest.raises(HandlerDefinitionError, match="is not a subclass of DomainEventHandler"):
+        DomainEventHandlerRegistry.of([int])  # type: ignore[list-item]

@@ -96,6 +96,7 @@ async def test_the_bus_starts_when_asked_for_and_stops_with_the_container() -> N
     bus = await container.get(IntegrationEventBus)
     assert isinstance(bus, InMemoryIntegrationEventBus)
     assert bus is await container.get(TransportIntegrationEventBus)
+    assert bus is await container.get(InMemoryIntegrationEventBus)
     assert bus.health().healthy
     await bus.send(TOPIC, UserRegistered("ann@example.com"))
     await bus.broker.quiet()

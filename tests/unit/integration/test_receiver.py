@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from events.errors import EventEncodeError
 from events.integration import (
     Delivery,
     EventHandlerConsumer,
@@ -20,6 +21,7 @@ from events.integration import (
     Message,
     RetryPolicy,
     Topic,
+    correlate,
     current_delivery,
 )
 from events.integration.implementation.base import TransportIntegrationEventBus
@@ -341,6 +343,43 @@ async def test_what_a_handler_sends_inherits_correlation_and_names_its_cause() -
     assert second.headers["ce-correlationid"] == "registration-1"
     assert second.headers["ce-causationid"] == "id-1"
     assert current_delivery() is None
+
+
+async def test_a_correlation_id_may_come_from_outside_and_within_a_handler_too() -> None:
+    transport = ManualTransport()
+    bus: TransportIntegrationEventBus
+    seen: list[tuple[str, str | None]] = []
+
+    async def handler(event: Ordered) -> None:
+        delivery = current_delivery()
+        assert delivery is not None
+        seen.append((delivery.correlation_id, delivery.causation_id))
+        await bus.send(TOPIC, Ordered(2))
+        with correlate("inner"):
+            await bus.send(TOPIC, Ordered(3))
+
+    consumer = EventHandlerConsumer("billing", {Ordered: handler})
+    with correlate("of the registering code"):
+        bus = TransportIntegrationEventBus(transport)
+        await bus.startup()
+        await bus.register(IntegrationEventBusRegistration(consumer, TOPIC, [Ordered]))
+    with correlate("Anfrage Nr. 7 \u00fc"):
+        await bus.send(TOPIC, Ordered(1))
+    await transport.subscribed[0].deliver(BODY, transport.published[0].headers)
+    await transport.subscribed[0].deliver(BODY)
+    await bus.send(TOPIC, Ordered(4))
+    await bus.shutdown()
+    first, second, third = (m.headers["ce-correlationid"] for m in transport.published[:3])
+    assert first == second == "Anfrage%20Nr.%207%20%C3%BC"
+    assert third == "inner"
+    assert seen == [("Anfrage Nr. 7 \u00fc", None), ("id-1", None)]
+    assert transport.published[-1].headers["ce-correlationid"] == transport.published[-1].id
+
+
+async def test_a_correlation_id_that_is_none_is_named() -> None:
+    async with TransportIntegrationEventBus(ManualTransport()) as bus:
+        with correlate(""), pytest.raises(EventEncodeError, match="the correlation id is ''"):
+            await bus.send(TOPIC, Ordered(1))
 
 
 async def test_log_lines_bear_what_they_are_about_as_fields(

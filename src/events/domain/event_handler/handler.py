@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from events.domain.event import DomainEvent
 from events.domain.event_handler._type_argument import event_classes
@@ -50,6 +50,27 @@ class DomainEventHandlerRegistry:
         for event_class, handlers in (mapping or {}).items():
             for handler in handlers:
                 self.add(event_class, handler)
+
+    @classmethod
+    def of(cls, handlers: Iterable[type[DomainEventHandler[Any]]]) -> Self:
+        """Make a registry of these handlers alone, each for the events that its class names.
+
+        Raises:
+            HandlerDefinitionError: one of them is no concrete handler.
+        """
+        registry = cls()
+        for handler in handlers:
+            given: object = handler
+            if not (isinstance(given, type) and issubclass(given, DomainEventHandler)):
+                raise HandlerDefinitionError(given, "is not a subclass of DomainEventHandler")
+            events = event_classes(handler, DomainEventHandler)
+            if events is None:
+                raise HandlerDefinitionError(
+                    handler, "leaves its event open: give its concrete subclasses instead"
+                )
+            for event_class in events:
+                registry.add(event_class, handler)
+        return registry
 
     def add(self, event_class: type[Event], handler: type[DomainEventHandler[Event]]) -> None:
         """Register a handler for an event class and its subclasses; again changes nothing."""

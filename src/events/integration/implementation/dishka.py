@@ -127,7 +127,7 @@ class MakeBus(Protocol):
 class IntegrationEventImplementationProvider(Provider):
     """Provide the bus, started when first asked for and stopped when the container closes.
 
-    It provides `IntegrationEventBus` (APP), the `Delivery` (REQUEST, while one is handled), and the
+    It provides `IntegrationEventBus` and the class that `make` is (APP), the `Delivery` (REQUEST, while one is handled), and the
     handler classes of every `DishkaHandler` in the registrations (REQUEST), so one that cannot be
     built is found when the container is made. To make a handler yourself, provide it in a provider
     after this one. Ask the container for the bus when the application starts: without that, none of
@@ -147,6 +147,8 @@ class IntegrationEventImplementationProvider(Provider):
         self._make = make
         self._registrations = list(registrations)
         self._middlewares = list(middlewares)
+        if isinstance(make, type) and issubclass(make, TransportIntegrationEventBus):
+            self.alias(TransportIntegrationEventBus, provides=make)
         for handler in dict.fromkeys(_handlers(self._registrations)):
             self.provide(handler, scope=Scope.REQUEST)
 

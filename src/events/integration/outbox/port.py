@@ -40,10 +40,10 @@ class Outbox(Protocol):
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
         available_at: datetime | None = None,
-    ) -> None:
-        """Store the event in the transaction that this outbox belongs to.
+    ) -> str:
+        """Store the event in the transaction that this outbox belongs to, and return its id.
 
-        Its id is made here and kept to the end; within a handler it inherits the correlation of
+        The id is made here and kept to the end; within a handler it inherits the correlation of
         the delivery that is being handled. `key` groups events whose order matters. With
         `available_at`, which needs a time zone, it is not sent before.
 

@@ -176,7 +176,7 @@ def _fields(delivery: Delivery) -> dict[str, object]:
         "consumer": delivery.consumer,
         "topic": delivery.topic,
         "event_id": delivery.id,
-        "correlation_id": delivery.headers.get("ce-correlationid", delivery.id),
+        "correlation_id": delivery.correlation_id,
         "attempt": delivery.attempt,
     }
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from dishka import (
     AsyncContainer,
     Provider,
@@ -29,7 +32,14 @@ class DomainEventImplementationProvider(Provider):
 
         container = make_async_container(DomainEventImplementationProvider(), Sessions())
 
-    Handlers need no provider: what their `__init__` asks for comes from the REQUEST container
+    With `handlers`, these are all there are, whatever else was imported, and the container
+    provides them: one that cannot be built is found when the container is made. To make one of
+    them yourself, list your provider after this one.
+
+        DomainEventImplementationProvider([AnnounceUser, CountUsers])
+
+    Without, all handlers that were defined take part, so mind that their modules are imported.
+    They then need no provider: what their `__init__` asks for comes from the REQUEST container
     in which the dispatcher was made. Those that you do provide come from your provider, be it
     listed before or after this one; in a scope of a REQUEST or longer.
 
@@ -37,15 +47,24 @@ class DomainEventImplementationProvider(Provider):
     `make_async_container(..., context={DomainEventHandlerRegistry: mine})`. Of everything else
     here your own provider, listed after this one, takes the place, as always with dishka.
 
-    A handler that needs something unknown raises `HandlerNotBuiltError` at its first event.
+    One that needs something unknown raises `HandlerNotBuiltError` at its first event.
     """
 
     scope = Scope.REQUEST
 
+    def __init__(self, handlers: Iterable[type[DomainEventHandler[Any]]] | None = None) -> None:
+        super().__init__()
+        self._registry = DomainEventHandler.registry
+        if handlers is not None:
+            handlers = list(dict.fromkeys(handlers))
+            self._registry = DomainEventHandlerRegistry.of(handlers)
+            for handler in handlers:
+                self.provide(handler)
+
     @provide(scope=Scope.APP)
     def registry(self) -> DomainEventHandlerRegistry:
-        """Provide the registry that handlers enter by themselves; the context overrides it."""
-        return DomainEventHandler.registry
+        """Provide the registry of all handlers, or of those given; the context overrides it."""
+        return self._registry
 
     @provide(scope=Scope.APP)
     def recipes(self) -> HandlerRecipes:

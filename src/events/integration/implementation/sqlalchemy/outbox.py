@@ -76,8 +76,10 @@ class SQLAlchemyOutbox:
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
         available_at: datetime | None = None,
-    ) -> None:
+    ) -> str:
         """See `Outbox.put`. On a session it neither waits nor fails for the database's sake.
+
+        The row of a session is written by its commit, not before: a query sees none until then.
 
         A missing table is an `OutboxTableError`: from here on a connection, from the commit on a
         session, which then rolls back.
@@ -88,6 +90,8 @@ class SQLAlchemyOutbox:
             SessionBuffer.of(session).add(session, self._table, row)
         else:
             await self._target.run_sync(_write_now, self._table, row)
+        event_id: str = row["event_id"]
+        return event_id
 
     def _row(
         self,
