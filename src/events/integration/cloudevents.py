@@ -2,8 +2,8 @@
 
 Binary mode follows the HTTP binding 1.0.2: an attribute is a header with the prefix `ce-`
 (section 3.1.3.1), its value percent-encoded (section 3.1.3.2), and `content-type` stands for
-`datacontenttype` (section 3.1.1). The binding of NATS does the same. Structured mode follows the
-JSON event format 1.0.2, section 3.
+`datacontenttype` (section 3.1.1). The binding of NATS 1.0.3-wip, section 3.1, names and encodes
+them alike. Structured mode follows the JSON event format 1.0.2, section 3.
 
 Headers that are no attributes have no place in an envelope. They travel in an extension attribute
 of ours, `eventheaders`: a JSON object in a string.
@@ -152,7 +152,8 @@ def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
     HTTP binding, section 3: the receiver goes by the content type. `expected` is for transports
     that have no headers to say it: there, every body may be an envelope.
     """
-    if not (expected or delivery.headers.get("content-type", "").startswith(CLOUDEVENT)):
+    content_type = delivery.headers.get("content-type", "")
+    if not (expected or content_type[: len(CLOUDEVENT)].lower() == CLOUDEVENT):
         return delivery
     envelope = from_structured(delivery.body)
     if envelope.id is None:

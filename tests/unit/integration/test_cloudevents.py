@@ -183,7 +183,7 @@ def test_envelopes_of_others_are_read(data: bytes) -> None:
     assert from_structured(data).id == "1"
     assert decoder.decode(unwrapped(received(data), expected=True)) == Deleted("x")
     assert decoder.decode(received(data)) == Deleted("x")
-    told = received(data, {"content-type": "application/cloudevents+json; charset=utf-8"})
+    told = received(data, {"content-type": "Application/CloudEvents+json; charset=utf-8"})
     assert unwrapped(told).id == "1"
     assert decoder.decode(told) == Deleted("x")
 
