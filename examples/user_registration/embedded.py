@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 from dishka import AsyncContainer, Provider, Scope, make_async_container, provide  # pyright: ignore[reportUnknownVariableType]
 from dishka.integrations.fastapi import setup_dishka
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from events.domain import DomainEventHandler
 from events.domain.implementation.dishka import DomainEventImplementationProvider
 from events.integration import IntegrationEventBus, Middleware, OutboxRelay
 from events.integration.implementation.dishka import IntegrationEventImplementationProvider
@@ -18,7 +20,10 @@ from examples.user_registration.email_service.providers import EmailServiceProvi
 from examples.user_registration.settings import Settings
 from examples.user_registration.user_service.application.ports import EmailTakenError
 from examples.user_registration.user_service.presentation.api import email_taken, router
-from examples.user_registration.user_service.providers import UserServiceProvider
+from examples.user_registration.user_service.providers import (
+    DOMAIN_EVENT_HANDLERS,
+    UserServiceProvider,
+)
 
 
 class RelayProvider(Provider):
@@ -33,14 +38,17 @@ class RelayProvider(Provider):
 
 
 def create_container(
-    settings: Settings, *overrides: Provider, middlewares: Sequence[Middleware] = ()
+    settings: Settings,
+    *overrides: Provider,
+    middlewares: Sequence[Middleware] = (),
+    more_handlers: Sequence[type[DomainEventHandler[Any]]] = (),
 ) -> AsyncContainer:
     """Wire everything up; `overrides` take the place of what they provide as well."""
     registration = email_registration(
         attempts=settings.mail_attempts, delay=settings.mail_retry_delay
     )
     return make_async_container(
-        DomainEventImplementationProvider(),
+        DomainEventImplementationProvider([*DOMAIN_EVENT_HANDLERS, *more_handlers]),
         IntegrationEventImplementationProvider(
             InMemoryIntegrationEventBus, [registration], middlewares=middlewares
         ),

@@ -14,7 +14,7 @@ class Faults:
 
 
 class FailIfTold(DomainEventHandler[UserRegistered]):
-    """Defined after the service's handlers, so it runs after them, in the same transaction."""
+    """Listed after the service's handlers, so it runs after them, in the same transaction."""
 
     def __init__(self, faults: Faults, registry: DomainEventHandlerRegistry) -> None:
         self._faults = faults

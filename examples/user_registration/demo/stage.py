@@ -17,7 +17,7 @@ from events.integration import IntegrationEventBusRegistration
 from events.integration.implementation.base import TransportIntegrationEventBus
 from examples.user_registration.contracts import USERS, UserRegisteredV1
 from examples.user_registration.demo.facts import Database, Facts
-from examples.user_registration.demo.faults import Faults, FaultsProvider
+from examples.user_registration.demo.faults import FailIfTold, Faults, FaultsProvider
 from examples.user_registration.demo.mail_server import Answer, MailServer
 from examples.user_registration.demo.serving import serving
 from examples.user_registration.demo.timeline import Timeline
@@ -85,7 +85,11 @@ async def stage(
                 mail_retry_delay=_RETRY_DELAY,
             )
             container = create_container(
-                settings, FaultsProvider(faults), *overrides, middlewares=[attempts]
+                settings,
+                FaultsProvider(faults),
+                *overrides,
+                middlewares=[attempts],
+                more_handlers=[FailIfTold],
             )
             async with (
                 serving(create_app(container), port) as url,

@@ -12,12 +12,13 @@ from examples.user_registration.user_service.application.register_user import Re
 from examples.user_registration.user_service.infrastructure.database import database
 from examples.user_registration.user_service.infrastructure.users import SQLAlchemyUsers
 
+DOMAIN_EVENT_HANDLERS = [AnnounceUser]
+
 
 class UserServiceProvider(Provider):
     scope = Scope.REQUEST
 
     register_user = provide(RegisterUser)
-    announce_user = provide(AnnounceUser)  # a handler is in service from its import on
     users = provide(SQLAlchemyUsers, provides=Users)
 
     @provide(scope=Scope.APP)
