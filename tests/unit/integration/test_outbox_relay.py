@@ -397,6 +397,7 @@ async def test_shutdown_does_not_wait_for_a_bus_that_is_down() -> None:
 
 async def test_a_nudge_wakes_an_idle_relay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "_FIRST_POLL", NEVER)
+    asyncio.get_running_loop().set_debug(True)
     table, bus = Table(), Forwarding()
     async with OutboxRelay(table, bus, poll_interval=NEVER):
         await until(lambda: table.reads == 1)
