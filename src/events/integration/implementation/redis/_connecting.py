@@ -1,0 +1,161 @@
+"""Where Redis is, and how a connection to it is made: the one module that imports the driver.
+
+Every connection is our own, so a read that blocks, a pipeline and a subscription never wait for
+each other, nor for whoever shares a client with us. A client that the user passes in is read for
+how to connect (address, credentials, TLS, Sentinel) and otherwise left alone.
+
+`ReplyError` is the server's "no"; `DisconnectedError` is all that ends a connection. No other
+exception of the driver's leaves this module or `_link`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeAlias, cast
+from urllib.parse import urlsplit, urlunsplit
+
+from events.errors import InvalidTopologyError, MissingExtraError
+
+try:
+    from redis.asyncio import Redis
+    from redis.asyncio.connection import ConnectionPool
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
+except ImportError as error:  # pragma: no cover - the packaging test runs it
+    raise MissingExtraError(__name__, "redis") from error
+
+__all__ = [
+    "CONNECTION_ERRORS",
+    "FATAL_ERRORS",
+    "Connection",
+    "Connector",
+    "DisconnectedError",
+    "Redis",
+    "ReplyError",
+    "ResponseError",
+    "connector",
+    "masked",
+]
+
+CONNECTION_ERRORS = (RedisError, OSError, TimeoutError, EOFError)
+FATAL_ERRORS = (AuthenticationError, NoPermissionError)
+
+_CODES = {
+    "NoScriptError": "NOSCRIPT",
+    "NoPermissionError": "NOPERM",
+    "ReadOnlyError": "READONLY",
+}
+_SCHEMES = frozenset({"redis", "rediss", "unix"})
+
+
+class ReplyError(Exception):
+    """The server answered with an error; it did not do what it was asked.
+
+    `code` is the error's first word, as in `NOGROUP`, which the driver drops where it has a class
+    for it.
+    """
+
+    def __init__(self, error: ResponseError) -> None:
+        super().__init__(str(error))
+        self.code = _CODES.get(type(error).__name__) or str(error).partition(" ")[0]
+
+
+class DisconnectedError(Exception):
+    """There was no answer. `sent` tells whether the server may have done it nevertheless."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        super().__init__(reason)
+        self.sent = sent
+
+
+class Connection(Protocol):
+    """What we use of a connection of redis-py's."""
+
+    @property
+    def is_connected(self) -> bool: ...
+
+    async def connect(self) -> None: ...
+
+    async def disconnect(self, nowait: bool = False) -> None: ...  # noqa: FBT001, FBT002
+
+    def pack_commands(self, commands: Iterable[Sequence[object]]) -> list[bytes]: ...
+
+    async def send_packed_command(
+        self,
+        command: list[bytes],
+        check_health: bool = True,  # noqa: FBT001, FBT002
+    ) -> None: ...
+
+    async def read_response(self, disable_decoding: bool = False) -> Any: ...  # noqa: FBT001, FBT002
+
+
+Connector: TypeAlias = Callable[[], Connection]
+
+
+def connector(bus: str, url: str | None, client: Redis | None) -> Connector:
+    """Return what makes a new connection, not yet connected, each time it is called.
+
+    Raises:
+        InvalidTopologyError: neither or both are given, or it is nothing that one can connect to.
+    """
+    if (url is None) == (client is None):
+        raise InvalidTopologyError(bus, "give it either a url or a client")
+    pool: Any
+    if url is not None:
+        pool = _pool_of_url(bus, url)
+    else:
+        pool = getattr(client, "connection_pool", None)
+        if pool is None or not hasattr(pool, "connection_kwargs"):
+            raise InvalidTopologyError(
+                bus,
+                f"{type(client).__name__} is no redis.asyncio.Redis: Redis Cluster is not "
+                f"supported, a master behind Sentinel is, as Sentinel(...).master_for(name)",
+            )
+    options = {
+        "protocol": 2,  # one form of each reply, whatever the server is
+        "decode_responses": False,
+        "socket_timeout": None,  # deadlines are ours: a blocking read and a send differ
+        "health_check_interval": 0,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_timeout": False,
+    }
+
+    def make() -> Connection:
+        return cast("Connection", pool.connection_class(**{**_plain(pool), **options}))
+
+    return make
+
+
+def _plain(pool: Any) -> dict[str, Any]:
+    kwargs = dict(pool.connection_kwargs)
+    # The driver's own (8.x) for servers that announce their maintenance in RESP3 pushes.
+    return {name: kwargs[name] for name in kwargs if "maint_notifications" not in name}
+
+
+def _pool_of_url(bus: str, url: str) -> Any:
+    scheme = urlsplit(url).scheme
+    if scheme not in _SCHEMES:
+        raise InvalidTopologyError(
+            f"{bus} at {masked(url)}",
+            f"the scheme must be redis, rediss or unix, not {scheme!r}; for a master behind "
+            f"Sentinel pass client=Sentinel(...).master_for(name); Redis Cluster is not supported",
+        )
+    try:
+        pool: Any = ConnectionPool
+        return pool.from_url(url)
+    except (ValueError, TypeError) as error:
+        raise InvalidTopologyError(f"{bus} at {masked(url)}", str(error)) from error
+
+
+def masked(url: str) -> str:
+    """Return the URL as it may be logged: its password, and any in its query, as stars."""
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    name, colon, _ = user.partition(":")
+    secret = f"{name}:***" if colon else user
+    query = "&".join(
+        f"{pair.partition('=')[0]}=***" if "password" in pair.partition("=")[0].lower() else pair
+        for pair in parts.query.split("&")
+    )
+    return urlunsplit((parts.scheme, f"{secret}{at}{host}", parts.path, query, ""))

@@ -1,0 +1,106 @@
+"""The dead letters of a consumer: a stream for each of its topics, read as one list by time.
+
+A dead letter's id is that of its entry and its topic, `1700000000000-0@users`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from events.errors import BusUnavailableError
+from events.integration.cloudevents import attribute
+from events.integration.implementation.redis._connecting import DisconnectedError, ReplyError
+from events.integration.implementation.redis._entries import DeadFields, Keys, topics_key
+from events.integration.implementation.redis._link import Link
+from events.integration.implementation.redis._scripts import REDRIVE
+from events.integration.message import DeadLetter, Message
+
+__all__ = ["StreamDeadLetters"]
+
+T = TypeVar("T")
+
+
+class StreamDeadLetters:
+    """A `DeadLetterStore` over the streams of dead letters."""
+
+    def __init__(self, link: Link, bus: str) -> None:
+        self._link = link
+        self._bus = bus
+
+    async def read(self, consumer: str, *, limit: int, after: str | None) -> Sequence[DeadLetter]:
+        """See `DeadLetterStore`."""
+        entry, _, last_topic = (after or "").partition("@")
+        found: list[tuple[tuple[int, int, str], DeadLetter]] = []
+        for topic in sorted(await self._asked(self._topics(consumer))):
+            # Of one instant, those of topics that sort first come first.
+            start = "-" if not entry else entry if topic > last_topic else f"({entry}"
+            dead = Keys(topic, consumer).dead
+            reply = await self._asked(self._link.call("XRANGE", dead, start, "+", "COUNT", limit))
+            for number, fields in reply:
+                ms, _, seq = number.decode().partition("-")
+                letter = _letter(consumer, topic, number.decode(), fields)
+                found.append(((int(ms), int(seq), topic), letter))
+        found.sort(key=lambda pair: pair[0])
+        return [letter for _, letter in found[:limit]]
+
+    async def redrive(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
+        """See `DeadLetterStore`."""
+        done: list[str] = []
+        for letter in dict.fromkeys(ids):
+            entry, keys = _place(consumer, letter)
+            if _is_id(entry) and await self._asked(
+                self._link.run_script(REDRIVE, [keys.dead, keys.again], entry)
+            ):
+                done.append(letter)
+        return done
+
+    async def discard(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
+        """See `DeadLetterStore`."""
+        done: list[str] = []
+        for letter in dict.fromkeys(ids):
+            entry, keys = _place(consumer, letter)
+            if _is_id(entry) and await self._asked(self._link.call("XDEL", keys.dead, entry)):
+                done.append(letter)
+        return done
+
+    async def _topics(self, consumer: str) -> list[str]:
+        return [t.decode() for t in await self._link.call("SMEMBERS", topics_key(consumer))]
+
+    async def _asked(self, answer: Awaitable[T]) -> T:
+        try:
+            return await answer
+        except (ReplyError, DisconnectedError) as error:
+            raise BusUnavailableError(self._bus, str(error)) from error
+
+
+def _place(consumer: str, id: str) -> tuple[str, Keys]:
+    entry, _, topic = id.partition("@")
+    return entry, Keys(topic, consumer)
+
+
+def _is_id(entry: str) -> bool:
+    ms, dash, seq = entry.partition("-")
+    return bool(dash) and ms.isdecimal() and seq.isdecimal()
+
+
+def _letter(consumer: str, topic: str, id: str, fields: Sequence[Any]) -> DeadLetter:
+    dead = DeadFields.read(fields)
+    message = Message(
+        topic,
+        attribute(dead.headers, "type") or "",
+        dead.message_id,
+        dead.body,
+        dead.headers,
+        attribute(dead.headers, "partitionkey"),
+    )
+    return DeadLetter(
+        f"{id}@{topic}",
+        consumer,
+        message,
+        dead.reason,
+        dead.error,
+        dead.attempts,
+        datetime.fromtimestamp(int(id.partition("-")[0]) / 1000, UTC),
+    )

@@ -1,0 +1,161 @@
+"""A message as the fields of a stream's entry, and the names of the keys.
+
+CloudEvents in binary mode: the first field is `data`, the body; each header is a field by its own
+name, `ce-id` and so on. An entry with a field `data` alone is an event as well, so this does:
+
+    XADD users * data '{"type": "user.registered", "version": 1, "email": "ada@example.org"}'
+
+Only the first `data` is the body: a header may have that name, as fields need not differ.
+
+| key | holds |
+|---|---|
+| `users` | the topic, a stream; each consumer name is a group on it |
+| `events:{users}:mailer:again` | a stream with the same group: retries and redriven dead letters |
+| `events:{users}:mailer:later`, `...:due` | retries that wait: a stream, a sorted set of times |
+| `events:{users}:mailer:dead` | a stream of dead letters |
+| `events:{mailer}:topics` | a set of the topics that `mailer` was ever registered on |
+
+What is in braces decides the hash slot: all of one consumer on one topic is in that of the topic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from events.integration.cloudevents import attribute
+from events.integration.message import Message
+
+__all__ = ["BODY", "Entry", "Keys", "fields_of", "read_fields", "topics_key"]
+
+BODY = b"data"
+
+# Bookkeeping is by position, so no header can be taken for it.
+_AGAIN = 4  # events-id, events-attempts, each with its value
+_DEAD = 8  # the same, events-reason, events-error
+
+
+class Keys:
+    """The keys of one consumer on one topic."""
+
+    def __init__(self, topic: str, consumer: str) -> None:
+        prefix = f"events:{{{topic}}}:{consumer}"
+        self.topic = topic
+        self.group = consumer
+        self.again = f"{prefix}:again"
+        self.later = f"{prefix}:later"
+        self.due = f"{prefix}:due"
+        self.dead = f"{prefix}:dead"
+
+    @property
+    def streams(self) -> tuple[str, str]:
+        """Return what a consumer reads: what was put back first, as it is older."""
+        return self.again, self.topic
+
+
+def topics_key(consumer: str) -> str:
+    """Return the key of the set of the consumer's topics."""
+    return f"events:{{{consumer}}}:topics"
+
+
+def fields_of(message: Message) -> list[bytes]:
+    """Return the fields of an entry.
+
+    Raises:
+        UnicodeEncodeError: a header holds a lone surrogate.
+    """
+    fields = [BODY, message.body]
+    for name, value in message.headers.items():
+        fields += name.encode(), value.encode()
+    return fields
+
+
+def read_fields(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
+    """Return the body and the headers of an entry; it never raises."""
+    body: bytes | None = None
+    headers: dict[str, str] = {}
+    for index in range(0, len(fields) - 1, 2):
+        name, value = fields[index], fields[index + 1]
+        if body is None and name == BODY:
+            body = value
+        else:
+            headers[name.decode(errors="replace")] = value.decode(errors="replace")
+    return body or b"", headers
+
+
+class Entry(NamedTuple):
+    """An entry as a consumer has it in hand. `attempts` were used up before this delivery."""
+
+    stream: str
+    id: bytes
+    own: bool
+    message_id: str
+    attempt: int
+    deaths: int
+    suspect: bool
+    fields: list[bytes]
+    body: bytes
+    headers: dict[str, str]
+
+    @property
+    def key(self) -> str | None:
+        """Return the key that its sender gave it."""
+        return attribute(self.headers, "partitionkey")
+
+    @classmethod
+    def read(
+        cls, keys: Keys, stream: str, reply: Sequence[Any], count: int = 1, *, suspect: bool = False
+    ) -> Entry:
+        """Make it of what the server gave, delivered for the `count`-th time."""
+        fields: list[bytes] = list(reply[1])
+        own = stream == keys.again
+        attempts, message_id = 0, ""
+        if own and fields[0] == b"events-id":
+            message_id, attempts = fields[1].decode(errors="replace"), int(fields[3])
+            fields = fields[_AGAIN:]
+        body, headers = read_fields(fields)
+        message_id = message_id or attribute(headers, "id") or reply[0].decode()
+        return cls(
+            stream,
+            reply[0],
+            own,
+            message_id,
+            attempts + count,
+            count - 1,
+            suspect,
+            fields,
+            body,
+            headers,
+        )
+
+    def again(self, attempts: int) -> list[bytes]:
+        """Return the fields of what is to be tried again."""
+        head = [b"events-id", self.message_id.encode(errors="replace")]
+        return [*head, b"events-attempts", b"%d" % attempts, *self.fields]
+
+    def dead(self, attempts: int, reason: str, error: str) -> list[bytes]:
+        """Return the fields of the dead letter."""
+        head = [b"events-id", self.message_id.encode(errors="replace")]
+        head += b"events-attempts", b"%d" % attempts
+        head += b"events-reason", reason.encode(errors="replace")
+        head += b"events-error", error.encode(errors="replace")
+        return [*head, *self.fields]
+
+
+class DeadFields(NamedTuple):
+    """What a dead letter's entry says."""
+
+    message_id: str
+    attempts: int
+    reason: str
+    error: str
+    body: bytes
+    headers: Mapping[str, str]
+
+    @classmethod
+    def read(cls, fields: Sequence[bytes]) -> DeadFields:
+        """Take the bookkeeping off and read the rest."""
+        message_id, attempts, reason, error = (
+            field.decode(errors="replace") for field in fields[1:_DEAD:2]
+        )
+        return cls(message_id, int(attempts), reason, error, *read_fields(fields[_DEAD:]))

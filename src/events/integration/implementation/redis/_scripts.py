@@ -1,0 +1,231 @@
+"""What must happen at the server in one step, so that a crash leaves either all of it or nothing.
+
+An entry of a consumer is in one of these places; each arrow is one script or one command:
+
+    topic or again --XREADGROUP--> pending of a process --XACK--> gone
+        ^                |  ^                |------MOVE--> later + due --RIPEN--> again
+        |                |  '--CLAIM--.      '------MOVE--> dead --REDRIVE--> again
+        |                '--LEAVE or PARK--> pending of nobody
+
+A script that raises half-way leaves what it has done so far. So each first writes the copy and then
+takes the original away: what a full or misused key refuses is refused before anything is lost.
+
+The delivery count of a pending entry is its attempt: what is parked is counted back by one, and who
+claims counts on. Entries of `again`, `later` and `dead` begin with bookkeeping of ours (see
+`_entries`), behind which the original fields follow as they came.
+"""
+
+from __future__ import annotations
+
+from hashlib import sha1
+
+__all__ = [
+    "CLAIM",
+    "DONE_AGAIN",
+    "LEAVE",
+    "MOVE",
+    "NOBODY",
+    "PARK",
+    "REDRIVE",
+    "RENEW",
+    "RIPEN",
+    "SWEEP",
+    "TRIM",
+    "Script",
+]
+
+NOBODY = "nobody"
+"""The consumer id that holds what is given back, free for whoever asks first."""
+
+_LONG_AGO = 10**12  # milliseconds of idleness, beyond every lease
+
+
+class Script:
+    """A Lua script and the digest that the server knows it by."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+# KEYS: stream, target, due. ARGV: group, me, id, delay in ms or -1 for a target without due times,
+# 1 if the stream is ours to delete from, the target's fields.
+# 0: it was not mine any more. NOGROUP: the copy is kept, as nobody can tell whose it was.
+MOVE = Script("""
+local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
+if not pending.err and (#pending == 0 or pending[1][2] ~= ARGV[2]) then return 0 end
+local id = redis.call('XADD', KEYS[2], '*', unpack(ARGV, 6))
+if tonumber(ARGV[4]) >= 0 then
+  local now = redis.call('TIME')
+  local due = now[1] * 1000 + math.floor(now[2] / 1000) + tonumber(ARGV[4]) + 1
+  redis.call('ZADD', KEYS[3], string.format('%.0f', due), id)
+end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
+if ARGV[5] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
+return 1
+""")
+
+# KEYS: again. ARGV: group, ids.
+DONE_AGAIN = Script("""
+redis.call('XACK', KEYS[1], unpack(ARGV))
+return redis.call('XDEL', KEYS[1], unpack(ARGV, 2))
+""")
+
+# KEYS: due, later, again. ARGV: how many. Returns ms until the next is due, or -1.
+RIPEN = Script("""
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+for _, id in ipairs(ids) do
+  local entry = redis.call('XRANGE', KEYS[2], id, id)[1]
+  if entry then
+    redis.call('XADD', KEYS[3], '*', unpack(entry[2]))
+    redis.call('XDEL', KEYS[2], id)
+  end
+  redis.call('ZREM', KEYS[1], id)
+end
+local first = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
+if not first[1] then return -1 end
+return math.max(0, tonumber(first[2]) - now)
+""")
+
+# KEYS: stream. ARGV: group, me, lease in ms, how many, how many of the dead's, 1 for my own alone.
+# What nobody holds comes as it was; what a dead process held has one attempt more; my own, whose
+# answer was lost on the way, is as it was. Entries that the stream has lost are let go and counted.
+# Returns {entries as {id, fields, delivery count, 1 if the dead's}, lost, 1 if there may be more}.
+CLAIM = Script(
+    """
+local stream, group, me = KEYS[1], ARGV[1], ARGV[2]
+local room, suspects = tonumber(ARGV[4]), tonumber(ARGV[5])
+local pending
+if ARGV[6] == '1' then
+  pending = redis.call('XPENDING', stream, group, '-', '+', 10000, me)
+else
+  pending = redis.call('XPENDING', stream, group, 'IDLE', ARGV[3], '-', '+', 1000)
+end
+local taken, lost, more = {}, 0, 0
+for _, entry in ipairs(pending) do
+  local id, owner, count = entry[1], entry[2], entry[4]
+  local suspect = 0
+  if owner ~= me then count = count + 1 end
+  if owner ~= me and owner ~= '"""
+    + NOBODY
+    + """' then suspect = 1 end
+  if room > 0 and (suspect == 0 or suspects > 0) then
+    local claimed = redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', count)[1]
+    if claimed and claimed[2] then
+      taken[#taken + 1] = {id, claimed[2], count, suspect}
+      room = room - 1
+      suspects = suspects - suspect
+    else
+      redis.call('XACK', stream, group, id)
+      lost = lost + 1
+    end
+  else
+    more = 1
+  end
+end
+return {taken, lost, more}
+"""
+)
+
+# KEYS: stream. ARGV: group, me, ids. Returns the ids that are not mine any more.
+RENEW = Script("""
+local gone = {}
+for i = 3, #ARGV do
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
+  if pending and pending[2] == ARGV[2] then
+    redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[i], 'JUSTID')
+  else
+    gone[#gone + 1] = ARGV[i]
+  end
+end
+return gone
+""")
+
+_GIVE_BACK = f"""
+local function give_back(stream, group, id, count)
+  redis.call('XCLAIM', stream, group, '{NOBODY}', 0, id,
+    'IDLE', '{_LONG_AGO}', 'RETRYCOUNT', math.max(0, count - 1), 'JUSTID')
+end
+"""
+
+# KEYS: stream. ARGV: group, me, id.
+PARK = Script(
+    _GIVE_BACK
+    + """
+local pending = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)[1]
+if pending and pending[2] == ARGV[2] then give_back(KEYS[1], ARGV[1], ARGV[3], pending[4]) end
+return 1
+"""
+)
+
+# KEYS: streams. ARGV: group, me. Gives back all that is mine, and forgets me.
+LEAVE = Script(
+    _GIVE_BACK
+    + """
+for _, stream in ipairs(KEYS) do
+  local mine = redis.pcall('XPENDING', stream, ARGV[1], '-', '+', 100000, ARGV[2])
+  if not mine.err then
+    for _, entry in ipairs(mine) do give_back(stream, ARGV[1], entry[1], entry[4]) end
+    if #redis.call('XPENDING', stream, ARGV[1], '-', '+', 1, ARGV[2]) == 0 then
+      redis.call('XGROUP', 'DELCONSUMER', stream, ARGV[1], ARGV[2])
+    end
+  end
+end
+return 1
+"""
+)
+
+# KEYS: stream. ARGV: group, ms of silence. Forgets consumer ids that hold nothing and are silent.
+SWEEP = Script(f"""
+local swept = 0
+for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
+  local it = {{}}
+  for i = 1, #info, 2 do it[info[i]] = info[i + 1] end
+  if it.pending == 0 and (it.idle > tonumber(ARGV[2]) or it.name == '{NOBODY}') then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], it.name)
+    swept = swept + 1
+  end
+end
+return swept
+""")
+
+# KEYS: topic. ARGV: ms to keep what all groups have passed. Removes what no group needs any more.
+TRIM = Script("""
+local function parts(id)
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  return tonumber(ms), tonumber(seq)
+end
+local floor, floor_ms, floor_seq
+local function lower(id)
+  local ms, seq = parts(id)
+  if not floor or ms < floor_ms or (ms == floor_ms and seq < floor_seq) then
+    floor, floor_ms, floor_seq = id, ms, seq
+  end
+end
+for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
+  local it = {}
+  for i = 1, #info, 2 do it[info[i]] = info[i + 1] end
+  lower(it['last-delivered-id'])
+  if it.pending > 0 then lower(redis.call('XPENDING', KEYS[1], it.name)[2]) end
+end
+if not floor then return 0 end
+if tonumber(ARGV[1]) > 0 then
+  local time = redis.call('TIME')
+  local ms = time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(ARGV[1])
+  if ms < 0 then return 0 end
+  lower(string.format('%.0f-0', ms))
+end
+return redis.call('XTRIM', KEYS[1], 'MINID', '~', floor, 'LIMIT', 0)
+""")
+
+# KEYS: dead, again. ARGV: id. Strips the reason and the error, and counts attempts anew.
+REDRIVE = Script("""
+local entry = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
+if not entry then return 0 end
+local fields = entry[2]
+redis.call('XADD', KEYS[2], '*', fields[1], fields[2], fields[3], '0', unpack(fields, 9))
+redis.call('XDEL', KEYS[1], ARGV[1])
+return 1
+""")

@@ -1,0 +1,161 @@
+"""The way of a settlement to the broker: tried again until it is there.
+
+Acks of one stream share a command: while one is on its way, those that come meanwhile are gathered
+for the next. All else is rare, and moves one entry at a time. A settlement that the server refuses
+stays here, its entry pending there, and is tried again with growing pauses, logged once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable
+
+from events.integration.implementation.redis._connecting import DisconnectedError, ReplyError
+from events.integration.implementation.redis._entries import Entry, Keys
+from events.integration.implementation.redis._link import Link
+from events.integration.implementation.redis._scripts import DONE_AGAIN, MOVE, PARK, Script
+from events.integration.message import Reject, Retry
+
+__all__ = ["Settler"]
+
+logger = logging.getLogger("events.integration")
+
+_FIRST_PAUSE, _LAST_PAUSE = 0.5, 15.0
+_AT_ONCE = 1_000  # ids in one command
+
+
+class Settler:
+    """Carry the settlements of one consumer on one topic.
+
+    `settled` is told the entry when the broker has its settlement.
+    """
+
+    def __init__(self, link: Link, keys: Keys, me: str, settled: Callable[[Entry], None]) -> None:
+        self._link = link
+        self._keys = keys
+        self._me = me
+        self._settled = settled
+        self._acks: defaultdict[str, list[Entry]] = defaultdict(list)
+        self._acking: set[str] = set()
+        self._ack_pause = _FIRST_PAUSE
+        self._moves: set[asyncio.Task[None]] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # --- acks ---------------------------------------------------------------------------------
+
+    def ack(self, entry: Entry) -> None:
+        """Acknowledge it."""
+        self._idle.clear()
+        self._acks[entry.stream].append(entry)
+        if entry.stream not in self._acking:
+            self._acking.add(entry.stream)
+            asyncio.get_running_loop().call_soon(self._flush, entry.stream)
+
+    def _flush(self, stream: str) -> None:
+        entries = self._acks[stream][:_AT_ONCE]
+        del self._acks[stream][:_AT_ONCE]
+        ids = [entry.id for entry in entries]
+        if stream == self._keys.again:
+            script = DONE_AGAIN.source
+            sent = self._link.call("EVAL", script, 1, stream, self._keys.group, *ids)
+        else:
+            sent = self._link.call("XACK", stream, self._keys.group, *ids)
+        sent.add_done_callback(lambda future: self._acked(stream, entries, future))
+
+    def _acked(self, stream: str, entries: list[Entry], future: asyncio.Future[object]) -> None:
+        error = future.exception()
+        if error is not None:
+            self._acks[stream][:0] = entries
+            if self._ack_pause == _FIRST_PAUSE:
+                self._log_trouble(f"acknowledge {len(entries)} events", error)
+            asyncio.get_running_loop().call_later(self._ack_pause, self._flush, stream)
+            self._ack_pause = min(2 * self._ack_pause, _LAST_PAUSE)
+            return
+        self._ack_pause = _FIRST_PAUSE
+        for entry in entries:
+            self._settled(entry)
+        if self._acks[stream]:
+            self._flush(stream)
+        else:
+            self._acking.discard(stream)
+            self._check_idle()
+
+    # --- all else -----------------------------------------------------------------------------
+
+    def retry(self, entry: Entry, retry: Retry) -> None:
+        """Have it delivered again when its delay is over."""
+        due = math.ceil(retry.after * 1000)
+        self._move(entry, self._keys.later, due, entry.again(retry.attempt))
+
+    def bury(self, entry: Entry, reject: Reject) -> None:
+        """Keep it as a dead letter."""
+        fields = entry.dead(reject.attempts, reject.reason, reject.error)
+        self._move(entry, self._keys.dead, -1, fields)
+
+    def park(self, entry: Entry) -> None:
+        """Give it back, as if it had never been delivered."""
+        self._begin(entry, PARK, [entry.stream], self._keys.group, self._me, entry.id)
+
+    def _move(self, entry: Entry, target: str, delay: int, fields: list[bytes]) -> None:
+        keys = [entry.stream, target, self._keys.due]
+        delete = 1 if entry.own else 0
+        self._begin(entry, MOVE, keys, self._keys.group, self._me, entry.id, delay, delete, *fields)
+
+    def _begin(self, entry: Entry, script: Script, keys: list[str], *args: object) -> None:
+        self._idle.clear()
+        task = asyncio.create_task(self._carry(entry, script, keys, args))
+        self._moves.add(task)
+        task.add_done_callback(self._moved)
+
+    def _moved(self, task: asyncio.Task[None]) -> None:
+        self._moves.discard(task)
+        self._check_idle()
+
+    async def _carry(
+        self, entry: Entry, script: Script, keys: list[str], args: tuple[object, ...]
+    ) -> None:
+        pause = _FIRST_PAUSE
+        while True:
+            try:
+                await self._link.run_script(script, keys, *args)
+            except (ReplyError, DisconnectedError) as error:
+                if pause == _FIRST_PAUSE:
+                    self._log_trouble(f"settle {entry.message_id}", error)
+            else:
+                self._settled(entry)
+                return
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LAST_PAUSE)
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def _check_idle(self) -> None:
+        if not (self._moves or self._acking):
+            self._idle.set()
+
+    async def drain(self, timeout: float) -> bool:  # noqa: ASYNC109 - giving up is no error
+        """Wait until all is there, or give up; return whether it is. What is not comes again."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
+        except TimeoutError:
+            moves = list(self._moves)
+            for task in moves:
+                task.cancel()
+            if moves:
+                await asyncio.wait(moves)
+            return False
+        return True
+
+    def _log_trouble(self, doing: str, error: BaseException | None) -> None:
+        logger.warning(
+            "consumer %s on topic %s cannot %s yet, and tries again: %s",
+            self._keys.group,
+            self._keys.topic,
+            doing,
+            error,
+        )

@@ -1,0 +1,207 @@
+"""The durable bus on Redis: a topic is a stream, a consumer name is a consumer group.
+
+What is promised is as durable as the server: with `appendonly yes` and `appendfsync always` an
+accepted event survives the server's crash, with Redis's defaults the last second may be lost, and
+with persistence off all of it. Needs Redis 6.2 or newer. See `_entries` for the keys, `_scripts`
+for what happens in one step, `_group` for what processes of one consumer name do for each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Literal, Unpack
+
+from events.errors import BusUnavailableError, InvalidTopologyError, SendOutcomeUnknownError
+from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
+from events.integration.implementation.redis._connecting import (
+    Connector,
+    DisconnectedError,
+    Redis,
+    ReplyError,
+    connector,
+    masked,
+)
+from events.integration.implementation.redis._deadletters import StreamDeadLetters
+from events.integration.implementation.redis._entries import fields_of
+from events.integration.implementation.redis._group import GroupOptions, StreamConsumer
+from events.integration.implementation.redis._link import Link
+from events.integration.message import Message
+from events.integration.topology import IntegrationEventBusRegistration
+from events.integration.transport import Deliver, Subscription, TransportFeatures
+
+__all__ = ["RedisStreamsIntegrationEventBus", "RedisStreamsTransport"]
+
+_OLDEST_SERVER = (6, 2)
+
+
+class RedisStreamsTransport:
+    """A `Transport` to Redis Streams. The options are the bus's; times are in seconds."""
+
+    features = TransportFeatures(
+        durability="broker",
+        delivery="group",
+        before_first_start="waits",
+        headers=True,
+        delayed_retry=True,
+        dead_letters=True,
+        ordered=True,
+    )
+
+    def __init__(
+        self,
+        connector: Connector,
+        name: str,
+        *,
+        group: GroupOptions,
+        connect_timeout: float,
+        send_timeout: float,
+        max_length: int | None,
+    ) -> None:
+        self._connector = connector
+        self._name = name
+        self._group = group
+        self._connect_timeout = connect_timeout
+        self._send_timeout = send_timeout
+        self._bound: tuple[object, ...] = ()
+        if max_length is not None:
+            self._bound = ("MAXLEN", "~", max_length)
+        self._open: Link | None = None
+
+    @property
+    def connected(self) -> bool:
+        """See `Transport`."""
+        return self._open is not None and self._open.connected
+
+    @property
+    def dead_letters(self) -> StreamDeadLetters:
+        """See `Transport`."""
+        return StreamDeadLetters(self._link, self._name)
+
+    @property
+    def _link(self) -> Link:
+        if self._open is None:
+            raise BusUnavailableError(self._name, "it is closed")
+        return self._open
+
+    async def connect(self) -> None:
+        """See `Transport`. Tries again until `connect_timeout` is over."""
+        link = Link(self._connector, self._name, timeout=self._group.timeout)
+        try:
+            await link.open(self._connect_timeout)
+        except DisconnectedError as error:
+            raise BusUnavailableError(self._name, str(error)) from error
+        self._open = link
+        await self._check_server(link)
+
+    async def _check_server(self, link: Link) -> None:
+        try:
+            lines = (await link.call("INFO", "server")).decode().splitlines()
+        except ReplyError:
+            return  # it may be forbidden to ask
+        except DisconnectedError as error:
+            raise BusUnavailableError(self._name, str(error)) from error
+        info = dict(line.split(":", 1) for line in lines if ":" in line)
+        version = info.get("redis_version", "")
+        if tuple(int(n) for n in version.split(".")[:2] if n.isdecimal()) < _OLDEST_SERVER:
+            raise InvalidTopologyError(self._name, f"it needs Redis 6.2 or newer, not {version}")
+        if info.get("redis_mode") == "cluster":
+            raise InvalidTopologyError(self._name, "Redis Cluster is not supported")
+
+    def publish(self, message: Message) -> asyncio.Future[None]:
+        """See `Transport`. What is published in one turn of the loop leaves together."""
+
+        def translate(error: ReplyError | DisconnectedError) -> Exception:
+            if isinstance(error, DisconnectedError) and error.sent:
+                return SendOutcomeUnknownError(self._name, message.id, str(error))
+            return BusUnavailableError(self._name, str(error))
+
+        return self._link.call(
+            "XADD",
+            message.topic,
+            *self._bound,
+            "*",
+            *fields_of(message),
+            timeout=self._send_timeout,
+            translate=translate,
+        )
+
+    async def subscribe(self, subscription: Subscription, deliver: Deliver) -> StreamConsumer:
+        """See `Transport`."""
+        consumer = StreamConsumer(self._link, self._connector, subscription, deliver, self._group)
+        try:
+            await consumer.open()
+        except BaseException:
+            await consumer.close()
+            raise
+        return consumer
+
+    async def close(self) -> None:
+        """See `Transport`."""
+        link, self._open = self._open, None
+        if link is not None:
+            await link.close(self._send_timeout if link.connected else 0)
+
+
+class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
+    """Carry events through Redis Streams: durable, shared among the processes of a consumer name.
+
+    Otherwise as `TransportIntegrationEventBus`, with the options of `BusOptions`. Every call to the
+    server ends within `connect_timeout` or `send_timeout`.
+
+    Args:
+        registrations: Its consumers.
+        url: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`.
+        client: Instead of the url: a `redis.asyncio.Redis`, one behind Sentinel too, that says how
+            to connect. Its own connections are neither used nor closed.
+        connect_timeout: How long `startup` tries to connect, and how long any answer may take but
+            that to a send.
+        lease: After how long without a sign of life a process counts as dead, and what it held goes
+            to others. A handler may take as long as it likes; an event loop must not stand still
+            for that long.
+        max_deaths: After how many deaths of its process in a row an event is a dead letter.
+        prefetch: How many events a swift consumer has at hand at most. A slow one has as many as
+            it handles at once, so that others of its name find work.
+        start: Where a consumer name begins that was never seen before: at the `"oldest"` event that
+            the stream still has, or with what is sent after its `"newest"`.
+        retention: For how long events are kept that every consumer name has handled. A name that
+            is first seen later finds what was kept.
+        max_length: Bounds each topic to about so many events. It drops the oldest even if nobody
+            has handled them yet: leave it out unless the memory counts for more.
+    """
+
+    def __init__(  # noqa: PLR0913 - options, all by keyword
+        self,
+        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        *,
+        url: str | None = None,
+        client: Redis | None = None,
+        connect_timeout: float = 5.0,
+        lease: float = 30.0,
+        max_deaths: int = 5,
+        prefetch: int = 128,
+        start: Literal["oldest", "newest"] = "oldest",
+        retention: float = 0.0,
+        max_length: int | None = None,
+        **options: Unpack[BusOptions],
+    ) -> None:
+        self._where = masked(url) if url else "client"
+        transport = RedisStreamsTransport(
+            connector(repr(self), url, client),
+            repr(self),
+            group=GroupOptions(
+                start="0" if start == "oldest" else "$",
+                lease=lease,
+                prefetch=prefetch,
+                max_deaths=max_deaths,
+                retention=retention,
+                timeout=connect_timeout,
+            ),
+            connect_timeout=connect_timeout,
+            send_timeout=options.get("send_timeout", 10.0),
+            max_length=max_length,
+        )
+        super().__init__(transport, registrations, **options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._where})"

@@ -1,0 +1,53 @@
+"""Redis for tests: the shared server, and private ones that keep every write on disk."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import tempfile
+from pathlib import Path
+
+from tests.servers import PrivateServer, shared_url
+
+
+class RedisServer(PrivateServer):
+    """A Redis that has each command on disk before it answers, so that a crash loses nothing."""
+
+    name = "redis"
+    binary = "redis-server"
+    package = "redis-server"
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def command(self, binary: str) -> list[str]:
+        return [
+            *(binary, "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.folder)),
+            *("--save", "", "--appendonly", "yes", "--appendfsync", "always"),
+        ]
+
+    def answers(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            try:
+                probe.connect(("127.0.0.1", self.port))
+                probe.sendall(b"PING\r\n")
+                return probe.recv(16).startswith(b"+PONG")  # not while it is loading
+            except OSError:
+                return False
+
+
+@functools.cache
+def redis_url() -> str:
+    """Return the URL of the shared server, or of a private one that lives as long as the tests."""
+    return shared_url("redis", "redis://127.0.0.1:6379/0") or _private().url
+
+
+def _private() -> RedisServer:
+    import atexit
+
+    server = RedisServer(Path(tempfile.mkdtemp(prefix="events-redis-")))
+    server.start()
+    atexit.register(server.__exit__, None, None, None)
+    return server

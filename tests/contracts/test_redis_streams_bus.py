@@ -1,0 +1,89 @@
+"""Redis Streams under the contracts of every bus."""
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Unpack
+from uuid import uuid4
+
+from redis.asyncio import Redis
+
+from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
+from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
+from events.testing.contracts import (
+    DeliveryContracts,
+    FailureContracts,
+    Harness,
+    LifecycleContracts,
+)
+from tests.brokers.redis_server import redis_url
+
+
+class StreamsHarness(Harness):
+    def __init__(self) -> None:
+        # The connections of this test alone bear its name, so they can be counted and cut.
+        self.name = f"events-test-{uuid4().hex}"
+        self.buses: list[RedisStreamsIntegrationEventBus] = []
+        self.made: set[tuple[str, str]] = set()
+
+    def new_bus(self, **options: Unpack[BusOptions]) -> RedisStreamsIntegrationEventBus:
+        url = f"{redis_url()}?client_name={self.name}"
+        bus = RedisStreamsIntegrationEventBus(url=url, **options)
+        self.buses.append(bus)
+        return bus
+
+    def keys(self) -> list[str]:
+        """Return where the dead letters of every registration go."""
+        return [
+            f"events:{{{registration.topic.name}}}:{registration.consumer.name}:dead"
+            for bus in self.buses
+            for registration in bus.registrations
+        ]
+
+    @asynccontextmanager
+    async def break_dead_letters(self) -> AsyncGenerator[None, None]:
+        async with Redis.from_url(redis_url()) as redis:
+            for key in self.keys():
+                await redis.set(key, "no stream")
+            try:
+                yield
+            finally:
+                await redis.delete(*self.keys())
+
+    async def lose_connection(self, bus: TransportIntegrationEventBus) -> None:
+        async with Redis.from_url(redis_url()) as redis:
+            for client in await redis.client_list():
+                if client["name"] == self.name:
+                    await redis.client_kill_filter(_id=client["id"])
+
+    async def open_resources(self) -> dict[str, int]:
+        async with Redis.from_url(redis_url()) as redis:
+            clients = [c for c in await redis.client_list() if c["name"] == self.name]
+            ids = 0
+            for bus in self.buses:
+                for registration in bus.registrations:
+                    topic, group = registration.topic.name, registration.consumer.name
+                    if await redis.exists(topic):
+                        consumers = await redis.xinfo_consumers(topic, group)
+                        ids += sum(consumer["name"] != b"nobody" for consumer in consumers)
+            return {"connections": len(clients), "consumer ids": ids}
+
+    async def aclose(self) -> None:
+        async with Redis.from_url(redis_url()) as redis:
+            for bus in self.buses:
+                for registration in bus.registrations:
+                    topic, group = registration.topic.name, registration.consumer.name
+                    kinds = ("again", "later", "due", "dead")
+                    own = [f"events:{{{topic}}}:{group}:{kind}" for kind in kinds]
+                    await redis.delete(topic, f"events:{{{group}}}:topics", *own)
+
+
+class TestDelivery(DeliveryContracts):
+    harness = StreamsHarness
+
+
+class TestFailure(FailureContracts):
+    harness = StreamsHarness
+
+
+class TestLifecycle(LifecycleContracts):
+    harness = StreamsHarness
