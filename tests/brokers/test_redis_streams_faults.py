@@ -1,0 +1,341 @@
+"""Conformance 22 to 29 on Redis Streams: processes that are killed, a server that is too.
+
+Each test has a server of its own, which has every write on disk before it answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
+from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
+from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy, Topic
+from events.testing import eventually
+from events.testing.contracts import Numbered, Probe
+from tests.brokers.redis_server import RedisServer
+from tests.servers import free_port
+
+ROOT = Path(__file__).parents[2]
+TOPIC = Topic("faults")
+LEASE = 1.0
+PATIENCE = 40.0
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Generator[RedisServer, None, None]:
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+class Process:
+    """A worker, and what it wrote."""
+
+    def __init__(self, server: RedisServer, out: Path, **options: Any) -> None:
+        self._out = out
+        self._log = out.with_suffix(".log").open("a")
+        arguments = [server.url, TOPIC.name, "worker", str(out), json.dumps(options)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.brokers.redis_worker", *arguments],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"},
+            stdout=self._log,
+            stderr=self._log,
+        )
+
+    @property
+    def lines(self) -> list[str]:
+        if not self._out.exists():
+            return []
+        text = self._out.read_text()
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def said(self, verb: str) -> list[int]:
+        return [int(line.split()[1]) for line in self.lines if line.startswith(f"{verb} ")]
+
+    async def until(self, verb: str, count: int) -> None:
+        await eventually(
+            lambda: len(set(self.said(verb))) >= count, PATIENCE, saw=lambda: self.lines[-5:]
+        )
+
+    async def ended(self) -> int:
+        await eventually(lambda: self.process.poll() is not None, PATIENCE)
+        self._log.close()
+        return self.process.returncode
+
+    async def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
+        self.process.send_signal(number)
+        return await self.ended()
+
+
+@pytest.fixture
+def worker(server: RedisServer, tmp_path: Path) -> Generator[Any, None, None]:
+    started: list[Process] = []
+
+    def start(**options: Any) -> Process:
+        process = Process(server, tmp_path / f"worker{len(started)}.txt", lease=LEASE, **options)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.process.poll() is None:
+            process.process.kill()
+            process.process.wait()
+        process._log.close()
+
+
+def new_bus(server: RedisServer, **options: Any) -> RedisStreamsIntegrationEventBus:
+    settings: dict[str, Any] = {"lease": LEASE, "connect_timeout": 1.0, "send_timeout": 2.0}
+    return RedisStreamsIntegrationEventBus(url=server.url, **settings | options)
+
+
+def on(probe: Probe, **options: Any) -> IntegrationEventBusRegistration:
+    return IntegrationEventBusRegistration(probe, TOPIC, [Numbered], **options)
+
+
+@asynccontextmanager
+async def sending(
+    server: RedisServer, numbers: range
+) -> AsyncGenerator[RedisStreamsIntegrationEventBus, None]:
+    async with new_bus(server) as bus:
+        await bus.send_many(TOPIC, map(Numbered, numbers))
+        yield bus
+
+
+async def pending(server: RedisServer) -> int:
+    async with Redis.from_url(server.url) as redis:
+        return sum(group["pending"] for group in await redis.xinfo_groups(TOPIC.name))
+
+
+async def test_22_sigkill_of_the_consumer_loses_nothing(server: RedisServer, worker: Any) -> None:
+    async with sending(server, range(40)):
+        first = worker(delay=0.02)
+        await first.until("end", 10)
+        await first.kill()
+        second = worker()
+        await eventually(
+            lambda: set(first.said("end")) | set(second.said("end")) == set(range(40)), PATIENCE
+        )
+        counts = Counter(first.said("end") + second.said("end"))
+        # One at a time, and an acknowledgement that was on its way.
+        assert sum(counts.values()) - 40 <= 2, counts
+        await eventually(lambda: _none_pending(server), PATIENCE)
+
+
+async def _none_pending(server: RedisServer) -> bool:
+    return await pending(server) == 0
+
+
+@pytest.mark.timeout(120)
+async def test_23_a_restart_in_mid_stream_loses_nothing(server: RedisServer) -> None:
+    probe = Probe("worker")
+    accepted: set[int] = set()
+    async with new_bus(server, send_timeout=10) as sender, new_bus(server) as bus:
+        await bus.register(on(probe, concurrency=10))
+
+        async def send(number: int) -> None:
+            while number not in accepted:
+                try:
+                    await sender.send(TOPIC, Numbered(number))
+                except BusError:
+                    continue
+                accepted.add(number)
+
+        async def stream() -> None:
+            for start in range(0, 10_000, 100):
+                await asyncio.gather(*(send(start + n) for n in range(100)))
+
+        streaming = asyncio.create_task(stream())
+        await eventually(lambda: len(accepted) > 2000, PATIENCE)
+        await asyncio.to_thread(server.restart)
+        await eventually(lambda: len(accepted) > 6000, PATIENCE)
+        await asyncio.to_thread(server.restart)
+        await asyncio.wait_for(streaming, PATIENCE)
+        await eventually(lambda: set(probe.numbers) == set(range(10_000)), PATIENCE)
+        await eventually(lambda: _none_pending(server), PATIENCE)
+        assert bus.health().healthy
+
+
+async def test_24_a_frozen_server_is_noticed(server: RedisServer) -> None:
+    probe = Probe("worker")
+    async with new_bus(server) as bus:
+        await bus.register(on(probe))
+        await bus.send(TOPIC, Numbered(0))
+        await eventually(lambda: probe.numbers == [0])
+        server.freeze()
+        began = time.monotonic()
+        with pytest.raises(SendOutcomeUnknownError):
+            await bus.send(TOPIC, Numbered(1))
+        assert time.monotonic() - began < 3
+        began = time.monotonic()
+        with pytest.raises(BusUnavailableError):  # the connection is given up: this never left
+            await bus.send(TOPIC, Numbered(2))
+        assert time.monotonic() - began < 3
+        assert not bus.health().connected
+        server.thaw()
+        await eventually(lambda: _sends(bus, 3), PATIENCE)
+        await eventually(lambda: 3 in probe.numbers, PATIENCE)
+
+
+async def _sends(bus: RedisStreamsIntegrationEventBus, number: int) -> bool:
+    try:
+        await bus.send(TOPIC, Numbered(number))
+    except BusError:
+        return False
+    return True
+
+
+async def test_24_shutdown_ends_while_the_server_is_frozen(server: RedisServer) -> None:
+    bus = new_bus(server)
+    await bus.register(on(Probe("worker")))
+    await bus.startup()
+    server.freeze()
+    began = time.monotonic()
+    await bus.shutdown()
+    assert time.monotonic() - began < 6
+
+
+async def test_25_a_server_that_is_down_is_a_clear_error() -> None:
+    url = f"redis://user:secret@127.0.0.1:{free_port()}/0"
+    bus = RedisStreamsIntegrationEventBus(url=url, connect_timeout=0.5)
+    began = time.monotonic()
+    with pytest.raises(BusUnavailableError) as caught:
+        await bus.startup()
+    assert time.monotonic() - began < 2
+    assert "refused" in str(caught.value).lower() or "connect" in str(caught.value).lower()
+    assert "secret" not in str(caught.value)
+
+
+async def test_25_startup_waits_if_asked_to(server: RedisServer) -> None:
+    server.kill()
+    probe = Probe("worker")
+    bus = new_bus(server, connect_timeout=20)
+    await bus.register(on(probe))
+    starting = asyncio.create_task(bus.startup())
+    await asyncio.sleep(0)
+    assert not starting.done()
+    await asyncio.to_thread(server.start)
+    await asyncio.wait_for(starting, PATIENCE)
+    await bus.send(TOPIC, Numbered(1))
+    await eventually(lambda: probe.numbers == [1])
+    await bus.shutdown()
+
+
+async def test_26_sigterm_lets_the_running_end_and_leaves_the_rest(
+    server: RedisServer, worker: Any
+) -> None:
+    async with sending(server, range(20)):
+        first = worker(delay=0.3, concurrency=2)
+        await first.until("begin", 2)
+        assert await first.kill(signal.SIGTERM) == 0
+        assert set(first.said("begin")) == set(first.said("end"))
+        assert len(first.said("end")) < 20
+        second = worker()
+        await eventually(
+            lambda: set(first.said("end")) | set(second.said("end")) == set(range(20)), PATIENCE
+        )
+        assert not set(first.said("end")) & set(second.said("end"))
+        attempts = {line.split()[2] for line in second.lines if line.startswith("begin")}
+        assert attempts == {"1"}
+
+
+@pytest.mark.timeout(120)
+async def test_27_what_kills_its_process_ends_as_a_dead_letter(
+    server: RedisServer, worker: Any
+) -> None:
+    async with sending(server, range(10)) as bus:
+        processes = [worker(killer=3, max_deaths=3)]
+        for _ in range(2):
+            assert await processes[-1].ended() == -signal.SIGKILL
+            processes.append(worker(killer=3, max_deaths=3))
+        assert await processes[-1].ended() == -signal.SIGKILL
+        processes.append(worker(killer=3, max_deaths=3))
+
+        async def letters() -> bool:
+            return len(await bus.dead_letters("worker")) == 1
+
+        await eventually(letters, PATIENCE)
+        (letter,) = await bus.dead_letters("worker")
+        assert letter.reason == "crashed"
+        assert letter.attempts == 3
+        assert b'"number":3' in letter.message.body
+        await eventually(
+            lambda: {n for p in processes for n in p.said("end")} == set(range(10)) - {3},
+            PATIENCE,
+        )
+        assert [n for p in processes for n in p.said("begin")].count(3) == 3
+
+
+async def test_28_a_lost_connection_cancels_no_handler(server: RedisServer) -> None:
+    gate = asyncio.Event()
+    probe = Probe("worker", lambda _: gate.wait())
+    async with new_bus(server, lease=20) as bus:
+        await bus.register(on(probe, concurrency=3))
+        await bus.send_many(TOPIC, map(Numbered, range(5)))
+        await eventually(lambda: len(probe.running) == 3)
+        await asyncio.to_thread(server.restart)
+        await eventually(lambda: bus.health().connected, PATIENCE)
+        await bus.send(TOPIC, Numbered(5))
+        gate.set()
+        await eventually(lambda: len(probe.handled) >= 6, PATIENCE)
+        await eventually(lambda: _none_pending(server), PATIENCE)
+        assert sorted(probe.numbers) == list(range(6))
+
+
+async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(
+    server: RedisServer, worker: Any
+) -> None:
+    async with sending(server, range(1)):
+        slow = worker(delay=4 * LEASE)
+        await slow.until("begin", 1)
+        probe = Probe("worker")
+        async with new_bus(server) as bus:
+            await bus.register(on(probe))
+            await slow.until("end", 1)
+            assert probe.numbers == []
+            await bus.send(TOPIC, Numbered(1))
+            await eventually(lambda: 1 in probe.numbers or 1 in slow.said("begin"))
+        await bus.shutdown()
+        hung = worker(delay=600)
+        await slow.kill()
+        async with new_bus(server) as bus:
+            await bus.send(TOPIC, Numbered(2))
+            await hung.until("begin", 1)
+            await hung.kill()
+            began = time.monotonic()
+            await bus.register(on(probe))
+            await eventually(lambda: 2 in probe.numbers, PATIENCE)
+            assert time.monotonic() - began < 4 * LEASE
+            assert probe.attempts[-1] == 2
+
+
+async def test_a_retry_that_waits_survives_the_process_and_the_server(server: RedisServer) -> None:
+    async def fail(_: Numbered) -> None:
+        raise RuntimeError("not now")
+
+    probe = Probe("worker", fail)
+    retry = RetryPolicy(attempts=3, delay=1.5, factor=1, jitter=0, in_place=0)
+    async with new_bus(server) as bus:
+        await bus.register(on(probe, retry=retry))
+        await bus.send(TOPIC, Numbered(1))
+        await eventually(lambda: probe.attempts == [1])
+    await asyncio.to_thread(server.restart)
+    probe.react = None
+    async with new_bus(server) as bus:
+        await bus.register(on(probe, retry=retry))
+        await eventually(lambda: probe.numbers == [1], PATIENCE)
+        assert probe.attempts == [1, 2]
