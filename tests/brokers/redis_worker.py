@@ -41,7 +41,8 @@ class Worker(Consumer):
         self.note(f"end {event.number}")
 
 
-async def main(url: str, topic: str, consumer: str, out: str, options: dict[str, Any]) -> None:
+async def main(url: str, topic: str, consumer: str, out: str, given: str) -> None:
+    options: dict[str, Any] = json.loads(given)
     worker = Worker(consumer, Path(out), options.pop("delay", 0), options.pop("killer", None))
     concurrency = options.pop("concurrency", 1)
     bus = RedisStreamsIntegrationEventBus(url=url, **options)
@@ -55,4 +56,4 @@ async def main(url: str, topic: str, consumer: str, out: str, options: dict[str,
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:5], json.loads(sys.argv[5])))
+    asyncio.run(main(*sys.argv[1:6]))

@@ -1,0 +1,341 @@
+"""The broadcast on Redis: a topic is a channel, and whoever listens at the moment gets the event.
+
+At most once: nothing is kept. What is published while a subscriber is away, while its connection is
+made again, or while the server has dropped it for being slow, it never gets. In order, for each
+channel. For more, use Streams.
+
+A message is one JSON envelope (CloudEvents, structured mode); a bare `{"type", "version", ...}`
+from another program is read as well.
+
+    PUBLISH --> channel --> one connection for all subscriptions --> each of its consumers, in order
+
+A consumer that falls behind by `backlog` events stops the reading for all of the bus, so that
+memory stays flat; the server then buffers for us, and drops the connection when its own limit is
+reached (`client-output-buffer-limit pubsub`). That is logged, and counted in `interruptions`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Unpack
+
+from events.errors import BusUnavailableError, SendOutcomeUnknownError
+from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
+from events.integration.implementation.redis._connecting import (
+    Connector,
+    DisconnectedError,
+    Redis,
+    ReplyError,
+    connector,
+    masked,
+)
+from events.integration.implementation.redis._link import Link
+from events.integration.message import Delivery, Message, Settlement
+from events.integration.topology import IntegrationEventBusRegistration
+from events.integration.transport import Deliver, Subscription, TransportFeatures
+from events.integration.uuid7 import uuid7
+
+__all__ = ["RedisPubSubIntegrationEventBus", "RedisPubSubTransport"]
+
+logger = logging.getLogger("events.integration")
+
+_PING_EVERY = 5.0  # seconds, so that a server that is gone without a word is noticed
+
+
+class _Listener:
+    """A `Subscribed`: one registration's share of what its channel brings."""
+
+    def __init__(
+        self, transport: RedisPubSubTransport, subscription: Subscription, deliver: Deliver
+    ) -> None:
+        self.topic = subscription.topic
+        self._transport = transport
+        self._consumer = subscription.consumer
+        self._deliver = deliver
+        self._unsettled: set[asyncio.Future[Settlement]] = set()
+        self._paused = False
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def last_poll(self) -> float | None:
+        return self._transport.last_heard
+
+    def take(self, body: bytes) -> None:
+        if self._paused:
+            return
+        # The id of a bare body; an envelope has its own.
+        delivery = Delivery(self.topic, self._consumer, str(uuid7()), body, {})
+        future = self._deliver(delivery)
+        self._unsettled.add(future)
+        future.add_done_callback(self._settled)
+        if len(self._unsettled) >= self._transport.backlog:
+            self._transport.hold(self)
+
+    def _settled(self, future: asyncio.Future[Settlement]) -> None:
+        # Retries were waited for in place, and what was rejected is logged: nothing is left to do.
+        self._unsettled.discard(future)
+        if 2 * len(self._unsettled) <= self._transport.backlog:
+            self._transport.release(self)
+
+    async def pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            await self._transport.leave(self)
+
+    async def close(self) -> None:
+        await self.pause()
+        while self._unsettled:
+            await asyncio.wait(self._unsettled)
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    async def wait_closed(self) -> None:
+        await asyncio.shield(self._closed)
+
+
+class RedisPubSubTransport:
+    """A `Transport` to Redis pub/sub. `interruptions` counts when a subscriber was cut off."""
+
+    features = TransportFeatures(
+        durability="nothing",
+        delivery="broadcast",
+        before_first_start="gone",
+        headers=False,
+        delayed_retry=False,
+        dead_letters=False,
+        ordered=True,
+    )
+    dead_letters = None
+
+    def __init__(
+        self,
+        connector: Connector,
+        name: str,
+        *,
+        connect_timeout: float,
+        send_timeout: float,
+        backlog: int,
+    ) -> None:
+        self._connector = connector
+        self._name = name
+        self._connect_timeout = connect_timeout
+        self._send_timeout = send_timeout
+        self.backlog = backlog
+        self._held_by: set[_Listener] = set()
+        self._sending: Link | None = None
+        self._listening: Link | None = None
+        self._listeners: defaultdict[str, list[_Listener]] = defaultdict(list)
+        self._changing = asyncio.Lock()
+        self._pinging: asyncio.Task[None] | None = None
+        self.interruptions = 0
+
+    @property
+    def connected(self) -> bool:
+        """See `Transport`: both connections, once there is a subscription."""
+        return (
+            self._sending is not None
+            and self._sending.connected
+            and (self._listening is None or self._listening.connected)
+        )
+
+    @property
+    def last_heard(self) -> float | None:
+        """Return when the server was last heard of by the subscriptions' connection."""
+        return None if self._listening is None else self._listening.last_heard
+
+    async def connect(self) -> None:
+        """See `Transport`. Tries again until `connect_timeout` is over."""
+        link = Link(self._connector, self._name, timeout=self._connect_timeout)
+        await self._open(link)
+        self._sending = link
+
+    async def _open(self, link: Link) -> None:
+        try:
+            await link.open(self._connect_timeout)
+        except DisconnectedError as error:
+            raise BusUnavailableError(self._name, str(error)) from error
+
+    def publish(self, message: Message) -> asyncio.Future[None]:
+        """See `Transport`. Accepted means published, were it to nobody."""
+
+        def translate(error: ReplyError | DisconnectedError) -> Exception:
+            if isinstance(error, DisconnectedError) and error.sent:
+                return SendOutcomeUnknownError(self._name, message.id, str(error))
+            return BusUnavailableError(self._name, str(error))
+
+        if self._sending is None:
+            raise BusUnavailableError(self._name, "it is closed")
+        return self._sending.call(
+            "PUBLISH",
+            message.topic,
+            message.body,
+            timeout=self._send_timeout,
+            translate=translate,
+        )
+
+    async def close(self) -> None:
+        """See `Transport`."""
+        sending, self._sending = self._sending, None
+        listening, self._listening = self._listening, None
+        if self._pinging is not None:
+            self._pinging.cancel()
+            self._pinging = None
+        self._listeners.clear()
+        self._held_by.clear()
+        if listening is not None:
+            await listening.close(0)
+        if sending is not None:
+            await sending.close(self._send_timeout if sending.connected else 0)
+
+    # --- subscriptions ------------------------------------------------------------------------
+
+    async def subscribe(self, subscription: Subscription, deliver: Deliver) -> _Listener:
+        """See `Transport`."""
+        listener = _Listener(self, subscription, deliver)
+        async with self._subscribing():
+            listeners = self._listeners[listener.topic]
+            listeners.append(listener)
+            try:
+                await self._listen(listener.topic, first=len(listeners) == 1)
+            except BaseException as error:
+                listeners.remove(listener)
+                if isinstance(error, (ReplyError, DisconnectedError)):
+                    raise BusUnavailableError(self._name, str(error)) from error
+                raise
+        return listener
+
+    async def _listen(self, topic: str, *, first: bool) -> None:
+        if self._listening is None:
+            link = Link(
+                self._connector,
+                f"{self._name}, subscriptions",
+                timeout=self._connect_timeout,
+                greeting=self._greeting,
+                on_push=self._on_push,
+                on_lost=self._on_lost,
+            )
+            await self._open(link)  # its greeting subscribes
+            self._listening = link
+            self._pinging = asyncio.create_task(self._ping(link))
+        elif first:
+            await self._listening.call("SUBSCRIBE", topic)
+
+    async def leave(self, listener: _Listener) -> None:
+        """Unsubscribe from the channel if this was its last listener."""
+        async with self._subscribing():
+            listeners = self._listeners.get(listener.topic, [])
+            if listener in listeners:
+                listeners.remove(listener)
+            if not listeners:
+                self._listeners.pop(listener.topic, None)
+                if self._listening is not None and self._listening.connected:
+                    try:
+                        await self._listening.call("UNSUBSCRIBE", listener.topic)
+                    except (ReplyError, DisconnectedError) as error:
+                        logger.debug("%s did not unsubscribe: %s", self._name, error)
+        self.release(listener)
+
+    def _greeting(self) -> Sequence[tuple[Any, ...]]:
+        channels = [topic for topic, listeners in self._listeners.items() if listeners]
+        # One command for each, as each is answered once for each.
+        return [("PING",), *(("SUBSCRIBE", channel) for channel in channels)]
+
+    def _on_push(self, message: list[bytes]) -> None:
+        _, channel, body = message
+        for listener in tuple(self._listeners.get(channel.decode(), ())):
+            listener.take(body)
+
+    def hold(self, listener: _Listener) -> None:
+        """Read nothing more until this listener has caught up."""
+        if self._held_by:
+            self._held_by.add(listener)
+        elif self._listening is not None and not self._changing.locked():
+            self._held_by.add(listener)
+            self._listening.readable.clear()
+            logger.warning(
+                "%s: a consumer of %r is %d events behind, nothing more is read until it has "
+                "caught up; the server drops us if that takes too long",
+                self._name,
+                listener.topic,
+                self.backlog,
+            )
+
+    def release(self, listener: _Listener) -> None:
+        """Read on, as far as this listener is concerned."""
+        if listener in self._held_by:
+            self._held_by.discard(listener)
+            if not self._held_by and self._listening is not None:
+                self._listening.readable.set()
+
+    @asynccontextmanager
+    async def _subscribing(self) -> AsyncGenerator[None]:
+        """Change subscriptions one at a time, and read meanwhile: the answers are in line."""
+        async with self._changing:
+            self._held_by.clear()
+            if self._listening is not None:
+                self._listening.readable.set()
+            yield
+
+    def _on_lost(self) -> None:
+        self.interruptions += 1
+        logger.error(
+            "%s: its subscriptions were interrupted (number %d); what is published until they are "
+            "back is not received. If the server dropped a slow subscriber, its log says so",
+            self._name,
+            self.interruptions,
+        )
+
+    async def _ping(self, link: Link) -> None:
+        while True:
+            await asyncio.sleep(_PING_EVERY)
+            if link.connected and link.readable.is_set():
+                try:
+                    await link.call("PING")
+                except (ReplyError, DisconnectedError) as error:
+                    logger.debug("%s has no answer to a ping: %s", self._name, error)
+
+
+class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
+    """Broadcast events over Redis pub/sub: in order, at most once, to whoever listens.
+
+    Every registration gets everything while it is connected, those of one consumer name too, and
+    nothing of what was sent while it was not. A handler that fails is tried again in this process;
+    after the last attempt the event is logged and dropped. Otherwise as
+    `TransportIntegrationEventBus`, with the options of `BusOptions`.
+
+    Args:
+        registrations: Its consumers.
+        url: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`.
+        client: Instead of the url: a `redis.asyncio.Redis`, one behind Sentinel too, that says how
+            to connect. Its own connections are neither used nor closed.
+        connect_timeout: How long `startup` tries to connect, and how long any answer may take but
+            that to a send.
+        backlog: How many events a consumer may be behind before nothing more is read.
+    """
+
+    def __init__(
+        self,
+        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        *,
+        url: str | None = None,
+        client: Redis | None = None,
+        connect_timeout: float = 5.0,
+        backlog: int = 10_000,
+        **options: Unpack[BusOptions],
+    ) -> None:
+        self._where = masked(url) if url else "client"
+        transport = RedisPubSubTransport(
+            connector(repr(self), url, client),
+            repr(self),
+            connect_timeout=connect_timeout,
+            send_timeout=options.get("send_timeout", 10.0),
+            backlog=backlog,
+        )
+        super().__init__(transport, registrations, **options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._where})"

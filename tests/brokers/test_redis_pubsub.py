@@ -1,0 +1,197 @@
+"""What is Redis pub/sub's own: what it loses, and that it says so; who else can read and write."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from events.errors import BusUnavailableError, InvalidTopologyError, SendOutcomeUnknownError
+from events.integration.implementation.redis import (
+    RedisPubSubIntegrationEventBus,
+    RedisPubSubTransport,
+)
+from events.integration.topology import IntegrationEventBusRegistration, Topic
+from events.testing import eventually
+from events.testing.contracts import Numbered, Probe
+from tests.brokers.redis_server import RedisServer, redis_url
+
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def topic() -> Topic:
+    return Topic(f"pubsub-{uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Generator[RedisServer, None, None]:
+    with RedisServer(tmp_path / "redis") as server:
+        yield server
+
+
+def new_bus(url: str, **options: Any) -> RedisPubSubIntegrationEventBus:
+    settings: dict[str, Any] = {"connect_timeout": 1.0, "send_timeout": 2.0}
+    return RedisPubSubIntegrationEventBus(url=url, **settings | options)
+
+
+def on(probe: Probe, topic: Topic) -> IntegrationEventBusRegistration:
+    return IntegrationEventBusRegistration(probe, topic, [Numbered])
+
+
+def interruptions(bus: RedisPubSubIntegrationEventBus) -> int:
+    assert isinstance(bus.transport, RedisPubSubTransport)
+    return bus.transport.interruptions
+
+
+async def test_a_bare_event_of_another_program_is_read(topic: Topic) -> None:
+    probe = Probe("one")
+    async with new_bus(redis_url()) as bus, Redis.from_url(redis_url()) as redis:
+        await bus.register(on(probe, topic))
+        body = {"type": Numbered.type, "version": 1, "number": 7}
+        await redis.publish(topic.name, json.dumps(body))
+        await eventually(lambda: probe.handled == [Numbered(7)])
+
+
+async def test_another_program_reads_the_envelope(topic: Topic) -> None:
+    async with new_bus(redis_url()) as bus, Redis.from_url(redis_url()) as redis:
+        listening: Any = redis.pubsub()
+        await listening.subscribe(topic.name)
+        await bus.send(topic, Numbered(7))
+
+        async def message() -> Any:
+            return await listening.get_message(ignore_subscribe_messages=True)
+
+        envelope = json.loads((await eventually(message))["data"])
+        await listening.aclose()
+    assert envelope["specversion"] == "1.0"
+    assert envelope["type"] == Numbered.type
+    assert envelope["data"] == {
+        "type": Numbered.type,
+        "version": 1,
+        "number": 7,
+        "key": "",
+        "text": "",
+    }
+
+
+async def test_one_connection_serves_all_subscriptions(topic: Topic) -> None:
+    name = f"events-test-{uuid4().hex}"
+    probes = [Probe(str(number)) for number in range(5)]
+    async with (
+        new_bus(f"{redis_url()}?client_name={name}") as bus,
+        Redis.from_url(redis_url()) as redis,
+    ):
+        for probe in probes:
+            await bus.register(on(probe, Topic(f"{topic.name}-{probe.name}")))
+        clients = [c for c in await redis.client_list() if c["name"] == name]
+        assert sorted(int(client["sub"]) for client in clients) == [0, 5]
+
+
+async def test_it_subscribes_again_by_itself_and_says_what_was_lost(
+    server: RedisServer, topic: Topic, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    probe = Probe("one")
+    async with new_bus(server.url) as bus:
+        await bus.register(on(probe, topic))
+        await asyncio.to_thread(server.restart)
+        await eventually(lambda: bus.health().healthy, PATIENCE)
+        await bus.send(topic, Numbered(1))
+        await eventually(lambda: probe.numbers == [1])
+        assert interruptions(bus) == 1
+    warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    # Both connections were lost, and one of them with what was published meanwhile.
+    assert len(warnings) == 3, [r.getMessage() for r in warnings]
+    assert not any(r.exc_info for r in caplog.records)
+
+
+async def test_a_slow_subscriber_that_the_server_drops_is_logged_and_counted(
+    server: RedisServer, topic: Topic, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = asyncio.Event()
+    probe = Probe("slow", lambda _: gate.wait())
+    async with (
+        new_bus(server.url, backlog=10) as bus,
+        new_bus(server.url) as sender,
+        Redis.from_url(server.url) as redis,
+    ):
+        await redis.config_set("client-output-buffer-limit", "pubsub 65536 0 0")
+        await bus.register(on(probe, topic))
+        sent = 0
+        while "scheduled to be closed ASAP" not in await _log(server):
+            await sender.send_many(topic, [Numbered(sent, text="x" * 50_000) for _ in range(100)])
+            sent += 100
+            assert sent < 20_000, "the server never dropped the slow subscriber"
+        gate.set()
+        await eventually(lambda: interruptions(bus) == 1, PATIENCE)
+        await eventually(lambda: bus.health().healthy, PATIENCE)
+        seen = len(probe.handled)
+        assert seen < sent
+        await sender.send(topic, Numbered(-1))
+        await eventually(lambda: -1 in probe.numbers, PATIENCE)
+    assert any("events behind" in r.getMessage() for r in caplog.records)
+    assert any("interrupted (number 1)" in r.getMessage() for r in caplog.records)
+
+
+async def _log(server: RedisServer) -> str:
+    return await asyncio.to_thread((server.folder / "log").read_text)
+
+
+async def test_a_frozen_server_is_noticed(server: RedisServer, topic: Topic) -> None:
+    probe = Probe("one")
+    async with new_bus(server.url) as bus:
+        await bus.register(on(probe, topic))
+        server.freeze()
+        began = time.monotonic()
+        with pytest.raises(SendOutcomeUnknownError):
+            await bus.send(topic, Numbered(1))
+        with pytest.raises(BusUnavailableError):
+            await bus.send(topic, Numbered(2))
+        assert time.monotonic() - began < 6
+        server.thaw()
+        await eventually(lambda: bus.health().healthy, PATIENCE)
+        await bus.send(topic, Numbered(3))
+        await eventually(lambda: 3 in probe.numbers, PATIENCE)
+
+
+async def test_a_server_that_goes_cancels_no_handler(server: RedisServer, topic: Topic) -> None:
+    gate = asyncio.Event()
+    probe = Probe("one", lambda _: gate.wait())
+    async with new_bus(server.url) as bus:
+        await bus.register(on(probe, topic))
+        await bus.send(topic, Numbered(1))
+        await eventually(lambda: probe.running)
+        await asyncio.to_thread(server.restart)
+        await eventually(lambda: bus.health().healthy, PATIENCE)
+        gate.set()
+        await eventually(lambda: probe.numbers == [1])
+
+
+async def test_a_client_that_was_given_stays_open(topic: Topic) -> None:
+    async with Redis.from_url(redis_url(), decode_responses=True, protocol=3) as redis:
+        probe = Probe("one")
+        async with RedisPubSubIntegrationEventBus([on(probe, topic)], client=redis) as bus:
+            await bus.send(topic, Numbered(1))
+            await eventually(lambda: probe.numbers == [1])
+        assert await redis.ping()
+
+
+@pytest.mark.parametrize("url", ["redis+cluster://host", "sentinel://host", "host:6379"])
+def test_what_it_cannot_connect_to_is_refused(url: str) -> None:
+    with pytest.raises(InvalidTopologyError, match="redis, rediss or unix"):
+        RedisPubSubIntegrationEventBus(url=url)
+
+
+def test_a_password_is_never_shown() -> None:
+    bus = RedisPubSubIntegrationEventBus(url="redis://me:secret@host/0?password=secret")
+    assert "secret" not in repr(bus)
+    assert "me:***@host" in repr(bus)

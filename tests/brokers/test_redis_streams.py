@@ -1,0 +1,309 @@
+"""What is Redis Streams' own: its keys, who else reads and writes them, and what can be done to them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncGenerator
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+from redis.asyncio.cluster import RedisCluster
+
+from events.errors import BusUnavailableError, InvalidTopologyError
+from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
+from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy, Topic
+from events.testing import eventually
+from events.testing.contracts import Numbered, Probe
+from tests.brokers.redis_server import redis_url
+
+PATIENCE = 20.0
+
+
+@pytest.fixture
+# Any: the driver's annotations cover both forms of each answer, bytes and text.
+async def redis() -> AsyncGenerator[Any, None]:
+    async with Redis.from_url(redis_url()) as redis:
+        yield redis
+
+
+@pytest.fixture
+async def topic(redis: Any) -> AsyncGenerator[Topic, None]:
+    topic = Topic(f"streams-{uuid4().hex[:12]}")
+    yield topic
+    keys = [key async for key in redis.scan_iter(match=f"*{topic.name}*")]
+    await redis.delete(topic.name, *keys)
+
+
+@pytest.fixture
+async def name(redis: Any) -> AsyncGenerator[str, None]:
+    name = f"consumer-{uuid4().hex[:12]}"
+    yield name
+    await redis.delete(f"events:{{{name}}}:topics")
+
+
+def new_bus(**options: Any) -> RedisStreamsIntegrationEventBus:
+    return RedisStreamsIntegrationEventBus(url=redis_url(), **options)
+
+
+def on(probe: Probe, topic: Topic, **options: Any) -> IntegrationEventBusRegistration:
+    return IntegrationEventBusRegistration(probe, topic, [Numbered], **options)
+
+
+async def fail(_: Numbered) -> None:
+    raise RuntimeError("it always fails")
+
+
+# --- other programs -----------------------------------------------------------------------------
+
+
+async def test_a_bare_event_of_another_program_is_read(redis: Any, topic: Topic, name: str) -> None:
+    probe = Probe(name)
+    body = {"type": Numbered.type, "version": 1, "number": 7}
+    entry = await redis.xadd(topic.name, {"data": json.dumps(body)})
+    async with new_bus() as bus:
+        await bus.register(on(probe, topic))
+        await eventually(lambda: probe.handled == [Numbered(7)])
+    assert probe.arrivals[0].delivery.id == entry.decode()
+
+
+async def test_a_bare_event_keeps_its_id_through_retries(
+    redis: Any, topic: Topic, name: str
+) -> None:
+    probe = Probe(name, fail)
+    body = {"type": Numbered.type, "version": 1, "number": 7}
+    entry = await redis.xadd(topic.name, {"data": json.dumps(body), "x-own": "kept"})
+    async with new_bus() as bus:
+        retry = RetryPolicy(attempts=3, delay=0.01, in_place=0)
+        await bus.register(on(probe, topic, retry=retry))
+
+        async def letters() -> bool:
+            return len(await bus.dead_letters(name)) == 1
+
+        await eventually(letters)
+        (letter,) = await bus.dead_letters(name)
+    assert {arrival.delivery.id for arrival in probe.arrivals} == {entry.decode()}
+    assert letter.message.id == entry.decode()
+    assert letter.message.headers == {"x-own": "kept"}
+
+
+async def test_another_program_reads_the_body(redis: Any, topic: Topic) -> None:
+    async with new_bus() as bus:
+        await bus.send(topic, Numbered(7), headers={"x-own": "kept"})
+    ((_, fields),) = await redis.xrange(topic.name)
+    assert json.loads(fields[b"data"])["number"] == 7
+    assert fields[b"ce-type"].decode() == Numbered.type
+    assert fields[b"x-own"] == b"kept"
+
+
+async def test_a_header_may_have_the_name_of_the_body(topic: Topic, name: str) -> None:
+    probe = Probe(name)
+    async with new_bus() as bus:
+        await bus.register(on(probe, topic))
+        await bus.send(topic, Numbered(7), headers={"data": "a header", "events-id": "another"})
+        await eventually(lambda: probe.handled == [Numbered(7)])
+    headers = probe.arrivals[0].delivery.headers
+    assert (headers["data"], headers["events-id"]) == ("a header", "another")
+
+
+# --- keys that others touch -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["stream", "group"])
+async def test_what_was_deleted_is_made_again_loudly(
+    verb: str, redis: Any, topic: Topic, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    probe = Probe(name)
+    async with new_bus() as bus:
+        await bus.register(on(probe, topic))
+        await bus.send(topic, Numbered(1))
+        await eventually(lambda: probe.numbers == [1])
+        if verb == "stream":
+            await redis.delete(topic.name)
+        else:
+            await redis.xgroup_destroy(topic.name, name)
+        await bus.send(topic, Numbered(2))
+        await eventually(lambda: 2 in probe.numbers, PATIENCE)
+        assert bus.health().healthy
+    loud = [r.getMessage() for r in caplog.records if "made again" in r.getMessage()]
+    assert len(loud) == 1, loud
+
+
+async def test_a_key_of_another_type_is_a_clear_error(redis: Any, topic: Topic, name: str) -> None:
+    await redis.set(topic.name, "no stream")
+    async with new_bus() as bus:
+        with pytest.raises(InvalidTopologyError, match="holds something else"):
+            await bus.register(on(Probe(name), topic))
+        with pytest.raises(BusUnavailableError, match="WRONGTYPE"):
+            await bus.send(topic, Numbered(1))
+
+
+async def test_an_ack_that_failed_is_tried_again(
+    redis: Any, topic: Topic, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = f"user-{uuid4().hex[:12]}"
+    rules = ["ACL", "SETUSER", user, "on", "nopass", "~*", "&*", "+@all"]
+    await redis.execute_command(*rules, "-xack")
+    probe = Probe(name)
+    url = redis_url().replace("redis://", f"redis://{user}:any@")
+    try:
+        async with RedisStreamsIntegrationEventBus(url=url) as bus:
+            await bus.register(on(probe, topic))
+            await bus.send(topic, Numbered(1))
+            await eventually(lambda: "acknowledge" in caplog.text)
+            await redis.execute_command(*rules)
+
+            async def acknowledged() -> bool:
+                (group,) = await redis.xinfo_groups(topic.name)
+                return bool(group["pending"] == 0)
+
+            await eventually(acknowledged, PATIENCE)
+            assert probe.numbers == [1]
+    finally:
+        await redis.execute_command("ACL", "DELUSER", user)
+
+
+# --- housekeeping -----------------------------------------------------------------------------
+
+
+async def test_what_all_groups_have_passed_is_trimmed_and_nothing_else(
+    redis: Any, topic: Topic, name: str
+) -> None:
+    gate = asyncio.Event()
+    swift, slow = Probe(f"{name}-swift"), Probe(f"{name}-slow", lambda _: gate.wait())
+    async with new_bus(lease=0.3) as bus:
+        await bus.register(on(swift, topic))
+        await bus.register(on(slow, topic))
+        await bus.send_many(topic, map(Numbered, range(1000)))
+        await eventually(lambda: len(swift.handled) == 1000)
+        await asyncio.sleep(0.3)  # three looks, at which nothing must happen
+        assert await redis.xlen(topic.name) == 1000
+        gate.set()
+        await eventually(lambda: len(slow.handled) == 1000)
+
+        async def trimmed() -> bool:
+            return bool(await redis.xlen(topic.name) <= 200)  # it goes by nodes of a hundred
+
+        await eventually(trimmed, PATIENCE)
+    assert slow.numbers == list(range(1000))
+
+
+async def test_a_length_bound_is_kept(redis: Any, topic: Topic) -> None:
+    async with new_bus(max_length=100) as bus:
+        await bus.send_many(topic, map(Numbered, range(1000)))
+    assert await redis.xlen(topic.name) < 300
+
+
+async def test_consumer_ids_that_died_empty_are_swept(redis: Any, topic: Topic, name: str) -> None:
+    await redis.xgroup_create(topic.name, name, mkstream=True)
+    await redis.xgroup_createconsumer(topic.name, name, "long-dead")
+    async with new_bus(lease=0.1) as bus:
+        await bus.register(on(Probe(name), topic))
+        script = "redis.call('XGROUP', 'CREATECONSUMER', KEYS[1], ARGV[1], 'nobody')"
+        await redis.eval(script, 1, topic.name, name)
+
+        async def swept() -> bool:
+            consumers = await redis.xinfo_consumers(topic.name, name)
+            return b"nobody" not in {consumer["name"] for consumer in consumers}
+
+        await eventually(swept, PATIENCE)
+
+
+async def test_a_name_may_begin_with_what_is_new(redis: Any, topic: Topic, name: str) -> None:
+    probe = Probe(name)
+    async with new_bus(start="newest") as bus:
+        await bus.send(topic, Numbered(1))
+        await bus.register(on(probe, topic))
+        await bus.send(topic, Numbered(2))
+        await eventually(lambda: probe.numbers)
+    assert probe.numbers == [2]
+
+
+async def test_a_slow_consumer_leaves_work_to_others(topic: Topic, name: str) -> None:
+    async def slowly(_: Numbered) -> None:
+        await asyncio.sleep(0.1)
+
+    probes = [Probe(name, slowly), Probe(name, slowly)]
+    async with new_bus() as one, new_bus() as two:
+        await one.register(on(probes[0], topic))
+        await two.register(on(probes[1], topic))
+        await one.send_many(topic, map(Numbered, range(10)))
+        await eventually(lambda: sum(len(probe.handled) for probe in probes) == 10)
+    assert min(len(probe.handled) for probe in probes) >= 3
+
+
+# --- dead letters over topics ---------------------------------------------------------------------
+
+
+async def test_dead_letters_of_two_topics_are_one_list(topic: Topic, name: str, redis: Any) -> None:
+    other = Topic(f"{topic.name}-b")
+    probe = Probe(name, fail)
+    async with new_bus() as bus:
+        for each in (topic, other):
+            await bus.register(on(probe, each, retry=RetryPolicy(attempts=1)))
+        for number in range(6):
+            await bus.send((topic, other)[number % 2], Numbered(number))
+            await eventually(lambda n=number: len(probe.arrivals) == n + 1)  # type: ignore[misc]
+
+        async def all_there() -> bool:
+            return len(await bus.dead_letters(name)) == 6
+
+        await eventually(all_there)
+        paged: list[Any] = []
+        while page := await bus.dead_letters(name, limit=2, after=paged[-1].id if paged else None):
+            paged += page
+        assert paged == await bus.dead_letters(name)
+        assert {letter.message.topic for letter in paged} == {topic.name, other.name}
+        probe.react = None
+        assert await bus.redrive(name, paged) == 6
+        await eventually(lambda: sorted(probe.numbers) == list(range(6)))
+
+
+# --- how to connect -------------------------------------------------------------------------------
+
+
+async def test_a_client_that_was_given_stays_open(topic: Topic, name: str) -> None:
+    async with Redis.from_url(redis_url(), decode_responses=True, protocol=3) as client:
+        probe = Probe(name)
+        async with RedisStreamsIntegrationEventBus([on(probe, topic)], client=client) as bus:
+            await bus.send(topic, Numbered(1))
+            await eventually(lambda: probe.numbers == [1])
+        assert await client.ping()
+
+
+@pytest.mark.parametrize("url", ["redis+cluster://host", "sentinel://host", "host:6379"])
+def test_what_it_cannot_connect_to_is_refused(url: str) -> None:
+    with pytest.raises(InvalidTopologyError, match="redis, rediss or unix"):
+        RedisStreamsIntegrationEventBus(url=url)
+
+
+def test_a_cluster_client_is_refused() -> None:
+    client: Any = RedisCluster.__new__(RedisCluster)
+    with pytest.raises(InvalidTopologyError, match="Redis Cluster is not supported"):
+        RedisStreamsIntegrationEventBus(client=client)
+
+
+def test_either_a_url_or_a_client() -> None:
+    with pytest.raises(InvalidTopologyError, match="either a url or a client"):
+        RedisStreamsIntegrationEventBus()
+
+
+def test_a_password_is_never_shown() -> None:
+    bus = RedisStreamsIntegrationEventBus(url="redis://me:secret@host/0?password=secret")
+    assert "secret" not in repr(bus)
+    assert "me:***@host" in repr(bus)
+
+
+async def test_wrong_credentials_are_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    url = redis_url().replace("redis://", "redis://nobody-of-this-name:secret@")
+    bus = RedisStreamsIntegrationEventBus(url=url, connect_timeout=30)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(BusUnavailableError):
+        await bus.startup()
+    assert loop.time() - began < 5
+    assert "secret" not in caplog.text
