@@ -38,6 +38,20 @@ class RedisServer(PrivateServer):
                 return False
 
 
+class SentinelServer(RedisServer):
+    """A Sentinel, which is the same binary in another role."""
+
+    def command(self, binary: str) -> list[str]:
+        (self.folder / "sentinel.conf").write_text(f"port {self.port}\nbind 127.0.0.1\n")
+        return [binary, str(self.folder / "sentinel.conf"), "--sentinel"]
+
+    def monitor(self, server: RedisServer) -> None:
+        """Have it watch the server, as the master `main`."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            connection.sendall(f"SENTINEL MONITOR main 127.0.0.1 {server.port} 1\r\n".encode())
+            assert connection.recv(64).startswith(b"+OK")
+
+
 @functools.cache
 def redis_url() -> str:
     """Return the URL of the shared server, or of a private one that lives as long as the tests."""

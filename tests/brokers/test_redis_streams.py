@@ -6,19 +6,21 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.sentinel import Sentinel
 
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
 from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
-from tests.brokers.redis_server import redis_url
+from tests.brokers.redis_server import RedisServer, SentinelServer, redis_url
 
 PATIENCE = 20.0
 
@@ -42,7 +44,8 @@ async def topic(redis: Any) -> AsyncGenerator[Topic, None]:
 async def name(redis: Any) -> AsyncGenerator[str, None]:
     name = f"consumer-{uuid4().hex[:12]}"
     yield name
-    await redis.delete(f"events:{{{name}}}:topics")
+    keys = [key async for key in redis.scan_iter(match=f"*{name}*")]
+    await redis.delete(name, *keys)
 
 
 def new_bus(**options: Any) -> RedisStreamsIntegrationEventBus:
@@ -263,6 +266,21 @@ async def test_dead_letters_of_two_topics_are_one_list(topic: Topic, name: str, 
 
 
 # --- how to connect -------------------------------------------------------------------------------
+
+
+async def test_a_master_behind_sentinel(tmp_path: Path) -> None:
+    topic = Topic("sentinel")
+    with RedisServer(tmp_path / "redis") as server, SentinelServer(tmp_path / "sentinel") as watch:
+        await asyncio.to_thread(watch.monitor, server)
+        sentinel = cast("Any", Sentinel)([("127.0.0.1", watch.port)])
+        probe = Probe("one")
+        client = sentinel.master_for("main")
+        async with RedisStreamsIntegrationEventBus([on(probe, topic)], client=client) as bus:
+            await bus.send(topic, Numbered(1))
+            await eventually(lambda: probe.numbers == [1])
+        await client.aclose()
+        for each in sentinel.sentinels:
+            await each.aclose()
 
 
 async def test_a_client_that_was_given_stays_open(topic: Topic, name: str) -> None:

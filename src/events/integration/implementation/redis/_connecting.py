@@ -10,6 +10,7 @@ exception of the driver's leaves this module or `_link`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeAlias, cast
 from urllib.parse import urlsplit, urlunsplit
@@ -46,6 +47,7 @@ _CODES = {
     "NoPermissionError": "NOPERM",
     "ReadOnlyError": "READONLY",
 }
+_in_script = re.compile(r"^Error running script.*@user_script: ?\d+: -?([A-Z]+) ").match
 _SCHEMES = frozenset({"redis", "rediss", "unix"})
 
 
@@ -58,7 +60,12 @@ class ReplyError(Exception):
 
     def __init__(self, error: ResponseError) -> None:
         super().__init__(str(error))
-        self.code = _CODES.get(type(error).__name__) or str(error).partition(" ")[0]
+        in_script = _in_script(str(error))  # Redis 6.2 wraps what a script's command said
+        self.code = (
+            _CODES.get(type(error).__name__)
+            or (in_script and in_script[1])
+            or str(error).partition(" ")[0]
+        )
 
 
 class DisconnectedError(Exception):

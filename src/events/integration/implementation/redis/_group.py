@@ -2,8 +2,8 @@
 
     open --> reading --pause--> settling --close--> closed
 
-Two tasks: `_read` blocks on a connection of its own, `_keep` does what must be done now and then on
-the transport's. The rules between processes that share the consumer's name:
+Two tasks: `_read` blocks on a connection of its own; `Upkeep` does what must be done now and then
+on the transport's. The rules between processes that share the consumer's name:
 
 - An entry that is read is pending for whoever read it, under an id that no other process has, and
   is renewed every third of the lease, however long its handler takes.
@@ -21,9 +21,9 @@ import asyncio
 import logging
 import os
 import socket
+from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any
 from uuid import uuid4
 
 from msgspec import Struct
@@ -36,16 +36,9 @@ from events.integration.implementation.redis._connecting import (
 )
 from events.integration.implementation.redis._entries import Entry, Keys, topics_key
 from events.integration.implementation.redis._link import Link
-from events.integration.implementation.redis._scripts import (
-    CLAIM,
-    LEAVE,
-    RENEW,
-    RIPEN,
-    SWEEP,
-    TRIM,
-    Script,
-)
+from events.integration.implementation.redis._scripts import CLAIM, LEAVE
 from events.integration.implementation.redis._settling import Settler
+from events.integration.implementation.redis._upkeep import GONE, Upkeep
 from events.integration.message import Ack, Delivery, Reject, Release, Retry, Settlement
 from events.integration.transport import Deliver, Subscription
 
@@ -56,15 +49,11 @@ logger = logging.getLogger("events.integration")
 CRASHED = "crashed"
 
 _BLOCK = 5.0  # seconds for which a read waits for something new
-_TICK = 5.0  # seconds between looks at what others have left behind
-_RIPEN_AT_ONCE = 100
-_RENEWED_AT_ONCE = 1_000
 _ALL = 100_000
 _AT_HAND = 16  # entries per handler where some wait behind their key
 _SWIFT, _SLOW = 0.05, 0.2  # seconds for a batch: below it the next one is larger, above it smaller
 _UNBLOCK_EVERY = 0.05
 _AFTER_TROUBLE = 1.0
-_GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 
 
 class GroupOptions(Struct, frozen=True, kw_only=True):
@@ -92,17 +81,18 @@ class StreamConsumer:
         self._link = link
         self._deliver = deliver
         self._options = options
-        self._keys = Keys(subscription.topic, subscription.consumer)
-        self._name = f"consumer {subscription.consumer!r} on topic {subscription.topic!r}"
-        self._me = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}"
+        self.keys = Keys(subscription.topic, subscription.consumer)
+        self.name = f"consumer {subscription.consumer!r} on topic {subscription.topic!r}"
+        self.me = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:12]}"
         self._reader = Link(
             connector,
-            self._name,
+            self.name,
             timeout=options.timeout,
             level=logging.INFO,
             greeting=lambda: (("PING",), ("CLIENT", "ID")),
         )
-        self._settler = Settler(link, self._keys, self._me, self._forget)
+        self._settler = Settler(link, self.keys, self.me, self._forget)
+        self._upkeep = Upkeep(link, self, lease=options.lease, retention=options.retention)
         self._known: dict[tuple[str, bytes], Entry] = {}
         self._in_hand = 0
         self._suspects = 0
@@ -111,12 +101,10 @@ class StreamConsumer:
         self._busy = subscription.concurrency
         self._filled_at: float | None = None
         self._more = True
-        self._due: float | None = None
         self._room = asyncio.Event()
-        self._nudge = asyncio.Event()
+        self._claiming = asyncio.Lock()
         self._paused = False
         self._reading: asyncio.Task[None] | None = None
-        self._keeping: asyncio.Task[None] | None = None
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- lifecycle ----------------------------------------------------------------------------
@@ -126,24 +114,28 @@ class StreamConsumer:
         try:
             await self._make_groups(self._options.start)
             await self._link.call(
-                "SADD", topics_key(self._keys.group), self._keys.topic, timeout=None
+                "SADD", topics_key(self.keys.group), self.keys.topic, timeout=None
             )
             await self._reader.open(self._options.timeout)
         except ReplyError as error:
             reason = str(error)
             if error.code == "WRONGTYPE":
                 reason = f"a key that is to be a stream holds something else: {reason}"
-            raise InvalidTopologyError(self._name, reason) from error
+            raise InvalidTopologyError(self.name, reason) from error
         except DisconnectedError as error:
-            raise BusUnavailableError(self._name, str(error)) from error
-        self._reading = asyncio.create_task(self._read(), name=f"{self._name} reads")
-        self._keeping = asyncio.create_task(self._keep(), name=f"{self._name} keeps")
+            raise BusUnavailableError(self.name, str(error)) from error
+        self._reading = asyncio.create_task(self._read(), name=f"{self.name} reads")
+        self._upkeep.start().add_done_callback(self._task_ended)
         self._reading.add_done_callback(self._task_ended)
-        self._keeping.add_done_callback(self._task_ended)
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) and not self._closed.done():
             self._closed.set_exception(error)
+
+    @property
+    def held(self) -> Iterable[tuple[str, bytes]]:
+        """Return the streams and ids of what is in hand, or settled without an answer yet."""
+        return self._known
 
     @property
     def last_poll(self) -> float | None:
@@ -170,15 +162,13 @@ class StreamConsumer:
         """See `Subscribed`. What cannot be given back comes again when its lease is over."""
         await self.pause()
         await self._settler.drain(self._options.timeout if self._link.connected else 0)
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.wait({self._keeping})
+        await self._upkeep.stop()
         await self._reader.close(0)
         if self._link.connected:
             try:
-                await self._link.run_script(LEAVE, self._keys.streams, self._keys.group, self._me)
+                await self._link.run_script(LEAVE, self.keys.streams, self.keys.group, self.me)
             except (ReplyError, DisconnectedError) as error:
-                logger.warning("%s could not give back what it held: %s", self._name, error)
+                logger.warning("%s could not give back what it held: %s", self.name, error)
         if not self._closed.done():
             self._closed.set_result(None)
 
@@ -195,19 +185,19 @@ class StreamConsumer:
                 await self._wait_for_room()
                 generation = self._reader.generation
                 if generation != seen:
-                    await self._claim(own=True)
+                    await self.claim(own=True)
                     seen = generation
                 if self._more and not self._paused:
-                    await self._claim()
+                    await self.claim()
                     continue
                 await self._read_new()
                 troubled = False
             except ReplyError as error:
-                if error.code in _GONE:
-                    await self._make_again()
+                if error.code in GONE:
+                    await self.make_again()
                     continue
                 if not troubled:
-                    logger.error("%s cannot read, and tries again: %s", self._name, error)  # noqa: TRY400
+                    logger.error("%s cannot read, and tries again: %s", self.name, error)  # noqa: TRY400
                 troubled = True
                 await asyncio.sleep(_AFTER_TROUBLE)
             except DisconnectedError:
@@ -218,8 +208,8 @@ class StreamConsumer:
             return
         count = max(1, self._limit - self._in_hand)
         reply = await self._reader.call(
-            *("XREADGROUP", "GROUP", self._keys.group, self._me, "COUNT", count),
-            *("BLOCK", int(_BLOCK * 1000), "STREAMS", *self._keys.streams, ">", ">"),
+            *("XREADGROUP", "GROUP", self.keys.group, self.me, "COUNT", count),
+            *("BLOCK", int(_BLOCK * 1000), "STREAMS", *self.keys.streams, ">", ">"),
             timeout=_BLOCK + self._options.timeout,
         )
         if self._paused or not reply:
@@ -228,7 +218,7 @@ class StreamConsumer:
         for stream, entries in reply:
             name = stream.decode()
             for entry in entries:
-                self._hand(Entry.read(self._keys, name, entry))
+                self._hand(Entry.read(self.keys, name, entry))
             taken += len(entries)
         self._filled_at = asyncio.get_running_loop().time() if taken >= count else None
 
@@ -262,12 +252,12 @@ class StreamConsumer:
         self._suspects += entry.suspect
         if entry.deaths >= self._options.max_deaths and entry.suspect:
             text = f"the process that handled it died, {entry.deaths} times in a row"
-            logger.error("%s gives up on %s: %s", self._name, entry.message_id, text)
+            logger.error("%s gives up on %s: %s", self.name, entry.message_id, text)
             self._settle(entry, Reject(CRASHED, text, entry.attempt - 1))
             return
         delivery = Delivery(
-            self._keys.topic,
-            self._keys.group,
+            self.keys.topic,
+            self.keys.group,
             entry.message_id,
             entry.body,
             entry.headers,
@@ -285,13 +275,13 @@ class StreamConsumer:
             self._room.set()
         if entry.suspect:
             self._suspects -= 1
-            self._nudge.set()
+            self._upkeep.claim_soon()
         match settlement:
             case Ack():
                 self._settler.ack(entry)
             case Retry():
                 self._settler.retry(entry, settlement)
-                self._expect(settlement.after)
+                self._upkeep.expect(settlement.after)
             case Reject():
                 self._settler.bury(entry, settlement)
             case Release():
@@ -301,112 +291,47 @@ class StreamConsumer:
     def _forget(self, entry: Entry) -> None:
         self._known.pop((entry.stream, entry.id), None)
 
-    # --- now and then -------------------------------------------------------------------------
+    # --- taking over --------------------------------------------------------------------------
 
-    def _expect(self, seconds: float) -> None:
-        """Look for due retries in so many seconds, at the latest."""
-        due = asyncio.get_running_loop().time() + seconds + 0.003
-        if self._due is None or due < self._due:
-            self._due = due
-            self._nudge.set()
-
-    async def _keep(self) -> None:
-        loop = asyncio.get_running_loop()
-        tick = min(self._options.lease / 3, _TICK)
-        next_tick = loop.time()
-        troubled = False
-        while True:
-            wake = next_tick if self._due is None else min(next_tick, self._due)
-            with suppress(TimeoutError):
-                async with asyncio.timeout_at(wake):
-                    await self._nudge.wait()
-            self._nudge.clear()
-            now = loop.time()
-            ticks = now >= next_tick
-            if ticks:
-                next_tick = now + tick
-            try:
-                await self._look_after(ticks=ticks)
-                troubled = False
-            except ReplyError as error:
-                if error.code in _GONE:
-                    await self._make_again()
-                elif not troubled:
-                    logger.error("%s cannot keep its lease: %s", self._name, error)  # noqa: TRY400
-                    troubled = True
-            except DisconnectedError:
-                await self._link.up.wait()
-
-    async def _look_after(self, *, ticks: bool) -> None:
-        if ticks:
-            await self._renew()
-        if ticks or (self._due is not None and self._due <= asyncio.get_running_loop().time()):
-            await self._ripen()
-        if not self._paused and not self._suspects:
-            await self._claim()
-        if ticks:
-            await self._tidy()
-
-    async def _script(self, script: Script, keys: list[str], *args: object) -> Any:
-        return await self._link.run_script(script, keys, *args)
-
-    async def _ripen(self) -> None:
-        keys = self._keys
-        self._due = None
-        wait = await self._script(RIPEN, [keys.due, keys.later, keys.again], _RIPEN_AT_ONCE)
-        if wait >= 0:
-            self._expect(wait / 1000)
-
-    async def _renew(self) -> None:
-        for stream in self._keys.streams:
-            held = [place for place in self._known if place[0] == stream]
-            for start in range(0, len(held), _RENEWED_AT_ONCE):
-                ids = [entry_id for _, entry_id in held[start : start + _RENEWED_AT_ONCE]]
-                gone = await self._script(RENEW, [stream], self._keys.group, self._me, *ids)
-                for lost in gone:
-                    # Settled meanwhile, or taken over: a handler that still runs is let be.
-                    logger.debug("%s holds %s no longer", self._name, lost)
-
-    async def _claim(self, *, own: bool = False) -> None:
+    async def claim(self, *, own: bool = False) -> None:
         """Take what was given back, one of the dead's, or with `own` what is mine and unseen."""
-        self._more = False
-        for stream in self._keys.streams:
-            room = _ALL if own else max(1, self._limit - self._in_hand)
-            taken, lost, more = await self._script(
-                CLAIM,
-                [stream],
-                *(self._keys.group, self._me, int(self._options.lease * 1000), room),
-                *(0 if self._suspects else 1, int(own)),
-            )
-            if lost:
-                logger.error(
-                    "%s: %d events were removed from %r before they were handled",
-                    self._name,
-                    lost,
-                    stream,
-                )
-            for number, fields, count, suspect in taken:
-                reply = number, fields
-                self._hand(Entry.read(self._keys, stream, reply, count, suspect=bool(suspect)))
-            # More that nobody holds: before anything new. More of the dead's comes by and by.
-            self._more = self._more or bool(more and taken and not taken[-1][3])
+        async with self._claiming:  # or two at once would each take one of the dead's
+            self._more = False
+            for stream in self.keys.streams:
+                if not self._paused:
+                    await self._claim_of(stream, own=own)
 
-    async def _tidy(self) -> None:
-        silence = int(max(3 * self._options.lease, 4 * _BLOCK) * 1000)
-        for stream in self._keys.streams:
-            await self._script(SWEEP, [stream], self._keys.group, silence)
-        await self._script(TRIM, [self._keys.topic], int(self._options.retention * 1000))
+    async def _claim_of(self, stream: str, *, own: bool) -> None:
+        room = _ALL if own else max(1, self._limit - self._in_hand)
+        taken, lost, more = await self._link.run_script(
+            CLAIM,
+            [stream],
+            *(self.keys.group, self.me, int(self._options.lease * 1000), room),
+            *(0 if self._suspects else 1, int(own)),
+        )
+        if lost:
+            logger.error(
+                "%s: %d events were removed from %r before they were handled",
+                self.name,
+                lost,
+                stream,
+            )
+        for number, fields, count, suspect in taken:
+            reply = number, fields
+            self._hand(Entry.read(self.keys, stream, reply, count, suspect=bool(suspect)))
+        # More that nobody holds: before anything new. More of the dead's comes by and by.
+        self._more = self._more or bool(more and taken and not taken[-1][3])
 
     # --- groups -------------------------------------------------------------------------------
 
     async def _make_groups(self, start: str) -> list[str]:
         """Make the groups that are not there; return the streams that they were made on."""
         made: list[str] = []
-        for stream in self._keys.streams:
-            begin = start if stream == self._keys.topic else "0"
+        for stream in self.keys.streams:
+            begin = start if stream == self.keys.topic else "0"
             try:
                 await self._link.call(
-                    "XGROUP", "CREATE", stream, self._keys.group, begin, "MKSTREAM"
+                    "XGROUP", "CREATE", stream, self.keys.group, begin, "MKSTREAM"
                 )
             except ReplyError as error:
                 if error.code != "BUSYGROUP":
@@ -415,17 +340,17 @@ class StreamConsumer:
                 made.append(stream)
         return made
 
-    async def _make_again(self) -> None:
+    async def make_again(self) -> None:
         made: list[str] = []
         with suppress(DisconnectedError, ReplyError):
             made = await self._make_groups("0")
-        if self._keys.topic in made:
+        if self.keys.topic in made:
             logger.error(
                 "%s: its stream or group was gone and is made again, from the start: "
                 "what is left in the stream is delivered, even if it was handled before",
-                self._name,
+                self.name,
             )
         elif made:
-            logger.error("%s: its stream of retries was gone and is made again", self._name)
+            logger.error("%s: its stream of retries was gone and is made again", self.name)
         else:
             await asyncio.sleep(_AFTER_TROUBLE)

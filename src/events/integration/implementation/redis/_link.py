@@ -338,6 +338,8 @@ class Link:
             request = sent.popleft()
             if isinstance(reply, ReplyError):
                 request.fail(reply)
+                if reply.code == "READONLY":
+                    return "it is a replica now"  # Sentinel knows the master
             elif not request.future.done():
                 request.future.set_result(reply)
             if not sent:
