@@ -1,7 +1,7 @@
 """The way of a settlement to the broker: tried again until it is there.
 
-Acks of one stream share a command: while one is on its way, those that come meanwhile are gathered
-for the next. All else is rare, and moves one entry at a time. A settlement that the server refuses
+Acks of one stream share a command: those of a millisecond, and those that come while one is on its
+way. Nobody waits for them: the next event is handled meanwhile. All else is rare, and moves one entry at a time. A settlement that the server refuses
 stays here, its entry pending there, and is tried again with growing pauses, logged once.
 """
 
@@ -24,6 +24,7 @@ __all__ = ["Settler"]
 logger = logging.getLogger("events.integration")
 
 _FIRST_PAUSE, _LAST_PAUSE = 0.5, 15.0
+_GATHER = 0.001  # seconds
 _AT_ONCE = 1_000  # ids in one command
 
 
@@ -53,7 +54,7 @@ class Settler:
         self._acks[entry.stream].append(entry)
         if entry.stream not in self._acking:
             self._acking.add(entry.stream)
-            asyncio.get_running_loop().call_soon(self._flush, entry.stream)
+            asyncio.get_running_loop().call_later(_GATHER, self._flush, entry.stream)
 
     def _flush(self, stream: str) -> None:
         entries = self._acks[stream][:_AT_ONCE]
@@ -79,7 +80,7 @@ class Settler:
         for entry in entries:
             self._settled(entry)
         if self._acks[stream]:
-            self._flush(stream)
+            asyncio.get_running_loop().call_later(_GATHER, self._flush, stream)
         else:
             self._acking.discard(stream)
             self._check_idle()
