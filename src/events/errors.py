@@ -79,11 +79,13 @@ class EventsError(Exception):
 
     def __reduce__(self) -> tuple[Callable[..., EventsError], tuple[Any, ...]]:
         # Exception pickles its positional args alone; ours hold named attributes.
-        return _rebuild, (type(self), dict(self.__dict__))
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
-def _rebuild(cls: type[EventsError], attributes: dict[str, Any]) -> EventsError:
-    error = cls.__new__(cls)
+def _rebuild(
+    cls: type[EventsError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> EventsError:
+    error = cls.__new__(cls, *args)
     error.__dict__.update(attributes)
     return error
 

@@ -16,15 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
+from events.integration.event import IntegrationEvent
 from events.integration.message import Message
-
-if TYPE_CHECKING:
-    from events.integration.event import IntegrationEvent
-    from events.integration.topology import Topic
+from events.integration.topology import Topic
 
 __all__ = ["Outbox", "OutboxRow", "OutboxStore", "Postponed"]
 

@@ -25,20 +25,16 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
 
 from msgspec import Struct
 
 from events.errors import OutboxError
+from events.integration.bus import IntegrationEventBus
 from events.integration.outbox.forwarding import ForwardingBus, forward_to, sort
-from events.integration.outbox.port import Postponed
+from events.integration.outbox.port import OutboxRow, OutboxStore, Postponed
 from events.integration.topology import RetryPolicy
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from events.integration.bus import IntegrationEventBus
-    from events.integration.outbox.port import OutboxRow, OutboxStore
 
 __all__ = ["OutboxRelay", "RelayHealth", "RelayStep"]
 

@@ -63,7 +63,8 @@ class IntegrationEventBusRegistration:
             yield f"the topic must be a Topic, as in Topic('users'), not {type(topic).__name__}"
         if not self.events:
             yield "it names no events; list the classes, or add handlers before registering"
-        for event in self.events:
+        given: tuple[object, ...] = tuple(self.events)
+        for event in given:
             if not (isinstance(event, type) and issubclass(event, IntegrationEvent)):
                 yield f"{event!r} is not an IntegrationEvent class"
             elif isinstance(consumer, EventHandlerConsumer) and event not in consumer.handlers:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING
 
 import msgspec
 from sqlalchemy import Connection, MetaData, Table, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
 from events.errors import InvalidTopologyError, MessageTooLargeError, OutboxError
+from events.integration.event import IntegrationEvent
 from events.integration.implementation.sqlalchemy.buffer import SessionBuffer
 from events.integration.implementation.sqlalchemy.tables import (
     LONGEST_NAME,
@@ -23,9 +23,6 @@ from events.integration.implementation.sqlalchemy.tables import (
 from events.integration.implementation.sqlalchemy.wakeup import nudge
 from events.integration.serialization import Serializer
 from events.integration.topology import Topic
-
-if TYPE_CHECKING:
-    from events.integration.event import IntegrationEvent
 
 __all__ = ["SQLAlchemyOutbox", "default_table"]
 

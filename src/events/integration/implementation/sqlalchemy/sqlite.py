@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
-from sqlalchemy import StaticPool, text
+from sqlalchemy import Connection, StaticPool, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.errors import OutboxError
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["check", "enable_wal"]
 
