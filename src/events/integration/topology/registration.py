@@ -69,8 +69,9 @@ class IntegrationEventBusRegistration:
         if not self.events:
             yield "it names no events; list the classes, or add handlers before registering"
         for event in self.events:
-            if not (isinstance(event, type) and issubclass(event, IntegrationEvent)):
-                yield f"{event!r} is not an IntegrationEvent class"
+            given: object = event
+            if not (isinstance(given, type) and issubclass(given, IntegrationEvent)):
+                yield f"{given!r} is not an IntegrationEvent class"
             elif isinstance(consumer, EventHandlerConsumer):
                 yield from _handler_faults(consumer, event)
         yield from self._option_faults()
