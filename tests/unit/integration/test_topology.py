@@ -245,6 +245,8 @@ def test_jitter_stays_within_its_share_and_varies() -> None:
         ({"max_delay": -1}, "max_delay must not be negative"),
         ({"jitter": 1}, "jitter is a share"),
         ({"in_place": -1}, "in_place must not be negative"),
+        ({"dead_letter_on": [ValueError]}, r"a tuple of exception classes, as in \(ValueError,\)"),
+        ({"dead_letter_on": ("ValueError",)}, "dead_letter_on must be a tuple"),
     ],
 )
 def test_a_policy_that_cannot_work_says_why(wrong: dict[str, Any], reason: str) -> None:
