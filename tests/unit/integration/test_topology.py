@@ -194,9 +194,9 @@ def test_a_handler_that_may_work_is_not_refused_for_its_looks() -> None:
     def delegates(event: Paid) -> Awaitable[None]:
         return ignore(event)
 
-    @functools.wraps(ignore)
+    @functools.wraps(takes_more)
     def decorated(event: Paid) -> Any:
-        return ignore(event)
+        return takes_more(event, None)
 
     class Awaits:
         def __init__(self, event: Paid) -> None: ...

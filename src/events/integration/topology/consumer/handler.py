@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 from events.errors import InvalidTopologyError
+from events.integration.annotations import signature_of
 from events.integration.event import IntegrationEvent
 from events.integration.topology.consumer.base import Consumer
 
@@ -73,21 +74,24 @@ def why_not_a_handler(handler: object) -> str | None:
             f"`DishkaHandler({handler.__name__})`"
         )
     try:
-        inspect.signature(handler).bind(object())
-    except ValueError:  # of a callable in C
+        signature = signature_of(handler)
+    except (TypeError, ValueError):  # of a callable in C
         return None
+    try:
+        signature.bind(object())
     except TypeError as error:
         return f"it must take the event and nothing more: {error}"
-    if _returns_nothing_to_await(handler):
+    if _returns_nothing_to_await(handler, signature):
         return "it is not async: write it as `async def`"
     return None
 
 
-def _returns_nothing_to_await(handler: object) -> bool:
+def _returns_nothing_to_await(handler: object, signature: inspect.Signature) -> bool:
     if not (inspect.isfunction(handler) or inspect.ismethod(handler)):
         return False
     if inspect.iscoroutinefunction(handler) or hasattr(handler, "__wrapped__"):
         return False
     # One that says what it returns is believed, and a lambda most likely calls what is async.
-    returned = handler.__annotations__.get("return")
-    return returned in {None, "None"} and handler.__name__ != "<lambda>"
+    returned: object = signature.return_annotation
+    nothing = returned in (None, "None", inspect.Signature.empty)
+    return nothing and handler.__name__ != "<lambda>"
