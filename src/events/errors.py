@@ -127,7 +127,7 @@ class EventTypeMissingError(DomainEventError, TypeError):
 
 @dataclass(eq=False)
 class InvalidDomainEventError(DomainEventError, TypeError):
-    """Raised on defining an event whose `type` is no string, and on dispatching a non-event."""
+    """Raised on defining an event whose `type` is no string, and on publishing a non-event."""
 
     event_class: type
     reason: str

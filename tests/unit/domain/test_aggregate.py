@@ -20,6 +20,7 @@ from sqlalchemy.orm import (
 )
 
 from events.domain import AggregateRoot, DomainEvent
+from events.errors import InvalidDomainEventError
 
 
 @dataclass(frozen=True)
@@ -289,3 +290,18 @@ def test_sqlalchemy_imperative_mapping_of_a_dataclass() -> None:
         assert item.pop_events() == [Renamed("pencil")]
     mapper.dispose()
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (Renamed, r"Renamed: is a class, where an event is needed: publish `Renamed\(...\)`"),
+        ("renamed", "str: is not a DomainEvent: publish an instance of one of its subclasses"),
+        ([Renamed("b")], "list: is not a DomainEvent"),
+    ],
+)
+def test_what_is_no_event_is_refused_where_it_is_published(given: Any, text: str) -> None:
+    entity = Plain("a")
+    with pytest.raises(InvalidDomainEventError, match=text):
+        entity.publish_event(given)
+    assert entity.events == ()
