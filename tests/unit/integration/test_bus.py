@@ -88,6 +88,20 @@ async def test_startup_connects_once_and_shutdown_disconnects_once() -> None:
     await bus.shutdown()
 
 
+def test_a_bus_can_be_used_in_one_event_loop_after_another() -> None:
+    bus = InMemoryIntegrationEventBus([registered()])
+
+    async def once() -> None:
+        await asyncio.gather(bus.startup(), bus.startup())
+        await bus.send(TOPIC, Ordered())
+        await bus.broker.quiet()
+        await asyncio.gather(bus.shutdown(), bus.shutdown())
+
+    for _ in range(2):
+        asyncio.run(once())
+    assert not bus.health().started
+
+
 async def test_shutdown_before_startup_does_nothing() -> None:
     transport = ManualTransport()
     await bus_over(transport).shutdown()

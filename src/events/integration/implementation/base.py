@@ -27,6 +27,7 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.health import BusHealth
 from events.integration.message import DeadLetter, Message
+from events.integration.pipeline.lifecycle import LifecycleLock
 from events.integration.pipeline.middleware import Middleware
 from events.integration.pipeline.receiver import Receiver
 from events.integration.pipeline.scheduler import DeliveryScheduler
@@ -92,7 +93,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         self._sender = Sender(
             transport, repr(self), source=source, timeout=send_timeout, max_body_size=max_body_size
         )
-        self._lifecycle = asyncio.Lock()
+        self._lifecycle = LifecycleLock()
         self._started = False
         self._subscribers: dict[tuple[str, str], Subscriber] = {}
         self._wake = asyncio.Event()  # for run(): a consumer came or went

@@ -34,6 +34,8 @@ from events.errors import OutboxError
 from events.integration.bus import IntegrationEventBus
 from events.integration.outbox.forwarding import ForwardingBus, forward_to, sort
 from events.integration.outbox.port import OutboxRow, OutboxStore, Postponed
+from events.integration.pipeline.lifecycle import LifecycleLock
+from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
 
 __all__ = ["OutboxRelay", "RelayHealth", "RelayStep"]
@@ -104,7 +106,7 @@ class OutboxRelay:
         self._retry = retry or RetryPolicy()
         self._shutdown_grace = shutdown_grace
         self._on_step = on_step or _ignore
-        self._lifecycle = asyncio.Lock()
+        self._lifecycle = LifecycleLock()
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._woken = asyncio.Event()
@@ -117,18 +119,19 @@ class OutboxRelay:
     # --- lifecycle ----------------------------------------------------------------------------
 
     async def startup(self) -> None:
-        """Check table and bus, and begin. Calling it twice does no harm.
+        """Check table and bus, and begin, or begin anew if it has ended. Twice does no harm.
 
         Raises `OutboxTableError` for a table that is missing or of another layout,
         `BusNotStartedError` for a bus that says it is not started.
         """
         async with self._lifecycle:
-            if self._task is not None:
+            if self._task is not None and not self._task.done():
                 return
             await self._store.check()
             if isinstance(self._bus, ForwardingBus):
                 await self._bus.forward([])
-            self._stopping.clear()
+            # New ones, as they belong to the event loop in which they were first waited for.
+            self._stopping, self._woken = asyncio.Event(), asyncio.Event()
             self._task = asyncio.create_task(self._relay(), name=f"{self!r}")
             self._task.add_done_callback(_log_end)
 
@@ -200,6 +203,7 @@ class OutboxRelay:
             await self._wait_alive(done)
         finally:
             done.cancel()
+            self._drains = [other for other in self._drains if other is not done]
 
     async def _wait_alive(self, awaited: asyncio.Future[Any]) -> None:
         task = self._task
@@ -216,7 +220,7 @@ class OutboxRelay:
         return RelayHealth(
             started=self._task is not None,
             alive=self._task is not None and not self._task.done(),
-            trouble=None if self._trouble is None else _describe(self._trouble),
+            trouble=None if self._trouble is None else describe(self._trouble),
             last_read=None if self._last_read is None else now - self._last_read,
         )
 
@@ -263,18 +267,20 @@ class OutboxRelay:
                 if not done.done():
                     done.set_result(None)
         else:
-            self._drains += drains
+            self._drains += [done for done in drains if not done.done()]
         return read
 
     async def _pass_on(self, rows: Sequence[OutboxRow]) -> Exception | None:
         self._on_step("selected")
-        outcome = sort(rows, await self._forward([row.message for row in rows]))
+        sound = [row for row in rows if row.fault is None]
+        outcome = sort(sound, await self._forward([row.message for row in sound]))
         self._on_step("sent")
         if outcome.accepted:
             self._failures = 0  # a bus that takes some of them is not down
             await self._insist(lambda: self._store.remove([row.id for row in outcome.accepted]))
-        if outcome.refused:
-            postponed = [self._postpone(row, error) for row, error in outcome.refused]
+        refused = [*outcome.refused, *((row, row.fault) for row in rows if row.fault is not None)]
+        if refused:
+            postponed = [self._postpone(row, error) for row, error in refused]
             await self._insist(lambda: self._store.postpone(postponed))
         self._on_step("removed")
         return outcome.trouble
@@ -283,15 +289,15 @@ class OutboxRelay:
         attempt = row.attempts + 1
         delay = self._retry.delay_after(attempt)
         logger.warning(
-            "the bus refused %s %s for topic %r, attempt %d, again in %.3g s: %s",
+            "%s %s for topic %r cannot be sent, attempt %d, again in %.3g s: %s",
             row.message.type,
             row.message.id,
             row.message.topic,
             attempt,
             delay,
-            _describe(error),
+            describe(error),
         )
-        return Postponed(row.id, _describe(error), delay)
+        return Postponed(row.id, describe(error), delay)
 
     async def _insist(self, write: Callable[[], Awaitable[None]]) -> None:
         """Write until the database takes it."""
@@ -315,7 +321,7 @@ class OutboxRelay:
             self._logged.clear()
         else:
             if type(trouble) not in self._logged:
-                logger.warning("%r waits and tries again: %s", self, _describe(trouble))
+                logger.warning("%r waits and tries again: %s", self, describe(trouble))
             self._failures += 1
             self._logged.add(type(trouble))
 
@@ -325,10 +331,6 @@ async def _wait(event: asyncio.Event, seconds: float) -> bool:
         async with asyncio.timeout(seconds):
             await event.wait()
     return event.is_set()
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _ignore(step: RelayStep) -> None:

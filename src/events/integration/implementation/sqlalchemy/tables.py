@@ -9,7 +9,7 @@
 | `headers`, `body` | the message: a JSON object of strings, and bytes |
 | `created_at` | when `put` was called, UTC |
 | `available_at` | not before this, UTC; NULL, as for nearly all, is at once and needs no clock |
-| `attempts`, `last_error` | how often the bus refused it, and why |
+| `attempts`, `last_error` | how often it could not be sent, and why |
 
 The relay's two questions, `available_at IS NULL ORDER BY id` and `available_at <= now`, are
 answered from one index, so rows that wait for later cost nothing however many they are.
