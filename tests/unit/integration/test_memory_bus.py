@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from events.errors import BusUnavailableError, NoSuchDeadLetterError
+from events.errors import BusUnavailableError, InvalidTopologyError, NoSuchDeadLetterError
 from events.integration import (
     EventHandlerConsumer,
     IntegrationEvent,
@@ -152,6 +153,30 @@ async def test_dead_letters_are_bounded_and_what_finds_no_room_stays(
         assert await bus.redrive(billing, [letter.id]) == 1
         await broker.quiet()
     assert billing.seen == [2]
+
+
+async def test_one_dead_letter_alone_is_not_taken_for_the_characters_of_its_id() -> None:
+    billing = Billing()
+    billing.failing = True
+    broker = InMemoryBroker()
+    retry = RetryPolicy(attempts=1)
+    async with InMemoryIntegrationEventBus([billing.on(retry=retry)], broker=broker) as bus:
+        await bus.send_many(TOPIC, [Ordered(number) for number in range(12)])
+        await broker.quiet()
+        letters = await bus.dead_letters(billing)
+        (tenth,) = [letter for letter in letters if len(letter.id) == 2][:1]
+        assert await bus.discard(billing, tenth.id) == 1
+        with pytest.raises(NoSuchDeadLetterError, match=f"no dead letter {tenth.id}:"):
+            await bus.redrive(billing, tenth.id)
+        assert [each.id for each in await bus.dead_letters(billing)] == [
+            each.id for each in letters if each is not tenth
+        ]
+
+
+async def test_a_policy_of_another_kind_is_refused_when_the_bus_is_made() -> None:
+    given: Any = 3
+    with pytest.raises(InvalidTopologyError, match=r"a RetryPolicy, as in RetryPolicy\(attempts=3"):
+        InMemoryIntegrationEventBus(retry=given)
 
 
 async def test_a_dead_letter_that_is_not_there_is_named_and_the_others_are_redriven() -> None:

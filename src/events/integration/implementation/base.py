@@ -85,6 +85,12 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     ) -> None:
         super().__init__(registrations)
         self.transport = transport
+        given: object = retry
+        if not (given is None or isinstance(given, RetryPolicy)):
+            raise InvalidTopologyError(
+                repr(self),
+                f"retry must be a RetryPolicy, as in RetryPolicy(attempts=3), not {given!r}",
+            )
         self._middlewares = tuple(middlewares)
         self._retry = retry or RetryPolicy()
         self._startup_timeout = startup_timeout
@@ -386,7 +392,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     async def redrive(self, consumer: Consumer | str, letters: Iterable[DeadLetter | str]) -> int:
         """Send dead letters back to that consumer alone, attempts starting anew.
 
-        Takes dead letters or their ids, and returns how many there were. Raises
+        Takes dead letters or their ids, or one alone, and returns how many there were. Raises
         `NoSuchDeadLetterError` for those that are not there, after sending back the rest.
         """
         store, name, ids = self._dead_letter_store("redrive"), _name(consumer), _ids(letters)
@@ -424,6 +430,9 @@ def _name(consumer: Consumer | str) -> str:
 
 
 def _ids(letters: Iterable[DeadLetter | str]) -> list[str]:
+    given: object = letters
+    if isinstance(given, str | DeadLetter):
+        letters = [given]  # one alone: the characters of its id would be taken for ids
     return [letter if isinstance(letter, str) else letter.id for letter in letters]
 
 
