@@ -98,6 +98,12 @@ class OutboxRelay:
         shutdown_grace: float = 10.0,
         on_step: Callable[[RelayStep], None] | None = None,
     ) -> None:
+        given: object = store
+        if not callable(getattr(given, "due", None)):
+            raise TypeError(
+                f"OutboxRelay needs an OutboxStore first, such as SQLAlchemyOutboxStore(engine), "
+                f"not {type(given).__name__}"
+            )
         self._store = store
         self._bus = bus
         self._forward = forward_to(bus, timeout=send_timeout)

@@ -77,6 +77,11 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
 
     Returns the one that is there already if called again with the same name.
     """
+    given: object = metadata
+    if not isinstance(given, MetaData):
+        what = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
+        cure = f": pass {given.__name__}.metadata" if isinstance(given, type) else ""
+        raise TypeError(f"outbox_table needs a MetaData, not {what}{cure}")
     found = metadata.tables.get(f"{schema}.{name}" if schema else name)
     if found is not None:
         return found
