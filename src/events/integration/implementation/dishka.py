@@ -101,6 +101,17 @@ class DishkaHandler(Generic[E_contra]):
     """Stand for a handler class in an `EventHandlerConsumer`: resolve it, then call `handle`."""
 
     def __init__(self, handler: type[IntegrationEventHandler[E_contra]]) -> None:
+        given: object = handler
+        if not isinstance(given, type):
+            raise TypeError(
+                f"DishkaHandler needs the class of a handler, not {given!r}: "
+                f"the container makes the instance"
+            )
+        if not callable(getattr(given, "handle", None)):
+            raise TypeError(
+                f"{given.__qualname__} has no method `handle`: "
+                f"write `async def handle(self, event: ...) -> None`"
+            )
         self.handler = handler
 
     async def __call__(self, event: E_contra) -> None:
@@ -146,6 +157,13 @@ class IntegrationEventImplementationProvider(Provider):
         middlewares: Sequence[Middleware] = (),
     ) -> None:
         super().__init__()
+        given: object = make
+        if not callable(given):
+            raise TypeError(
+                f"IntegrationEventImplementationProvider makes the bus itself, so it needs the "
+                f"bus's class, or a function that takes registrations and middlewares=, "
+                f"not {given!r}"
+            )
         self._make = make
         self._registrations = list(registrations)
         self._middlewares = list(middlewares)
