@@ -108,6 +108,18 @@ async def test_what_cannot_be_decoded_is_a_dead_letter_at_once(
     )
 
 
+async def test_the_log_names_the_event_by_its_type_where_the_headers_tell_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    retry = RetryPolicy(attempts=2, delay=0)
+    async with receiving(failing(2, ValueError("no"), []), retry=retry) as subscribed:
+        await subscribed.deliver(BODY, {"ce-type": "receiver.ordered"})
+    failed, gave_up = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "billing failed on receiver.ordered id-1 from topic 'orders'" in failed.message
+    assert "billing gives up on receiver.ordered id-1 from topic 'orders'" in gave_up.message
+    assert vars(failed)["event_type"] == "receiver.ordered"
+
+
 async def test_a_body_over_the_limit_is_a_dead_letter_undecoded() -> None:
     async with receiving(failing(0, ValueError(), []), options={"max_body_size": 10}) as subscribed:
         settlement = await subscribed.deliver(BODY)

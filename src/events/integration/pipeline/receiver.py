@@ -20,7 +20,7 @@ from types import MappingProxyType
 
 from msgspec.structs import replace
 
-from events.integration.cloudevents import unwrapped
+from events.integration.cloudevents import attribute, unwrapped
 from events.integration.event import IntegrationEvent
 from events.integration.message import (
     Ack,
@@ -153,7 +153,7 @@ class Receiver:
         logger.warning(
             "%s failed on %s from topic %r, attempt %d of %d, again in %.3g s: %s",
             delivery.consumer,
-            delivery.id,
+            _named(delivery),
             delivery.topic,
             delivery.attempt,
             self._retry.attempts,
@@ -169,7 +169,7 @@ class Receiver:
         logger.error(
             "%s gives up on %s from topic %r at attempt %d, %s: %s",
             delivery.consumer,
-            delivery.id,
+            _named(delivery),
             delivery.topic,
             delivery.attempt,
             reason,
@@ -180,11 +180,18 @@ class Receiver:
         return Reject(reason, text, delivery.attempt)
 
 
+def _named(delivery: Delivery) -> str:
+    """Return the event's type and id; the id alone where no header tells the type."""
+    type_ = attribute(delivery.headers, "type")
+    return delivery.id if type_ is None else f"{type_} {delivery.id}"
+
+
 def _fields(delivery: Delivery) -> dict[str, object]:
     """Return what a structured logger files the line under."""
     return {
         "consumer": delivery.consumer,
         "topic": delivery.topic,
+        "event_type": attribute(delivery.headers, "type"),
         "event_id": delivery.id,
         "correlation_id": delivery.correlation_id,
         "attempt": delivery.attempt,
