@@ -25,6 +25,7 @@ from events.integration import (
     IntegrationEvent,
     IntegrationEventBus,
     IntegrationEventBusRegistration,
+    Message,
     Topic,
 )
 from events.integration.implementation.base import TransportIntegrationEventBus
@@ -453,6 +454,29 @@ async def test_a_handler_that_swallows_its_cancellation_does_not_hold_up_the_shu
     assert await still_running() == set()
 
 
+@pytest.mark.parametrize("end", [SystemExit(3), KeyboardInterrupt()])
+def test_a_handler_that_ends_the_process_leaves_its_shutdown_whole(end: BaseException) -> None:
+    calls: list[int] = []
+
+    async def handler(event: Ordered) -> None:
+        calls.append(event.number)
+        raise end
+
+    bus = InMemoryIntegrationEventBus([registered(handler)])
+
+    async def main() -> None:
+        async with bus:
+            await bus.send(TOPIC, Ordered(1))
+            await asyncio.Event().wait()
+
+    with pytest.raises(type(end)):
+        asyncio.run(main())
+    assert calls == [1]
+    assert not bus.health().started
+    assert bus.broker.consumers() == {}
+    assert bus.broker.pending() == {("orders", "billing"): 1}
+
+
 # --- sending
 
 
@@ -481,6 +505,21 @@ async def test_no_answer_within_the_deadline_is_an_unknown_outcome_that_names_th
         assert caught.value.id == "event-1"
         with pytest.raises(BatchSendError, match="did not take 2 of 2 events"):
             await bus.send_many(TOPIC, [Ordered(), Ordered()])
+
+
+async def test_a_broker_that_takes_none_of_a_windowful_is_not_offered_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("events.integration.pipeline.sender._OVERRUN", 0)
+    monkeypatch.setattr("events.integration.pipeline.sender._WINDOW", 2)
+    transport = ManualTransport(answers=False)
+    async with bus_over(transport, send_timeout=0.01) as bus:
+        with pytest.raises(BatchSendError) as caught:
+            await bus.send_many(TOPIC, [Ordered(n) for n in range(5)])
+    unknown, unavailable = SendOutcomeUnknownError, BusUnavailableError
+    kinds = [type(caught.value.failures[n]) for n in range(5)]
+    assert kinds == [unknown, unknown, unavailable, unavailable, unavailable]
+    assert len(transport.published) == 2
 
 
 async def test_what_a_batch_did_not_get_through_is_named_by_position() -> None:
@@ -525,6 +564,20 @@ async def test_a_defect_of_a_transport_is_not_hidden() -> None:
             await bus.send(TOPIC, Ordered())
         with pytest.raises(ZeroDivisionError):
             await bus.send_many(TOPIC, [Ordered()])
+
+
+async def test_a_defect_in_the_middle_of_a_batch_leaves_nobody_waiting() -> None:
+    class Defective(ManualTransport):
+        def publish(self, message: Message) -> "asyncio.Future[None]":
+            if len(self.published) == 2:
+                raise ZeroDivisionError
+            return super().publish(message)
+
+    transport = Defective(answers=False)
+    async with bus_over(transport) as bus:
+        with pytest.raises(ZeroDivisionError):
+            await bus.send_many(TOPIC, [Ordered(n) for n in range(3)])
+    assert [future.cancelled() for future in transport.unanswered] == [True, True]
 
 
 async def test_forwarding_says_of_each_message_what_became_of_it() -> None:

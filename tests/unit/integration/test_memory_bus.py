@@ -216,6 +216,16 @@ async def test_a_closed_transport_takes_nothing() -> None:
         await transport.publish(Message("orders", "t", "id", b"", {}))
 
 
+async def test_who_sends_in_a_loop_lets_the_consumer_run() -> None:
+    billing = Billing()
+    async with InMemoryIntegrationEventBus([billing.on()]) as bus:
+        for number in range(1_000):
+            await bus.send(TOPIC, Ordered(number))
+        assert billing.seen  # and not only from here on
+        await bus.broker.quiet()
+    assert billing.seen == list(range(1_000))
+
+
 async def test_those_who_share_a_name_share_the_work_fairly() -> None:
     broker, gate = InMemoryBroker(), asyncio.Event()
     counts = [0, 0, 0]

@@ -50,6 +50,7 @@ class DeliveryScheduler:
         self._closing = False
         self._cancelled: set[asyncio.Task[Settlement]] = set()
         self._timers: list[asyncio.TimerHandle] = []
+        self._held: list[_Job] = []
         self.abandoned = 0
 
     def submit(self, work: Work, key: Hashable | None = None) -> asyncio.Future[Settlement]:
@@ -91,8 +92,9 @@ class DeliveryScheduler:
         While this waits, `hurry` shortens the grace.
         """
         self._closing = True
-        for job in self._unstarted():
+        for job in (*self._unstarted(), *self._held):
             job.future.set_result(Release())
+        self._held.clear()
         if self._running:
             self.hurry(grace)
             await asyncio.wait([job.future for job in self._running.values()])
@@ -132,10 +134,13 @@ class DeliveryScheduler:
 
     def _done(self, task: asyncio.Task[Settlement]) -> None:
         job = self._running.pop(task)
-        # A job turns every Exception into a settlement, so what is left is a cancellation that it
-        # did not expect, or SystemExit on its way through the loop: the delivery was not handled.
-        failed = task.cancelled() or task.exception() is not None
-        if not job.future.done():
+        # A job turns all that a handler raises into a settlement, so what is left is a cancellation
+        # that it did not expect, or SystemExit on its way through the loop: it was not handled.
+        ending = not task.cancelled() and task.exception() is not None
+        if ending and not self._closing:
+            self._held.append(job)  # released now, it would come again, and end the shutdown too
+        elif not job.future.done():
+            failed = ending or task.cancelled()
             job.future.set_result(Release() if failed else task.result())
         if job.key is not None:
             behind = self._behind.get(job.key)
