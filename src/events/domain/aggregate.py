@@ -65,9 +65,11 @@ class AggregateRoot:
 
     def _peek_events(self) -> list[DomainEvent] | None:
         try:
-            return self._unpopped_events
+            # Past the `__getattr__` of proxies, and of those that have an answer to every name.
+            pending: list[DomainEvent] | None = object.__getattribute__(self, "_unpopped_events")
         except AttributeError:  # nothing was published yet; no `__init__` is there to fill it
             return None
+        return pending
 
     def _replace_events(self, pending: list[DomainEvent] | None) -> None:
         # Past the `__setattr__` of frozen classes, and of those that track changes.

@@ -176,6 +176,27 @@ def test_states_of_other_shapes_pass() -> None:
     assert Plain.__new__(Plain).__getstate__() is None
 
 
+def test_an_answer_to_every_name_is_not_taken_for_events() -> None:
+    class Lenient(AggregateRoot):
+        def __getattr__(self, name: str) -> Any:
+            return []
+
+    class Proxy(AggregateRoot):
+        def __init__(self, inner: AggregateRoot) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+    inner = Lenient()
+    inner.publish_event(Renamed("inner"))
+    proxy = Proxy(inner)
+    proxy.publish_event(Renamed("proxy"))
+    assert inner.events == (Renamed("inner"),)
+    assert proxy.pop_events() == [Renamed("proxy")]
+    assert inner.pop_events() == [Renamed("inner")]
+
+
 def test_names_that_entities_have_themselves() -> None:
     @dataclass
     class Ledger(AggregateRoot):
