@@ -438,7 +438,7 @@ class DeepBox(Event):
 
 
 UNSUPPORTED = [
-    (BadBox, r"BadBox: field box\[\]: <class '.*Box'> has no JSON form"),
+    (BadBox, r"BadBox: field box\[\]: <class '.*Box'> has no JSON form: give what the rec"),
     (BadUnion, r"BadUnion: field either: Type unions may not contain more than one str-like"),
     (BadKeys, r"BadKeys: field table: its keys do not come back from JSON as they were"),
     (MixedKeys, r"MixedKeys: field table: its keys do not come back"),
