@@ -200,7 +200,8 @@ class OutboxRelay:
         """Return when the bus has what was committed before the call.
 
         Rows that are postponed are not waited for. It waits while bus or database are in trouble,
-        so give it a deadline. Raises `OutboxError` if the relay is not started, or stops meanwhile.
+        and until the relay has caught up with those who go on writing, so give it a deadline.
+        Raises `OutboxError` if the relay is not started, or stops meanwhile.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._drains.append(done)
