@@ -109,8 +109,8 @@ class SQLAlchemyOutbox:
                 f"{message.type!r} with key {key!r}: the outbox holds types and keys of up to "
                 f"{LONGEST_NAME} characters; use a hash of a longer key"
             )
-        if key is not None and "\0" in key:  # PostgreSQL has no place for it, and says so too late
-            raise OutboxError(f"{message.type!r} with key {key!r}: a key cannot have a NUL character")
+        if key is not None and "\0" in key:  # PostgreSQL would refuse it, and too late
+            raise OutboxError(f"{message.type!r}: a key cannot have a NUL character: {key!r}")
         if available_at is not None:
             if available_at.tzinfo is None:
                 raise ValueError(f"available_at has no time zone: {available_at!r}; use UTC")
