@@ -17,16 +17,24 @@ from typing import Any
 
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
 from events.integration.message import current_delivery
-from events.integration.topology import Consumer, IntegrationEventBusRegistration, Topic
+from events.integration.topology import (
+    Consumer,
+    IntegrationEventBusRegistration,
+    RetryPolicy,
+    Topic,
+)
 from events.testing.contracts import Numbered
 
 
 class Worker(Consumer):
-    def __init__(self, name: str, out: Path, delay: float, killer: int | None) -> None:
+    def __init__(
+        self, name: str, out: Path, *, delay: float, killer: int | None, flaky: bool
+    ) -> None:
         super().__init__(name)
         self._out = out.open("a", buffering=1)
         self._delay = delay
         self._killer = killer
+        self._flaky = flaky
 
     def note(self, line: str) -> None:
         self._out.write(line + "\n")
@@ -38,16 +46,28 @@ class Worker(Consumer):
         if event.number == self._killer:
             os.kill(os.getpid(), signal.SIGKILL)
         await asyncio.sleep(self._delay)
+        if self._flaky and delivery.attempt == 1:
+            raise RuntimeError("the first attempt always fails")
         self.note(f"end {event.number}")
 
 
 async def main(url: str, topic: str, consumer: str, out: str, given: str) -> None:
     options: dict[str, Any] = json.loads(given)
-    worker = Worker(consumer, Path(out), options.pop("delay", 0), options.pop("killer", None))
+    worker = Worker(
+        consumer,
+        Path(out),
+        delay=options.pop("delay", 0),
+        killer=options.pop("killer", None),
+        flaky=options.pop("flaky", False),
+    )
     concurrency = options.pop("concurrency", 1)
     bus = RedisStreamsIntegrationEventBus(url=url, **options)
     registration = IntegrationEventBusRegistration(
-        worker, Topic(topic), [Numbered], concurrency=concurrency
+        worker,
+        Topic(topic),
+        [Numbered],
+        concurrency=concurrency,
+        retry=RetryPolicy(attempts=20, delay=0.05, factor=1, in_place=0),
     )
     await bus.register(registration)
     await bus.startup()

@@ -238,6 +238,25 @@ async def test_a_slow_consumer_leaves_work_to_others(topic: Topic, name: str) ->
     assert min(len(probe.handled) for probe in probes) >= 3
 
 
+async def test_what_a_shutdown_gave_back_comes_first_and_in_order(topic: Topic, name: str) -> None:
+    gate = asyncio.Event()
+    async with new_bus() as sender:
+        held = Probe(name, lambda _: gate.wait())
+        async with new_bus() as bus:
+            # All of one key: the bus has some at hand that it has not begun.
+            await bus.register(on(held, topic, concurrency=4, order_by=lambda _: "key"))
+            await sender.send_many(topic, map(Numbered, range(40)))
+            await eventually(lambda: held.running)
+            await bus.shutdown(grace=0)
+        await sender.send_many(topic, map(Numbered, range(40, 50)))
+        probe = Probe(name)
+        async with new_bus() as bus:
+            await bus.register(on(probe, topic))
+            await eventually(lambda: len(probe.numbers) == 50)
+    assert probe.numbers == list(range(50))
+    assert set(probe.attempts) == {1}
+
+
 # --- dead letters over topics ---------------------------------------------------------------------
 
 

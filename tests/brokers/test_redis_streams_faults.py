@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
+from events.errors import (
+    BusError,
+    BusUnavailableError,
+    ConsumerStoppedError,
+    SendOutcomeUnknownError,
+)
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
 from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.testing import eventually
@@ -70,6 +75,9 @@ class Process:
         await eventually(
             lambda: len(set(self.said(verb))) >= count, PATIENCE, saw=lambda: self.lines[-5:]
         )
+
+    async def wrote(self, lines: int, or_else: Callable[[], bool]) -> None:
+        await eventually(lambda: len(self.lines) >= lines or or_else(), PATIENCE)
 
     async def ended(self) -> int:
         await eventually(lambda: self.process.poll() is not None, PATIENCE)
@@ -339,3 +347,43 @@ async def test_a_retry_that_waits_survives_the_process_and_the_server(server: Re
         await bus.register(on(probe, retry=retry))
         await eventually(lambda: probe.numbers == [1], PATIENCE)
         assert probe.attempts == [1, 2]
+
+
+@pytest.mark.timeout(120)
+async def test_retries_survive_kills_at_any_moment(server: RedisServer, worker: Any) -> None:
+    """Every event fails once, and is retried through the broker, in processes that are killed."""
+    async with sending(server, range(60)):
+        processes = [worker(flaky=True, delay=0.005, max_deaths=50)]
+        for kills in range(1, 6):
+            await processes[-1].until("begin", 5)
+            # After another number of lines each time, so at another step of another event.
+            enough = len(processes[-1].lines) + 7 * kills
+            await processes[-1].wrote(enough, or_else=lambda: len(_ended(processes)) == 60)
+            await processes[-1].kill()
+            processes.append(worker(flaky=True, delay=0.005, max_deaths=50))
+        await eventually(
+            lambda: _ended(processes) == set(range(60)), PATIENCE, saw=lambda: _ended(processes)
+        )
+        await eventually(lambda: _none_pending(server), PATIENCE)
+    async with Redis.from_url(server.url) as redis:
+        assert await redis.zcard(f"events:{{{TOPIC.name}}}:worker:due") == 0
+        assert await redis.xlen(f"events:{{{TOPIC.name}}}:worker:dead") == 0
+
+
+def _ended(processes: list[Process]) -> set[int]:
+    return {number for process in processes for number in process.said("end")}
+
+
+async def test_a_consumer_that_ends_by_itself_takes_the_process_down(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    bus = new_bus(server)
+    await bus.register(on(Probe("worker")))
+    await bus.startup()
+    monkeypatch.setattr("events.integration.implementation.redis._group.Entry.read", broken)
+    await bus.send(TOPIC, Numbered(1))
+    with pytest.raises(ConsumerStoppedError):
+        await asyncio.wait_for(bus.run(signals=()), PATIENCE)

@@ -111,7 +111,8 @@ class Entry(NamedTuple):
         own = stream == keys.again
         attempts, message_id = 0, ""
         if own and fields[0] == b"events-id":
-            message_id, attempts = fields[1].decode(errors="replace"), int(fields[3])
+            message_id = fields[1].decode(errors="replace")
+            attempts = int(fields[3]) if fields[3].isdigit() else 0
             fields = fields[_AGAIN:]
         body, headers = read_fields(fields)
         message_id = message_id or attribute(headers, "id") or reply[0].decode()

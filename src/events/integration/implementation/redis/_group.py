@@ -273,6 +273,8 @@ class StreamConsumer:
         self._in_hand -= 1
         if self._in_hand <= self._low:
             self._room.set()
+            if self._more:  # the reader may be waiting for what is new
+                self._upkeep.claim_soon()
         if entry.suspect:
             self._suspects -= 1
             self._upkeep.claim_soon()
@@ -296,12 +298,14 @@ class StreamConsumer:
     async def claim(self, *, own: bool = False) -> None:
         """Take what was given back, one of the dead's, or with `own` what is mine and unseen."""
         async with self._claiming:  # or two at once would each take one of the dead's
-            self._more = False
+            more = False
             for stream in self.keys.streams:
                 if not self._paused:
-                    await self._claim_of(stream, own=own)
+                    more |= await self._claim_of(stream, own=own)
+            self._more = more  # not before it is known: what is new must not overtake
 
-    async def _claim_of(self, stream: str, *, own: bool) -> None:
+    async def _claim_of(self, stream: str, *, own: bool) -> bool:
+        """Claim from one stream; return whether more is left that nobody holds."""
         room = _ALL if own else max(1, self._limit - self._in_hand)
         taken, lost, more = await self._link.run_script(
             CLAIM,
@@ -319,8 +323,8 @@ class StreamConsumer:
         for number, fields, count, suspect in taken:
             reply = number, fields
             self._hand(Entry.read(self.keys, stream, reply, count, suspect=bool(suspect)))
-        # More that nobody holds: before anything new. More of the dead's comes by and by.
-        self._more = self._more or bool(more and taken and not taken[-1][3])
+        # More of the dead's comes by and by.
+        return bool(more and taken and not taken[-1][3])
 
     # --- groups -------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
 """The way of a settlement to the broker: tried again until it is there.
 
 Acks of one stream share a command: those of a millisecond, and those that come while one is on its
-way. Nobody waits for them: the next event is handled meanwhile. All else is rare, and moves one entry at a time. A settlement that the server refuses
-stays here, its entry pending there, and is tried again with growing pauses, logged once.
+way. Nobody waits for them: the next event is handled meanwhile. All else is rare, and moves one
+entry at a time. A settlement that the server refuses stays here, its entry pending there, and is
+tried again with growing pauses, logged once.
 """
 
 from __future__ import annotations
