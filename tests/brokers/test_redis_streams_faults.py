@@ -207,6 +207,14 @@ async def _sends(bus: RedisStreamsIntegrationEventBus, number: int) -> bool:
     return True
 
 
+async def test_24_a_bus_that_sends_nothing_notices_too(server: RedisServer) -> None:
+    async with new_bus(server) as bus:
+        server.freeze()
+        await eventually(lambda: not bus.health().connected, PATIENCE)
+        server.thaw()
+        await eventually(lambda: bus.health().connected, PATIENCE)
+
+
 async def test_24_shutdown_ends_while_the_server_is_frozen(server: RedisServer) -> None:
     bus = new_bus(server)
     await bus.register(on(Probe("worker")))

@@ -39,6 +39,7 @@ Translate: TypeAlias = Callable[[ReplyError | DisconnectedError], Exception]
 logger = logging.getLogger("events.integration")
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.05, 2.0
+_PING_EVERY = 5.0  # seconds of silence, so that a server that is gone without a word is noticed
 
 
 class _Request:
@@ -254,6 +255,7 @@ class Link:
         watch = loop.call_later(self._timeout, self._greeting_overdue, greeted)
         reading = asyncio.create_task(self._read(connection))
         writing = asyncio.create_task(self._write(connection, greeting))
+        pinging = asyncio.create_task(self._ping())
         try:
             await asyncio.wait({reading, writing, broken}, return_when=asyncio.FIRST_COMPLETED)
             if broken.done():
@@ -263,9 +265,10 @@ class Link:
         finally:
             watch.cancel()
             self._broken = None
-            reading.cancel()
-            writing.cancel()
-            await asyncio.wait({reading, writing})
+            tasks = {reading, writing, pinging}
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             for request in greeting:
                 request.fail(DisconnectedError("the connection was lost", sent=True))
 
@@ -316,6 +319,12 @@ class Link:
                     await self._wake.wait()
                 batch = [request for request in self._queue if not request.future.done()]
                 self._queue.clear()
+
+    async def _ping(self) -> None:
+        while True:
+            await asyncio.sleep(_PING_EVERY)
+            if not (self._queue or self._sent) and self.up.is_set() and self.readable.is_set():
+                self.call("PING")  # what comes of it is seen by whoever reads
 
     async def _read(self, connection: Connection) -> str:
         loop = asyncio.get_running_loop()

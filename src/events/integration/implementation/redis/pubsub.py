@@ -43,8 +43,6 @@ __all__ = ["RedisPubSubIntegrationEventBus", "RedisPubSubTransport"]
 
 logger = logging.getLogger("events.integration")
 
-_PING_EVERY = 5.0  # seconds, so that a server that is gone without a word is noticed
-
 
 class _Listener:
     """A `Subscribed`: one registration's share of what its channel brings."""
@@ -130,7 +128,6 @@ class RedisPubSubTransport:
         self._listening: Link | None = None
         self._listeners: defaultdict[str, list[_Listener]] = defaultdict(list)
         self._changing = asyncio.Lock()
-        self._pinging: asyncio.Task[None] | None = None
         self.interruptions = 0
 
     @property
@@ -181,9 +178,6 @@ class RedisPubSubTransport:
         """See `Transport`."""
         sending, self._sending = self._sending, None
         listening, self._listening = self._listening, None
-        if self._pinging is not None:
-            self._pinging.cancel()
-            self._pinging = None
         self._listeners.clear()
         self._held_by.clear()
         if listening is not None:
@@ -220,7 +214,6 @@ class RedisPubSubTransport:
             )
             await self._open(link)  # its greeting subscribes
             self._listening = link
-            self._pinging = asyncio.create_task(self._ping(link))
         elif first:
             await self._listening.call("SUBSCRIBE", topic)
 
@@ -288,15 +281,6 @@ class RedisPubSubTransport:
             self._name,
             self.interruptions,
         )
-
-    async def _ping(self, link: Link) -> None:
-        while True:
-            await asyncio.sleep(_PING_EVERY)
-            if link.connected and link.readable.is_set():
-                try:
-                    await link.call("PING")
-                except (ReplyError, DisconnectedError) as error:
-                    logger.debug("%s has no answer to a ping: %s", self._name, error)
 
 
 class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
