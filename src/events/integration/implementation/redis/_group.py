@@ -8,8 +8,9 @@ on the transport's. The rules between processes that share the consumer's name:
 - An entry that is read is pending for whoever read it, under an id that no other process has, and
   is renewed every third of the lease, however long its handler takes.
 - What has not been renewed for a lease belonged to a dead process. Others take it over one at a
-  time, oldest first, since one of them may be what killed it: what was at hand beside the killer is
-  then handled without it. After `max_deaths` deaths it is a dead letter, unhandled.
+  time, oldest first, since one of them may be what killed it: what was at hand beside the killer
+  is then handled, and acknowledged, without it. After `max_deaths` deaths it is a dead letter,
+  unhandled.
 - A lost answer to a read leaves entries pending here that nobody has seen: after each reconnect
   these come first.
 - What a shutdown gives back is pending for nobody, and is taken before anything new.
@@ -275,9 +276,6 @@ class StreamConsumer:
             self._room.set()
             if self._more:  # the reader may be waiting for what is new
                 self._upkeep.claim_soon()
-        if entry.suspect:
-            self._suspects -= 1
-            self._upkeep.claim_soon()
         match settlement:
             case Ack():
                 self._settler.ack(entry)
@@ -292,6 +290,10 @@ class StreamConsumer:
 
     def _forget(self, entry: Entry) -> None:
         self._known.pop((entry.stream, entry.id), None)
+        if entry.suspect:
+            # Only now: an ack that dies with the process would count against this one again.
+            self._suspects -= 1
+            self._upkeep.claim_soon()
 
     # --- taking over --------------------------------------------------------------------------
 

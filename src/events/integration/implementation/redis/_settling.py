@@ -55,7 +55,8 @@ class Settler:
         self._acks[entry.stream].append(entry)
         if entry.stream not in self._acking:
             self._acking.add(entry.stream)
-            asyncio.get_running_loop().call_later(_GATHER, self._flush, entry.stream)
+            gather = 0 if entry.suspect else _GATHER
+            asyncio.get_running_loop().call_later(gather, self._flush, entry.stream)
 
     def _flush(self, stream: str) -> None:
         entries = self._acks[stream][:_AT_ONCE]
