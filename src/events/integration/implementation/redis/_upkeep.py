@@ -29,6 +29,7 @@ GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 _TICK = 5.0  # seconds between looks at what others have left behind, at most a third of the lease
 _RIPEN_AT_ONCE = 100
 _RENEWED_AT_ONCE = 1_000
+_SWEPT_EVERY = 10  # looks
 _SILENCE = 20.0  # seconds, beyond every blocking read, after which an empty consumer id is dead
 
 
@@ -56,6 +57,7 @@ class Upkeep:
         self._nudge = asyncio.Event()
         self._due: float | None = None
         self._claims = True
+        self._tidied = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
@@ -140,7 +142,9 @@ class Upkeep:
 
     async def _tidy(self) -> None:
         keys = self._consumer.keys
-        silence = int(max(3 * self._lease, _SILENCE) * 1000)
-        for stream in keys.streams:
-            await self._link.run_script(SWEEP, [stream], keys.group, silence)
+        if self._tidied % _SWEPT_EVERY == 0:
+            silence = int(max(3 * self._lease, _SILENCE) * 1000)
+            for stream in keys.streams:
+                await self._link.run_script(SWEEP, [stream], keys.group, silence)
+        self._tidied += 1
         await self._link.run_script(TRIM, [keys.topic], int(self._retention * 1000))
