@@ -117,8 +117,8 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                 async with asyncio.timeout(self._startup_timeout):
                     await self.transport.connect()
                     self._started = True
-                    for registration in self.registrations:
-                        await self._subscribe(registration)
+                    for registration in tuple(self.registrations):
+                        await self._subscribe_unless_gone(registration)
             except BaseException as error:
                 await self._stop(grace=0)
                 if isinstance(error, TimeoutError):
@@ -261,6 +261,13 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         EventDecoder(registration.events)  # finds event classes that cannot be decoded
         for gap in gaps(registration.events):
             raise InvalidTopologyError(f"registration of {registration}", gap)
+
+    async def _subscribe_unless_gone(self, registration: IntegrationEventBusRegistration) -> None:
+        """Subscribe for `startup`, during which `unregister` may be called."""
+        if registration in self.registrations:
+            await self._subscribe(registration)
+            if registration not in self.registrations:
+                await self._subscribers.pop(_key(registration)).close(0)
 
     async def _subscribe(self, registration: IntegrationEventBusRegistration) -> None:
         scheduler = DeliveryScheduler(registration.concurrency)

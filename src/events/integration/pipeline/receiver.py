@@ -72,6 +72,8 @@ class Receiver:
     def deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
         """Decode the delivery and put it in line; see `events.integration.transport.Deliver`."""
         settlement: Settlement
+        # Out of its envelope first: the limit is for the body, as it was when it was sent.
+        delivery = unwrapped(delivery, expected=self._enveloped)
         if len(delivery.body) > self._max_body_size:
             settlement = self._reject(
                 delivery,
@@ -79,7 +81,6 @@ class Receiver:
                 f"its body has {len(delivery.body):,} bytes, the limit is {self._max_body_size:,}",
             )
             return _done(settlement)
-        delivery = unwrapped(delivery, expected=self._enveloped)
         try:
             event = self._decoder.decode(delivery)
         except EventDecodeError as error:

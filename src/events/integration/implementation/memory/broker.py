@@ -74,6 +74,11 @@ class Queue:
         self._timer: asyncio.TimerHandle | None = None
 
     @property
+    def takers(self) -> int:
+        """Return how many take from it."""
+        return len(self._takers)
+
+    @property
     def unsettled(self) -> int:
         """Return how many messages are ready, delayed or in flight."""
         return len(self._ready) + len(self._delayed) + self._in_flight
@@ -176,6 +181,15 @@ class InMemoryBroker:
             for queues in self._queues.values()
             for queue in queues.values()
             if queue.unsettled
+        }
+
+    def consumers(self) -> dict[tuple[str, str], int]:
+        """Return how many registrations take for each (topic, consumer), none where it is 0."""
+        return {
+            (queue.topic, queue.consumer): queue.takers
+            for queues in self._queues.values()
+            for queue in queues.values()
+            if queue.takers
         }
 
     async def quiet(self) -> None:

@@ -1,0 +1,23 @@
+"""For tests of code that sends and receives events, and of buses that carry them.
+
+The suites that every bus must pass are in `events.testing.contracts`, which needs pytest.
+"""
+
+from events.testing.faults import Fault
+from events.testing.faulty import FaultyTransport
+from events.testing.recording import (
+    RecordedEvent,
+    RecordingIntegrationEventBus,
+    RecordingOutbox,
+)
+from events.testing.waiting import eventually, until_quiet
+
+__all__ = [
+    "Fault",
+    "FaultyTransport",
+    "RecordedEvent",
+    "RecordingIntegrationEventBus",
+    "RecordingOutbox",
+    "eventually",
+    "until_quiet",
+]

@@ -1,0 +1,65 @@
+"""Each contract fails, by itself and for the right reason, on a bus that breaks it."""
+
+import re
+
+import pytest
+
+from events.testing.contracts import (
+    ContractDeadlineError,
+    ContractSuite,
+    DeliveryContracts,
+    FailureContracts,
+    LifecycleContracts,
+)
+from tests.unit.testing.sabotage import FaultyHarness, Replay
+from tests.unit.testing.saboteurs import SABOTEURS, Saboteur
+
+TESTS: dict[str, type[ContractSuite]] = {
+    name: suite
+    for suite in (DeliveryContracts, FailureContracts, LifecycleContracts)
+    for name in vars(suite)
+    if name.startswith("test_")
+}
+
+
+WAITS = "test_07_what_was_sent_before_the_first_start_waits"
+# In-memory buses do not; that it passes is in test_contracts_for_strangers.py.
+BROADCAST = "test_04_each_registration_gets_everything"
+
+
+def number_of(test: str) -> int:
+    return int(test.split("_")[1])
+
+
+def run(test: str, harness: FaultyHarness) -> None:
+    suite = TESTS[test]()
+    suite.new_harness = lambda: harness  # type: ignore[method-assign]
+    getattr(suite, test)()
+
+
+def test_every_property_has_a_saboteur() -> None:
+    assert {number_of(saboteur.test) for saboteur in SABOTEURS} == set(range(1, 22))
+
+
+def test_every_test_of_a_property_has_a_saboteur() -> None:
+    assert {saboteur.test for saboteur in SABOTEURS} == set(TESTS)
+
+
+@pytest.mark.parametrize(
+    "saboteur", SABOTEURS, ids=[f"{s.test}-{s.says.split('|')[0]}" for s in SABOTEURS]
+)
+def test_a_broken_bus_fails(saboteur: Saboteur) -> None:
+    with pytest.raises(AssertionError) as failure:
+        run(saboteur.test, saboteur.harness())
+    assert not isinstance(failure.value, ContractDeadlineError)
+    message = str(failure.value)
+    assert message.startswith(f"contract {number_of(saboteur.test)} (")
+    assert re.search(saboteur.says, message), message
+
+
+@pytest.mark.parametrize("test", sorted(TESTS.keys() - {BROADCAST}))
+def test_the_same_bus_passes_without_the_fault(test: str) -> None:
+    if test == WAITS:
+        run(test, FaultyHarness(Replay(), declares={"before_first_start": "waits"}))
+    else:
+        run(test, FaultyHarness())

@@ -1,0 +1,87 @@
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from events.errors import EventEncodeError
+from events.integration import (
+    EventHandlerConsumer,
+    IntegrationEvent,
+    IntegrationEventBus,
+    IntegrationEventBusRegistration,
+    Topic,
+)
+from events.integration.outbox import Outbox
+from events.testing import RecordedEvent, RecordingIntegrationEventBus, RecordingOutbox
+
+USERS, ORDERS = Topic("users"), Topic("orders")
+
+
+@dataclass
+class Joined(IntegrationEvent):
+    type = "tests.recording.joined"
+    version = 1
+    name: str
+
+
+@dataclass
+class Odd(IntegrationEvent):
+    type = "tests.recording.odd"
+    version = 1
+    value: Any
+
+
+async def test_a_bus_keeps_what_is_sent() -> None:
+    bus = RecordingIntegrationEventBus()
+    await bus.send(USERS, Joined("ada"), key="1", headers={"x-tenant": "a"})
+    await bus.send_many(USERS, [Joined("bob"), Joined("cyd")], key=lambda event: event.name)
+    assert bus.sent == [
+        RecordedEvent(USERS, Joined("ada"), "1", {"x-tenant": "a"}),
+        RecordedEvent(USERS, Joined("bob"), "bob"),
+        RecordedEvent(USERS, Joined("cyd"), "cyd"),
+    ]
+    bus.clear()
+    assert bus.sent == []
+
+
+async def test_events_of_a_class_and_topic() -> None:
+    bus = RecordingIntegrationEventBus()
+    await bus.send(USERS, Joined("ada"))
+    await bus.send(ORDERS, Joined("bob"))
+    await bus.send(USERS, Odd(1))
+    assert bus.events_of(Joined) == [Joined("ada"), Joined("bob")]
+    assert bus.events_of(Joined, ORDERS) == [Joined("bob")]
+    assert bus.events_of(IntegrationEvent, USERS) == [Joined("ada"), Odd(1)]
+
+
+async def test_what_a_real_bus_refuses_is_refused() -> None:
+    bus = RecordingIntegrationEventBus()
+    with pytest.raises(EventEncodeError):
+        await bus.send(USERS, Odd(object()))
+    with pytest.raises(EventEncodeError):
+        await bus.send(USERS, Joined("ada"), headers={"ce-id": "mine"})
+    assert bus.sent == []
+
+
+async def test_it_is_a_bus_that_delivers_to_nobody() -> None:
+    async def fail(event: Joined) -> None:
+        raise AssertionError("it was delivered")
+
+    consumer = EventHandlerConsumer("consumer", {Joined: fail})
+    registration = IntegrationEventBusRegistration(consumer, USERS, [Joined])
+    bus: IntegrationEventBus = RecordingIntegrationEventBus([registration])
+    async with bus:
+        await bus.send(USERS, Joined("ada"))
+    assert bus.registrations == [registration]
+
+
+async def test_an_outbox_keeps_what_is_put() -> None:
+    recording = RecordingOutbox()
+    outbox: Outbox = recording
+    tomorrow = datetime(2030, 1, 1, tzinfo=UTC)
+    await outbox.put(USERS, Joined("ada"), key="1", available_at=tomorrow)
+    assert recording.sent == [RecordedEvent(USERS, Joined("ada"), "1", None, tomorrow)]
+    assert recording.events_of(Joined) == [Joined("ada")]
+    with pytest.raises(EventEncodeError):
+        await outbox.put(USERS, Odd(object()))
