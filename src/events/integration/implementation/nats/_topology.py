@@ -14,7 +14,7 @@ from msgspec import Struct, field
 from events.errors import InvalidTopologyError
 from events.integration.implementation.nats._api import Api, ApiError, Nothing
 
-__all__ = ["ConsumerSpec", "StreamSpec", "ensure_consumer", "ensure_stream"]
+__all__ = ["ConsumerSpec", "StreamSpec", "consumer_exists", "ensure_consumer", "ensure_stream"]
 
 logger = logging.getLogger("events.integration")
 
@@ -175,6 +175,15 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec) -> Literal["made", "foun
         kept = {n: v for n, v in there.items() if n not in ("filter_subject", "filter_subjects")}
         await _make_consumer(api, subject, path, spec.stream, kept | wanted)
     return "found"
+
+
+async def consumer_exists(api: Api, spec: ConsumerSpec) -> bool:
+    """Look whether it is there."""
+    try:
+        await api.request(f"CONSUMER.INFO.{spec.stream}.{spec.name}", None, Nothing)
+    except ApiError:
+        return False
+    return True
 
 
 def _filtered(config: dict[str, Any], spec: ConsumerSpec) -> bool:
