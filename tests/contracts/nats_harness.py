@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Unpack
 from uuid import uuid4
 
@@ -48,7 +48,7 @@ class NatsHarness(Harness):
         link = bus.transport._link
         client = link.client
         assert client._transport is not None
-        client._transport.close()
+        client._transport.close()  # type: ignore[no-untyped-call]
         await eventually(lambda: link.up and link._client is not client, self.patience)
 
     async def open_resources(self) -> dict[str, int]:
@@ -63,10 +63,8 @@ class NatsHarness(Harness):
         manager = client.jsm()
         topics = {stream.name for t in self.transports for stream in t._streams.values()}
         for name in (*topics, f"{self.prefix}@dead-letters", f"{self.prefix}@attempts"):
-            try:
+            with suppress(NatsError):  # it was never needed
                 await manager.delete_stream(name)
-            except NatsError:
-                pass  # it was never needed
         await client.close()
 
     async def _admin(self) -> Client:

@@ -3,7 +3,7 @@
 from events.errors import MissingExtraError
 
 try:
-    import nats as _driver
+    import nats as _  # noqa: F401 - whether it is there
 except ImportError as error:
     raise MissingExtraError(__name__, "nats") from error
 

@@ -71,7 +71,9 @@ class Api:
         except (NatsError, OSError, TimeoutError) as error:
             self._link.suspect()
             said = str(error) or type(error).__name__
-            raise BusUnavailableError(self._link.name, f"{verb.split('.', 2)[:2]}: {said}") from error
+            raise BusUnavailableError(
+                self._link.name, f"{verb.split('.', 2)[:2]}: {said}"
+            ) from error
         failed = msgspec.json.decode(message.data, type=_Answer).error
         if failed is not None:
             raise ApiError(failed.code, failed.err_code, failed.description)

@@ -69,7 +69,7 @@ class Graveyard:
         self._stream = stream
         self._topic_stream = topic_stream
 
-    async def bury(  # noqa: PLR0913, PLR0917 - all that is known of it
+    async def bury(
         self, delivery: Delivery, headers: Mapping[str, str], type: str, name: str, reject: Reject
     ) -> None:
         """Return when it is kept: body and headers as they came, with what became of it beside."""
@@ -107,8 +107,8 @@ class Graveyard:
     async def redrive(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
         """See `DeadLetterStore.redrive`."""
         found: list[str] = []
-        for id in dict.fromkeys(ids):
-            stored = await self._find(consumer, id)
+        for letter in dict.fromkeys(ids):
+            stored = await self._find(consumer, letter)
             if stored is None:
                 continue
             headers = _headers(stored)
@@ -118,17 +118,17 @@ class Graveyard:
             sent[wire.MSG_ID] = f"redrive:{self._stream.name}:{stored.seq}:{quote(stored.time)}"
             await self._publisher.publish(stream, subject, b64decode(stored.data), sent)
             await self._remove(stored.seq)
-            found.append(id)
+            found.append(letter)
         return found
 
     async def discard(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
         """See `DeadLetterStore.discard`."""
         found: list[str] = []
-        for id in dict.fromkeys(ids):
-            stored = await self._find(consumer, id)
+        for letter in dict.fromkeys(ids):
+            stored = await self._find(consumer, letter)
             if stored is not None:
                 await self._remove(stored.seq)
-                found.append(id)
+                found.append(letter)
         return found
 
     def _subject(self, consumer: str) -> str:

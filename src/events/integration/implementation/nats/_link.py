@@ -16,11 +16,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 
 from events.errors import BusUnavailableError
@@ -139,6 +141,12 @@ class Link:
         """Have the client looked at: it refused to write."""
         self._look_now.set()
 
+    async def listen(
+        self, subject: str, heard: Callable[[Msg], Coroutine[Any, Any, None]]
+    ) -> NatsSubscription:
+        """Subscribe with the client in use; a new one has to be told again."""
+        return await self.client.subscribe(subject, cb=heard)  # pyright: ignore[reportUnknownMemberType] - the driver's own
+
     # --- the watch ----------------------------------------------------------------------------
 
     async def _keep_up(self) -> None:
@@ -188,7 +196,7 @@ class Link:
         if old is not None:
             await _close(old)
         client = Client()
-        options = {"ping_interval": 5, "name": "events", **self._options}
+        options: dict[str, Any] = {"ping_interval": 5, "name": "events", **self._options}
         try:
             await client.connect(
                 self._servers,

@@ -2,13 +2,13 @@
 
     topic "orders"                 stream `orders`, which holds `orders.>`
     type "order.paid" on it        subject `orders.order.paid`
-    consumer "billing" on it       durable consumer `billing`, redriven to at `orders.@redrive.billing`
-    dead letters, of all topics    stream `events@dead-letters`, subject `events@dead-letters.billing`
+    consumer "billing" on it       durable consumer `billing`, redriven by `orders.@redrive.billing`
+    dead letters, of all topics    stream `events@dead-letters`, `events@dead-letters.billing` in it
     attempts, while retried        stream `events@attempts`, a subject for each message and consumer
 
-Streams and consumers are directories at the server, and their names are tokens of subjects, so of a
-name letters, digits, `-` and `_` stay as they are and every other byte becomes `=` and two digits, as
-in `orders=2Eeu` for "orders.eu". (Not `%`: servers up to 2.9 use names as format strings.) The dots
+Streams and consumers are directories at the server, and their names are tokens of subjects, so of
+a name letters, digits, `-` and `_` stay as they are and every other byte becomes `=` and two hex
+digits, as in `orders=2Eeu` for "orders.eu". (Not `%`: servers up to 2.9 use names as format strings.) The dots
 of a type remain, so `orders.order.*` works at the server. `@` is in no encoded name: what is ours
 never meets a topic of a user's.
 """

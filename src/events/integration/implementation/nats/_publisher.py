@@ -52,7 +52,7 @@ class Sending(Outgoing):
 
     __slots__ = ("deadline", "future", "number", "stream", "uncertain")
 
-    def __init__(  # noqa: PLR0913, PLR0917 - its fields
+    def __init__(
         self,
         subject: str,
         body: bytes,
@@ -150,9 +150,8 @@ class Publisher:
 
     async def _on_up(self, fresh: bool) -> None:  # noqa: FBT001 - a listener
         if fresh:
-            client = self._link.client
-            self._inbox = client.new_inbox()
-            await client.subscribe(f"{self._inbox}.*", cb=self._on_ack)
+            self._inbox = self._link.client.new_inbox()
+            await self._link.listen(f"{self._inbox}.*", self._on_ack)
         again: list[Sending] = []
         for sending in self._in_flight.values():
             sending.reply = f"{self._inbox}.{sending.number}"
@@ -207,8 +206,8 @@ class Publisher:
         name = self._link.name
         error: BusError
         if sending.written or sending.uncertain:
-            id = (sending.headers or {}).get(MSG_ID, "")
-            error = SendOutcomeUnknownError(name, id, reason)
+            known = (sending.headers or {}).get(MSG_ID, "")
+            error = SendOutcomeUnknownError(name, known, reason)
         else:
             why = self._failing.get(sending.stream.name)
             why = why or (None if self._link.up else self._link.reason)
@@ -221,7 +220,9 @@ class Publisher:
         stream = sending.stream
         self._parked[stream.name].append(sending)
         if stream.name not in self._ensuring:
-            task = asyncio.create_task(self._ensure(stream, wait), name=f"nats-stream {stream.name}")
+            task = asyncio.create_task(
+                self._ensure(stream, wait), name=f"nats-stream {stream.name}"
+            )
             self._ensuring[stream.name] = task
 
     async def _ensure(self, stream: StreamSpec, after: float) -> None:

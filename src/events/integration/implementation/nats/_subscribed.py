@@ -7,9 +7,9 @@
 At hand is never more than the window: it grows while messages are handled faster than they come,
 and shrinks when they take long, so that a slow consumer leaves to its twins what it cannot begin.
 Everything that is at hand or handed over keeps its lease by a sign of life, every third of
-`ack_wait`; a lost connection changes nothing about it, its settlement leaves when there is one again.
+`ack_wait`; a lost connection changes nothing about it, its settlement leaves when there is one.
 
-    pulling --no consumer, no stream, no word for long, new connection--> mending --> pulling
+    pulling --no consumer, no stream, no word, a new connection--> mending --> pulling
        '--pause--> paused --close--> closed                                  '--> ended, with an error
 
 A message that was delivered before and left no word may be what killed its process. Such are handed
@@ -31,7 +31,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 
-from events.errors import BusError, BusUnavailableError, InvalidTopologyError
+from events.errors import BusError, BusUnavailableError
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError
 from events.integration.implementation.nats._graveyard import TYPE, Graveyard
@@ -84,7 +84,17 @@ class Session(msgspec.Struct):
 class Hand:
     """A message that is ours until it is settled."""
 
-    __slots__ = ("attempt", "body", "headers", "name", "place", "reply", "silent", "subject", "written")
+    __slots__ = (
+        "attempt",
+        "body",
+        "headers",
+        "name",
+        "place",
+        "reply",
+        "silent",
+        "subject",
+        "written",
+    )
 
     def __init__(self, message: Msg, place: wire.Position, name: str) -> None:
         self.subject = message.subject
@@ -116,7 +126,7 @@ class NatsSubscribed:
         self._deliver = deliver
         self._loop = asyncio.get_running_loop()
         self._redriven = redrive_subject(stream.name, consumer.name)
-        self._wanted = {type_subject(stream.name, type) for type in subscription.types}
+        self._wanted = {type_subject(stream.name, name) for name in subscription.types}
         self._wanted.add(self._redriven)
         self._room = subscription.concurrency * (_AT_HAND if subscription.ordered else 1)
         self._window = self._room
@@ -155,7 +165,7 @@ class NatsSubscribed:
         if await ensure_consumer(session.api, self._spec) == "made":
             logger.info("made NATS consumer %r on %r", self._spec.name, self._stream.name)
         try:
-            await self._listen(True)
+            await self._listen(fresh=True)
         except (NatsError, OSError) as error:
             raise BusUnavailableError(session.link.name, str(error)) from error
         session.link.add_listener(self._on_up, self._end)
@@ -179,7 +189,7 @@ class NatsSubscribed:
                 # What the server has sent is taken yet, and given back: it would be gone until the
                 # end of its lease.
                 async with asyncio.timeout(_DRAINING):
-                    await subscription.drain()
+                    await subscription.drain()  # type: ignore[no-untyped-call]
                 # Until it looks, a server (2.9 at least) counts on pulls whose inbox is gone: each
                 # would have one that is given back wait for the end of its lease.
                 await consumer_exists(self._session.api, self._spec)
@@ -224,18 +234,16 @@ class NatsSubscribed:
     # --- pulling ------------------------------------------------------------------------------
 
     async def _on_up(self, fresh: bool) -> None:  # noqa: FBT001 - a listener
-        await self._listen(fresh)
+        await self._listen(fresh=fresh)
         self._mend()
 
-    async def _listen(self, fresh: bool) -> None:  # noqa: FBT001
+    async def _listen(self, *, fresh: bool) -> None:
         self._pulls.clear()
         self._requested = 0
         if fresh:
-            client = self._session.link.client
-            self._inbox = client.new_inbox()
-            self._inbox_subscription = await client.subscribe(
-                f"{self._inbox}.*", cb=self._on_message
-            )
+            link = self._session.link
+            self._inbox = link.client.new_inbox()
+            self._inbox_subscription = await link.listen(f"{self._inbox}.*", self._on_message)
 
     def _mend(self) -> None:
         self._mending = True
@@ -498,9 +506,9 @@ class NatsSubscribed:
 
     async def _bury(self, hand: Hand, reject: Reject) -> None:
         delivery = self._delivery(hand)
-        type = wire.text_in(hand.headers.get(TYPE)) or type_in(self._stream.name, hand.subject)
+        kind = wire.text_in(hand.headers.get(TYPE)) or type_in(self._stream.name, hand.subject)
         try:
-            await self._session.graveyard.bury(delivery, hand.headers, type, hand.name, reject)
+            await self._session.graveyard.bury(delivery, hand.headers, kind, hand.name, reject)
         except BusError as error:
             if not self._unburied:
                 logger.error(  # noqa: TRY400 - its cause is in its text

@@ -117,7 +117,9 @@ async def _make_stream(api: Api, spec: StreamSpec) -> _StreamInfo:
     except ApiError as error:
         if error.number == _NAME_IN_USE:  # somebody else was faster
             return await api.request(f"STREAM.INFO.{spec.name}", None, _StreamInfo)
-        raise _refused(f"NATS stream {spec.name!r} with subjects {spec.subject!r}", error) from error
+        raise _refused(
+            f"NATS stream {spec.name!r} with subjects {spec.subject!r}", error
+        ) from error
     logger.info("made NATS stream %r with subjects %r", spec.name, spec.subject)
     return made
 
@@ -137,17 +139,19 @@ def _differences(spec: StreamSpec, config: _StreamConfig) -> list[str]:
     if spec.deletes and (config.deny_delete or config.deny_purge):
         found.append("messages cannot be removed from it (deny_delete, deny_purge)")
     if not spec.one_per_subject and config.max_msgs_per_subject > 0:
-        found.append(f"it keeps {config.max_msgs_per_subject} messages of a subject and drops others")
+        found.append(
+            f"it keeps {config.max_msgs_per_subject} messages of a subject and drops others"
+        )
     return found
 
 
 def _covers(pattern: str, subject: str) -> bool:
     """Tell whether all that matches `subject`, which ends with `>`, matches the pattern too."""
     theirs, ours = pattern.split("."), subject.split(".")
-    for index, token in enumerate(theirs):
-        if token == ">":
+    for index, part in enumerate(theirs):
+        if part == ">":
             return True
-        if index >= len(ours) or ours[index] == ">" or token not in ("*", ours[index]):
+        if index >= len(ours) or ours[index] == ">" or part not in ("*", ours[index]):
             return False
     return False
 
@@ -168,7 +172,8 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec) -> Literal["made", "foun
         raise InvalidTopologyError(subject, "it exists as a push consumer; remove it")
     if there.get("ack_policy") != "explicit":
         raise InvalidTopologyError(
-            subject, f"it exists with ack_policy {there.get('ack_policy')!r}, not 'explicit'; remove it"
+            subject,
+            f"it exists with ack_policy {there.get('ack_policy')!r}, not 'explicit'; remove it",
         )
     wanted["deliver_policy"] = there.get("deliver_policy")  # where it began is history
     if any(there.get(name) != value for name, value in wanted.items()) or _filtered(there, spec):
@@ -187,7 +192,9 @@ async def consumer_exists(api: Api, spec: ConsumerSpec) -> bool:
 
 
 def _filtered(config: dict[str, Any], spec: ConsumerSpec) -> bool:
-    return bool(config.get("filter_subject") or (config.get("filter_subjects") and not spec.filters))
+    return bool(
+        config.get("filter_subject") or (config.get("filter_subjects") and not spec.filters)
+    )
 
 
 async def _make_consumer(

@@ -84,8 +84,10 @@ def own_key(headers: Mapping[str, str], read: Mapping[str, str]) -> str | None:
 
 def text_out(text: str) -> str:
     """Encode any text for a header of ours; as readable as ASCII allows."""
-    return "%20" * (text[:1] == " ") + quote(text.strip(" "), safe=_PRINTABLE, errors="replace") + (
-        "%20" * (len(text) > 1 and text[-1:] == " ")
+    return (
+        "%20" * (text[:1] == " ")
+        + quote(text.strip(" "), safe=_PRINTABLE, errors="replace")
+        + ("%20" * (len(text) > 1 and text[-1:] == " "))
     )
 
 
@@ -105,7 +107,9 @@ def parse_block(block: bytes) -> dict[str, str]:
     for line in block.split(b"\r\n")[1:]:
         name, colon, value = line.partition(b":")
         if colon:
-            headers[name.decode("ascii", "replace").strip()] = value.decode("utf-8", "replace").strip()
+            headers[name.decode("ascii", "replace").strip()] = value.decode(
+                "utf-8", "replace"
+            ).strip()
     return headers
 
 

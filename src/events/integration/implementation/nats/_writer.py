@@ -34,7 +34,11 @@ class Outgoing:
     __slots__ = ("abandoned", "body", "headers", "reply", "subject", "written")
 
     def __init__(
-        self, subject: str, body: bytes = b"", reply: str = "", headers: dict[str, str] | None = None
+        self,
+        subject: str,
+        body: bytes = b"",
+        reply: str = "",
+        headers: dict[str, str] | None = None,
     ) -> None:
         self.subject = subject
         self.body = body

@@ -147,7 +147,7 @@ class NatsTransport:
         name = token("Consumer", subscription.consumer)
         filters: tuple[str, ...] = ()
         if self._link.version >= _SEVERAL_FILTERS:
-            types = {type_subject(stream.name, type) for type in subscription.types}
+            types = {type_subject(stream.name, each) for each in subscription.types}
             filters = (*sorted(types), redrive_subject(stream.name, name))
         consumer = ConsumerSpec(
             stream=stream.name, name=name, ack_wait=self._session.ack_wait, filters=filters
