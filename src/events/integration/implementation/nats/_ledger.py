@@ -2,8 +2,8 @@
 
 JetStream counts deliveries: those that a shutdown gave back count as well, and attempts that
 waited in place do not. So what is delivered for the first time is attempt 1, and from then on the
-ledger knows better. An entry says how many attempts were begun, and how many of them in a row ended with no
-word, as a process's death does:
+ledger knows better. An entry says how many attempts were begun, and how many of them in a row
+ended with no word, as a process's death does:
 
     first delivery, no entry          --fails, retried--> (attempts made, 0)
                                       --given back------> (attempts before, 0)

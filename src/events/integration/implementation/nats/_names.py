@@ -8,9 +8,9 @@
 
 Streams and consumers are directories at the server, and their names are tokens of subjects, so of
 a name letters, digits, `-` and `_` stay as they are and every other byte becomes `=` and two hex
-digits, as in `orders=2Eeu` for "orders.eu". (Not `%`: servers up to 2.9 use names as format strings.) The dots
-of a type remain, so `orders.order.*` works at the server. `@` is in no encoded name: what is ours
-never meets a topic of a user's.
+digits, as in `orders=2Eeu` for "orders.eu". (Not `%`: servers up to 2.9 use names as format
+strings.) The dots of a type remain, so `orders.order.*` works at the server. `@` is in no encoded
+name: what is ours never meets a topic of a user's.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ Everything that is at hand or handed over keeps its lease by a sign of life, eve
 `ack_wait`; a lost connection changes nothing about it, its settlement leaves when there is one.
 
     pulling --no consumer, no stream, no word, a new connection--> mending --> pulling
-       '--pause--> paused --close--> closed                                  '--> ended, with an error
+       '--pause--> paused --close--> closed                       '--> ended, with an error
 
 A message that was delivered before and left no word may be what killed its process. Such are handed
 over one at a time, so that a next death tells which of them it was; after `deaths` of them in a row

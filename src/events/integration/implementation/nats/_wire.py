@@ -84,11 +84,8 @@ def own_key(headers: Mapping[str, str], read: Mapping[str, str]) -> str | None:
 
 def text_out(text: str) -> str:
     """Encode any text for a header of ours; as readable as ASCII allows."""
-    return (
-        "%20" * (text[:1] == " ")
-        + quote(text.strip(" "), safe=_PRINTABLE, errors="replace")
-        + ("%20" * (len(text) > 1 and text[-1:] == " "))
-    )
+    encoded = quote(text, safe=_PRINTABLE, errors="replace")
+    return encoded if encoded == encoded.strip() else quote(text, errors="replace")
 
 
 def text_in(value: str | None) -> str | None:
@@ -107,14 +104,13 @@ def parse_block(block: bytes) -> dict[str, str]:
     for line in block.split(b"\r\n")[1:]:
         name, colon, value = line.partition(b":")
         if colon:
-            headers[name.decode("ascii", "replace").strip()] = value.decode(
-                "utf-8", "replace"
-            ).strip()
+            text = value.decode("utf-8", "replace")
+            headers[name.decode("ascii", "replace").strip()] = text.strip()
     return headers
 
 
 class Position(NamedTuple):
-    """Where a delivered message is: its place in its stream, when it came there, the how-manieth."""
+    """Where a delivered message is in its stream, since when, and how often it was delivered."""
 
     sequence: int
     stored: str
