@@ -343,11 +343,8 @@ async def test_a_consumer_that_ended_by_itself_takes_the_process_down(
         worker.start()
         await eventually(lambda: worker.noted("ended"), 20)
         jetstream = link_of(bus).client.jetstream()
-        # In one go, before the worker makes it again.
-        await asyncio.gather(
-            jetstream.delete_stream(TOPIC.name),
-            jetstream.add_stream(name=TOPIC.name, subjects=["faults.>"], storage="memory"),
-        )
+        await jetstream.update_stream(name=TOPIC.name, subjects=["elsewhere.>"])
+        await jetstream.delete_consumer(TOPIC.name, "worker")
         assert await worker.exit() not in (0, None)
 
 

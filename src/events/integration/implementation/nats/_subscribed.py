@@ -58,6 +58,7 @@ logger = logging.getLogger("events.integration")
 
 _ACK, _NAK, _ALIVE = b"+ACK", b"-NAK", b"+WPI"
 _WIDEST = 500  # messages at hand at most
+_AHEAD = 2  # deliveries handed over that wait for their turn there
 _AT_HAND = 16  # deliveries per handler where some wait behind their key
 _SLOW = 0.2  # seconds for a window's worth: below it grows, beyond it shrinks
 _PULL_EXPIRES, _PULL_HEARTBEAT = 30.0, 5.0
@@ -128,8 +129,11 @@ class NatsSubscribed:
         self._redriven = redrive_subject(stream.name, consumer.name)
         self._wanted = {type_subject(stream.name, name) for name in subscription.types}
         self._wanted.add(self._redriven)
-        self._room = subscription.concurrency * (_AT_HAND if subscription.ordered else 1)
-        self._window = self._room
+        # A few more than can run at once, so that the next begins when one ends.
+        ahead = (_AT_HAND - 1) * subscription.concurrency if subscription.ordered else _AHEAD
+        self._room = subscription.concurrency + ahead
+        self._narrowest = self._room if subscription.ordered else subscription.concurrency
+        self._window = self._narrowest
         self._settled_before = (0, self._loop.time())
         self._settled = 0
         self._hand: dict[int, Hand] = {}
@@ -303,7 +307,7 @@ class NatsSubscribed:
         self._pull_number += 1
         self._pulls[self._pull_number] = wanted
         self._requested += wanted
-        if wanted > self._room:
+        if wanted > self._narrowest:
             body = b'{"batch":%d,"expires":%d}' % (wanted, _WIDE_PULL_EXPIRES * NANO)
         else:
             body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (
@@ -343,7 +347,7 @@ class NatsSubscribed:
         self._requested -= self._pulls.pop(number, 0)
         if status in ("404", "408"):  # its time is over
             if not self._hand:
-                self._window = self._room
+                self._window = self._narrowest
             self._pull()
         else:
             logger.debug("%s cannot pull: %s", self._spec.name, headers)
@@ -358,7 +362,7 @@ class NatsSubscribed:
             known.reply = message.reply  # its lease was over before we said a word; it goes on
             return
         if message.subject not in self._wanted:
-            self._session.writer.put(Outgoing(message.reply, _ACK))
+            self._session.writer.put_with_others(Outgoing(message.reply, _ACK))
             self._pull()
             return
         name = f"{self._stream.name}.{self._spec.name}.{place.sequence}-{place.stored}"
@@ -473,16 +477,16 @@ class NatsSubscribed:
         now = self._loop.time()
         count, took = self._settled - before, now - since
         if count >= self._window and took < _SLOW:
-            self._window = min(2 * self._window, max(_WIDEST, self._room))
+            self._window = min(2 * self._window, max(_WIDEST, self._narrowest))
         elif took > _SLOW:
-            self._window = max(self._room, min(self._window, int(count * _SLOW / took)))
+            self._window = max(self._narrowest, min(self._window, int(count * _SLOW / took)))
         else:
             return
         self._settled_before = self._settled, now
 
     def _answer(self, hand: Hand, word: bytes) -> None:
         if self._hand.pop(hand.place.sequence, None) is not None:
-            self._session.writer.put(Outgoing(hand.reply, word))
+            self._session.writer.put_with_others(Outgoing(hand.reply, word))
 
     def _give_back(self, hand: Hand) -> None:
         if hand.place.delivered > 1 and not hand.written:

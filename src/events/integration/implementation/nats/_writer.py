@@ -25,6 +25,7 @@ from events.integration.implementation.nats._link import Link
 __all__ = ["Outgoing", "Writer"]
 
 _LOOK = 0.002  # seconds between looks whether all is written
+_MOMENT = 0.002  # seconds that an acknowledgement waits for others, to share a system call
 _TURN = 200  # messages written before others on the loop have their turn
 
 
@@ -59,11 +60,22 @@ class Writer:
         self._queue: deque[Outgoing] = deque()
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._moment: asyncio.TimerHandle | None = None
         link.add_writer(self._begin, self.stop)
 
     def put(self, item: Outgoing) -> None:
         """Write it when its turn comes."""
         self._queue.append(item)
+        self._wake.set()
+
+    def put_with_others(self, item: Outgoing) -> None:
+        """Write it in its turn, but not alone: with what comes next, or in a moment."""
+        self._queue.append(item)
+        if self._moment is None and not self._wake.is_set():
+            self._moment = asyncio.get_running_loop().call_later(_MOMENT, self._moment_is_over)
+
+    def _moment_is_over(self) -> None:
+        self._moment = None
         self._wake.set()
 
     def put_back(self, items: Iterable[Outgoing]) -> None:
@@ -76,6 +88,7 @@ class Writer:
 
     async def flush(self) -> None:
         """Return when the server has read all that was put before."""
+        self._wake.set()
         while self._queue:
             await self._link.wait_up()
             await asyncio.sleep(_LOOK)
@@ -99,7 +112,7 @@ class Writer:
         client = self._link.client
         while me is self._task:
             for _ in range(_TURN):
-                if not self._queue:
+                while not self._queue:
                     self._wake.clear()
                     await self._wake.wait()
                 item = self._queue.popleft()
