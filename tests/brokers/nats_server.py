@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import json
+import os
 import tempfile
 import urllib.request
 from pathlib import Path
@@ -28,6 +29,12 @@ class NatsServer(PrivateServer):
     def command(self, binary: str) -> list[str]:
         here = ["-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor)]
         return [binary, *here, "-js", "-sd", str(self.folder / "data")]
+
+    def freeze(self) -> None:
+        super().freeze()
+        assert self._process is not None
+        # The signal is sent; the last of its threads stops a moment later.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
 
     def answers(self) -> bool:
         try:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any, TypeVar
 
 import msgspec
-from nats.errors import Error as NatsError
-from nats.errors import NoRespondersError
+from nats.aio.msg import Msg
 
 from events.errors import BusUnavailableError
 from events.integration.implementation.nats._link import Link
+from events.integration.implementation.nats._writer import Outgoing, Writer
 
 __all__ = ["Api", "ApiError", "Nothing"]
 
@@ -51,30 +52,49 @@ class Nothing(msgspec.Struct):
 class Api:
     """Ask JetStream. Every request raises `BusUnavailableError` when there is no answer in time."""
 
-    def __init__(self, link: Link, timeout: float) -> None:
+    def __init__(self, link: Link, writer: Writer, timeout: float) -> None:
         self._link = link
+        self._writer = writer
         self._timeout = timeout
+        self._numbers = itertools.count()
+        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._inbox = ""
+        link.add_listener(self._on_up)
 
     async def request(self, verb: str, body: Any, answer: type[T]) -> T:
         """Return the answer to a request; raise `ApiError` if it is an error."""
         data = b"" if body is None else msgspec.json.encode(body)
+        subject = f"{self._inbox}.{next(self._numbers)}"
+        asking = Outgoing(_PREFIX + verb, data, subject)
+        waiting: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._waiting[subject] = waiting
+        self._writer.put(asking)
         try:
-            # nats-py waits without a limit where its buffer is full.
             async with asyncio.timeout(self._timeout):
-                message = await self._link.client.request(_PREFIX + verb, data, self._timeout)
-        except NoRespondersError as error:
+                message = await waiting
+        except TimeoutError as error:
+            said = f"no answer to {verb} within {self._timeout:g} s"
+            raise BusUnavailableError(self._link.name, said) from error
+        finally:
+            asking.abandoned = True
+            del self._waiting[subject]
+        if message.headers is not None and "Status" in message.headers:
             raise BusUnavailableError(
                 self._link.name,
                 "JetStream does not answer: it is not enabled (`-js`), not for this account, or "
                 "has no leader",
-            ) from error
-        except (NatsError, OSError, TimeoutError) as error:
-            self._link.suspect()
-            said = str(error) or type(error).__name__
-            raise BusUnavailableError(
-                self._link.name, f"{verb.split('.', 2)[:2]}: {said}"
-            ) from error
+            )
         failed = msgspec.json.decode(message.data, type=_Answer).error
         if failed is not None:
             raise ApiError(failed.code, failed.err_code, failed.description)
         return msgspec.json.decode(message.data, type=answer)
+
+    async def _on_up(self, fresh: bool) -> None:  # noqa: FBT001 - a listener
+        if fresh:
+            self._inbox = self._link.client.new_inbox()
+            await self._link.listen(f"{self._inbox}.*", self._on_answer)
+
+    async def _on_answer(self, message: Msg) -> None:
+        waiting = self._waiting.get(message.subject)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message)

@@ -5,7 +5,8 @@
 
 A connection of our own is never mended but replaced: nats-py gives up for good where a server says
 no once, and what it buffers while it reconnects would leave after its sender was told that it did
-not. A client that was passed in mends itself, as its owner set it up; this only watches.
+not. So it is held where it would begin to reconnect, and closed. A client that was passed in mends
+itself, as its owner set it up; this only watches.
 
 Who uses the link adds a listener: it is awaited each time that the link is up, before anything is
 written, and told whether the client is a new one, which knows none of its subscriptions.
@@ -17,6 +18,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -24,6 +26,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
+from nats.errors import NoServersError
 
 from events.errors import BusUnavailableError
 
@@ -63,6 +66,7 @@ class Link:
         self._servers = [] if isinstance(servers, Client) else list(servers)
         self._options = options
         self._client: Client | None = None
+        self._subscriptions: list[NatsSubscription] = []
         self._listeners: list[OnUp] = []
         self._begin: list[Callable[[], None]] = []
         self._on_down: list[Callable[[], None]] = []
@@ -127,9 +131,7 @@ class Link:
             await asyncio.wait([self._watch])
             self._watch = None
         self._down("it is closed")
-        client, self._client = self._client, None
-        if client is not None and self._given is None:
-            await _close(client)
+        await self._drop()
 
     async def wait_up(self) -> None:
         """Return when the link is up."""
@@ -145,7 +147,15 @@ class Link:
         self, subject: str, heard: Callable[[Msg], Coroutine[Any, Any, None]]
     ) -> NatsSubscription:
         """Subscribe with the client in use; a new one has to be told again."""
-        return await self.client.subscribe(subject, cb=heard)  # pyright: ignore[reportUnknownMemberType] - the driver's own
+        subscription = await self.client.subscribe(subject, cb=heard)  # pyright: ignore[reportUnknownMemberType] - the driver's own
+        self._subscriptions.append(subscription)
+        return subscription
+
+    async def leave(self, subscription: NatsSubscription) -> None:
+        """Unsubscribe, and return when all that the server has sent was heard."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            await subscription.drain()  # type: ignore[no-untyped-call]
 
     # --- the watch ----------------------------------------------------------------------------
 
@@ -179,7 +189,8 @@ class Link:
                 for listener in tuple(self._listeners):
                     await listener(fresh)
             except (NatsError, OSError, TimeoutError) as error:
-                self.reason = _said(error)
+                if not isinstance(error, NoServersError):  # the error before says more
+                    self.reason = _said(error)
                 if not forever and any(word in self.reason.lower() for word in _REFUSED):
                     raise BusUnavailableError(self.name, f"refused: {self.reason}") from error
             else:
@@ -192,22 +203,26 @@ class Link:
             wait = min(2 * wait, _LONGEST_WAIT)
 
     async def _dial(self) -> bool:
-        old, self._client = self._client, None
-        if old is not None:
-            await _close(old)
+        await self._drop()
         client = Client()
+
+        async def lost() -> None:
+            self._look_now.set()
+            if client.is_reconnecting:
+                await asyncio.Event().wait()  # until it is closed: reconnecting is ours
+
         options: dict[str, Any] = {"ping_interval": 5, "name": "events", **self._options}
         try:
             await client.connect(
                 self._servers,
                 **options,
-                allow_reconnect=False,
                 # Each server is tried this often and once more; the next round is ours to begin.
                 max_reconnect_attempts=1,
                 reconnect_time_wait=0,
                 connect_timeout=_DIALLING,  # type: ignore[arg-type] # any number will do
                 error_cb=self._heard,
-                closed_cb=self._closed,
+                disconnected_cb=lost,
+                closed_cb=lost,
             )
         except BaseException:
             await _close(client)
@@ -228,8 +243,18 @@ class Link:
     async def _heard(self, error: Exception) -> None:
         self.reason = _said(error)
 
-    async def _closed(self) -> None:
-        self._look_now.set()
+    async def _drop(self) -> None:
+        """Have done with the client, and with the tasks of our subscriptions."""
+        client, self._client = self._client, None
+        subscriptions, self._subscriptions = self._subscriptions, []
+        if client is None:
+            return
+        for subscription in subscriptions:
+            with suppress(NatsError, OSError, TimeoutError):
+                async with asyncio.timeout(_CLOSING):
+                    await subscription.unsubscribe()
+        if self._given is None:
+            await _close(client)
 
     def _down(self, reason: str) -> None:
         self.up = False

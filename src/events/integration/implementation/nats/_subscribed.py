@@ -193,7 +193,7 @@ class NatsSubscribed:
                 # What the server has sent is taken yet, and given back: it would be gone until the
                 # end of its lease.
                 async with asyncio.timeout(_DRAINING):
-                    await subscription.drain()  # type: ignore[no-untyped-call]
+                    await self._session.link.leave(subscription)
                 # Until it looks, a server (2.9 at least) counts on pulls whose inbox is gone: each
                 # would have one that is given back wait for the end of its lease.
                 await consumer_exists(self._session.api, self._spec)

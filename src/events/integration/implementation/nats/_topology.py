@@ -29,7 +29,6 @@ class StreamSpec(Struct, frozen=True, kw_only=True):
     subject: str
     replicas: int = 1
     max_age: float | None = None
-    max_bytes: int | None = None
     one_per_subject: bool = False
     deletes: bool = False
     duplicate_window: float = 120.0
@@ -43,9 +42,7 @@ class StreamSpec(Struct, frozen=True, kw_only=True):
             "retention": "limits",
             "num_replicas": self.replicas,
             "max_age": int((self.max_age or 0) * NANO),
-            "max_bytes": self.max_bytes or -1,
-            # A stream that is full refuses; it does not drop what a consumer has yet to read.
-            "discard": "old" if self.one_per_subject or self.max_bytes is None else "new",
+            "discard": "old",
             "max_msgs_per_subject": 1 if self.one_per_subject else -1,
             "duplicate_window": int(min(self.duplicate_window, self.max_age or 1e9) * NANO),
         }

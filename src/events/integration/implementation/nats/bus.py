@@ -45,7 +45,7 @@ class NatsTransport:
         ordered=True,
     )
 
-    def __init__(  # noqa: PLR0913 - options, all by keyword
+    def __init__(
         self,
         servers: str | Sequence[str] | Client,
         *,
@@ -54,7 +54,6 @@ class NatsTransport:
         deaths: int = 5,
         replicas: int = 1,
         max_age: float | None = None,
-        max_bytes: int | None = None,
         prefix: str = "events",
         connect: Mapping[str, Any] | None = None,
     ) -> None:
@@ -71,11 +70,10 @@ class NatsTransport:
         self._timeout = timeout
         self._replicas = replicas
         self._max_age = max_age
-        self._max_bytes = max_bytes
         self._streams: dict[str, StreamSpec] = {}
         self._link = Link(servers, name=self.name, options=connect or {})
         self._writer = Writer(self._link)
-        self._api = Api(self._link, min(timeout, 5.0))
+        self._api = Api(self._link, self._writer, min(timeout, 5.0))
         self._publisher = Publisher(self._link, self._writer, self._api, timeout)
         own = token("prefix", prefix)
         dead = StreamSpec(
@@ -170,7 +168,6 @@ class NatsTransport:
                 subject=f"{name}.>",
                 replicas=self._replicas,
                 max_age=self._max_age,
-                max_bytes=self._max_bytes,
             )
         return self._streams[topic]
 
@@ -194,12 +191,11 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         replicas: Of streams that are made.
         max_age: Of messages in topics' streams that are made; None keeps them for ever. What is
             older is gone, whether handled or not.
-        max_bytes: Of a topic's stream that is made. One that is full refuses what is sent.
         prefix: The streams for dead letters and counts of attempts are called after it.
         connect: More arguments for `nats.connect`: TLS, credentials, a name.
     """
 
-    def __init__(  # noqa: PLR0913 - options, all by keyword
+    def __init__(
         self,
         servers: str | Sequence[str] | Client = "nats://localhost:4222",
         registrations: Iterable[IntegrationEventBusRegistration] = (),
@@ -208,7 +204,6 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         deaths: int = 5,
         replicas: int = 1,
         max_age: float | None = None,
-        max_bytes: int | None = None,
         prefix: str = "events",
         connect: Mapping[str, Any] | None = None,
         **options: Unpack[BusOptions],
@@ -220,7 +215,6 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
             deaths=deaths,
             replicas=replicas,
             max_age=max_age,
-            max_bytes=max_bytes,
             prefix=prefix,
             connect=connect,
         )
