@@ -186,7 +186,7 @@ async def test_a_stream_that_does_not_fit_is_refused_with_the_difference(
     client: Client, topic: Topic, prefix: str, config: dict[str, Any], difference: str
 ) -> None:
     name = token("Topic", topic.name)
-    settings = {"name": name, "subjects": [f"{name}.>"], **config}
+    settings: dict[str, Any] = {"name": name, "subjects": [f"{name}.>"], **config}
     settings["subjects"] = [subject.format(prefix=prefix) for subject in settings["subjects"]]
     await client.jetstream().add_stream(**settings)
     bus = bus_with(prefix, registered(Probe("reader"), topic))
@@ -354,7 +354,7 @@ async def test_a_client_that_was_passed_in_is_used_and_left_open(
 
 async def test_a_client_that_was_passed_in_reconnects(topic: Topic, prefix: str) -> None:
     client, probe = Client(), Probe("guest")
-    await client.connect(plain_url(), reconnect_time_wait=0, error_cb=_quiet)  # type: ignore[arg-type]
+    await client.connect(plain_url(), reconnect_time_wait=0, error_cb=_quiet)
     try:
         async with bus_with(prefix, registered(probe, topic), servers=client) as bus:
             for number in range(3):

@@ -30,7 +30,7 @@ from nats.errors import NoServersError
 
 from events.errors import BusUnavailableError
 
-__all__ = ["Link", "OnUp", "masked"]
+__all__ = ["Link", "OnUp", "end", "masked"]
 
 OnUp: TypeAlias = Callable[[bool], Awaitable[None]]
 
@@ -51,6 +51,13 @@ def masked(server: str) -> str:
     who, _, where = parts.netloc.rpartition("@")
     user, colon, _ = who.partition(":")
     return parts._replace(netloc=f"{user if colon else ''}:***@{where}".lstrip(":")).geturl()
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel the task until it ends: in some places nats-py swallows a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_LOOK)
 
 
 class Link:
@@ -127,8 +134,7 @@ class Link:
     async def close(self) -> None:
         """Disconnect; a client that was passed in stays as it is."""
         if self._watch is not None:
-            self._watch.cancel()
-            await asyncio.wait([self._watch])
+            await end(self._watch)
             self._watch = None
         self._down("it is closed")
         await self._drop()

@@ -142,10 +142,6 @@ class Publisher:
         for sending in list(self._in_flight.values()):
             self._give_up(sending, "the bus was shut down")
 
-    def forget_streams(self) -> None:
-        """Look anew whether streams are there: after a restart of the bus, they may not be."""
-        self._known.clear()
-
     # --- what comes back ----------------------------------------------------------------------
 
     async def _on_up(self, fresh: bool) -> None:  # noqa: FBT001 - a listener

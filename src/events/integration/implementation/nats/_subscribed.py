@@ -36,7 +36,7 @@ from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError
 from events.integration.implementation.nats._graveyard import TYPE, Graveyard
 from events.integration.implementation.nats._ledger import Ledger, Record
-from events.integration.implementation.nats._link import Link
+from events.integration.implementation.nats._link import Link, end
 from events.integration.implementation.nats._names import redrive_subject, type_in, type_subject
 from events.integration.implementation.nats._topology import (
     NANO,
@@ -185,8 +185,7 @@ class NatsSubscribed:
         self._paused = True
         self._session.link.remove_listener(self._on_up, self._end)
         if self._tending is not None:
-            self._tending.cancel()
-            await asyncio.wait([self._tending])
+            await end(self._tending)
         subscription = self._inbox_subscription
         if subscription is not None and self._session.link.up:
             try:
