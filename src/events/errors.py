@@ -79,11 +79,13 @@ class EventsError(Exception):
 
     def __reduce__(self) -> tuple[Callable[..., EventsError], tuple[Any, ...]]:
         # Exception pickles its positional args alone; ours hold named attributes.
-        return _rebuild, (type(self), dict(self.__dict__))
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
-def _rebuild(cls: type[EventsError], attributes: dict[str, Any]) -> EventsError:
-    error = cls.__new__(cls)
+def _rebuild(
+    cls: type[EventsError], args: tuple[Any, ...], attributes: dict[str, Any]
+) -> EventsError:
+    error = cls.__new__(cls, *args)
     error.__dict__.update(attributes)
     return error
 
@@ -125,7 +127,7 @@ class EventTypeMissingError(DomainEventError, TypeError):
 
 @dataclass(eq=False)
 class InvalidDomainEventError(DomainEventError, TypeError):
-    """Raised on defining an event whose `type` is no string, and on dispatching a non-event."""
+    """Raised on defining an event whose `type` is no string, and on publishing a non-event."""
 
     event_class: type
     reason: str

@@ -74,7 +74,7 @@ class JournalBus(IntegrationEventBus):
                 assert isinstance(event, UserMade)
                 file.write(f"{message.id} {event.user}\n")
                 file.flush()
-            os.fsync(file.fileno())
+                os.fsync(file.fileno())
         return [None] * len(messages)
 
     async def send(self, topic: Topic, event: IntegrationEvent) -> None:

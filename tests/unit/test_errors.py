@@ -13,6 +13,7 @@ from events.errors import (
     EventChainTooLongError,
     EventsError,
     MissingExtraError,
+    OutboxError,
     SendOutcomeUnknownError,
 )
 
@@ -44,6 +45,7 @@ def test_the_drawing_is_the_tree() -> None:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
+        (OutboxError("the relay has stopped"), "the relay has stopped"),
         (
             MissingExtraError("events.integration.implementation.redis", "redis"),
             "needs the extra 'redis': pip install \"integration-events[redis]\"",

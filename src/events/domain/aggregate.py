@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from events.domain.event import DomainEvent
+from events.errors import InvalidDomainEventError
 
 __all__ = ["AggregateRoot"]
 
@@ -30,7 +31,14 @@ class AggregateRoot:
         return tuple(self._peek_events() or ())
 
     def publish_event(self, event: DomainEvent) -> None:
-        """Keep an event until a dispatcher takes it (`from_entity`), or `pop_events` does."""
+        """Keep an event until a dispatcher takes it (`from_entity`), or `pop_events` does.
+
+        Raises:
+            InvalidDomainEventError: it is no event. Found here, as later nobody knows who it was.
+        """
+        given: object = event
+        if not isinstance(given, DomainEvent):
+            raise _no_event(given)
         pending = self._peek_events()
         if pending is None:
             self._replace_events([event])
@@ -57,13 +65,23 @@ class AggregateRoot:
 
     def _peek_events(self) -> list[DomainEvent] | None:
         try:
-            return self._unpopped_events
+            # Past the `__getattr__` of proxies, and of those that have an answer to every name.
+            pending: list[DomainEvent] | None = object.__getattribute__(self, "_unpopped_events")
         except AttributeError:  # nothing was published yet; no `__init__` is there to fill it
             return None
+        return pending
 
     def _replace_events(self, pending: list[DomainEvent] | None) -> None:
         # Past the `__setattr__` of frozen classes, and of those that track changes.
         object.__setattr__(self, "_unpopped_events", pending)
+
+
+def _no_event(given: object) -> InvalidDomainEventError:
+    if isinstance(given, type):
+        reason = f"is a class, where an event is needed: publish `{given.__name__}(...)`"
+        return InvalidDomainEventError(given, reason)
+    reason = "is not a DomainEvent: publish an instance of one of its subclasses"
+    return InvalidDomainEventError(type(given), reason)
 
 
 def having_events(aggregates: Iterable[AggregateRoot]) -> list[AggregateRoot]:

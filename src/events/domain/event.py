@@ -28,7 +28,8 @@ class DomainEvent:
 
     Raises:
         EventTypeMissingError: on making an instance of a class without a `type`.
-        InvalidDomainEventError: on defining a class whose `type` is not a non-empty string.
+        InvalidDomainEventError: on defining a class whose `type` is not a non-empty string, and on
+            giving arguments to one that is no dataclass.
     """
 
     __slots__ = ()
@@ -41,6 +42,12 @@ class DomainEvent:
             # Dataclasses bring an `__init__` of their own, so this costs them nothing.
             if not hasattr(self, "type"):
                 raise EventTypeMissingError(self.__class__)
+            if (args or kwargs) and not _has_init_behind_ours(self.__class__):
+                raise InvalidDomainEventError(
+                    self.__class__,
+                    "takes no arguments, as it is no dataclass and has no `__init__`: "
+                    "add `@dataclass` to it",
+                )
             super().__init__(*args, **kwargs)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -61,6 +68,11 @@ class DomainEvent:
 
 
 _NOTHING = object()
+
+
+def _has_init_behind_ours(cls: type[Any]) -> bool:
+    behind = cls.__mro__[cls.__mro__.index(DomainEvent) + 1 : -1]
+    return any("__init__" in vars(base) for base in behind)
 
 
 def _refuse_abstract(cls: type[Any], *_args: object, **_kwargs: object) -> Any:

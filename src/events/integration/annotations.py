@@ -1,4 +1,4 @@
-"""A class's own annotations: read them, and take some out before `@dataclass` looks.
+"""A class's own annotations, and a function's; some are taken out before `@dataclass` looks.
 
 Until Python 3.13, and with `from __future__ import annotations` ever after, a class body leaves a
 dict. Since 3.14 (PEP 649) it leaves a function, called when someone asks.
@@ -6,6 +6,7 @@ dict. Since 3.14 (PEP 649) it leaves a function, called when someone asks.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,6 +24,16 @@ def annotations_of(cls: type) -> Mapping[str, Any]:
     if sys.version_info >= (3, 14):
         return get_annotations(cls, format=Format.FORWARDREF)
     return get_annotations(cls)
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """Give the signature without asking what its annotations stand for: that may be unknown.
+
+    A decorator takes what it takes, whatever the function inside of it needs.
+    """
+    if sys.version_info >= (3, 14):
+        return inspect.signature(function, follow_wrapped=False, annotation_format=Format.STRING)
+    return inspect.signature(function, follow_wrapped=False)
 
 
 def drop_annotations(cls: type, *names: str) -> None:

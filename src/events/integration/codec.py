@@ -121,7 +121,8 @@ class EventCodec(Generic[E]):
         try:
             if self._check is not None:
                 self._check(event)
-            written: dict[str, Any] = msgspec.to_builtins(event, str_keys=True)
+            # Through the bytes, so that it is to the letter what a partner's JSON parser gives.
+            written: dict[str, Any] = msgspec.json.decode(_encode_json(event))
         except Exception as exc:
             raise EventEncodeError(self.event_class, _said(exc)) from exc
         return head | written

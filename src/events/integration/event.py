@@ -126,7 +126,9 @@ class EventRegistry(Mapping[EventKey, type[IntegrationEvent]]):
             raise EventDefinitionError(
                 event_class,
                 f"{other.__event_name__} has type {key.type!r} and version {key.version} already: "
-                f"give one of the two another version",
+                f"give one of the two another type or version. Classes that are never used "
+                f"together, as in tests, can be kept apart by an abstract base with "
+                f"`registry = EventRegistry()` in its body",
             )
         versions[key.version] = event_class
 

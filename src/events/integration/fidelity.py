@@ -79,7 +79,10 @@ class _Maker:
                 return _check_any
             case inspect.CustomType() | inspect.RawType() | inspect.ExtType():
                 what = getattr(info, "cls", type(info))
-                raise UnsupportedFieldError(f"field {path}: {what!r} has no JSON form")
+                raise UnsupportedFieldError(
+                    f"field {path}: {what!r} has no JSON form: give what the receiver needs of it, "
+                    f"as str, UUID, Decimal and the like, or as a dataclass of these"
+                )
             case inspect.FloatType():
                 return _check_float
             case inspect.DateTimeType() | inspect.TimeType():

@@ -77,6 +77,9 @@ class Serializer:
             EventEncodeError: the event, the key or a header cannot be sent.
             EventDefinitionError: the event's class cannot be encoded at all.
         """
+        given: object = event
+        if not isinstance(given, IntegrationEvent):
+            raise _not_an_event(given)
         codec = codec_of(event.__class__)
         body = codec.encode(event)
         now = time.time_ns()
@@ -110,6 +113,16 @@ class Serializer:
             attributes[name] = value
             attributes[f"ce-{name}"] = encode_value(value)
         return Message(topic, codec.type, message_id, body, attributes, key)
+
+
+def _not_an_event(given: object) -> EventEncodeError:
+    if isinstance(given, type):
+        return EventEncodeError(
+            given, f"it is a class, where an event is needed: give `{given.__name__}(...)`"
+        )
+    return EventEncodeError(
+        type(given), "it is not an IntegrationEvent: give an instance of one of its subclasses"
+    )
 
 
 class EventDecoder:

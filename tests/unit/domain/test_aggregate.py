@@ -20,6 +20,7 @@ from sqlalchemy.orm import (
 )
 
 from events.domain import AggregateRoot, DomainEvent
+from events.errors import InvalidDomainEventError
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,27 @@ def test_states_of_other_shapes_pass() -> None:
     assert Plain.__new__(Plain).__getstate__() is None
 
 
+def test_an_answer_to_every_name_is_not_taken_for_events() -> None:
+    class Lenient(AggregateRoot):
+        def __getattr__(self, name: str) -> Any:
+            return []
+
+    class Proxy(AggregateRoot):
+        def __init__(self, inner: AggregateRoot) -> None:
+            self.inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.inner, name)
+
+    inner = Lenient()
+    inner.publish_event(Renamed("inner"))
+    proxy = Proxy(inner)
+    proxy.publish_event(Renamed("proxy"))
+    assert inner.events == (Renamed("inner"),)
+    assert proxy.pop_events() == [Renamed("proxy")]
+    assert inner.pop_events() == [Renamed("inner")]
+
+
 def test_names_that_entities_have_themselves() -> None:
     @dataclass
     class Ledger(AggregateRoot):
@@ -289,3 +311,18 @@ def test_sqlalchemy_imperative_mapping_of_a_dataclass() -> None:
         assert item.pop_events() == [Renamed("pencil")]
     mapper.dispose()
     engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (Renamed, r"Renamed: is a class, where an event is needed: publish `Renamed\(...\)`"),
+        ("renamed", "str: is not a DomainEvent: publish an instance of one of its subclasses"),
+        ([Renamed("b")], "list: is not a DomainEvent"),
+    ],
+)
+def test_what_is_no_event_is_refused_where_it_is_published(given: Any, text: str) -> None:
+    entity = Plain("a")
+    with pytest.raises(InvalidDomainEventError, match=text):
+        entity.publish_event(given)
+    assert entity.events == ()

@@ -250,3 +250,14 @@ def test_instances_pay_nothing_for_the_checks() -> None:
     assert "__init__" in vars(Ping)
     assert vars(Ping)["__slots__"] == ("a",)
     assert not hasattr(Ping(1), "__dict__")
+
+
+def test_arguments_for_a_class_without_dataclass() -> None:
+    class Forgotten(DomainEvent):
+        type = "forgotten"
+        order: int
+
+    given: Any = Forgotten
+    with pytest.raises(InvalidDomainEventError, match="Forgotten: takes no arg.*add `@dataclass`"):
+        given(7)
+    assert Forgotten().type == "forgotten"

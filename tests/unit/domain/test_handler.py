@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from textwrap import dedent
 from types import ModuleType
@@ -345,21 +346,22 @@ def test_a_registry_of_its_own_for_a_family_of_handlers(registry: Registry) -> N
 
 
 def test_a_registry_of_handlers_holds_these_for_the_events_that_they_name() -> None:
-    class Created(DomainEvent):
-        type = "of.created"
+    class Opened(DomainEvent):
+        type = "of.opened"
 
-    class Deleted(DomainEvent):
-        type = "of.deleted"
+    class Closed(DomainEvent):
+        type = "of.closed"
 
-    class Both(DomainEventHandler[Created | Deleted]):
-        async def handle(self, event: Created | Deleted) -> None: ...
+    class Both(DomainEventHandler[Opened | Closed]):
+        async def handle(self, event: Opened | Closed) -> None: ...
 
-    class Other(DomainEventHandler[Created]):
-        async def handle(self, event: Created) -> None: ...
+    class Other(DomainEventHandler[Opened]):
+        async def handle(self, event: Opened) -> None: ...
 
     registry = DomainEventHandlerRegistry.of([Both])
-    assert registry.get(Created) == registry.get(Deleted) == (Both,)
-    assert DomainEventHandler.registry.get(Created) == (Both, Other)
+    assert list(registry.get(Opened)) == [Both]
+    assert list(registry.get(Closed)) == [Both]
+    assert DomainEventHandler.registry.get(Opened) == (Both, Other)
 
 
 def test_a_registry_of_what_is_no_concrete_handler_says_so() -> None:
@@ -372,3 +374,67 @@ def test_a_registry_of_what_is_no_concrete_handler_says_so() -> None:
         DomainEventHandlerRegistry.of([Open])
     with pytest.raises(HandlerDefinitionError, match="is not a subclass of DomainEventHandler"):
         DomainEventHandlerRegistry.of([int])  # type: ignore[list-item]
+
+
+def load(source: str) -> dict[str, Any]:
+    names: dict[str, Any] = {
+        "__name__": __name__,
+        "Awaitable": Awaitable,
+        "DomainEventHandler": DomainEventHandler,
+        "Paid": Paid,
+    }
+    exec(dedent(source), names)
+    return names
+
+
+@pytest.mark.parametrize(
+    ("handle", "reason"),
+    [
+        ("def handle(self, event: Paid) -> None: ...", "its `handle` is not async: write it as"),
+        ("def handle(self, event): ...", "its `handle` is not async"),
+        ("async def handle(self): ...", "must take the event and nothing more: too many"),
+        ("async def handle(self, event, session): ...", "more: missing a required arg.*'session'"),
+    ],
+)
+def test_a_handle_that_could_never_work(registry: Registry, handle: str, reason: str) -> None:
+    with pytest.raises(HandlerDefinitionError, match=f"^Bad: .*{reason}"):
+        load(f"""
+            class Bad(DomainEventHandler[Paid]):
+                {handle}
+        """)
+    assert registry.get(Paid) == ()
+
+
+@pytest.mark.parametrize(
+    "handle",
+    [
+        "async def handle(self, event: Paid, retries: int = 3) -> None: ...",
+        "async def handle(self, event: 'Unknown') -> None: ...",
+        "def handle(self, event: Paid) -> Awaitable[None]: ...",
+        "handle = lambda self, event: None",
+        "handle = AsyncMock()",
+        "handle = injected",
+    ],
+)
+def test_a_handle_that_may_work_is_not_refused_for_its_looks(
+    registry: Registry, handle: str
+) -> None:
+    names = load(f"""
+        from __future__ import annotations
+
+        import functools
+        from unittest.mock import AsyncMock
+
+        def inject(function):
+            @functools.wraps(function)
+            def with_session(self, event):
+                return function(self, event, None)
+            return with_session
+
+        @inject
+        async def injected(self, event, session): ...
+
+        class Good(DomainEventHandler[Paid]):
+            {handle}
+    """)
+    assert registry.get(Paid) == (names["Good"],)

@@ -114,3 +114,46 @@ def test_get_of_what_is_no_event(given: Any) -> None:
         InvalidDomainEventError, match=f"^{given.__name__}: is not a DomainEvent, so"
     ):
         DomainEventHandlerRegistry().get(given)
+
+
+def test_get_of_the_class_of_a_class_says_what_was_stored() -> None:
+    with pytest.raises(InvalidDomainEventError, match="store instances .*, not the classes thems"):
+        DomainEventHandlerRegistry().get(type)  # type: ignore[type-var]
+
+
+def test_one_class_where_handlers_are_listed() -> None:
+    for make in (DomainEventHandlerRegistry.of, lambda h: DomainEventHandlerRegistry({Paid: h})):
+        given: Any = Ship
+        with pytest.raises(
+            HandlerDefinitionError, match=r"^Ship: stands alone .*: write \[Ship\]$"
+        ):
+            make(given)
+
+
+def test_an_event_without_handlers_is_told_once_to_those_who_look_for_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    registry = DomainEventHandlerRegistry({Cancelled: [Refund]})
+    with caplog.at_level("DEBUG", "events.domain"):
+        registry.get(Cancelled)
+        registry.get(Paid)
+        registry.get(Paid)
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        ("DEBUG", "Paid has no handlers; if some were written, are their modules imported?")
+    ]
+
+
+def test_handlers_that_an_event_defined_again_has_left_behind(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # As a notebook's cell does, or a reload of the module of the events alone.
+    again = type("Paid", (OrderEvent,), {"type": "order.paid", "__module__": __name__})
+    registry = DomainEventHandlerRegistry({Paid: [Ship], OrderEvent: [Audit]})
+    assert registry.get(again) == (Audit,)
+    assert [(r.levelname, r.getMessage()) for r in caplog.records] == [
+        (
+            "WARNING",
+            "Paid was defined again after its handlers, which do not receive the new one: "
+            "define these again as well: Ship",
+        )
+    ]

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +25,12 @@ from events.integration import (
     IntegrationEvent,
     IntegrationEventBus,
     IntegrationEventBusRegistration,
+    Message,
     Topic,
 )
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
-from tests.unit.integration.manual import ManualTransport
+from tests.unit.integration.manual import ManualSubscribed, ManualTransport
 
 TOPIC = Topic("orders")
 
@@ -63,6 +65,13 @@ def bus_over(
     return TransportIntegrationEventBus(transport, *args, **options)
 
 
+async def still_running() -> set[Any]:
+    """Return the tasks beside this one that do not come to an end by themselves."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+    return asyncio.all_tasks() - {asyncio.current_task()}
+
+
 # --- lifecycle
 
 
@@ -78,6 +87,20 @@ async def test_startup_connects_once_and_shutdown_disconnects_once() -> None:
     await bus.startup()  # and again
     assert transport.calls[3:] == ["connect", "subscribe billing"]
     await bus.shutdown()
+
+
+def test_a_bus_can_be_used_in_one_event_loop_after_another() -> None:
+    bus = InMemoryIntegrationEventBus([registered()])
+
+    async def once() -> None:
+        await asyncio.gather(bus.startup(), bus.startup())
+        await bus.send(TOPIC, Ordered())
+        await bus.broker.quiet()
+        await asyncio.gather(bus.shutdown(), bus.shutdown())
+
+    for _ in range(2):
+        asyncio.run(once())
+    assert not bus.health().started
 
 
 async def test_shutdown_before_startup_does_nothing() -> None:
@@ -295,6 +318,165 @@ async def test_registering_again_waits_for_the_unregistering_to_end() -> None:
     assert bus.registrations == [registration]
 
 
+class Slow:
+    """A handler that goes on until it is let go or cancelled."""
+
+    def __init__(self) -> None:
+        self.begun, self.gate = asyncio.Event(), asyncio.Event()
+        self.running = 0
+
+    async def __call__(self, event: Ordered) -> None:
+        self.begun.set()
+        self.running += 1
+        try:
+            await self.gate.wait()
+        finally:
+            self.running -= 1
+
+
+async def test_a_cancelled_shutdown_leaves_no_handler_running() -> None:
+    slow = Slow()
+    bus = InMemoryIntegrationEventBus([registered(slow)])
+    await bus.startup()
+    await bus.send(TOPIC, Ordered())
+    await slow.begun.wait()
+    stopping = asyncio.create_task(bus.shutdown())
+    await asyncio.sleep(0)
+    stopping.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stopping
+    assert slow.running == 0
+    assert not bus.health().started
+    assert bus.broker.consumers() == {}
+    assert bus.broker.pending() == {("orders", "billing"): 1}
+    assert await still_running() == set()
+
+
+async def test_of_two_shutdowns_the_shorter_grace_counts() -> None:
+    slow = Slow()
+    bus = InMemoryIntegrationEventBus([registered(slow)])
+    await bus.startup()
+    await bus.send(TOPIC, Ordered())
+    await slow.begun.wait()
+    stopping = asyncio.create_task(bus.shutdown(grace=3_600))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await bus.shutdown(grace=0)
+        await stopping
+    assert slow.running == 0
+
+
+async def test_an_unregistering_that_nobody_awaits_any_more_ends_with_the_bus() -> None:
+    slow = Slow()
+    registration = registered(slow)
+    bus = InMemoryIntegrationEventBus([registration], shutdown_grace=3_600)
+    await bus.startup()
+    await bus.send(TOPIC, Ordered())
+    await slow.begun.wait()
+    unregistering = asyncio.create_task(bus.unregister(registration))
+    await asyncio.sleep(0)
+    unregistering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await unregistering
+    assert slow.running == 1
+    async with asyncio.timeout(5):
+        await bus.shutdown(grace=0)
+    assert slow.running == 0
+    assert await still_running() == set()
+
+
+async def test_an_unregistering_that_nobody_awaits_any_more_is_forgotten_when_it_ends() -> None:
+    slow = Slow()
+    registration = registered(slow)
+    async with InMemoryIntegrationEventBus([registration]) as bus:
+        await bus.send(TOPIC, Ordered())
+        await slow.begun.wait()
+        unregistering = asyncio.create_task(bus.unregister(registration))
+        await asyncio.sleep(0)
+        unregistering.cancel()
+        slow.gate.set()
+        await bus.broker.quiet()
+        assert await still_running() == set()
+        assert bus.health().consumers == ()
+        assert bus.health().healthy
+
+
+async def test_a_subscription_that_cannot_be_closed_keeps_no_other_from_its_end() -> None:
+    class Failing(ManualSubscribed):
+        async def close(self) -> None:
+            await super().close()
+            raise ConnectionError("lost")
+
+    transport = ManualTransport()
+    bus = bus_over(transport, [registered(), registered(name="mail")])
+    await bus.startup()
+    first, second = transport.subscribed
+    first.__class__ = Failing
+    slow = asyncio.Event()
+
+    async def close() -> None:
+        await slow.wait()
+        await ManualSubscribed.close(second)
+
+    second.close = close  # type: ignore[method-assign]
+    stopping = asyncio.create_task(bus.shutdown())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert transport.calls[-1] != "close"
+    slow.set()
+    with pytest.raises(ConnectionError, match="lost"):
+        await stopping
+    assert transport.calls[-1] == "close"
+    assert not bus.health().started
+
+
+async def test_a_handler_that_swallows_its_cancellation_does_not_hold_up_the_shutdown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("events.integration.pipeline.scheduler._DEAF", 0)
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def deaf(event: Ordered) -> None:
+        begun.set()
+        while not gate.is_set():
+            with suppress(asyncio.CancelledError):
+                await gate.wait()
+
+    bus = InMemoryIntegrationEventBus([registered(deaf)])
+    await bus.startup()
+    await bus.send(TOPIC, Ordered())
+    await begun.wait()
+    async with asyncio.timeout(5):
+        await bus.shutdown(grace=0)
+    assert "1 handlers still run although they were cancelled" in caplog.text
+    assert bus.broker.pending() == {("orders", "billing"): 1}
+    gate.set()
+    assert await still_running() == set()
+
+
+@pytest.mark.parametrize("end", [SystemExit(3), KeyboardInterrupt()])
+def test_a_handler_that_ends_the_process_leaves_its_shutdown_whole(end: BaseException) -> None:
+    calls: list[int] = []
+
+    async def handler(event: Ordered) -> None:
+        calls.append(event.number)
+        raise end
+
+    bus = InMemoryIntegrationEventBus([registered(handler)])
+
+    async def main() -> None:
+        async with bus:
+            await bus.send(TOPIC, Ordered(1))
+            await asyncio.Event().wait()
+
+    with pytest.raises(type(end)):
+        asyncio.run(main())
+    assert calls == [1]
+    assert not bus.health().started
+    assert bus.broker.consumers() == {}
+    assert bus.broker.pending() == {("orders", "billing"): 1}
+
+
 # --- sending
 
 
@@ -323,6 +505,21 @@ async def test_no_answer_within_the_deadline_is_an_unknown_outcome_that_names_th
         assert caught.value.id == "event-1"
         with pytest.raises(BatchSendError, match="did not take 2 of 2 events"):
             await bus.send_many(TOPIC, [Ordered(), Ordered()])
+
+
+async def test_a_broker_that_takes_none_of_a_windowful_is_not_offered_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("events.integration.pipeline.sender._OVERRUN", 0)
+    monkeypatch.setattr("events.integration.pipeline.sender._WINDOW", 2)
+    transport = ManualTransport(answers=False)
+    async with bus_over(transport, send_timeout=0.01) as bus:
+        with pytest.raises(BatchSendError) as caught:
+            await bus.send_many(TOPIC, [Ordered(n) for n in range(5)])
+    unknown, unavailable = SendOutcomeUnknownError, BusUnavailableError
+    kinds = [type(caught.value.failures[n]) for n in range(5)]
+    assert kinds == [unknown, unknown, unavailable, unavailable, unavailable]
+    assert len(transport.published) == 2
 
 
 async def test_what_a_batch_did_not_get_through_is_named_by_position() -> None:
@@ -367,6 +564,20 @@ async def test_a_defect_of_a_transport_is_not_hidden() -> None:
             await bus.send(TOPIC, Ordered())
         with pytest.raises(ZeroDivisionError):
             await bus.send_many(TOPIC, [Ordered()])
+
+
+async def test_a_defect_in_the_middle_of_a_batch_leaves_nobody_waiting() -> None:
+    class Defective(ManualTransport):
+        def publish(self, message: Message) -> "asyncio.Future[None]":
+            if len(self.published) == 2:
+                raise ZeroDivisionError
+            return super().publish(message)
+
+    transport = Defective(answers=False)
+    async with bus_over(transport) as bus:
+        with pytest.raises(ZeroDivisionError):
+            await bus.send_many(TOPIC, [Ordered(n) for n in range(3)])
+    assert [future.cancelled() for future in transport.unanswered] == [True, True]
 
 
 async def test_forwarding_says_of_each_message_what_became_of_it() -> None:

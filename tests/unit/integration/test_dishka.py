@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from dishka import (
@@ -213,3 +214,23 @@ async def test_a_handler_without_an_open_scope_says_what_to_add() -> None:
 
 def test_the_stand_in_names_its_class() -> None:
     assert repr(DishkaHandler(SendWelcome)) == "DishkaHandler(SendWelcome)"
+
+
+def test_the_stand_in_takes_the_class_of_a_handler_alone() -> None:
+    class Handles:
+        async def handle(self, event: UserRegistered) -> None: ...
+
+    given: Any = Handles()
+    with pytest.raises(TypeError, match=r"needs the class of a handler, not <.*Handles object"):
+        DishkaHandler(given)
+    given = Mailbox
+    with pytest.raises(TypeError, match="Mailbox has no method `handle`: write `async def handle"):
+        DishkaHandler(given)
+
+
+def test_a_bus_that_is_made_already_cannot_be_provided() -> None:
+    given: Any = InMemoryIntegrationEventBus()
+    with pytest.raises(
+        TypeError, match=r"needs the bus's class, .*, not InMemoryIntegrationE.*\(\)"
+    ):
+        IntegrationEventImplementationProvider(given)

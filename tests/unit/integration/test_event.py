@@ -219,6 +219,27 @@ def test_two_classes_cannot_have_one_key() -> None:
     assert Event.registry[EventKey("a", 1)] is First
 
 
+def test_the_error_of_a_key_that_is_taken_says_how_to_keep_classes_apart() -> None:
+    class First(Event):  # pyright: ignore[reportUnusedClass]
+        type = "a"
+        version = 1
+
+    with pytest.raises(EventDefinitionError, match=r"another type or version\..* `registry = Even"):
+
+        class Second(Event):  # pyright: ignore[reportUnusedClass]
+            type = "a"
+            version = 1
+
+    class Apart(IntegrationEvent, abstract=True):
+        registry = EventRegistry()
+
+    class Third(Apart):
+        type = "a"
+        version = 1
+
+    assert type(Apart.from_dict({"type": "a", "version": 1})) is Third
+
+
 def test_a_class_made_again_replaces_itself() -> None:
     def make() -> type[Event]:
         @dataclass(slots=True)
@@ -417,7 +438,7 @@ class DeepBox(Event):
 
 
 UNSUPPORTED = [
-    (BadBox, r"BadBox: field box\[\]: <class '.*Box'> has no JSON form"),
+    (BadBox, r"BadBox: field box\[\]: <class '.*Box'> has no JSON form: give what the rec"),
     (BadUnion, r"BadUnion: field either: Type unions may not contain more than one str-like"),
     (BadKeys, r"BadKeys: field table: its keys do not come back from JSON as they were"),
     (MixedKeys, r"MixedKeys: field table: its keys do not come back"),

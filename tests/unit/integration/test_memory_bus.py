@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
-from events.errors import BusUnavailableError, NoSuchDeadLetterError
+from events.errors import BusUnavailableError, InvalidTopologyError, NoSuchDeadLetterError
 from events.integration import (
     EventHandlerConsumer,
     IntegrationEvent,
@@ -154,6 +155,30 @@ async def test_dead_letters_are_bounded_and_what_finds_no_room_stays(
     assert billing.seen == [2]
 
 
+async def test_one_dead_letter_alone_is_not_taken_for_the_characters_of_its_id() -> None:
+    billing = Billing()
+    billing.failing = True
+    broker = InMemoryBroker()
+    retry = RetryPolicy(attempts=1)
+    async with InMemoryIntegrationEventBus([billing.on(retry=retry)], broker=broker) as bus:
+        await bus.send_many(TOPIC, [Ordered(number) for number in range(12)])
+        await broker.quiet()
+        letters = await bus.dead_letters(billing)
+        (tenth,) = [letter for letter in letters if len(letter.id) == 2][:1]
+        assert await bus.discard(billing, tenth.id) == 1
+        with pytest.raises(NoSuchDeadLetterError, match=f"no dead letter {tenth.id}:"):
+            await bus.redrive(billing, tenth.id)
+        assert [each.id for each in await bus.dead_letters(billing)] == [
+            each.id for each in letters if each is not tenth
+        ]
+
+
+async def test_a_policy_of_another_kind_is_refused_when_the_bus_is_made() -> None:
+    given: Any = 3
+    with pytest.raises(InvalidTopologyError, match=r"a RetryPolicy, as in RetryPolicy\(attempts=3"):
+        InMemoryIntegrationEventBus(retry=given)
+
+
 async def test_a_dead_letter_that_is_not_there_is_named_and_the_others_are_redriven() -> None:
     billing = Billing()
     billing.failing = True
@@ -189,6 +214,16 @@ async def test_a_closed_transport_takes_nothing() -> None:
         BusUnavailableError, match="InMemoryTransport is not available, nothing was"
     ):
         await transport.publish(Message("orders", "t", "id", b"", {}))
+
+
+async def test_who_sends_in_a_loop_lets_the_consumer_run() -> None:
+    billing = Billing()
+    async with InMemoryIntegrationEventBus([billing.on()]) as bus:
+        for number in range(1_000):
+            await bus.send(TOPIC, Ordered(number))
+        assert billing.seen  # and not only from here on
+        await bus.broker.quiet()
+    assert billing.seen == list(range(1_000))
 
 
 async def test_those_who_share_a_name_share_the_work_fairly() -> None:

@@ -233,6 +233,38 @@ async def test_a_message_that_breaks_forward_itself_stops_no_other() -> None:
     assert table.postponed[2].error.startswith("ZeroDivisionError")
 
 
+async def test_a_row_that_the_store_cannot_read_waits_and_the_others_go_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table, bus = Table(1, 2, 3), Forwarding()
+    table.rows[2] = OutboxRow(2, row(2).message, fault=OutboxError("its headers are no JSON"))
+    await drained(table, bus)
+    assert bus.accepted == ["1", "3"]
+    assert table.postponed[2].error == "OutboxError: its headers are no JSON"
+    assert "test.relay.numbered 2 for topic 'numbers' cannot be sent, attempt 1" in caplog.text
+
+
+async def test_an_error_without_a_text_stops_no_other_row() -> None:
+    class SilentError(Exception):
+        def __str__(self) -> str:
+            raise ZeroDivisionError
+
+    table, bus = Table(1, 2, 3), Bare(lambda number: SilentError() if number == 2 else None)
+    await drained(table, bus)
+    assert bus.tried == [1, 2, 3]
+    assert table.postponed[2].error == "SilentError: its text raised ZeroDivisionError"
+
+
+async def test_an_error_is_kept_as_text_that_any_database_takes() -> None:
+    table, bus = Table(1), Bare(lambda _: KeyError("nul \0"))
+    await drained(table, bus)
+    bus.answer = lambda _: ValueError("\ud800")
+    table.commit(2)
+    await drained(table, bus)
+    assert table.postponed[2].error == "ValueError: \\ud800"
+    assert "\0" not in table.postponed[1].error
+
+
 async def test_a_database_that_fails_to_remove_makes_no_duplicates(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -323,6 +355,39 @@ async def test_lifecycle_is_idempotent_and_can_begin_anew() -> None:
     assert table.wake is None
 
 
+def test_it_can_be_used_in_one_event_loop_after_another() -> None:
+    table, bus = Table(), Forwarding()
+    relay = OutboxRelay(table, bus)
+
+    async def once(number: int) -> None:
+        async with asyncio.timeout(DEADLINE):
+            await asyncio.gather(relay.startup(), relay.startup())
+            reads = table.reads
+            await until(lambda: table.reads > reads + 1)  # it has been idle, and waited
+            table.commit(number)
+            await relay.drain()
+            await asyncio.gather(relay.shutdown(), relay.shutdown())
+
+    asyncio.run(once(1))
+    asyncio.run(once(2))
+    assert bus.accepted == ["1", "2"]
+
+
+def test_it_begins_anew_after_an_event_loop_that_ended_without_its_shutdown() -> None:
+    table, bus = Table(1), Forwarding()
+    relay = OutboxRelay(table, bus)
+
+    async def once() -> None:
+        await relay.startup()
+        async with asyncio.timeout(DEADLINE):
+            await relay.drain()
+
+    asyncio.run(once())
+    table.commit(2)
+    asyncio.run(once())
+    assert bus.accepted == ["1", "2"]
+
+
 async def test_startup_finds_a_bus_that_is_not_started_and_a_table_that_is_not_there() -> None:
     bus = InMemoryIntegrationEventBus()
     with pytest.raises(BusNotStartedError, match="InMemoryIntegrationEventBus"):
@@ -397,6 +462,7 @@ async def test_shutdown_does_not_wait_for_a_bus_that_is_down() -> None:
 
 async def test_a_nudge_wakes_an_idle_relay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(relay, "_FIRST_POLL", NEVER)
+    asyncio.get_running_loop().set_debug(True)
     table, bus = Table(), Forwarding()
     async with OutboxRelay(table, bus, poll_interval=NEVER):
         await until(lambda: table.reads == 1)
@@ -438,6 +504,18 @@ async def test_drain_waits_for_what_was_committed_before_it() -> None:
         async with asyncio.timeout(DEADLINE):
             await draining
         assert bus.accepted == ["1", "2"]
+
+
+async def test_drains_that_were_given_up_are_not_kept() -> None:
+    table, bus = Table(1), Forwarding(unavailable)
+    async with OutboxRelay(table, bus) as relay:
+        for _ in range(10):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0):
+                    await relay.drain()
+            calls = len(bus.calls)
+            await until(lambda calls=calls: len(bus.calls) > calls + 1)  # type: ignore[misc]
+        assert relay._drains == []
 
 
 async def test_drain_of_a_relay_that_is_not_there_is_an_error() -> None:

@@ -355,6 +355,8 @@ async def test_what_cannot_be_sent_is_refused_by_put(engine: AsyncEngine) -> Non
             await outbox.put(USERS, Registered(1, "x" * 100))
         with pytest.raises(OutboxError, match="255"):
             await outbox.put(USERS, Registered(1), key="k" * 256)
+        with pytest.raises(OutboxError, match="a key cannot have a NUL character"):
+            await outbox.put(USERS, Registered(1), key="tenant\0")
         with pytest.raises(ValueError, match="time zone"):
             await outbox.put(USERS, Registered(1), available_at=datetime.now())  # noqa: DTZ005
         with pytest.raises(InvalidTopologyError, match="Topic"):

@@ -178,6 +178,50 @@ async def test_a_refused_row_is_postponed_in_the_table(engine: AsyncEngine) -> N
     assert row.available_at > row.created_at
 
 
+@pytest.mark.parametrize(
+    ("corruption", "error"),
+    [
+        ("headers = '{nope'", "OutboxError: its headers are no JSON object of strings: "),
+        ("headers = '{\"a\": 1}'", "OutboxError: its headers are no JSON object of strings: "),
+        ("headers = x'ff'", "OutboxError: its headers are no JSON object of strings: "),
+        ("body = 'text'", "OutboxError: its body holds no bytes: str"),
+    ],
+)
+async def test_a_corrupt_row_is_postponed_with_its_error_and_the_others_go_on(
+    engine: AsyncEngine, corruption: str, error: str
+) -> None:
+    await put(engine, 1, 2, 3)
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql(f"UPDATE outbox SET {corruption} WHERE id = 2")
+    bus = ForwardedBus()
+    async with OutboxRelay(SQLAlchemyOutboxStore(engine), bus) as relay:
+        async with asyncio.timeout(DEADLINE):
+            await relay.drain()
+        assert relay.health().healthy
+    assert bus.numbers == [1, 3]
+    async with engine.connect() as connection:
+        columns = TABLE.c.id, TABLE.c.attempts, TABLE.c.last_error
+        (found,) = (await connection.execute(select(*columns))).all()
+    assert found[:2] == (2, 1)
+    assert found.last_error.startswith(error)
+
+
+async def test_no_statement_has_more_parameters_than_databases_take(engine: AsyncEngine) -> None:
+    sizes: list[int] = []
+
+    def note(
+        conn: Any, cursor: Any, statement: str, parameters: Any, context: Any, executemany: bool
+    ) -> None:
+        sizes.append(len(parameters))
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    await put(engine, 1, 2, 3)
+    del sizes[:]
+    await SQLAlchemyOutboxStore(engine).remove(range(2_500))
+    assert sizes == [1_000, 1_000, 500]
+    assert await SQLAlchemyOutboxStore(engine).due(10) == []
+
+
 async def test_both_halves_of_the_question_walk_the_index(engine: AsyncEngine) -> None:
     asked: list[tuple[str, Any]] = []
 

@@ -59,7 +59,7 @@ async def receiving(
         yield transport.subscribed[0]
 
 
-def failing(times: int, error: Exception, calls: list[Delivery | None]) -> Handler:
+def failing(times: int, error: BaseException, calls: list[Delivery | None]) -> Handler:
     async def handler(event: Ordered) -> None:
         calls.append(current_delivery())
         if len(calls) <= times:
@@ -106,6 +106,18 @@ async def test_what_cannot_be_decoded_is_a_dead_letter_at_once(
     assert (
         "billing gives up on id-1 from topic 'orders' at attempt 1, undecodable" in record.message
     )
+
+
+async def test_the_log_names_the_event_by_its_type_where_the_headers_tell_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    retry = RetryPolicy(attempts=2, delay=0)
+    async with receiving(failing(2, ValueError("no"), []), retry=retry) as subscribed:
+        await subscribed.deliver(BODY, {"ce-type": "receiver.ordered"})
+    failed, gave_up = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert "billing failed on receiver.ordered id-1 from topic 'orders'" in failed.message
+    assert "billing gives up on receiver.ordered id-1 from topic 'orders'" in gave_up.message
+    assert vars(failed)["event_type"] == "receiver.ordered"
 
 
 async def test_a_body_over_the_limit_is_a_dead_letter_undecoded() -> None:
@@ -172,6 +184,61 @@ async def test_a_dead_letter_keeps_the_notes_of_its_error() -> None:
     assert settlement == Reject("retries-exhausted", "ValueError: no stock\nof article 7", 1)
 
 
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class Outcome(BaseException):
+    """As `pytest.fail` raises, for one."""
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (UnprintableError(), "UnprintableError: its text raised ZeroDivisionError"),
+        (Outcome("no"), "Outcome: no"),
+        (BaseExceptionGroup("two", [Outcome(), ValueError()]), "BaseExceptionGroup: two (2 sub"),
+        (ValueError("a\0b\ud800"), "ValueError: a\\x00b\\ud800"),
+    ],
+)
+async def test_whatever_a_handler_raises_is_its_failure(error: BaseException, text: str) -> None:
+    calls: list[Delivery | None] = []
+    policy = RetryPolicy(attempts=2, delay=0)
+    async with receiving(failing(9, error, calls), retry=policy) as subscribed:
+        settlement = await subscribed.deliver(BODY)
+    assert isinstance(settlement, Reject)
+    assert (settlement.reason, settlement.attempts) == ("retries-exhausted", 2)
+    assert settlement.error.startswith(text)
+    assert len(calls) == 2
+
+
+async def test_of_an_endless_error_its_beginning_and_its_end_are_kept() -> None:
+    error = ValueError("a" * 1_000_000 + "z")
+    policy = RetryPolicy(attempts=1)
+    async with receiving(failing(9, error, []), retry=policy) as subscribed:
+        settlement = await subscribed.deliver(BODY)
+    assert isinstance(settlement, Reject)
+    assert len(settlement.error) < 11_000
+    assert "a ... 990,013 characters ... a" in settlement.error
+    assert settlement.error.endswith("z")
+
+
+async def test_a_handler_that_cancels_its_own_task_has_failed_and_is_not_repeated_hot() -> None:
+    async def handler(event: Ordered) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    policy = RetryPolicy(attempts=2, delay=0.5, jitter=0)
+    async with receiving(handler, retry=policy) as subscribed:
+        assert await subscribed.deliver(BODY) == Retry(0.5, 1)
+        settlement = await subscribed.deliver(BODY, attempt=2)
+    assert isinstance(settlement, Reject)
+    assert settlement.attempts == 2
+
+
 async def test_a_cancellation_inside_the_handler_is_a_failure_and_no_shutdown() -> None:
     async def handler(event: Ordered) -> None:
         gone = asyncio.get_running_loop().create_future()
@@ -202,6 +269,52 @@ async def test_a_handler_that_the_shutdown_cancels_is_released_and_no_failure(
         "EventHandlerConsumer('billing') on Topic(name='orders'): 1 handlers outlasted the grace of "
         "0.01 s; their events are delivered again"
     )
+
+
+async def test_a_cancelled_handler_is_released_whatever_it_makes_of_the_cancellation() -> None:
+    begun = asyncio.Event()
+    calls: list[Delivery | None] = []
+
+    async def handler(event: Ordered) -> None:
+        calls.append(current_delivery())
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ConnectionError("as some drivers say it") from None
+
+    policy = RetryPolicy(attempts=9, delay=0)
+    async with receiving(handler, retry=policy, options={"shutdown_grace": 0}) as subscribed:
+        delivered = asyncio.create_task(subscribed.deliver(BODY))
+        await begun.wait()
+    assert await delivered == Release()
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(("delayed_retry", "settled"), [(True, Retry(0.0, 2)), (False, Release())])
+async def test_the_attempts_that_failed_before_a_shutdown_are_not_forgotten(
+    *, delayed_retry: bool, settled: Retry | Release
+) -> None:
+    third = asyncio.Event()
+
+    async def handler(event: Ordered) -> None:
+        delivery = current_delivery()
+        assert delivery is not None
+        if delivery.attempt < 3:
+            raise ValueError
+        third.set()
+        await asyncio.Event().wait()
+
+    features = msgspec.structs.replace(FEATURES, delayed_retry=delayed_retry)
+    async with receiving(
+        handler,
+        transport=ManualTransport(features),
+        retry=RetryPolicy(delay=0),
+        options={"shutdown_grace": 0},
+    ) as subscribed:
+        delivered = asyncio.create_task(subscribed.deliver(BODY))
+        await third.wait()
+    assert await delivered == settled
 
 
 @pytest.mark.parametrize(("delayed_retry", "settled"), [(True, Retry(1.0, 1)), (False, Release())])
@@ -248,6 +361,61 @@ async def test_an_order_by_that_fails_is_treated_as_a_handler_that_fails(
     assert settlement.attempts == 2
     assert "Error: " in settlement.error
     assert calls == []
+
+
+class Incomparable:
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("ask me not")
+
+
+async def test_keys_that_cannot_be_compared_fail_as_a_handler_does() -> None:
+    begun, gate = asyncio.Event(), asyncio.Event()
+
+    async def handler(event: Ordered) -> None:
+        begun.set()
+        await gate.wait()
+
+    policy = RetryPolicy(attempts=1)
+    async with receiving(
+        handler, order_by=lambda _: Incomparable(), concurrency=2, retry=policy
+    ) as subscribed:
+        first = asyncio.create_task(subscribed.deliver(BODY))
+        await begun.wait()
+        settlement = await subscribed.deliver(BODY)
+        gate.set()
+        assert await first == Ack()
+    assert isinstance(settlement, Reject)
+    assert settlement.error == "TypeError: ask me not"
+
+
+async def test_an_event_that_cannot_be_made_is_a_dead_letter_whatever_it_raises() -> None:
+    class MuteError(Exception):
+        def __repr__(self) -> str:
+            raise ZeroDivisionError
+
+    @dataclass
+    class Choosy(IntegrationEvent):
+        type = "receiver.choosy"
+        version = 1
+
+        def __post_init__(self) -> None:
+            raise MuteError
+
+        number: int = 0
+
+    consumer = EventHandlerConsumer("billing", {Choosy: failing(0, ValueError(), [])})
+    registration = IntegrationEventBusRegistration(consumer, TOPIC, [Choosy])
+    transport = ManualTransport()
+    async with TransportIntegrationEventBus(transport, [registration]):
+        settlement = await transport.subscribed[0].deliver(
+            b'{"type":"receiver.choosy","version":1,"number":1}'
+        )
+    IntegrationEvent.registry.remove(Choosy)
+    assert isinstance(settlement, Reject)
+    assert (settlement.reason, settlement.attempts) == ("undecodable", 1)
 
 
 async def test_a_handler_cannot_change_the_headers_that_its_next_attempt_sees() -> None:

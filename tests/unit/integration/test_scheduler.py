@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Any
 
@@ -34,6 +35,10 @@ class Jobs:
         for name in names:
             self.gates[name].set()
         await settle()
+
+
+def loop_time() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def settle() -> None:
@@ -111,6 +116,41 @@ async def test_what_outlasts_the_grace_is_cancelled_and_released() -> None:
     assert await scheduler.close(grace=0.01) == 1
     assert future.result() == Release()
     assert jobs.ended == []
+
+
+async def test_a_grace_can_be_shortened() -> None:
+    scheduler, jobs = DeliveryScheduler(1), Jobs()
+    future = scheduler.submit(jobs("stuck"))
+    await settle()
+    closing = asyncio.create_task(scheduler.close(grace=3_600))
+    await settle()
+    scheduler.hurry(0)
+    assert await closing == 1
+    assert future.result() == Release()
+    assert all(timer.cancelled() or timer.when() <= loop_time() for timer in scheduler._timers)
+
+
+async def test_a_job_that_goes_on_when_cancelled_is_released_and_left_to_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("events.integration.pipeline.scheduler._DEAF", 0)
+    scheduler, gate = DeliveryScheduler(1), asyncio.Event()
+
+    async def deaf() -> Settlement:
+        while not gate.is_set():
+            with suppress(asyncio.CancelledError):
+                await gate.wait()
+        return Ack()
+
+    future = scheduler.submit(deaf)
+    await settle()
+    (task,) = scheduler._running
+    assert await scheduler.close(grace=0) == 1
+    assert future.result() == Release()
+    assert scheduler.abandoned == 1
+    gate.set()
+    assert await task == Ack()  # to which nobody listens any more
+    assert scheduler.in_flight == 0
 
 
 async def test_a_job_sees_neither_what_its_deliverer_bound_nor_what_another_job_did() -> None:

@@ -190,6 +190,19 @@ def test_a_header_that_cannot_be_sent_is_refused(headers: Any, text: str) -> Non
         serializer.encode("users", Ping(), headers=headers)
 
 
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        ({"type": "ping"}, "cannot encode dict: it is not an IntegrationEvent: give an instance"),
+        (None, "cannot encode NoneType: it is not an IntegrationEvent"),
+        (Ping, r"cannot encode Ping: it is a class, where an event is needed: give `Ping\(...\)`"),
+    ],
+)
+def test_what_is_no_event_is_refused(given: Any, text: str) -> None:
+    with pytest.raises(EventEncodeError, match=text):
+        serializer.encode("users", given)
+
+
 @pytest.mark.parametrize("name", ["key", "id"])
 @pytest.mark.parametrize(
     ("value", "text"),

@@ -1,6 +1,8 @@
-from collections.abc import Callable
+import functools
+from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 
@@ -35,6 +37,18 @@ class Collector(Consumer):
 
     async def on_event(self, event: IntegrationEvent) -> None:
         self.seen.append(event)
+
+
+class Unnamed(Consumer):
+    def __init__(self) -> None:
+        pass
+
+    async def on_event(self, event: IntegrationEvent) -> None: ...
+
+
+class NotAsync(Consumer):
+    def on_event(self, event: IntegrationEvent) -> None:  # type: ignore[override]
+        pass
 
 
 async def ignore(event: IntegrationEvent) -> None:
@@ -121,8 +135,14 @@ WRONG_REGISTRATIONS: list[tuple[dict[str, Any], str]] = [
     ({"events": [Refunded]}, "no handler for Refunded; add one with add_handler"),
     ({"topic": "users"}, r"must be a Topic, as in Topic\('users'\), not str"),
     ({"consumer": "accounts"}, "must be a Consumer, not str"),
+    ({"consumer": Collector}, "must be a Consumer, not the class Collector"),
+    ({"consumer": Unnamed()}, r"has no name: call `super\(\).__init__\(name\)`"),
+    ({"consumer": NotAsync("c")}, "`on_event` cannot work: it is not async"),
     ({"concurrency": 0}, "concurrency must be at least 1, not 0"),
+    ({"concurrency": "3"}, "concurrency must be an int, not '3'"),
     ({"order_by": id}, "order_by needs concurrency of 2 or more"),
+    ({"order_by": "amount", "concurrency": 2}, "a function of the event, not 'amount'"),
+    ({"retry": 3}, r"a RetryPolicy, as in RetryPolicy\(attempts=3\), not 3"),
 ]
 
 
@@ -136,6 +156,66 @@ def test_a_registration_that_cannot_work_says_why(wrong: dict[str, Any], reason:
     IntegrationEventBusRegistration(**right).check()
     with pytest.raises(InvalidTopologyError, match=reason):
         IntegrationEventBusRegistration(**(right | wrong)).check()
+
+
+class Welcome:
+    async def handle(self, event: Paid) -> None: ...
+
+    def not_async(self, event: Paid) -> None: ...
+
+
+async def takes_more(event: Paid, session: object) -> None: ...
+
+
+def not_async(event: Any) -> None: ...
+
+
+WRONG_HANDLERS: list[tuple[Any, str]] = [
+    (Welcome, r"it is a class: .*`DishkaHandler\(Welcome\)`"),
+    (Welcome(), "it cannot be called: give a function, or a method"),
+    (takes_more, "nothing more: missing a required argument: 'session'"),
+    (Welcome().not_async, "it is not async: write it as `async def`"),
+    (not_async, "<function not_async at .*> cannot handle Paid: it is not async"),
+]
+
+
+@pytest.mark.parametrize(("handler", "reason"), WRONG_HANDLERS)
+def test_a_handler_that_could_never_work_is_found_before_any_event_comes(
+    handler: Any, reason: str
+) -> None:
+    consumer = EventHandlerConsumer("accounts", {Paid: handler})
+    with pytest.raises(InvalidTopologyError, match=reason):
+        IntegrationEventBusRegistration(consumer, Topic("t"), [Paid]).check()
+
+
+def test_a_handler_that_may_work_is_not_refused_for_its_looks() -> None:
+    async def with_default(event: Paid, retries: int = 3) -> None: ...
+
+    def delegates(event: Paid) -> Awaitable[None]:
+        return ignore(event)
+
+    @functools.wraps(takes_more)
+    def decorated(event: Paid) -> Any:
+        return takes_more(event, None)
+
+    class Awaits:
+        def __init__(self, event: Paid) -> None: ...
+
+        def __await__(self) -> Generator[None, None, None]:
+            yield
+
+    for handler in (
+        Welcome().handle,
+        with_default,
+        delegates,
+        decorated,
+        Awaits,
+        AsyncMock(),
+        functools.partial(takes_more, session=None),
+        lambda event: takes_more(event, None),
+    ):
+        consumer = EventHandlerConsumer("accounts", {Paid: handler})
+        IntegrationEventBusRegistration(consumer, Topic("t"), [Paid]).check()
 
 
 def test_a_class_in_place_of_a_list_of_classes_is_named() -> None:
@@ -165,6 +245,8 @@ def test_jitter_stays_within_its_share_and_varies() -> None:
         ({"max_delay": -1}, "max_delay must not be negative"),
         ({"jitter": 1}, "jitter is a share"),
         ({"in_place": -1}, "in_place must not be negative"),
+        ({"dead_letter_on": [ValueError]}, r"a tuple of exception classes, as in \(ValueError,\)"),
+        ({"dead_letter_on": ("ValueError",)}, "dead_letter_on must be a tuple"),
     ],
 )
 def test_a_policy_that_cannot_work_says_why(wrong: dict[str, Any], reason: str) -> None:

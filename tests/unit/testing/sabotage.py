@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias, Unpack
+from typing import Any, Literal, TypeAlias, Unpack
 
 import msgspec.structs
 
@@ -167,13 +167,19 @@ class Replay(Fault):
 class LeakTask(Fault):
     """Start a task with each consumer that nobody ends."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.tasks: list[
+            asyncio.Task[Literal[True]]
+        ] = []  # else the garbage collector would end them
+
     async def on_subscribe(
         self,
         subscription: Subscription,
         deliver: Deliver,
         subscribe: Callable[[Subscription, Deliver], Awaitable[Subscribed]],
     ) -> Subscribed:
-        self.task = asyncio.create_task(asyncio.Event().wait())
+        self.tasks.append(asyncio.create_task(asyncio.Event().wait()))
         return await subscribe(subscription, deliver)
 
 

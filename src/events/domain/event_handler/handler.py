@@ -6,11 +6,14 @@ A handler registers itself when its class is defined, so importing its module is
 from __future__ import annotations
 
 import inspect
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from events.domain.event import DomainEvent
+from events.domain.event_handler._handle_method import is_abstract, why_it_cannot_handle
+from events.domain.event_handler._remade import full_name, is_copied_from
 from events.domain.event_handler._type_argument import event_classes
 from events.errors import (
     HandlerDefinitionError,
@@ -22,6 +25,8 @@ __all__ = ["DomainEventHandler", "DomainEventHandlerRegistry"]
 
 E = TypeVar("E", bound=DomainEvent, contravariant=True)  # noqa: PLC0105 - users write it, too
 Event = TypeVar("Event", bound=DomainEvent)
+
+logger = logging.getLogger("events.domain")
 
 
 class DomainEventHandlerRegistry:
@@ -48,7 +53,7 @@ class DomainEventHandlerRegistry:
         self._events: dict[type[DomainEventHandler[Any]], tuple[type[DomainEvent], ...]] = {}
         self._found: dict[type[DomainEvent], tuple[type[DomainEventHandler[Any]], ...]] = {}
         for event_class, handlers in (mapping or {}).items():
-            for handler in handlers:
+            for handler in listed(handlers):
                 self.add(event_class, handler)
 
     @classmethod
@@ -59,7 +64,7 @@ class DomainEventHandlerRegistry:
             HandlerDefinitionError: one of them is no concrete handler.
         """
         registry = cls()
-        for handler in handlers:
+        for handler in listed(handlers):
             given: object = handler
             if not (isinstance(given, type) and issubclass(given, DomainEventHandler)):
                 raise HandlerDefinitionError(given, "is not a subclass of DomainEventHandler")
@@ -107,13 +112,38 @@ class DomainEventHandlerRegistry:
         if not issubclass(event_class, DomainEvent):
             raise InvalidDomainEventError(
                 event_class,
-                "is not a DomainEvent, so it has no handlers: store instances of its subclasses",
+                "is not a DomainEvent, so it has no handlers: store instances of its subclasses"
+                + (", not the classes themselves" if issubclass(event_class, type) else ""),
             )
         found = self._found  # `add` and `remove` put another one in its place
         bases = set(event_class.__mro__)
         handlers = tuple(h for h, events in self._events.items() if not bases.isdisjoint(events))
         found[event_class] = handlers
+        self._tell_of_the_deaf(event_class)
+        if not handlers:
+            logger.debug(
+                "%s has no handlers; if some were written, are their modules imported?",
+                event_class.__qualname__,
+            )
         return handlers
+
+    def _tell_of_the_deaf(self, event_class: type[DomainEvent]) -> None:
+        """Warn of handlers of an earlier making of the class: they do not get the new one."""
+        if "<locals>" in event_class.__qualname__:
+            return
+        name = full_name(event_class)
+        deaf = [
+            handler.__qualname__
+            for handler, events in self._events.items()
+            if any(e is not event_class and full_name(e) == name for e in events)
+        ]
+        if deaf:
+            logger.warning(
+                "%s was defined again after its handlers, which do not receive the new one: "
+                "define these again as well: %s",
+                event_class.__qualname__,
+                ", ".join(deaf),
+            )
 
     def _enter(
         self,
@@ -132,13 +162,13 @@ class DomainEventHandlerRegistry:
     def _earlier_making(
         self, handler: type, events: tuple[type[DomainEvent], ...]
     ) -> type[DomainEventHandler[Any]] | None:
-        copied = (other for other in self._events if _is_copied_from(other, handler))
+        copied = (other for other in self._events if is_copied_from(other, handler))
         reloaded = (
             other
             for other, its_events in self._events.items()
             if "<locals>" not in handler.__qualname__  # a function may well define several
-            and _full_name(other) == _full_name(handler)
-            and [*map(_full_name, its_events)] == [*map(_full_name, events)]
+            and full_name(other) == full_name(handler)
+            and [*map(full_name, its_events)] == [*map(full_name, events)]
         )
         return next(copied, None) or next(reloaded, None)
 
@@ -161,7 +191,8 @@ class DomainEventHandler(ABC, Generic[E]):
     again (by `@dataclass(slots=True)`, a reload, a notebook's cell) replaces its earlier self.
 
     Raises:
-        HandlerDefinitionError: on defining a handler of something that is not an event.
+        HandlerDefinitionError: on defining a handler of something that is not an event, or whose
+            `handle` is not async or does not take the event alone.
     """
 
     __slots__ = ()
@@ -170,9 +201,12 @@ class DomainEventHandler(ABC, Generic[E]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if _is_abstract(cls):
+        if is_abstract(cls):
             return
         events = event_classes(cls, DomainEventHandler)
+        reason = why_it_cannot_handle(cls)
+        if reason is not None:
+            raise HandlerDefinitionError(cls, reason)
         if events is not None:
             cls.registry._enter(cls, events)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
@@ -181,12 +215,16 @@ class DomainEventHandler(ABC, Generic[E]):
         """Act on the event. An error ends the unit of work: later handlers do not run."""
 
 
-def _is_abstract(cls: type) -> bool:
-    # As ABCMeta finds out, but it does so only after `__init_subclass__`; `inspect.isabstract`
-    # knows that, but is taken in by classes that a decorator made again, as for slots.
-    names = {name for base in cls.__bases__ for name in getattr(base, "__abstractmethods__", ())}
-    names.update(cls.__dict__)
-    return any(getattr(getattr(cls, name, None), "__isabstractmethod__", False) for name in names)
+def listed(
+    handlers: Iterable[type[DomainEventHandler[Any]]],
+) -> Iterable[type[DomainEventHandler[Any]]]:
+    """Give the handlers back, unless a single class stands where a list of them is needed."""
+    given: object = handlers
+    if isinstance(given, type):
+        raise HandlerDefinitionError(
+            given, f"stands alone where handlers are listed: write [{given.__name__}]"
+        )
+    return handlers
 
 
 def _check(event_class: Any, handler: Any) -> None:
@@ -205,22 +243,3 @@ def _check(event_class: Any, handler: Any) -> None:
         raise HandlerDefinitionError(
             given, "is abstract, so it could never be built: register its concrete subclasses"
         )
-
-
-def _is_copied_from(old: type, new: type) -> bool:
-    """Tell whether a decorator made `new` of the body of `old`, as for slots.
-
-    Such a class has its own name from the first, but gets its qualified one later.
-    """
-    if (old.__module__, old.__name__) != (new.__module__, new.__name__):
-        return False
-    body = vars(new)
-    return any(
-        value is body.get(name)
-        for name, value in vars(old).items()
-        if inspect.isfunction(value) or name in {"__dataclass_fields__", "__orig_bases__"}
-    )
-
-
-def _full_name(cls: type) -> tuple[str, str]:
-    return cls.__module__, cls.__qualname__

@@ -27,6 +27,7 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.health import BusHealth
 from events.integration.message import DeadLetter, Message
+from events.integration.pipeline.lifecycle import LifecycleLock
 from events.integration.pipeline.middleware import Middleware
 from events.integration.pipeline.receiver import Receiver
 from events.integration.pipeline.scheduler import DeliveryScheduler
@@ -84,6 +85,12 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     ) -> None:
         super().__init__(registrations)
         self.transport = transport
+        given: object = retry
+        if not (given is None or isinstance(given, RetryPolicy)):
+            raise InvalidTopologyError(
+                repr(self),
+                f"retry must be a RetryPolicy, as in RetryPolicy(attempts=3), not {given!r}",
+            )
         self._middlewares = tuple(middlewares)
         self._retry = retry or RetryPolicy()
         self._startup_timeout = startup_timeout
@@ -92,7 +99,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         self._sender = Sender(
             transport, repr(self), source=source, timeout=send_timeout, max_body_size=max_body_size
         )
-        self._lifecycle = asyncio.Lock()
+        self._lifecycle = LifecycleLock()
         self._started = False
         self._subscribers: dict[tuple[str, str], Subscriber] = {}
         self._wake = asyncio.Event()  # for run(): a consumer came or went
@@ -130,17 +137,25 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         """Stop the consumers, let running handlers end, then disconnect.
 
         Handlers that outlast the grace (`shutdown_grace` if None) are cancelled, and their events
-        are delivered again, to this consumer's name, wherever it runs next.
+        are delivered again, to this consumer's name, wherever it runs next. Called again meanwhile,
+        the shorter grace counts. Cancelled, it grants no more of it, and ends when they have.
         """
         self._refuse_from_handler("shutdown")
+        grace = self._shutdown_grace if grace is None else grace
+        for subscriber in self._subscribers.values():
+            if subscriber.closing:
+                subscriber.begin_close(grace)
         async with self._lifecycle:
             if self._started:
-                await self._stop(self._shutdown_grace if grace is None else grace)
+                await self._stop(grace)
 
     async def _stop(self, grace: float) -> None:
+        subscribers = tuple(self._subscribers.values())
         try:
-            closing = [subscriber.close(grace) for subscriber in self._subscribers.values()]
-            await asyncio.gather(*closing)
+            await _close_all(subscribers, grace)
+        except asyncio.CancelledError:
+            await _close_all(subscribers, 0)
+            raise
         finally:
             self._started = False
             self._subscribers.clear()
@@ -211,7 +226,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         async with self._lifecycle:
             twin = self._subscribers.get(_key(registration))
             if twin is not None and twin.closing:
-                await twin.close(0)
+                await twin.wait_closed()
             self._check(registration, self.registrations)
             if self._started:
                 await self._subscribe(registration)
@@ -230,16 +245,9 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             )
         self._refuse_from_handler("unregister", only=registration)
         self.registrations.remove(registration)
-        key = _key(registration)
-        subscriber = self._subscribers.get(key)
-        if subscriber is None:
-            return
-        try:
+        subscriber = self._subscribers.get(_key(registration))
+        if subscriber is not None:
             await subscriber.close(self._shutdown_grace)
-        finally:
-            if self._subscribers.get(key) is subscriber:
-                del self._subscribers[key]
-            self._wake.set()
 
     def _check_all(self) -> None:
         for index, registration in enumerate(self.registrations):
@@ -267,7 +275,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         if registration in self.registrations:
             await self._subscribe(registration)
             if registration not in self.registrations:
-                await self._subscribers.pop(_key(registration)).close(0)
+                await self._subscribers[_key(registration)].close(0)
 
     async def _subscribe(self, registration: IntegrationEventBusRegistration) -> None:
         scheduler = DeliveryScheduler(registration.concurrency)
@@ -289,7 +297,15 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             ordered=registration.order_by is not None,
         )
         subscribed = await self.transport.subscribe(subscription, receiver.deliver)
-        self._subscribers[_key(registration)] = Subscriber(registration, scheduler, subscribed)
+        self._subscribers[_key(registration)] = Subscriber(
+            registration, scheduler, subscribed, self._forget
+        )
+        self._wake.set()
+
+    def _forget(self, subscriber: Subscriber) -> None:
+        key = _key(subscriber.registration)
+        if self._subscribers.get(key) is subscriber:
+            del self._subscribers[key]
         self._wake.set()
 
     def _refuse_from_handler(
@@ -376,7 +392,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     async def redrive(self, consumer: Consumer | str, letters: Iterable[DeadLetter | str]) -> int:
         """Send dead letters back to that consumer alone, attempts starting anew.
 
-        Takes dead letters or their ids, and returns how many there were. Raises
+        Takes dead letters or their ids, or one alone, and returns how many there were. Raises
         `NoSuchDeadLetterError` for those that are not there, after sending back the rest.
         """
         store, name, ids = self._dead_letter_store("redrive"), _name(consumer), _ids(letters)
@@ -395,6 +411,16 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         return self.transport.dead_letters
 
 
+async def _close_all(subscribers: Sequence[Subscriber], grace: float) -> None:
+    """Close them all, one that fails too, then raise the first error."""
+    for subscriber in subscribers:
+        subscriber.begin_close(grace)
+    closing = [subscriber.wait_closed() for subscriber in subscribers]
+    for error in await asyncio.gather(*closing, return_exceptions=True):
+        if error is not None:
+            raise error
+
+
 def _key(registration: IntegrationEventBusRegistration) -> tuple[str, str]:
     return registration.consumer.name, registration.topic.name
 
@@ -404,6 +430,9 @@ def _name(consumer: Consumer | str) -> str:
 
 
 def _ids(letters: Iterable[DeadLetter | str]) -> list[str]:
+    given: object = letters
+    if isinstance(given, str | DeadLetter):
+        letters = [given]  # one alone: the characters of its id would be taken for ids
     return [letter if isinstance(letter, str) else letter.id for letter in letters]
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextvars import ContextVar
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Generic, Protocol, TypeVar
 
 from events.errors import InvalidTopologyError, MissingExtraError
 from events.integration.bus import IntegrationEventBus
@@ -101,6 +101,17 @@ class DishkaHandler(Generic[E_contra]):
     """Stand for a handler class in an `EventHandlerConsumer`: resolve it, then call `handle`."""
 
     def __init__(self, handler: type[IntegrationEventHandler[E_contra]]) -> None:
+        given: object = handler
+        if not isinstance(given, type):
+            raise TypeError(
+                f"DishkaHandler needs the class of a handler, not {given!r}: "
+                f"the container makes the instance"
+            )
+        if not callable(getattr(given, "handle", None)):
+            raise TypeError(
+                f"{given.__qualname__} has no method `handle`: "
+                f"write `async def handle(self, event: ...) -> None`"
+            )
         self.handler = handler
 
     async def __call__(self, event: E_contra) -> None:
@@ -127,11 +138,13 @@ class MakeBus(Protocol):
 class IntegrationEventImplementationProvider(Provider):
     """Provide the bus, started when first asked for and stopped when the container closes.
 
-    It provides `IntegrationEventBus` and the class that `make` is (APP), the `Delivery` (REQUEST, while one is handled), and the
-    handler classes of every `DishkaHandler` in the registrations (REQUEST), so one that cannot be
-    built is found when the container is made. To make a handler yourself, provide it in a provider
-    after this one. Ask the container for the bus when the application starts: without that, none of
-    its consumers runs.
+    It provides `IntegrationEventBus` and the class that `make` is (APP), the `Delivery` (REQUEST,
+    while one is handled), and the handler classes of every `DishkaHandler` in the registrations
+    (REQUEST), so one that cannot be built is found when the container is made. To make a handler
+    yourself, provide it in a provider after this one.
+
+    Ask the container for the bus when the application starts: without that, none of its consumers
+    runs.
     """
 
     delivery = from_context(Delivery, scope=Scope.REQUEST)
@@ -144,6 +157,13 @@ class IntegrationEventImplementationProvider(Provider):
         middlewares: Sequence[Middleware] = (),
     ) -> None:
         super().__init__()
+        given: object = make
+        if not callable(given):
+            raise TypeError(
+                f"IntegrationEventImplementationProvider makes the bus itself, so it needs the "
+                f"bus's class, or a function that takes registrations and middlewares=, "
+                f"not {given!r}"
+            )
         self._make = make
         self._registrations = list(registrations)
         self._middlewares = list(middlewares)
@@ -167,4 +187,5 @@ def _handlers(registrations: Iterable[IntegrationEventBusRegistration]) -> Itera
         if isinstance(registration.consumer, EventHandlerConsumer):
             for handler in registration.consumer.handlers.values():
                 if isinstance(handler, DishkaHandler):
-                    yield cast("DishkaHandler[Any]", handler).handler
+                    # isinstance cannot tell of which event it is
+                    yield handler.handler  # pyright: ignore[reportUnknownMemberType]

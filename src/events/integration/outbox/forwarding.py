@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from msgspec import Struct
 
 from events.errors import BusError, BusNotStartedError, BusUnavailableError, SendOutcomeUnknownError
+from events.integration.bus import IntegrationEventBus
 from events.integration.codec import read_object
 from events.integration.event import IntegrationEvent
+from events.integration.message import Message
 from events.integration.outbox.port import OutboxRow
 from events.integration.topology import Topic
-
-if TYPE_CHECKING:
-    from events.integration.bus import IntegrationEventBus
-    from events.integration.message import Message
 
 __all__ = ["Forward", "ForwardingBus", "Outcome", "forward_to", "sort"]
 

@@ -4,7 +4,7 @@ A row is in one of these states. It is deleted, not marked, so the table holds t
 
     (no row) --put, and the user's commit--> due --the bus took it--> (no row)
                                               ^ |
-                             `available_at`   | | the bus refused it: attempts + 1
+                             `available_at`   | | the bus refused it, or it is corrupt: attempts + 1
                                               | v
                                             postponed
 
@@ -16,15 +16,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from msgspec import Struct
 
+from events.errors import OutboxError
+from events.integration.event import IntegrationEvent
 from events.integration.message import Message
-
-if TYPE_CHECKING:
-    from events.integration.event import IntegrationEvent
-    from events.integration.topology import Topic
+from events.integration.topology import Topic
 
 __all__ = ["Outbox", "OutboxRow", "OutboxStore", "Postponed"]
 
@@ -55,11 +54,16 @@ class Outbox(Protocol):
 
 
 class OutboxRow(Struct, frozen=True):
-    """A message that waits. `attempts` counts how often the bus has refused it."""
+    """A message that waits. `attempts` counts how often the bus has refused it.
+
+    `fault` says why the message is not what was put, where a store cannot read it: such a row is
+    postponed unsent.
+    """
 
     id: int
     message: Message
     attempts: int = 0
+    fault: OutboxError | None = None
 
 
 class Postponed(Struct, frozen=True):
@@ -84,6 +88,7 @@ class OutboxStore(Protocol):
     async def due(self, limit: int) -> Sequence[OutboxRow]:
         """Return rows that are due, in the order of their ids; fewer than `limit` if these are all.
 
+        A row that cannot be read is no error, as it must not stop the others: it has a `fault`.
         Committed rows appear whatever their id is: one that is lower than those seen before too.
         """
         ...

@@ -25,20 +25,18 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias
 
 from msgspec import Struct
 
 from events.errors import OutboxError
+from events.integration.bus import IntegrationEventBus
 from events.integration.outbox.forwarding import ForwardingBus, forward_to, sort
-from events.integration.outbox.port import Postponed
+from events.integration.outbox.port import OutboxRow, OutboxStore, Postponed
+from events.integration.pipeline.lifecycle import LifecycleLock
+from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
-
-if TYPE_CHECKING:
-    from types import TracebackType
-
-    from events.integration.bus import IntegrationEventBus
-    from events.integration.outbox.port import OutboxRow, OutboxStore
 
 __all__ = ["OutboxRelay", "RelayHealth", "RelayStep"]
 
@@ -100,6 +98,12 @@ class OutboxRelay:
         shutdown_grace: float = 10.0,
         on_step: Callable[[RelayStep], None] | None = None,
     ) -> None:
+        given: object = store
+        if not callable(getattr(given, "due", None)):
+            raise TypeError(
+                f"OutboxRelay needs an OutboxStore first, such as SQLAlchemyOutboxStore(engine), "
+                f"not {type(given).__name__}"
+            )
         self._store = store
         self._bus = bus
         self._forward = forward_to(bus, timeout=send_timeout)
@@ -108,7 +112,7 @@ class OutboxRelay:
         self._retry = retry or RetryPolicy()
         self._shutdown_grace = shutdown_grace
         self._on_step = on_step or _ignore
-        self._lifecycle = asyncio.Lock()
+        self._lifecycle = LifecycleLock()
         self._task: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._woken = asyncio.Event()
@@ -121,18 +125,19 @@ class OutboxRelay:
     # --- lifecycle ----------------------------------------------------------------------------
 
     async def startup(self) -> None:
-        """Check table and bus, and begin. Calling it twice does no harm.
+        """Check table and bus, and begin, or begin anew if it has ended. Twice does no harm.
 
         Raises `OutboxTableError` for a table that is missing or of another layout,
         `BusNotStartedError` for a bus that says it is not started.
         """
         async with self._lifecycle:
-            if self._task is not None:
+            if self._task is not None and not self._task.done():
                 return
             await self._store.check()
             if isinstance(self._bus, ForwardingBus):
                 await self._bus.forward([])
-            self._stopping.clear()
+            # New ones, as they belong to the event loop in which they were first waited for.
+            self._stopping, self._woken = asyncio.Event(), asyncio.Event()
             self._task = asyncio.create_task(self._relay(), name=f"{self!r}")
             self._task.add_done_callback(_log_end)
 
@@ -195,7 +200,8 @@ class OutboxRelay:
         """Return when the bus has what was committed before the call.
 
         Rows that are postponed are not waited for. It waits while bus or database are in trouble,
-        so give it a deadline. Raises `OutboxError` if the relay is not started, or stops meanwhile.
+        and until the relay has caught up with those who go on writing, so give it a deadline.
+        Raises `OutboxError` if the relay is not started, or stops meanwhile.
         """
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._drains.append(done)
@@ -204,6 +210,7 @@ class OutboxRelay:
             await self._wait_alive(done)
         finally:
             done.cancel()
+            self._drains = [other for other in self._drains if other is not done]
 
     async def _wait_alive(self, awaited: asyncio.Future[Any]) -> None:
         task = self._task
@@ -220,7 +227,7 @@ class OutboxRelay:
         return RelayHealth(
             started=self._task is not None,
             alive=self._task is not None and not self._task.done(),
-            trouble=None if self._trouble is None else _describe(self._trouble),
+            trouble=None if self._trouble is None else describe(self._trouble),
             last_read=None if self._last_read is None else now - self._last_read,
         )
 
@@ -267,18 +274,20 @@ class OutboxRelay:
                 if not done.done():
                     done.set_result(None)
         else:
-            self._drains += drains
+            self._drains += [done for done in drains if not done.done()]
         return read
 
     async def _pass_on(self, rows: Sequence[OutboxRow]) -> Exception | None:
         self._on_step("selected")
-        outcome = sort(rows, await self._forward([row.message for row in rows]))
+        sound = [row for row in rows if row.fault is None]
+        outcome = sort(sound, await self._forward([row.message for row in sound]))
         self._on_step("sent")
         if outcome.accepted:
             self._failures = 0  # a bus that takes some of them is not down
             await self._insist(lambda: self._store.remove([row.id for row in outcome.accepted]))
-        if outcome.refused:
-            postponed = [self._postpone(row, error) for row, error in outcome.refused]
+        refused = [*outcome.refused, *((row, row.fault) for row in rows if row.fault is not None)]
+        if refused:
+            postponed = [self._postpone(row, error) for row, error in refused]
             await self._insist(lambda: self._store.postpone(postponed))
         self._on_step("removed")
         return outcome.trouble
@@ -287,15 +296,15 @@ class OutboxRelay:
         attempt = row.attempts + 1
         delay = self._retry.delay_after(attempt)
         logger.warning(
-            "the bus refused %s %s for topic %r, attempt %d, again in %.3g s: %s",
+            "%s %s for topic %r cannot be sent, attempt %d, again in %.3g s: %s",
             row.message.type,
             row.message.id,
             row.message.topic,
             attempt,
             delay,
-            _describe(error),
+            describe(error),
         )
-        return Postponed(row.id, _describe(error), delay)
+        return Postponed(row.id, describe(error), delay)
 
     async def _insist(self, write: Callable[[], Awaitable[None]]) -> None:
         """Write until the database takes it."""
@@ -319,7 +328,7 @@ class OutboxRelay:
             self._logged.clear()
         else:
             if type(trouble) not in self._logged:
-                logger.warning("%r waits and tries again: %s", self, _describe(trouble))
+                logger.warning("%r waits and tries again: %s", self, describe(trouble))
             self._failures += 1
             self._logged.add(type(trouble))
 
@@ -329,10 +338,6 @@ async def _wait(event: asyncio.Event, seconds: float) -> bool:
         async with asyncio.timeout(seconds):
             await event.wait()
     return event.is_set()
-
-
-def _describe(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
 
 
 def _ignore(step: RelayStep) -> None:

@@ -6,21 +6,21 @@
                                  ^             | raised
                                  '--- Wait --- judge --> Retry or Reject
 
-Cancellation is no failure: a handler that the shutdown cancels has its delivery released.
+Cancellation by the shutdown is no failure: the handler's delivery is released, whatever it raises
+then. Anything else that comes out of a handler is one, a cancellation that nobody expected too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import MappingProxyType
 
 from msgspec.structs import replace
 
-from events.errors import EventDecodeError
-from events.integration.cloudevents import unwrapped
+from events.integration.cloudevents import attribute, unwrapped
 from events.integration.event import IntegrationEvent
 from events.integration.message import (
     Ack,
@@ -42,6 +42,8 @@ __all__ = ["TOO_LARGE", "UNDECODABLE", "Receiver"]
 
 UNDECODABLE = "undecodable"
 TOO_LARGE = "too-large"
+
+_ENDING = (KeyboardInterrupt, SystemExit, GeneratorExit)  # of the process, or of the event loop
 
 logger = logging.getLogger("events.integration")
 
@@ -83,52 +85,59 @@ class Receiver:
             return _done(settlement)
         try:
             event = self._decoder.decode(delivery)
-        except EventDecodeError as error:
+        except Exception as error:  # noqa: BLE001 - the user's own classes and upcasters run here
             return _done(self._reject(delivery, UNDECODABLE, describe(error)))
         if event is None:
             return _done(Ack())
         # Read-only, so that a later attempt sees the headers as they came.
         delivery = replace(delivery, headers=MappingProxyType(delivery.headers))
-        key: Hashable | None = None
-        failure: Exception | None = None
         order_by = self._registration.order_by
+        failure: BaseException | None = None
         if order_by is not None:
+            work = partial(self._attempts, delivery, event, None)
             try:
-                key = order_by(event)
-                hash(key)
-            except Exception as error:  # noqa: BLE001 - the user's function: it fails like a handler
-                key, failure = None, error
-        return self._scheduler.submit(partial(self._attempts, delivery, event, failure), key)
+                return self._scheduler.submit(work, order_by(event))
+            except _ENDING:
+                raise
+            except BaseException as error:  # noqa: BLE001 - the user's key: it fails like a handler
+                failure = error
+        return self._scheduler.submit(partial(self._attempts, delivery, event, failure))
 
     async def _attempts(
-        self, delivery: Delivery, event: IntegrationEvent, failure: Exception | None
+        self, delivery: Delivery, event: IntegrationEvent, failure: BaseException | None
     ) -> Settlement:
         """Handle the event until it is handled, given up, or the broker's again."""
+        first, task = delivery.attempt, asyncio.current_task()
         while True:
             try:
                 if failure is not None:
                     raise failure
                 await self._attempt(delivery, event)
-            except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    return Release()
-                # Nobody cancelled us: the handler awaited something that somebody else did.
+            except _ENDING:
+                raise
+            except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure
+                if self._scheduler.has_cancelled(task):
+                    return self._give_back(0.0, delivery.attempt - 1, first)
                 verdict = self._judge(delivery, _as_failure(error))
-            except Exception as error:  # noqa: BLE001 - whatever a handler raises is its failure
-                verdict = self._judge(delivery, error)
+                cancelled = isinstance(error, asyncio.CancelledError)
+                over = cancelled and task is not None and bool(task.cancelling())
             else:
                 return Ack()
             if not isinstance(verdict, Wait):
                 return verdict
+            if over:  # somebody else cancelled this very task, so there is no waiting here
+                return self._give_back(verdict.seconds, delivery.attempt, first)
             try:
                 await asyncio.sleep(verdict.seconds)
             except asyncio.CancelledError:
-                if not self._delayed_retry:
-                    return Release()
-                # The attempt did fail: the broker must not forget that it was made.
-                return Retry(verdict.seconds, delivery.attempt)
+                return self._give_back(verdict.seconds, delivery.attempt, first)
             delivery = replace(delivery, attempt=delivery.attempt + 1)
+
+    def _give_back(self, after: float, attempt: int, first: int) -> Settlement:
+        """Have the broker deliver it again; attempts that did fail it must not forget."""
+        if attempt < first or not self._delayed_retry:
+            return Release()
+        return Retry(after, attempt)
 
     async def _attempt(self, delivery: Delivery, event: IntegrationEvent) -> None:
         set_current_delivery(delivery)
@@ -137,14 +146,14 @@ class Receiver:
     async def _consume(self, incoming: IncomingEvent) -> None:
         await incoming.registration.consumer.on_event(incoming.event)
 
-    def _judge(self, delivery: Delivery, error: Exception) -> Wait | Retry | Reject:
+    def _judge(self, delivery: Delivery, error: BaseException) -> Wait | Retry | Reject:
         verdict = judge(self._retry, error, delivery.attempt, delayed_retry=self._delayed_retry)
         if isinstance(verdict, Reject):
             return self._reject(delivery, verdict.reason, verdict.error, error)
         logger.warning(
             "%s failed on %s from topic %r, attempt %d of %d, again in %.3g s: %s",
             delivery.consumer,
-            delivery.id,
+            _named(delivery),
             delivery.topic,
             delivery.attempt,
             self._retry.attempts,
@@ -155,12 +164,12 @@ class Receiver:
         return verdict
 
     def _reject(
-        self, delivery: Delivery, reason: str, text: str, error: Exception | None = None
+        self, delivery: Delivery, reason: str, text: str, error: BaseException | None = None
     ) -> Reject:
         logger.error(
             "%s gives up on %s from topic %r at attempt %d, %s: %s",
             delivery.consumer,
-            delivery.id,
+            _named(delivery),
             delivery.topic,
             delivery.attempt,
             reason,
@@ -171,18 +180,27 @@ class Receiver:
         return Reject(reason, text, delivery.attempt)
 
 
+def _named(delivery: Delivery) -> str:
+    """Return the event's type and id; the id alone where no header tells the type."""
+    type_ = attribute(delivery.headers, "type")
+    return delivery.id if type_ is None else f"{type_} {delivery.id}"
+
+
 def _fields(delivery: Delivery) -> dict[str, object]:
     """Return what a structured logger files the line under."""
     return {
         "consumer": delivery.consumer,
         "topic": delivery.topic,
+        "event_type": attribute(delivery.headers, "type"),
         "event_id": delivery.id,
         "correlation_id": delivery.correlation_id,
         "attempt": delivery.attempt,
     }
 
 
-def _as_failure(error: asyncio.CancelledError) -> Exception:
+def _as_failure(error: BaseException) -> BaseException:
+    if not isinstance(error, asyncio.CancelledError):
+        return error
     failure = RuntimeError("the handler awaited something that was cancelled")
     failure.__cause__ = error
     return failure

@@ -1,14 +1,15 @@
 """What becomes of a failed attempt: another one here, another one through the broker, or the end.
 
 attempt fails --> attempts left? --no--> dead letter
-| yes
-delay short, or the broker cannot delay? --yes--> wait in place, next attempt
-| no
-through the broker
+                      | yes
+                  delay short, or the broker cannot delay? --yes--> wait in place, next attempt
+                      | no
+                  through the broker
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -21,6 +22,8 @@ __all__ = ["RETRIES_EXHAUSTED", "UNRETRYABLE", "Verdict", "Wait", "judge"]
 RETRIES_EXHAUSTED = "retries-exhausted"
 UNRETRYABLE = "unretryable"
 
+_LONGEST = 10_000  # characters of an error that are kept: its beginning and its end
+
 
 class Wait(Struct, frozen=True):
     """Wait in place for `seconds`, then try again."""
@@ -31,7 +34,9 @@ class Wait(Struct, frozen=True):
 Verdict: TypeAlias = Wait | Retry | Reject
 
 
-def judge(policy: RetryPolicy, error: Exception, attempt: int, *, delayed_retry: bool) -> Verdict:
+def judge(
+    policy: RetryPolicy, error: BaseException, attempt: int, *, delayed_retry: bool
+) -> Verdict:
     """Say what becomes of an event whose attempt ended with this error."""
     if isinstance(error, policy.dead_letter_on):
         return Reject(UNRETRYABLE, describe(error), attempt)
@@ -44,5 +49,17 @@ def judge(policy: RetryPolicy, error: Exception, attempt: int, *, delayed_retry:
 
 
 def describe(error: BaseException) -> str:
-    """Return the error as a dead letter keeps it: its class, its text, its notes."""
-    return "\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())])
+    """Return the error as a dead letter keeps it: its class, its text, its notes.
+
+    Whatever was raised, this does not fail, is not endless, and is text that brokers and databases
+    take: NUL characters and lone surrogates are written as escapes.
+    """
+    notes: Iterable[object] = getattr(error, "__notes__", ())
+    try:
+        text = "\n".join([f"{type(error).__name__}: {error}", *map(str, notes)])
+    except Exception as unprintable:  # noqa: BLE001 - the user's own `__str__`
+        text = f"{type(error).__name__}: its text raised {type(unprintable).__name__}"
+    if len(text) > _LONGEST:
+        half, left_out = _LONGEST // 2, len(text) - _LONGEST
+        text = f"{text[:half]} ... {left_out:,} characters ... {text[-half:]}"
+    return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()

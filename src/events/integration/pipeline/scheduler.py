@@ -8,20 +8,23 @@ A job is in one of three places:
 Everything is entered in order of arrival, so with a concurrency of 1 all jobs run in that order.
 Each job runs in a task of its own, and so in a context of its own: what one handler binds there, as
 loggers do, the next does not see. On closing, jobs that never ran are released, running ones end,
-and those that outlast the grace are cancelled.
+those that outlast the grace are cancelled, and those that go on all the same are abandoned: they
+are released, so that whoever closes is not held up by them, and nobody waits for them any more.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextvars import copy_context
 from typing import Any, NamedTuple, TypeAlias
 
 from events.integration.message import Release, Settlement
 
 __all__ = ["DeliveryScheduler"]
+
+_DEAF = 5.0  # seconds that a job has to end after it was cancelled
 
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, Settlement]]
 
@@ -45,6 +48,10 @@ class DeliveryScheduler:
         self._waiting: deque[_Job] = deque()
         self._behind: dict[Hashable, deque[_Job]] = {}
         self._closing = False
+        self._cancelled: set[asyncio.Task[Settlement]] = set()
+        self._timers: list[asyncio.TimerHandle] = []
+        self._held: list[_Job] = []
+        self.abandoned = 0
 
     def submit(self, work: Work, key: Hashable | None = None) -> asyncio.Future[Settlement]:
         """Run `work` when its turn comes; the future gets its settlement and no exception.
@@ -74,22 +81,45 @@ class DeliveryScheduler:
         """Tell whether the task is a job of this scheduler."""
         return task in self._running
 
+    def has_cancelled(self, task: asyncio.Task[Any] | None) -> bool:
+        """Tell whether the task is a job that this scheduler cancelled, as it outlasted a grace."""
+        return task in self._cancelled
+
     async def close(self, grace: float) -> int:
         """Release what waits, let the running end for `grace` seconds, then cancel the rest.
 
-        Returns how many had to be cancelled.
+        Returns how many had to be cancelled; `abandoned` counts those that did not end even then.
+        While this waits, `hurry` shortens the grace.
         """
         self._closing = True
-        for job in self._unstarted():
+        for job in (*self._unstarted(), *self._held):
             job.future.set_result(Release())
-        if not self._running:
-            return 0
-        _, overdue = await asyncio.wait(self._running, timeout=grace)
+        self._held.clear()
+        if self._running:
+            self.hurry(grace)
+            await asyncio.wait([job.future for job in self._running.values()])
+        for timer in self._timers:
+            timer.cancel()
+        return len(self._cancelled)
+
+    def hurry(self, grace: float) -> None:
+        """Cancel what still runs in `grace` seconds."""
+        self._timers.append(self._loop.call_later(grace, self._cancel))
+
+    def _cancel(self) -> None:
+        overdue = self._running.keys() - self._cancelled
         for task in overdue:
             task.cancel("the grace of the shutdown has passed")
+        self._cancelled |= overdue
         if overdue:
-            await asyncio.wait(overdue)
-        return len(overdue)
+            self._timers.append(self._loop.call_later(_DEAF, self._abandon, overdue))
+
+    def _abandon(self, tasks: Iterable[asyncio.Task[Settlement]]) -> None:
+        for task in tasks:
+            job = self._running.get(task)
+            if job is not None and not job.future.done():
+                self.abandoned += 1
+                job.future.set_result(Release())
 
     def _unstarted(self) -> list[_Job]:
         jobs = [*self._waiting, *(job for behind in self._behind.values() for job in behind)]
@@ -104,10 +134,14 @@ class DeliveryScheduler:
 
     def _done(self, task: asyncio.Task[Settlement]) -> None:
         job = self._running.pop(task)
-        # A job turns every Exception into a settlement, so what is left is a cancellation that it
-        # did not expect, or SystemExit on its way through the loop: the delivery was not handled.
-        failed = task.cancelled() or task.exception() is not None
-        job.future.set_result(Release() if failed else task.result())
+        # A job turns all that a handler raises into a settlement, so what is left is a cancellation
+        # that it did not expect, or SystemExit on its way through the loop: it was not handled.
+        ending = not task.cancelled() and task.exception() is not None
+        if ending and not self._closing:
+            self._held.append(job)  # released now, it would come again, and end the shutdown too
+        elif not job.future.done():
+            failed = ending or task.cancelled()
+            job.future.set_result(Release() if failed else task.result())
         if job.key is not None:
             behind = self._behind.get(job.key)
             if behind:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from events.errors import (
     BusError,
+    BusUnavailableError,
     InvalidTopologyError,
     MessageTooLargeError,
     SendOutcomeUnknownError,
@@ -28,6 +29,7 @@ from events.integration.transport import Transport
 __all__ = ["Sender"]
 
 _OVERRUN = 1.0  # seconds that a transport may take past its own deadline before it is cut off
+_DOWN = (BusUnavailableError, SendOutcomeUnknownError)
 _WINDOW = 1_000  # messages in flight at once, so that each has a fair share of the deadline
 
 
@@ -68,15 +70,25 @@ class Sender:
             raise self._unknown(message) from error
 
     async def send_all(self, messages: Sequence[Message]) -> list[BusError | None]:
-        """Send messages in order, many in flight, and say of each what became of it."""
+        """Send messages in order, many in flight, and say of each what became of it.
+
+        A broker that takes none of a windowful is down: the rest is not sent, and not waited for.
+        """
         outcomes: list[BusError | None] = []
         for start in range(0, len(messages), _WINDOW):
             outcomes += await self._send_window(messages[start : start + _WINDOW])
+            if all(isinstance(outcome, _DOWN) for outcome in outcomes[start:]):
+                down = BusUnavailableError(self._bus, f"none of the {_WINDOW:,} before was taken")
+                outcomes += [down] * (len(messages) - len(outcomes))
+                break
         return outcomes
 
     async def _send_window(self, messages: Sequence[Message]) -> list[BusError | None]:
-        futures = [asyncio.ensure_future(self._checked(message)) for message in messages]
+        futures: list[asyncio.Future[None]] = []
         try:
+            # One by one, so that those before one that raises are known.
+            for message in messages:
+                futures.append(asyncio.ensure_future(self._checked(message)))  # noqa: PERF401
             if futures:
                 await asyncio.wait(futures, timeout=self._timeout + _OVERRUN)
             return [

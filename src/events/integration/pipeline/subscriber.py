@@ -1,12 +1,13 @@
 """One registration at work: its transport's subscription, its turn-taking, its end.
 
-open --close--> pause the transport --> let handlers end --> settle --> closed
+open --close--> pause the transport --> let handlers end --> settle --> closed, and forgotten
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from events.integration.health import ConsumerHealth
 from events.integration.pipeline.scheduler import DeliveryScheduler
@@ -26,10 +27,13 @@ class Subscriber:
         registration: IntegrationEventBusRegistration,
         scheduler: DeliveryScheduler,
         subscribed: Subscribed,
+        forget: Callable[[Subscriber], None],
     ) -> None:
+        """Begin. `forget` is called when it is closed, whether or not anybody waits for that."""
         self.registration = registration
         self.scheduler = scheduler
         self._subscribed = subscribed
+        self._forget = forget
         self._closing: asyncio.Task[None] | None = None
         self.ended = asyncio.create_task(self._watch())
 
@@ -41,14 +45,23 @@ class Subscriber:
             raise
 
     async def close(self, grace: float) -> None:
-        """Stop, wait until the handlers have ended, and return when all is settled.
+        """Stop, wait until the handlers have ended, and return when all is settled."""
+        self.begin_close(grace)
+        await self.wait_closed()
 
-        The first call decides the grace; all others wait with it.
-        """
+    def begin_close(self, grace: float) -> None:
+        """Have it closed. Of several calls the shortest grace counts."""
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(grace))
+            self._closing.add_done_callback(lambda _: self._forget(self))
+        else:
+            self.scheduler.hurry(grace)
+
+    async def wait_closed(self) -> None:
+        """Return when what `begin_close` began has come to its end."""
         # Whoever waits may be cancelled; what it waits for must still come to its end.
-        await asyncio.shield(self._closing)
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
 
     @property
     def closing(self) -> bool:
@@ -65,6 +78,13 @@ class Subscriber:
                     self.registration,
                     cancelled,
                     grace,
+                )
+            if self.scheduler.abandoned:
+                logger.error(
+                    "%s: %d handlers still run although they were cancelled, and are left to "
+                    "themselves: a handler must not swallow CancelledError",
+                    self.registration,
+                    self.scheduler.abandoned,
                 )
         finally:
             await self._subscribed.close()

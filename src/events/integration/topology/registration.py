@@ -9,6 +9,7 @@ from typing import Any
 from events.errors import InvalidTopologyError
 from events.integration.event import IntegrationEvent
 from events.integration.topology.consumer import Consumer, EventHandlerConsumer
+from events.integration.topology.consumer.handler import why_not_a_handler
 from events.integration.topology.retry import RetryPolicy
 from events.integration.topology.topic import Topic
 
@@ -58,20 +59,53 @@ class IntegrationEventBusRegistration:
         consumer: object = self.consumer
         topic: object = self.topic
         if not isinstance(consumer, Consumer):
-            yield f"the consumer must be a Consumer, not {type(consumer).__name__}"
+            yield f"the consumer must be a Consumer, not {_named(consumer)}"
+        elif not getattr(consumer, "name", ""):
+            yield "the consumer has no name: call `super().__init__(name)` in its `__init__`"
+        elif (why_not := why_not_a_handler(consumer.on_event)) is not None:
+            yield f"the consumer's `on_event` cannot work: {why_not}"
         if not isinstance(topic, Topic):
-            yield f"the topic must be a Topic, as in Topic('users'), not {type(topic).__name__}"
+            yield f"the topic must be a Topic, as in Topic('users'), not {_named(topic)}"
         if not self.events:
             yield "it names no events; list the classes, or add handlers before registering"
         for event in self.events:
-            if not (isinstance(event, type) and issubclass(event, IntegrationEvent)):
-                yield f"{event!r} is not an IntegrationEvent class"
-            elif isinstance(consumer, EventHandlerConsumer) and event not in consumer.handlers:
-                yield (
-                    f"the consumer has no handler for {event.__qualname__}; "
-                    f"add one with add_handler, or leave the class out"
-                )
-        if self.concurrency < 1:
-            yield f"concurrency must be at least 1, not {self.concurrency}"
-        if self.order_by is not None and self.concurrency == 1:
-            yield "order_by needs concurrency of 2 or more; with 1, all events are in order anyway"
+            given: object = event
+            if not (isinstance(given, type) and issubclass(given, IntegrationEvent)):
+                yield f"{given!r} is not an IntegrationEvent class"
+            elif isinstance(consumer, EventHandlerConsumer):
+                yield from _handler_faults(consumer, event)
+        yield from self._option_faults()
+
+    def _option_faults(self) -> Iterable[str]:
+        concurrency: object = self.concurrency
+        order_by: object = self.order_by
+        retry: object = self.retry
+        # A bool is an int, and `concurrency=True` is a slip.
+        if type(concurrency) is not int:
+            yield f"concurrency must be an int, not {concurrency!r}"
+        elif concurrency < 1:
+            yield f"concurrency must be at least 1, not {concurrency}"
+        if order_by is not None:
+            if not callable(order_by):
+                yield f"order_by must be a function of the event, not {order_by!r}"
+            if concurrency == 1:
+                yield "order_by needs concurrency of 2 or more; with 1, all are in order anyway"
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            yield f"retry must be a RetryPolicy, as in RetryPolicy(attempts=3), not {retry!r}"
+
+
+def _handler_faults(consumer: EventHandlerConsumer, event: type[IntegrationEvent]) -> Iterable[str]:
+    if event not in consumer.handlers:
+        yield (
+            f"the consumer has no handler for {event.__qualname__}; "
+            f"add one with add_handler, or leave the class out"
+        )
+        return
+    handler = consumer.handlers[event]
+    why_not = why_not_a_handler(handler)
+    if why_not is not None:
+        yield f"{handler!r} cannot handle {event.__qualname__}: {why_not}"
+
+
+def _named(given: object) -> str:
+    return f"the class {given.__name__}" if isinstance(given, type) else type(given).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from typing import cast
 
 from events.errors import InvalidTopologyError
 
@@ -39,6 +40,10 @@ class RetryPolicy:
             (self.max_delay >= 0, "max_delay must not be negative"),
             (0 <= self.jitter < 1, "jitter is a share of the delay, from 0 to below 1"),
             (self.in_place >= 0, "in_place must not be negative"),
+            (
+                _are_exceptions(self.dead_letter_on),
+                "dead_letter_on must be a tuple of exception classes, as in (ValueError,)",
+            ),
         ):
             if not holds:
                 raise InvalidTopologyError(repr(self), reason)
@@ -50,3 +55,10 @@ class RetryPolicy:
         if not self.jitter:
             return delay
         return delay * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - no secret
+
+
+def _are_exceptions(given: object) -> bool:
+    return isinstance(given, tuple) and all(
+        isinstance(each, type) and issubclass(each, BaseException)
+        for each in cast("tuple[object, ...]", given)
+    )

@@ -19,6 +19,7 @@ from events.domain.event_handler import (
     DomainEventHandlerFactory,
     DomainEventHandlerRegistry,
 )
+from events.domain.event_handler.handler import listed
 from events.domain.implementation.dishka.factory import (
     DishkaDomainEventHandlerFactory,
     HandlerRecipes,
@@ -56,7 +57,7 @@ class DomainEventImplementationProvider(Provider):
         super().__init__()
         self._registry = DomainEventHandler.registry
         if handlers is not None:
-            handlers = list(dict.fromkeys(handlers))
+            handlers = list(dict.fromkeys(listed(handlers)))
             self._registry = DomainEventHandlerRegistry.of(handlers)
             for handler in handlers:
                 self.provide(handler)

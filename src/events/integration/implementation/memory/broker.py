@@ -1,9 +1,9 @@
 """The broker of in-memory buses: queues, delays, dead letters, all in one event loop.
 
-It holds a queue for each consumer of a topic, made when the consumer first
-registers and kept until the broker goes, so what is sent while a consumer is stopped waits for it.
-Buses that share a broker in one process behave as processes that share a real one do. A message is
-in one of these places, and moves along the arrows only:
+It holds a queue for each consumer of a topic, made when the consumer first registers and kept until
+the broker goes, so what is sent while a consumer is stopped waits for it. Buses that share a broker
+in one process behave as processes that share a real one do. A message is in one of these places,
+and moves along the arrows only:
 
     sent --> ready --> in flight --Ack--> gone
                ^           |-----Release--> ready, where it was

@@ -109,13 +109,18 @@ class InMemoryTransport:
         self.connected = True
 
     def publish(self, message: Message) -> asyncio.Future[None]:
-        """Put the message into the queues; done when this returns."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Put the message into the queues. It is there when this returns.
+
+        The awaitable lets others run all the same: who sends in a loop must not starve those who
+        are to receive it.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
         if self.connected:
             # A copy, read-only: the sender's dict is the sender's to change.
             headers = MappingProxyType(dict(message.headers))
             self.broker.publish(replace(message, headers=headers))
-            done.set_result(None)
+            loop.call_soon(_end, done)
         else:
             done.set_exception(BusUnavailableError(type(self).__name__, "it is closed"))
         return done
@@ -128,6 +133,11 @@ class InMemoryTransport:
     async def close(self) -> None:
         """Take no more messages; those in the queues stay."""
         self.connected = False
+
+
+def _end(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
 
 
 class InMemoryIntegrationEventBus(TransportIntegrationEventBus):

@@ -13,18 +13,13 @@ aggregate's events follow its commits. SQLAlchemy tells of all this in three eve
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from sqlalchemy import event
+from sqlalchemy import URL, Table, event
 from sqlalchemy.exc import UnboundExecutionError
+from sqlalchemy.orm import Session, SessionTransaction
 
 from events.errors import OutboxError, OutboxTableError
 from events.integration.implementation.sqlalchemy.tables import Row, insert_rows
 from events.integration.implementation.sqlalchemy.wakeup import nudge
-
-if TYPE_CHECKING:
-    from sqlalchemy import URL, Table
-    from sqlalchemy.orm import Session, SessionTransaction
 
 __all__ = ["SessionBuffer"]
 

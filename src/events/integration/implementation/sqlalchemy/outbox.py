@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING
 
 import msgspec
 from sqlalchemy import Connection, MetaData, Table, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
 from events.errors import InvalidTopologyError, MessageTooLargeError, OutboxError
+from events.integration.event import IntegrationEvent
 from events.integration.implementation.sqlalchemy.buffer import SessionBuffer
 from events.integration.implementation.sqlalchemy.tables import (
     LONGEST_NAME,
@@ -23,9 +23,6 @@ from events.integration.implementation.sqlalchemy.tables import (
 from events.integration.implementation.sqlalchemy.wakeup import nudge
 from events.integration.serialization import Serializer
 from events.integration.topology import Topic
-
-if TYPE_CHECKING:
-    from events.integration.event import IntegrationEvent
 
 __all__ = ["SQLAlchemyOutbox", "default_table"]
 
@@ -112,6 +109,8 @@ class SQLAlchemyOutbox:
                 f"{message.type!r} with key {key!r}: the outbox holds types and keys of up to "
                 f"{LONGEST_NAME} characters; use a hash of a longer key"
             )
+        if key is not None and "\0" in key:  # PostgreSQL would refuse it, and too late
+            raise OutboxError(f"{message.type!r}: a key cannot have a NUL character: {key!r}")
         if available_at is not None:
             if available_at.tzinfo is None:
                 raise ValueError(f"available_at has no time zone: {available_at!r}; use UTC")

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
-from sqlalchemy import StaticPool, text
+from sqlalchemy import Connection, StaticPool, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.errors import OutboxError
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["check", "enable_wal"]
 
@@ -24,12 +20,26 @@ async def enable_wal(engine: AsyncEngine) -> None:
     """Switch a SQLite database to its write-ahead log, once and for all: the file remembers it.
 
     Writers then no longer wait for the relay's reading, nor it for theirs. Call it where you create
-    the tables. Raises `OutboxError` where SQLite cannot: in memory, or while others use the file.
+    the tables. Raises `OutboxError` where that cannot be: in memory, while others use the file, or
+    on a database other than SQLite.
     """
+    given: object = engine
+    if not isinstance(given, AsyncEngine):
+        raise TypeError(
+            f"enable_wal needs an AsyncEngine, not {type(given).__name__}: "
+            f"from sqlalchemy.ext.asyncio import create_async_engine"
+        )
+    if engine.dialect.name != "sqlite":
+        raise OutboxError(
+            f"{engine.url!r} is no SQLite database, and needs none of this: leave enable_wal out"
+        )
     async with engine.connect() as connection:
         mode = (await connection.execute(text("PRAGMA journal_mode=WAL"))).scalar_one()
     if mode != "wal":
-        raise OutboxError(f"{engine.url!r} stays in journal mode {mode!r}: is it a file?")
+        raise OutboxError(
+            f"{engine.url!r} stays in journal mode {mode!r}: it needs to be a database in a file, "
+            f"as in sqlite+aiosqlite:///app.db"
+        )
 
 
 def check(connection: Connection) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from events.errors import OutboxTableError
+from events.errors import OutboxError, OutboxTableError
 from events.integration.implementation.sqlalchemy import sqlite
 from events.integration.implementation.sqlalchemy.outbox import default_table
 from events.integration.implementation.sqlalchemy.tables import CURE, require_columns
@@ -31,6 +31,7 @@ from events.integration.outbox import OutboxRow, Postponed
 
 __all__ = ["SQLAlchemyOutboxStore"]
 
+_MOST_IDS = 1_000  # in one statement: databases limit the number of its parameters
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -105,8 +106,11 @@ class SQLAlchemyOutboxStore:
 
     async def remove(self, ids: Collection[int]) -> None:
         """See `OutboxStore.remove`."""
+        rest = list(ids)
         async with self._engine.begin() as connection:
-            await connection.execute(self._remove, {"ids": list(ids)})
+            while rest:
+                await connection.execute(self._remove, {"ids": rest[:_MOST_IDS]})
+                del rest[:_MOST_IDS]
 
     async def postpone(self, rows: Sequence[Postponed]) -> None:
         """See `OutboxStore.postpone`."""
@@ -137,8 +141,17 @@ def _row(
     key: str | None,
     event_type: str,
     headers: str,
-    body: bytes,
+    body: object,  # bytes, unless somebody wrote to SQLite what the column should not hold
     attempts: int,
 ) -> OutboxRow:
-    message = Message(topic, event_type, event_id, body, _decode_headers(headers), key)
-    return OutboxRow(number, message, attempts)
+    fault: OutboxError | None = None
+    decoded: dict[str, str] = {}
+    try:
+        decoded = _decode_headers(headers)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's
+        fault = OutboxError(f"its headers are no JSON object of strings: {error}")
+    if not isinstance(body, bytes):
+        fault = OutboxError(f"its body holds no bytes: {type(body).__name__}")
+        body = b""
+    message = Message(topic, event_type, event_id, body, decoded, key)
+    return OutboxRow(number, message, attempts, fault)

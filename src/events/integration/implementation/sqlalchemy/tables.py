@@ -9,7 +9,7 @@
 | `headers`, `body` | the message: a JSON object of strings, and bytes |
 | `created_at` | when `put` was called, UTC |
 | `available_at` | not before this, UTC; NULL, as for nearly all, is at once and needs no clock |
-| `attempts`, `last_error` | how often the bus refused it, and why |
+| `attempts`, `last_error` | how often it could not be sent, and why |
 
 The relay's two questions, `available_at IS NULL ORDER BY id` and `available_at <= now`, are
 answered from one index, so rows that wait for later cost nothing however many they are.
@@ -77,6 +77,11 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
 
     Returns the one that is there already if called again with the same name.
     """
+    given: object = metadata
+    if not isinstance(given, MetaData):
+        what = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
+        cure = f": pass {given.__name__}.metadata" if isinstance(given, type) else ""
+        raise TypeError(f"outbox_table needs a MetaData, not {what}{cure}")
     found = metadata.tables.get(f"{schema}.{name}" if schema else name)
     if found is not None:
         return found

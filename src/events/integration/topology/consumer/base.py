@@ -30,4 +30,5 @@ class Consumer(ABC):
         """
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r})"
+        # A subclass without `super().__init__` has no name yet, and its error shows it by this.
+        return f"{type(self).__name__}({getattr(self, 'name', None)!r})"

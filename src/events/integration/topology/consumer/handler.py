@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeAlias, TypeVar
 
 from events.errors import InvalidTopologyError
+from events.integration.annotations import signature_of
 from events.integration.event import IntegrationEvent
 from events.integration.topology.consumer.base import Consumer
 
@@ -56,3 +58,40 @@ class EventHandlerConsumer(Consumer):
                 f"add one with add_handler, or leave the class out of the registration",
             )
         await handler(event)
+
+
+def why_not_a_handler(handler: object) -> str | None:
+    """Say why this could never handle an event, or None if nothing speaks against it.
+
+    A wrong handler would fail on each event, attempt after attempt, so it is looked at early. What
+    cannot be told without a call is left alone.
+    """
+    if not callable(handler):
+        return "it cannot be called: give a function, or a method such as `instance.handle`"
+    if isinstance(handler, type) and not hasattr(handler, "__await__"):
+        return (
+            "it is a class: give a method of an instance, or, for dishka to make the instance, "
+            f"`DishkaHandler({handler.__name__})`"
+        )
+    try:
+        signature = signature_of(handler)
+    except (TypeError, ValueError):  # of a callable in C
+        return None
+    try:
+        signature.bind(object())
+    except TypeError as error:
+        return f"it must take the event and nothing more: {error}"
+    if _returns_nothing_to_await(handler, signature):
+        return "it is not async: write it as `async def`"
+    return None
+
+
+def _returns_nothing_to_await(handler: object, signature: inspect.Signature) -> bool:
+    if not (inspect.isfunction(handler) or inspect.ismethod(handler)):
+        return False
+    if inspect.iscoroutinefunction(handler) or hasattr(handler, "__wrapped__"):
+        return False
+    # One that says what it returns is believed, and a lambda most likely calls what is async.
+    returned: object = signature.return_annotation
+    nothing = returned in (None, "None", inspect.Signature.empty)
+    return nothing and handler.__name__ != "<lambda>"
