@@ -14,7 +14,14 @@ from msgspec import Struct, field
 from events.errors import InvalidTopologyError
 from events.integration.implementation.nats._api import Api, ApiError, Nothing
 
-__all__ = ["ConsumerSpec", "StreamSpec", "consumer_exists", "ensure_consumer", "ensure_stream"]
+__all__ = [
+    "NANO",
+    "ConsumerSpec",
+    "StreamSpec",
+    "consumer_exists",
+    "ensure_consumer",
+    "ensure_stream",
+]
 
 logger = logging.getLogger("events.integration")
 
