@@ -57,7 +57,7 @@ class Api:
         self._writer = writer
         self._timeout = timeout
         self._numbers = itertools.count()
-        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._waiting: dict[str, tuple[Outgoing, asyncio.Future[Msg]]] = {}
         self._inbox = ""
         link.add_listener(self._on_up)
 
@@ -67,7 +67,7 @@ class Api:
         subject = f"{self._inbox}.{next(self._numbers)}"
         asking = Outgoing(_PREFIX + verb, data, subject)
         waiting: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        self._waiting[subject] = waiting
+        self._waiting[subject] = asking, waiting
         self._writer.put(asking)
         try:
             async with asyncio.timeout(self._timeout):
@@ -93,8 +93,14 @@ class Api:
         if fresh:
             self._inbox = self._link.client.new_inbox()
             await self._link.listen(f"{self._inbox}.*", self._on_answer)
+            for asked, waiting in self._waiting.values():
+                # Its answer would go to an inbox that is gone. Whoever asked asks again.
+                asked.abandoned = True
+                if not waiting.done():
+                    lost = BusUnavailableError(self._link.name, "the connection was lost meanwhile")
+                    waiting.set_exception(lost)
 
     async def _on_answer(self, message: Msg) -> None:
-        waiting = self._waiting.get(message.subject)
+        _, waiting = self._waiting.get(message.subject, (None, None))
         if waiting is not None and not waiting.done():
             waiting.set_result(message)

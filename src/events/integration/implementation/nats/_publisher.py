@@ -244,7 +244,9 @@ class Publisher:
                     return
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, _LONGEST_WAIT)
-            self._parked.pop(name, None)
+            for sending in self._parked.pop(name, []):  # nobody waits for them any more
+                if sending.number in self._in_flight:
+                    self._done(sending)
         except (NatsError, OSError) as error:
             self._refuse(name, BusUnavailableError(self._link.name, str(error)))
         finally:
