@@ -17,6 +17,7 @@ class NatsServer(PrivateServer):
     name = "nats"
     binary = "nats-server"
     package = "nats-server"
+    more: tuple[str, ...] = ()
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -28,7 +29,7 @@ class NatsServer(PrivateServer):
 
     def command(self, binary: str) -> list[str]:
         here = ["-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor)]
-        return [binary, *here, "-js", "-sd", str(self.folder / "data")]
+        return [binary, *here, "-js", "-sd", str(self.folder / "data"), *self.more]
 
     def freeze(self) -> None:
         super().freeze()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 from uuid import uuid4
@@ -416,6 +418,17 @@ def test_secrets_are_masked(url: str, shown: str) -> None:
     assert masked(url) == shown
     bus = NatsIntegrationEventBus([url])
     assert "secret" not in repr(bus) + repr(bus.transport)
+
+
+@pytest.mark.parametrize("module", ["", ".bus"])
+def test_without_nats_py_the_import_names_the_extra(module: str) -> None:
+    code = (
+        "import sys; sys.modules['nats'] = None\n"
+        f"import events.integration.implementation.nats{module}"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.strip().endswith('pip install "integration-events[nats]"')
 
 
 @pytest.mark.parametrize("options", [{"ack_wait": 0.1}, {"deaths": 0}])

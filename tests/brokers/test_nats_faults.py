@@ -226,6 +226,34 @@ async def test_25_a_broker_that_is_down_at_startup_is_named() -> None:
     assert "secret" not in repr(bus)
 
 
+async def test_25_a_wrong_password_is_told_at_once_and_not_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Guarded(NatsServer):
+        more = ("--user", "me", "--pass", "right")
+
+        def address(self, password: str) -> str:
+            return self.url.replace("//", f"//me:{password}@")
+
+    with Guarded(tmp_path) as server:
+        began = monotonic()
+        with pytest.raises(BusUnavailableError, match="(?i)authorization violation") as raised:
+            await NatsIntegrationEventBus(server.address("wrong-one")).startup()
+        assert monotonic() - began < 5
+        async with NatsIntegrationEventBus(server.address("right"), prefix=PREFIX) as bus:
+            await bus.send(TOPIC, Numbered(1))
+    assert "wrong-one" not in str(raised.value) + caplog.text
+
+
+async def test_25_a_server_without_jetstream_is_told(tmp_path: Path) -> None:
+    class Plain(NatsServer):
+        def command(self, binary: str) -> list[str]:
+            return super().command(binary)[:-3]
+
+    with Plain(tmp_path) as server, pytest.raises(BusUnavailableError, match="-js"):
+        await NatsIntegrationEventBus(server.url).startup()
+
+
 async def test_25_startup_waits_for_a_broker_that_comes_late(tmp_path: Path) -> None:
     server = NatsServer(tmp_path)
     bus = bus_at(server, send_timeout=20.0)
