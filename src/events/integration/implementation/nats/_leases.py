@@ -80,7 +80,8 @@ class Leases:
         if known is not None:
             known.reply = message.reply  # its lease was over before we said a word; it goes on
             return None
-        if place.delivered > 1 and (place.sequence, place.stored) in self._done:
+        # Not only if it says that it was delivered before: the server may have forgotten that, too.
+        if (place.sequence, place.stored) in self._done:
             self.skip(message)
             return None
         hand = Hand(message, place, f"{self._owner}.{place.sequence}-{place.stored}")
