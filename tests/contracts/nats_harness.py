@@ -34,13 +34,13 @@ class NatsHarness(Harness):
     async def break_dead_letters(self) -> AsyncGenerator[None, None]:
         client = await self._admin()
         name = f"{self.prefix}@dead-letters"
-        config: dict[str, Any] = {"name": name, "subjects": [f"{name}.>"], "discard": "new"}
+        config: dict[str, Any] = {"name": name, "subjects": [f"{name}.>"]}
         stream = client.jetstream()
-        await stream.add_stream(**config, max_bytes=1)
+        await stream.add_stream(**config, max_msg_size=1)
         try:
             yield
         finally:
-            await stream.update_stream(**config, max_bytes=-1)
+            await stream.update_stream(**config, max_msg_size=-1)
             await client.close()
 
     async def lose_connection(self, bus: TransportIntegrationEventBus) -> None:
