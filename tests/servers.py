@@ -1,0 +1,152 @@
+"""Servers for tests: the shared one of the machine, and private ones to kill, freeze and restart.
+
+A shared server is the one that `EVENTS_TEST_<NAME>_URL` names, else what answers on localhost. Where
+neither is there, a private server serves instead, so a test is never skipped for want of a server:
+`ServerMissingError` says what to install, and that is a failure.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+
+class ServerMissingError(RuntimeError):
+    """Neither a running server nor the binary of one."""
+
+    def __init__(self, name: str, binary: str, package: str) -> None:
+        super().__init__(
+            f"no {name}: set EVENTS_TEST_{name.upper()}_URL, run one on localhost, or install "
+            f"{binary!r} (Debian and Ubuntu: apt-get install {package})"
+        )
+
+
+class PrivateServer(ABC):
+    """A server process of this test alone, on a free port, with its data in `folder`.
+
+    Every verb returns when it is done: `start` and `restart` when the server answers, `kill` when
+    the process is gone. Its data survives `kill`, so `start` again is what a crash looks like.
+    """
+
+    name: str
+    binary: str
+    package: str
+    patience = 60.0
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where clients find it."""
+
+    @abstractmethod
+    def command(self, binary: str) -> list[str]:
+        """What starts it, in the foreground."""
+
+    def environment(self) -> Mapping[str, str]:
+        """What its environment has besides ours."""
+        return {}
+
+    def answers(self) -> bool:
+        """Tell whether it is ready for clients."""
+        return listens("127.0.0.1", self.port)
+
+    def start(self) -> None:
+        binary = shutil.which(self.binary, path=os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin")
+        if binary is None:
+            raise ServerMissingError(self.name, self.binary, self.package)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "log").open("ab") as log:
+            # A session of its own: what the server starts can be signalled with it, and Ctrl-C at
+            # the terminal reaches the tests alone.
+            self._process = subprocess.Popen(
+                self.command(binary),
+                cwd=self.folder,
+                env=os.environ | dict(self.environment()),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + self.patience
+        while not self.answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                tail = (self.folder / "log").read_text(errors="replace")[-2000:]
+                self.kill()
+                raise RuntimeError(f"{self.name} did not come up:\n{tail}")
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """End it as a crash does: SIGKILL, to it and all that it started."""
+        self._signal(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+
+    def restart(self) -> None:
+        """Crash and come back, on the same port with the same data."""
+        self.kill()
+        self.start()
+
+    def freeze(self) -> None:
+        """Stop answering, with every connection open: SIGSTOP."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Go on after `freeze`."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, number)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.thaw()
+        self.kill()
+
+
+def shared_url(name: str, default: str) -> str | None:
+    """Return the URL of the server that is there already, or None."""
+    given = os.environ.get(f"EVENTS_TEST_{name.upper()}_URL")
+    if given:
+        return given
+    parts = urlsplit(default)
+    return default if listens(parts.hostname or "127.0.0.1", parts.port or 0) else None
+
+
+def listens(host: str, port: int) -> bool:
+    """Tell whether somebody accepts connections there."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0
+
+
+def free_port() -> int:
+    """Return a port that nobody had a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
