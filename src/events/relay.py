@@ -6,9 +6,11 @@ one, which is where the bus is started and the engine disposed of:
     @asynccontextmanager
     async def make_relay() -> AsyncIterator[OutboxRelay]:
         engine = create_async_engine(DATABASE_URL)
-        async with RabbitMQIntegrationEventBus(BROKER_URL) as bus:
-            yield OutboxRelay(SQLAlchemyOutboxStore(engine), bus)
-        await engine.dispose()
+        try:
+            async with make_bus() as bus:
+                yield OutboxRelay(SQLAlchemyOutboxStore(engine), bus)
+        finally:
+            await engine.dispose()
 
 SIGTERM and SIGINT let the batch in flight end. The exit status is 0 after a signal, 1 if the relay
 or what it needs failed, and 2 if the argument is wrong.

@@ -438,3 +438,17 @@ def test_a_handle_that_may_work_is_not_refused_for_its_looks(
             {handle}
     """)
     assert registry.get(Paid) == (names["Good"],)
+
+
+def test_a_misspelt_handle_is_found_and_an_abstract_base_is_not_taken_for_one() -> None:
+    with pytest.raises(HandlerDefinitionError, match="has no `handle`, but an async `handel`"):
+
+        class Misspelt(DomainEventHandler[Paid]):  # pyright: ignore[reportUnusedClass]
+            async def handel(self, event: Paid) -> None: ...
+
+    class Base(DomainEventHandler[Paid]):
+        async def handle_payment(self, event: Paid) -> None: ...
+
+        async def _handle(self) -> None: ...
+
+    assert Base not in DomainEventHandler.registry.get(Paid)

@@ -199,10 +199,11 @@ async def test_without_the_provider_the_scope_is_a_middleware() -> None:
 
 
 async def test_a_handler_without_an_open_scope_says_what_to_add() -> None:
-    async with InMemoryIntegrationEventBus([emails(RetryPolicy(attempts=1))]) as bus:
+    async with InMemoryIntegrationEventBus([emails()]) as bus:
         await bus.send(TOPIC, UserRegistered("ann@example.com"))
         await bus.broker.quiet()
         (letter,) = await bus.dead_letters("emails")
+    assert (letter.reason, letter.attempts) == ("unretryable", 1)  # no retry could mend it
     assert letter.error == (
         "InvalidTopologyError: no dishka scope is open here: give the bus "
         "middlewares=[DishkaScope(container)], "

@@ -265,8 +265,14 @@ def registering(**changes: Any) -> type[TransportIntegrationEventBus]:
     """Make a bus that subscribes with something else than what was registered."""
 
     class Bus(TransportIntegrationEventBus):
-        async def _subscribe(self, registration: IntegrationEventBusRegistration) -> None:
-            await super()._subscribe(replace(registration, **changes))
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            subscribe = self._roster.subscribe
+
+            async def changed(registration: IntegrationEventBusRegistration) -> None:
+                await subscribe(replace(registration, **changes))
+
+            self._roster.subscribe = changed  # type: ignore[method-assign]
 
     return Bus
 
@@ -303,7 +309,7 @@ class StartsAgain(TransportIntegrationEventBus):
             await super().startup()
         else:
             for registration in self.registrations:
-                await self._subscribe(registration)
+                await self._roster.subscribe(registration)
 
 
 class CannotStopTwice(TransportIntegrationEventBus):

@@ -9,6 +9,7 @@ import inspect
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from events.domain.event import DomainEvent
@@ -202,6 +203,7 @@ class DomainEventHandler(ABC, Generic[E]):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if is_abstract(cls):
+            _check_spelling(cls)
             return
         events = event_classes(cls, DomainEventHandler)
         reason = why_it_cannot_handle(cls)
@@ -213,6 +215,16 @@ class DomainEventHandler(ABC, Generic[E]):
     @abstractmethod
     async def handle(self, event: E) -> None:
         """Act on the event. An error ends the unit of work: later handlers do not run."""
+
+
+def _check_spelling(cls: type) -> None:
+    """Find a `handel`, which would leave the handler abstract and so silently out of service."""
+    names = (name for name, value in vars(cls).items() if inspect.iscoroutinefunction(value))
+    for name in get_close_matches("handle", names, n=1, cutoff=0.8):
+        if name != "handle" and not name.startswith("_"):
+            raise HandlerDefinitionError(
+                cls, f"has no `handle`, but an async `{name}`: give one of the two another name"
+            )
 
 
 def listed(

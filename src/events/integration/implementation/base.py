@@ -18,7 +18,6 @@ from events.errors import (
     BusError,
     BusNotStartedError,
     BusUnavailableError,
-    ConsumerStoppedError,
     InvalidTopologyError,
     NoSuchDeadLetterError,
     UnsupportedByBusError,
@@ -27,21 +26,17 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.health import BusHealth
 from events.integration.message import DeadLetter, Message
-from events.integration.pipeline.lifecycle import LifecycleLock
+from events.integration.pipeline.lifecycle import LifecycleLock, calling, first_of
 from events.integration.pipeline.middleware import Middleware
-from events.integration.pipeline.receiver import Receiver
-from events.integration.pipeline.scheduler import DeliveryScheduler
+from events.integration.pipeline.roster import Roster, check
 from events.integration.pipeline.sender import Sender
-from events.integration.pipeline.subscriber import Subscriber
-from events.integration.serialization import EventDecoder
 from events.integration.topology import (
     Consumer,
     IntegrationEventBusRegistration,
     RetryPolicy,
     Topic,
 )
-from events.integration.transport import DeadLetterStore, Subscription, Transport
-from events.integration.upcasting import gaps
+from events.integration.transport import DeadLetterStore, Transport
 
 __all__ = ["BusOptions", "TransportIntegrationEventBus"]
 
@@ -91,18 +86,19 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                 repr(self),
                 f"retry must be a RetryPolicy, as in RetryPolicy(attempts=3), not {given!r}",
             )
-        self._middlewares = tuple(middlewares)
-        self._retry = retry or RetryPolicy()
+        self._roster = Roster(
+            transport,
+            middlewares=middlewares,
+            retry=retry or RetryPolicy(),
+            max_body_size=max_body_size,
+        )
         self._startup_timeout = startup_timeout
         self._shutdown_grace = shutdown_grace
-        self._max_body_size = max_body_size
         self._sender = Sender(
             transport, repr(self), source=source, timeout=send_timeout, max_body_size=max_body_size
         )
         self._lifecycle = LifecycleLock()
         self._started = False
-        self._subscribers: dict[tuple[str, str], Subscriber] = {}
-        self._wake = asyncio.Event()  # for run(): a consumer came or went
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -119,7 +115,8 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         async with self._lifecycle:
             if self._started:
                 return
-            self._check_all()
+            for index, registration in enumerate(self.registrations):
+                check(registration, self.registrations[:index])
             try:
                 async with asyncio.timeout(self._startup_timeout):
                     await self.transport.connect()
@@ -142,24 +139,20 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         """
         self._refuse_from_handler("shutdown")
         grace = self._shutdown_grace if grace is None else grace
-        for subscriber in self._subscribers.values():
-            if subscriber.closing:
-                subscriber.begin_close(grace)
+        self._roster.hurry(grace)
         async with self._lifecycle:
             if self._started:
                 await self._stop(grace)
 
     async def _stop(self, grace: float) -> None:
-        subscribers = tuple(self._subscribers.values())
         try:
-            await _close_all(subscribers, grace)
+            await self._roster.close_all(grace)
         except asyncio.CancelledError:
-            await _close_all(subscribers, 0)
+            await self._roster.close_all(0)
             raise
         finally:
             self._started = False
-            self._subscribers.clear()
-            self._wake.set()
+            self._roster.clear()
             await self.transport.close()
 
     async def run(
@@ -170,49 +163,17 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         Raises `ConsumerStoppedError` if a consumer ends that nobody stopped, so that the process
         exits with an error instead of living on deaf. Cancelling it shuts down as well.
         """
-        loop = asyncio.get_running_loop()
-        self._wake, stop = asyncio.Event(), asyncio.Event()
-
-        def on_signal() -> None:
-            stop.set()
-            self._wake.set()
-
-        installed = list(signals)
-        for number in installed:
-            loop.add_signal_handler(number, on_signal)
-        try:
+        stop = asyncio.Event()
+        with calling(stop.set, on=signals):
             async with self:
-                while not stop.is_set():
-                    await self._wait_for_change()
-                    self._raise_for_dead_consumer()
-        finally:
-            for number in installed:
-                loop.remove_signal_handler(number)
-
-    async def _wait_for_change(self) -> None:
-        woken = asyncio.create_task(self._wake.wait())
-        try:
-            ended = [
-                subscriber.ended
-                for subscriber in self._subscribers.values()
-                if not subscriber.closing
-            ]
-            await asyncio.wait([woken, *ended], return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            woken.cancel()
-            self._wake.clear()
-
-    def _raise_for_dead_consumer(self) -> None:
-        for (consumer, topic), subscriber in self._subscribers.items():
-            if subscriber.ended.done() and not subscriber.closing:
-                raise ConsumerStoppedError(consumer, topic) from subscriber.ended.exception()
+                await first_of(stop.wait(), self._roster.watch())
 
     def health(self) -> BusHealth:
         """Say whether the bus is connected and its consumers live; cheap enough for a probe."""
         return BusHealth(
             started=self._started,
             connected=self._started and self.transport.connected,
-            consumers=tuple(subscriber.health() for subscriber in self._subscribers.values()),
+            consumers=self._roster.health(),
         )
 
     # --- consumers ----------------------------------------------------------------------------
@@ -224,12 +185,10 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         topic already: two would each skip what only the other wants.
         """
         async with self._lifecycle:
-            twin = self._subscribers.get(_key(registration))
-            if twin is not None and twin.closing:
-                await twin.wait_closed()
-            self._check(registration, self.registrations)
+            await self._roster.wait_until_free(registration)
+            check(registration, self.registrations)
             if self._started:
-                await self._subscribe(registration)
+                await self._roster.subscribe(registration)
             await super().register(registration)
 
     async def unregister(self, registration: IntegrationEventBusRegistration) -> None:
@@ -245,80 +204,24 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             )
         self._refuse_from_handler("unregister", only=registration)
         self.registrations.remove(registration)
-        subscriber = self._subscribers.get(_key(registration))
-        if subscriber is not None:
-            await subscriber.close(self._shutdown_grace)
-
-    def _check_all(self) -> None:
-        for index, registration in enumerate(self.registrations):
-            self._check(registration, self.registrations[:index])
-
-    def _check(
-        self,
-        registration: IntegrationEventBusRegistration,
-        others: Iterable[IntegrationEventBusRegistration],
-    ) -> None:
-        registration.check()
-        if any(_key(other) == _key(registration) for other in others):
-            raise InvalidTopologyError(
-                f"registration of {registration}",
-                "this consumer is registered on this topic already; list all events in one "
-                "registration, use concurrency= for more at once, or give the consumer "
-                "another name if both are to receive everything",
-            )
-        EventDecoder(registration.events)  # finds event classes that cannot be decoded
-        for gap in gaps(registration.events):
-            raise InvalidTopologyError(f"registration of {registration}", gap)
+        await self._roster.close(registration, self._shutdown_grace)
 
     async def _subscribe_unless_gone(self, registration: IntegrationEventBusRegistration) -> None:
         """Subscribe for `startup`, during which `unregister` may be called."""
         if registration in self.registrations:
-            await self._subscribe(registration)
+            await self._roster.subscribe(registration)
             if registration not in self.registrations:
-                await self._subscribers[_key(registration)].close(0)
-
-    async def _subscribe(self, registration: IntegrationEventBusRegistration) -> None:
-        scheduler = DeliveryScheduler(registration.concurrency)
-        decoder = EventDecoder(registration.events)
-        receiver = Receiver(
-            registration,
-            scheduler,
-            decoder,
-            middlewares=self._middlewares,
-            retry=registration.retry or self._retry,
-            max_body_size=self._max_body_size,
-            features=self.transport.features,
-        )
-        subscription = Subscription(
-            topic=registration.topic.name,
-            consumer=registration.consumer.name,
-            types=frozenset(event.type for event in registration.events),
-            concurrency=registration.concurrency,
-            ordered=registration.order_by is not None,
-        )
-        subscribed = await self.transport.subscribe(subscription, receiver.deliver)
-        self._subscribers[_key(registration)] = Subscriber(
-            registration, scheduler, subscribed, self._forget
-        )
-        self._wake.set()
-
-    def _forget(self, subscriber: Subscriber) -> None:
-        key = _key(subscriber.registration)
-        if self._subscribers.get(key) is subscriber:
-            del self._subscribers[key]
-        self._wake.set()
+                await self._roster.close(registration, 0)
 
     def _refuse_from_handler(
         self, verb: str, only: IntegrationEventBusRegistration | None = None
     ) -> None:
-        task = asyncio.current_task()
-        for subscriber in self._subscribers.values():
-            if only in (None, subscriber.registration) and subscriber.scheduler.runs(task):
-                raise UnsupportedByBusError(
-                    self,
-                    f"{verb} from inside a handler that it would wait for",
-                    f"use asyncio.create_task(bus.{verb}(...)) there",
-                )
+        if self._roster.runs(asyncio.current_task(), only):
+            raise UnsupportedByBusError(
+                self,
+                f"{verb} from inside a handler that it would wait for",
+                f"use asyncio.create_task(bus.{verb}(...)) there",
+            )
 
     # --- sending ------------------------------------------------------------------------------
 
@@ -409,20 +312,6 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             cure = "use a durable bus, or look for what was dropped in the log"
             raise UnsupportedByBusError(self, "dead letters", cure)
         return self.transport.dead_letters
-
-
-async def _close_all(subscribers: Sequence[Subscriber], grace: float) -> None:
-    """Close them all, one that fails too, then raise the first error."""
-    for subscriber in subscribers:
-        subscriber.begin_close(grace)
-    closing = [subscriber.wait_closed() for subscriber in subscribers]
-    for error in await asyncio.gather(*closing, return_exceptions=True):
-        if error is not None:
-            raise error
-
-
-def _key(registration: IntegrationEventBusRegistration) -> tuple[str, str]:
-    return registration.consumer.name, registration.topic.name
 
 
 def _name(consumer: Consumer | str) -> str:

@@ -34,7 +34,7 @@ from events.errors import OutboxError
 from events.integration.bus import IntegrationEventBus
 from events.integration.outbox.forwarding import ForwardingBus, forward_to, sort
 from events.integration.outbox.port import OutboxRow, OutboxStore, Postponed
-from events.integration.pipeline.lifecycle import LifecycleLock
+from events.integration.pipeline.lifecycle import LifecycleLock, calling
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
 
@@ -182,19 +182,14 @@ class OutboxRelay:
         Raises `OutboxError` if the relay ends by itself, so that its process does too. Cancelling
         it shuts down as well.
         """
-        loop = asyncio.get_running_loop()
         stop = asyncio.Event()
-        installed = list(signals)
-        for number in installed:
-            loop.add_signal_handler(number, stop.set)
-        stopped = asyncio.create_task(stop.wait())
-        try:
-            async with self:
-                await self._wait_alive(stopped)
-        finally:
-            stopped.cancel()
-            for number in installed:
-                loop.remove_signal_handler(number)
+        with calling(stop.set, on=signals):
+            stopped = asyncio.create_task(stop.wait())
+            try:
+                async with self:
+                    await self._wait_alive(stopped)
+            finally:
+                stopped.cancel()
 
     async def drain(self) -> None:
         """Return when the bus has what was committed before the call.

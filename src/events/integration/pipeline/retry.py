@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
+from events.errors import InvalidTopologyError
 from events.integration.message import Reject, Retry
 from events.integration.topology import RetryPolicy
 
@@ -38,7 +39,8 @@ def judge(
     policy: RetryPolicy, error: BaseException, attempt: int, *, delayed_retry: bool
 ) -> Verdict:
     """Say what becomes of an event whose attempt ended with this error."""
-    if isinstance(error, policy.dead_letter_on):
+    # What is wired up wrongly stays so for as long as this process lives.
+    if isinstance(error, (InvalidTopologyError, *policy.dead_letter_on)):
         return Reject(UNRETRYABLE, describe(error), attempt)
     if attempt >= policy.attempts:
         return Reject(RETRIES_EXHAUSTED, describe(error), attempt)

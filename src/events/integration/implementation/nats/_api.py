@@ -1,0 +1,106 @@
+"""Requests to JetStream's API, with a deadline and our own errors."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import Any, TypeVar
+
+import msgspec
+from nats.aio.msg import Msg
+
+from events.errors import BusUnavailableError
+from events.integration.implementation.nats._link import Link
+from events.integration.implementation.nats._writer import Outgoing, Writer
+
+__all__ = ["Api", "ApiError", "Nothing"]
+
+T = TypeVar("T")
+
+_PREFIX = "$JS.API."
+
+
+class ApiError(Exception):
+    """What JetStream answered instead: an HTTP-like code, its own number, and why."""
+
+    def __init__(self, code: int, number: int, description: str) -> None:
+        super().__init__(f"{description} (code {code}, {number})")
+        self.code = code
+        self.number = number
+        self.description = description
+
+    @property
+    def not_found(self) -> bool:
+        """Tell whether it is only that something is not there."""
+        return self.code == 404  # noqa: PLR2004
+
+
+class _Error(msgspec.Struct):
+    code: int = 500
+    err_code: int = 0
+    description: str = "no description"
+
+
+class _Answer(msgspec.Struct):
+    error: _Error | None = None
+
+
+class Nothing(msgspec.Struct):
+    """An answer of which only matters that it is no error."""
+
+
+class Api:
+    """Ask JetStream. Every request raises `BusUnavailableError` when there is no answer in time."""
+
+    def __init__(self, link: Link, writer: Writer, timeout: float) -> None:
+        self._link = link
+        self._writer = writer
+        self._timeout = timeout
+        self._numbers = itertools.count()
+        self._waiting: dict[str, tuple[Outgoing, asyncio.Future[Msg]]] = {}
+        self._inbox = ""
+        link.add_listener(self._on_up)
+
+    async def request(self, verb: str, body: Any, answer: type[T]) -> T:
+        """Return the answer to a request; raise `ApiError` if it is an error."""
+        data = b"" if body is None else msgspec.json.encode(body)
+        subject = f"{self._inbox}.{next(self._numbers)}"
+        asking = Outgoing(_PREFIX + verb, data, subject)
+        waiting: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        self._waiting[subject] = asking, waiting
+        self._writer.put(asking)
+        try:
+            async with asyncio.timeout(self._timeout):
+                message = await waiting
+        except TimeoutError as error:
+            said = f"no answer to {verb} within {self._timeout:g} s"
+            raise BusUnavailableError(self._link.name, said) from error
+        finally:
+            asking.abandoned = True
+            del self._waiting[subject]
+        if message.headers is not None and "Status" in message.headers:
+            raise BusUnavailableError(
+                self._link.name,
+                "JetStream does not answer: it is not enabled (`-js`), not for this account, or "
+                "has no leader",
+            )
+        failed = msgspec.json.decode(message.data, type=_Answer).error
+        if failed is not None:
+            raise ApiError(failed.code, failed.err_code, failed.description)
+        return msgspec.json.decode(message.data, type=answer)
+
+    async def _on_up(self, fresh: bool) -> None:  # noqa: FBT001 - a listener
+        if fresh:
+            self._inbox = self._link.client.new_inbox()
+            await self._link.listen(f"{self._inbox}.*", self._on_answer)
+            for asked, waiting in self._waiting.values():
+                # Its answer would go to an inbox that is gone. Whoever asked asks again.
+                asked.abandoned = True
+                if not waiting.done():
+                    lost = BusUnavailableError(self._link.name, "the connection was lost meanwhile")
+                    waiting.set_exception(lost)
+
+    async def _on_answer(self, message: Msg) -> None:
+        _, waiting = self._waiting.get(message.subject, (None, None))
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message)

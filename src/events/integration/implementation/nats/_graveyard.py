@@ -1,0 +1,187 @@
+"""Dead letters: a stream for all of them, a subject for each consumer, a number as the id.
+
+    rejected --buried, confirmed--> dead letter --redriven, confirmed--> for its consumer alone
+    and only then acknowledged                    and only then removed
+
+A death between the two steps leaves the message in both places: the steps bear message ids of their
+own, so that the second time within the stream's duplicate window does nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from events.errors import BusUnavailableError
+from events.integration.cloudevents import attribute
+from events.integration.implementation.nats import _wire as wire
+from events.integration.implementation.nats._api import Api, ApiError, Nothing
+from events.integration.implementation.nats._names import redrive_subject, token
+from events.integration.implementation.nats._publisher import Publisher
+from events.integration.implementation.nats._topology import StreamSpec
+from events.integration.message import DeadLetter, Delivery, Message, Reject
+
+__all__ = ["TYPE", "Graveyard"]
+
+TYPE = "Events-Type"
+_TOPIC, _REASON, _ERROR, _ATTEMPTS = (
+    "Events-Topic",
+    "Events-Reason",
+    "Events-Error",
+    "Events-Attempts",
+)
+_OURS = (_TOPIC, _REASON, _ERROR, _ATTEMPTS)
+_LONGEST_ERROR = 8_000
+
+_fraction = re.compile(r"\.(\d{1,6})\d*").sub
+
+
+class _Stored(msgspec.Struct):
+    subject: str
+    seq: int
+    time: str
+    hdrs: str = ""
+    data: str = ""
+
+
+class _Got(msgspec.Struct):
+    message: _Stored
+
+
+class Graveyard:
+    """Keep what consumers could not handle; see `events.integration.transport.DeadLetterStore`."""
+
+    def __init__(
+        self,
+        api: Api,
+        publisher: Publisher,
+        stream: StreamSpec,
+        topic_stream: Callable[[str], StreamSpec],
+    ) -> None:
+        self._api = api
+        self._publisher = publisher
+        self._stream = stream
+        self._topic_stream = topic_stream
+
+    async def bury(
+        self, delivery: Delivery, headers: Mapping[str, str], type: str, name: str, reject: Reject
+    ) -> None:
+        """Return when it is kept: body and headers as they came, with what became of it beside."""
+        kept = {n: v for n, v in headers.items() if not n.startswith("Nats-")}
+        kept |= {
+            wire.MSG_ID: f"dead:{name}",
+            wire.ID: wire.text_out(delivery.id),
+            TYPE: wire.text_out(type),
+            _TOPIC: wire.text_out(delivery.topic),
+            _REASON: wire.text_out(reject.reason),
+            _ATTEMPTS: str(reject.attempts),
+            _ERROR: "",
+        }
+        # Whole escapes only, within what the server takes.
+        room = min(self._publisher.room_for(delivery.body, kept), _LONGEST_ERROR)
+        error = wire.text_out(reject.error[:_LONGEST_ERROR])[: max(room, 0)]
+        kept[_ERROR] = re.sub(r"%.?$", "", error)
+        if room < 0:
+            raise BusUnavailableError("NATS", "it is too large to be kept with what became of it")
+        subject = f"{self._stream.name}.{token('Consumer', delivery.consumer)}"
+        await self._publisher.publish(self._stream, subject, delivery.body, kept)
+
+    async def read(self, consumer: str, *, limit: int, after: str | None) -> Sequence[DeadLetter]:
+        """See `DeadLetterStore.read`."""
+        letters: list[DeadLetter] = []
+        following = (_number(after) or 0) + 1 if after else 1
+        while len(letters) < limit:
+            stored = await self._get({"seq": following, "next_by_subj": self._subject(consumer)})
+            if stored is None:
+                break
+            letters.append(self._letter(consumer, stored))
+            following = stored.seq + 1
+        return letters
+
+    async def redrive(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
+        """See `DeadLetterStore.redrive`."""
+        found: list[str] = []
+        for letter in dict.fromkeys(ids):
+            stored = await self._find(consumer, letter)
+            if stored is None:
+                continue
+            headers = _headers(stored)
+            stream = self._topic_stream(wire.text_in(headers.get(_TOPIC)) or "")
+            subject = redrive_subject(stream.name, token("Consumer", consumer))
+            sent = {n: v for n, v in headers.items() if n not in _OURS}
+            sent[wire.MSG_ID] = f"redrive:{self._stream.name}:{stored.seq}:{quote(stored.time)}"
+            await self._publisher.publish(stream, subject, b64decode(stored.data), sent)
+            await self._remove(stored.seq)
+            found.append(letter)
+        return found
+
+    async def discard(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
+        """See `DeadLetterStore.discard`."""
+        found: list[str] = []
+        for letter in dict.fromkeys(ids):
+            stored = await self._find(consumer, letter)
+            if stored is not None:
+                await self._remove(stored.seq)
+                found.append(letter)
+        return found
+
+    def _subject(self, consumer: str) -> str:
+        return f"{self._stream.name}.{token('Consumer', consumer)}"
+
+    async def _find(self, consumer: str, id: str) -> _Stored | None:
+        number = _number(id)
+        stored = None if number is None else await self._get({"seq": number})
+        return stored if stored and stored.subject == self._subject(consumer) else None
+
+    async def _get(self, which: dict[str, Any]) -> _Stored | None:
+        try:
+            verb = f"STREAM.MSG.GET.{self._stream.name}"
+            return (await self._api.request(verb, which, _Got)).message
+        except ApiError as error:
+            if error.not_found:
+                return None
+            raise BusUnavailableError("NATS", str(error)) from error
+
+    async def _remove(self, sequence: int) -> None:
+        try:
+            verb = f"STREAM.MSG.DELETE.{self._stream.name}"
+            await self._api.request(verb, {"seq": sequence, "no_erase": True}, Nothing)
+        except ApiError as error:
+            if not error.not_found:
+                raise BusUnavailableError("NATS", str(error)) from error
+
+    def _letter(self, consumer: str, stored: _Stored) -> DeadLetter:
+        headers = _headers(stored)
+        read = wire.users(headers)
+        message = Message(
+            wire.text_in(headers.get(_TOPIC)) or "",
+            attribute(read, "type") or wire.text_in(headers.get(TYPE)) or "",
+            wire.own_id(headers, read, ""),
+            b64decode(stored.data),
+            read,
+            wire.own_key(headers, read),
+        )
+        return DeadLetter(
+            str(stored.seq),
+            consumer,
+            message,
+            wire.text_in(headers.get(_REASON)) or "",
+            wire.text_in(headers.get(_ERROR)) or "",
+            int(headers.get(_ATTEMPTS, "0")),
+            datetime.fromisoformat(_fraction(lambda match: f".{match[1]:0<6}", stored.time)),
+        )
+
+
+def _headers(stored: _Stored) -> dict[str, str]:
+    return wire.parse_block(b64decode(stored.hdrs))
+
+
+def _number(id: str | None) -> int | None:
+    """Read an id; the server's sequences begin at 1."""
+    return int(id) if id is not None and id.isascii() and id.isdigit() and int(id) else None

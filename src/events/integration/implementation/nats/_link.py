@@ -1,0 +1,285 @@
+"""The connection: made, lost, made again, for ever.
+
+    closed --open--> up <--> lost        `close` leads back to closed from each of them
+                      '--> ended         a client that was passed in has been closed by its owner
+
+A connection of our own is never mended but replaced: nats-py gives up for good where a server says
+no once, and what it buffers while it reconnects would leave after its sender was told that it did
+not. So it is held where it would begin to reconnect, and closed. A client that was passed in mends
+itself, as its owner set it up; this only watches.
+
+Who uses the link adds a listener: it is awaited each time that the link is up, before anything is
+written, and told whether the client is a new one, which knows none of its subscriptions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as NatsSubscription
+from nats.errors import Error as NatsError
+from nats.errors import NoServersError
+
+from events.errors import BusUnavailableError
+
+__all__ = ["Link", "OnUp", "end", "masked"]
+
+OnUp: TypeAlias = Callable[[bool], Awaitable[None]]
+
+logger = logging.getLogger("events.integration")
+
+_LOOK = 0.2  # seconds between looks at the client, which tells of most of its ends by itself
+_FIRST_WAIT, _LONGEST_WAIT = 0.05, 5.0
+_DIALLING = 2.0  # seconds for one server to answer
+_CLOSING = 2.0
+_REFUSED = ("authorization", "authentication", "permissions")
+
+
+def masked(server: str) -> str:
+    """Return a server's URL without what must not be in a log: a password, or a token."""
+    parts = urlsplit(server if "://" in server else f"nats://{server}")
+    if "@" not in parts.netloc:
+        return server
+    who, _, where = parts.netloc.rpartition("@")
+    user, colon, _ = who.partition(":")
+    return parts._replace(netloc=f"{user if colon else ''}:***@{where}".lstrip(":")).geturl()
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel the task until it ends: in some places nats-py swallows a cancellation."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=_LOOK)
+
+
+class Link:
+    """Own the connection of a transport, or watch the client that it was given."""
+
+    def __init__(
+        self, servers: Sequence[str] | Client, *, name: str, options: Mapping[str, Any]
+    ) -> None:
+        self.name = name
+        self.up = False
+        self.reason = "it is closed"
+        self._given = servers if isinstance(servers, Client) else None
+        self._servers = [] if isinstance(servers, Client) else list(servers)
+        self._options = options
+        self._client: Client | None = None
+        self._subscriptions: list[NatsSubscription] = []
+        self._listeners: list[OnUp] = []
+        self._begin: list[Callable[[], None]] = []
+        self._on_down: list[Callable[[], None]] = []
+        self._on_end: list[Callable[[Exception], None]] = []
+        self._changed = asyncio.Event()
+        self._look_now = asyncio.Event()
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def client(self) -> Client:
+        """The client in use; only while the link is open."""
+        if self._client is None:
+            raise BusUnavailableError(self.name, self.reason)
+        return self._client
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it is between `open` and `close`, connected or not."""
+        return self._watch is not None
+
+    @property
+    def version(self) -> tuple[int, int]:
+        """The server's version."""
+        version = self.client.connected_server_version
+        return version.major, version.minor
+
+    def add_listener(
+        self,
+        on_up: OnUp,
+        on_end: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """Have these called when the link is up, or will never be up again."""
+        self._listeners.append(on_up)
+        if on_end is not None:
+            self._on_end.append(on_end)
+
+    def add_writer(self, begin: Callable[[], None], stop: Callable[[], None]) -> None:
+        """Have these called when the listeners are done, and when the link is down."""
+        self._begin.append(begin)
+        self._on_down.append(stop)
+
+    def remove_listener(self, on_up: OnUp, on_end: Callable[[Exception], None]) -> None:
+        """Call these no more."""
+        self._listeners.remove(on_up)
+        self._on_end.remove(on_end)
+
+    # --- opening and closing ------------------------------------------------------------------
+
+    async def open(self, timeout: float) -> None:  # noqa: ASYNC109 - it is ended with a reason
+        """Connect, trying again until the time is over."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._connect(forever=False)
+        except TimeoutError as error:
+            raise BusUnavailableError(self.name, f"no connection: {self.reason}") from error
+        self._watch = asyncio.create_task(self._keep_up(), name="nats-link")
+
+    async def close(self) -> None:
+        """Disconnect; a client that was passed in stays as it is."""
+        if self._watch is not None:
+            await end(self._watch)
+            self._watch = None
+        self._down("it is closed")
+        await self._drop()
+
+    async def wait_up(self) -> None:
+        """Return when the link is up."""
+        while not self.up:
+            self._changed.clear()
+            await self._changed.wait()
+
+    def suspect(self) -> None:
+        """Have the client looked at: it refused to write."""
+        self._look_now.set()
+
+    async def listen(
+        self, subject: str, heard: Callable[[Msg], Coroutine[Any, Any, None]]
+    ) -> NatsSubscription:
+        """Subscribe with the client in use; a new one has to be told again."""
+        subscription = await self.client.subscribe(subject, cb=heard)  # pyright: ignore[reportUnknownMemberType] - the driver's own
+        self._subscriptions.append(subscription)
+        return subscription
+
+    async def leave(self, subscription: NatsSubscription) -> None:
+        """Unsubscribe, and return when all that the server has sent was heard."""
+        if subscription in self._subscriptions:
+            self._subscriptions.remove(subscription)
+            await subscription.drain()  # type: ignore[no-untyped-call]
+
+    # --- the watch ----------------------------------------------------------------------------
+
+    async def _keep_up(self) -> None:
+        while True:
+            client = self.client
+            reconnects = client.stats["reconnects"]
+            while _usable(client) and client.stats["reconnects"] == reconnects:
+                self._look_now.clear()
+                try:
+                    async with asyncio.timeout(_LOOK):
+                        await self._look_now.wait()
+                except TimeoutError:
+                    continue
+            self._down("the connection was lost")
+            logger.warning("%s lost its connection, and reconnects", self.name)
+            try:
+                await self._connect(forever=True)
+            except BusUnavailableError as error:
+                logger.error("%s will not reconnect: %s", self.name, error.reason)  # noqa: TRY400
+                for on_end in tuple(self._on_end):
+                    on_end(error)
+                return
+            logger.info("%s is connected again", self.name)
+
+    async def _connect(self, *, forever: bool) -> None:
+        wait = _FIRST_WAIT
+        while True:
+            try:
+                fresh = await (self._dial() if self._given is None else self._await(self._given))
+                for listener in tuple(self._listeners):
+                    await listener(fresh)
+            except (NatsError, OSError, TimeoutError) as error:
+                if not isinstance(error, NoServersError):  # the error before says more
+                    self.reason = _said(error)
+                if not forever and any(word in self.reason.lower() for word in _REFUSED):
+                    raise BusUnavailableError(self.name, f"refused: {self.reason}") from error
+            else:
+                self.up = True
+                self._changed.set()
+                for begin in self._begin:
+                    begin()
+                return
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    async def _dial(self) -> bool:
+        await self._drop()
+        client = Client()
+
+        async def lost() -> None:
+            self._look_now.set()
+            if client.is_reconnecting:
+                await asyncio.Event().wait()  # until it is closed: reconnecting is ours
+
+        options: dict[str, Any] = {"ping_interval": 5, "name": "events", **self._options}
+        try:
+            await client.connect(
+                self._servers,
+                **options,
+                # Each server is tried this often and once more; the next round is ours to begin.
+                max_reconnect_attempts=1,
+                reconnect_time_wait=0,
+                connect_timeout=_DIALLING,  # type: ignore[arg-type] # any number will do
+                error_cb=self._heard,
+                disconnected_cb=lost,
+                closed_cb=lost,
+            )
+        except BaseException:
+            await _close(client)
+            raise
+        self._client = client
+        return True
+
+    async def _await(self, client: Client) -> bool:
+        while not _usable(client):
+            if client.is_closed or client.is_draining:
+                raise BusUnavailableError(self.name, "the client that it was given is closed")
+            self.reason = "the client that it was given is not connected"
+            await asyncio.sleep(_LOOK)
+        fresh = self._client is None
+        self._client = client
+        return fresh
+
+    async def _heard(self, error: Exception) -> None:
+        self.reason = _said(error)
+
+    async def _drop(self) -> None:
+        """Have done with the client, and with the tasks of our subscriptions."""
+        client, self._client = self._client, None
+        subscriptions, self._subscriptions = self._subscriptions, []
+        if client is None:
+            return
+        for subscription in subscriptions:
+            with suppress(NatsError, OSError, TimeoutError):
+                async with asyncio.timeout(_CLOSING):
+                    await subscription.unsubscribe()
+        if self._given is None:
+            await _close(client)
+
+    def _down(self, reason: str) -> None:
+        self.up = False
+        self.reason = reason
+        for on_down in tuple(self._on_down):
+            on_down()
+
+
+def _usable(client: Client) -> bool:
+    return client.is_connected and not client.is_draining
+
+
+async def _close(client: Client) -> None:
+    try:
+        async with asyncio.timeout(_CLOSING):
+            await client.close()
+    except (NatsError, OSError, TimeoutError) as error:
+        logger.debug("closing a connection: %s", error)
+
+
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__

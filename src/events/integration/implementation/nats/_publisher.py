@@ -1,0 +1,260 @@
+"""Sends on their way: parked until their stream is there, written, acknowledged.
+
+    parked --stream is there--> written --ack--> accepted
+      ^                          |    '--refused--> BusUnavailableError
+      '--no stream answered------'
+    past the deadline: never written --> BusUnavailableError, written --> SendOutcomeUnknownError
+
+All acknowledgements come to one inbox, each under its send's number. When the connection was lost,
+what is written and not acknowledged is written again, in its order: the server knows a message that
+it has by its `Nats-Msg-Id`, and acknowledges it as a duplicate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
+from events.integration.implementation.nats._api import Api
+from events.integration.implementation.nats._link import Link
+from events.integration.implementation.nats._topology import StreamSpec, ensure_stream
+from events.integration.implementation.nats._wire import MSG_ID, size_of
+from events.integration.implementation.nats._writer import Outgoing, Writer
+
+__all__ = ["Publisher"]
+
+logger = logging.getLogger("events.integration")
+
+_AFTER_NO_ANSWER = 0.1  # seconds, if the stream is there and has no leader
+_FIRST_WAIT, _LONGEST_WAIT = 0.05, 1.0
+
+
+class _Refusal(msgspec.Struct):
+    description: str = "no description"
+
+
+class _PubAck(msgspec.Struct):
+    seq: int = 0
+    error: _Refusal | None = None
+
+
+_decode = msgspec.json.Decoder(_PubAck).decode
+
+
+class Sending(Outgoing):
+    """One send."""
+
+    __slots__ = ("deadline", "future", "number", "stream", "uncertain")
+
+    def __init__(
+        self,
+        subject: str,
+        body: bytes,
+        headers: dict[str, str],
+        stream: StreamSpec,
+        future: asyncio.Future[None],
+        deadline: float,
+    ) -> None:
+        super().__init__(subject, body, "", headers)
+        self.stream = stream
+        self.future = future
+        self.deadline = deadline
+        self.number = 0
+        self.uncertain = False  # written once on a connection that is gone
+
+    def fail(self, error: Exception) -> None:
+        """See `Outgoing`."""
+        if not self.future.done():
+            failure = BusUnavailableError("NATS", f"the client refuses: {error}")
+            failure.__cause__ = error
+            self.future.set_exception(failure)
+
+
+class Publisher:
+    """Publish to streams, many at once."""
+
+    def __init__(self, link: Link, writer: Writer, api: Api, timeout: float) -> None:
+        self._link = link
+        self._writer = writer
+        self._api = api
+        self._timeout = timeout
+        self._numbers = 0
+        self._in_flight: dict[int, Sending] = {}
+        self._known: set[str] = set()
+        self._parked: defaultdict[str, list[Sending]] = defaultdict(list)
+        self._ensuring: dict[str, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._inbox = ""
+        self._failing: dict[str, str] = {}
+        self._idle = asyncio.Event()
+        link.add_listener(self._on_up)
+
+    def publish(
+        self, stream: StreamSpec, subject: str, body: bytes, headers: dict[str, str]
+    ) -> asyncio.Future[None]:
+        """Send now; the future is done when the stream has it. `headers` are NATS' own."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        sending = Sending(subject, body, headers, stream, future, loop.time() + self._timeout)
+        self._numbers += 1
+        sending.number = self._numbers
+        self._in_flight[sending.number] = sending
+        sending.reply = f"{self._inbox}.{sending.number}"
+        if stream.name in self._known:
+            self._writer.put(sending)
+        else:
+            self._park(sending)
+        if self._timer is None:
+            self._timer = loop.call_at(sending.deadline, self._expire)
+        return future
+
+    def room_for(self, body: bytes, headers: dict[str, str]) -> int:
+        """Return how many bytes the server would still take; negative if it is too much already.
+
+        More than that would cost the connection.
+        """
+        limit = self._link.client.max_payload if self._link.up else 1 << 20
+        return limit - len(body) - size_of(headers)
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - it is no error
+        """Let what is in flight end, for a while."""
+        try:
+            async with asyncio.timeout(timeout):
+                while self._in_flight:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            pass
+        tasks = list(self._ensuring.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for sending in list(self._in_flight.values()):
+            self._give_up(sending, "the bus was shut down")
+
+    # --- what comes back ----------------------------------------------------------------------
+
+    async def _on_up(self, fresh: bool) -> None:  # noqa: FBT001 - a listener
+        if fresh:
+            self._inbox = self._link.client.new_inbox()
+            await self._link.listen(f"{self._inbox}.*", self._on_ack)
+        again: list[Sending] = []
+        for sending in self._in_flight.values():
+            sending.reply = f"{self._inbox}.{sending.number}"
+            if sending.written:
+                sending.uncertain = True
+                again.append(sending)
+        self._writer.put_back(again)
+
+    async def _on_ack(self, message: Msg) -> None:
+        number = message.subject[message.subject.rfind(".") + 1 :]
+        sending = self._in_flight.get(int(number))
+        if sending is None:
+            return
+        if message.headers is not None and "Status" in message.headers:
+            self._known.discard(sending.stream.name)
+            sending.written = False
+            self._park(sending, _AFTER_NO_ANSWER)
+            return
+        ack = _decode(message.data)
+        self._done(sending)
+        if sending.future.done():
+            return
+        if ack.error is None:
+            sending.future.set_result(None)
+        else:
+            refused = f"stream {sending.stream.name!r} refuses it: {ack.error.description}"
+            sending.future.set_exception(BusUnavailableError(self._link.name, refused))
+
+    def _done(self, sending: Sending) -> None:
+        del self._in_flight[sending.number]
+        if not self._in_flight:
+            self._idle.set()
+
+    # --- deadlines ----------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        """End what is overdue; all have the same time, so the oldest comes first."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        while self._in_flight:
+            sending = next(iter(self._in_flight.values()))
+            if sending.deadline > loop.time():
+                self._timer = loop.call_at(sending.deadline, self._expire)
+                return
+            self._give_up(sending, f"no answer within {self._timeout:g} s")
+
+    def _give_up(self, sending: Sending, reason: str) -> None:
+        self._done(sending)
+        sending.abandoned = True
+        if sending.future.done():
+            return
+        name = self._link.name
+        error: BusError
+        if sending.written or sending.uncertain:
+            known = (sending.headers or {}).get(MSG_ID, "")
+            error = SendOutcomeUnknownError(name, known, reason)
+        else:
+            why = self._failing.get(sending.stream.name)
+            why = why or (None if self._link.up else self._link.reason)
+            error = BusUnavailableError(name, f"{reason}{f': {why}' if why else ''}")
+        sending.future.set_exception(error)
+
+    # --- streams ------------------------------------------------------------------------------
+
+    def _park(self, sending: Sending, wait: float = 0.0) -> None:
+        stream = sending.stream
+        self._parked[stream.name].append(sending)
+        if stream.name not in self._ensuring:
+            task = asyncio.create_task(
+                self._ensure(stream, wait), name=f"nats-stream {stream.name}"
+            )
+            self._ensuring[stream.name] = task
+
+    async def _ensure(self, stream: StreamSpec, after: float) -> None:
+        """Have the stream be there, then let those that are parked for it go."""
+        name, wait = stream.name, _FIRST_WAIT
+        try:
+            await asyncio.sleep(after)
+            while any(not sending.future.done() for sending in self._parked[name]):
+                await self._link.wait_up()
+                try:
+                    await ensure_stream(self._api, stream)
+                except BusUnavailableError as error:
+                    self._failing[name] = error.reason
+                except BusError as error:
+                    self._refuse(name, error)
+                    return
+                else:
+                    self._failing.pop(name, None)
+                    self._known.add(name)
+                    for sending in self._parked.pop(name):
+                        if sending.number in self._in_flight:
+                            self._writer.put(sending)
+                    return
+                await asyncio.sleep(wait)
+                wait = min(2 * wait, _LONGEST_WAIT)
+            for sending in self._parked.pop(name, []):  # nobody waits for them any more
+                if sending.number in self._in_flight:
+                    self._done(sending)
+        except (NatsError, OSError) as error:
+            self._refuse(name, BusUnavailableError(self._link.name, str(error)))
+        finally:
+            del self._ensuring[name]
+
+    def _refuse(self, name: str, error: BusError) -> None:
+        for sending in self._parked.pop(name, []):
+            if sending.number in self._in_flight:
+                self._done(sending)
+            if not sending.future.done():
+                sending.future.set_exception(error)

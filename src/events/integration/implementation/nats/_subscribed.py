@@ -1,0 +1,320 @@
+"""One registration's consumer: messages taken, handed over, settled.
+
+    taken --room--> handed over --settled--> done, given back, given back for later, or buried
+      |   '--delivered before: its entry is read and written first--^
+      '--shutdown--> given back
+
+A message that was delivered before and left no word may be what killed its process. Such are handed
+over one at a time, so that a next death tells which of them it was; after `deaths` of them in a row
+it becomes a dead letter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine
+from functools import partial
+from typing import Any
+
+import msgspec
+from nats.aio.msg import Msg
+from nats.errors import Error as NatsError
+
+from events.errors import BusError
+from events.integration.implementation.nats import _wire as wire
+from events.integration.implementation.nats._api import Api, ApiError
+from events.integration.implementation.nats._graveyard import TYPE, Graveyard
+from events.integration.implementation.nats._leases import Hand, Leases
+from events.integration.implementation.nats._ledger import Ledger, Record
+from events.integration.implementation.nats._link import Link
+from events.integration.implementation.nats._names import redrive_subject, type_in, type_subject
+from events.integration.implementation.nats._pulls import Pulls, Window
+from events.integration.implementation.nats._topology import ConsumerSpec, StreamSpec
+from events.integration.implementation.nats._writer import Writer
+from events.integration.message import Ack, Delivery, Reject, Release, Retry, Settlement
+from events.integration.transport import Deliver, Subscription
+
+__all__ = ["PROCESS_DIED", "NatsSubscribed", "Session"]
+
+PROCESS_DIED = "process-died"
+
+logger = logging.getLogger("events.integration")
+
+_AHEAD = 2  # deliveries handed over that wait for their turn there
+_AT_HAND = 16  # deliveries per handler where some wait behind their key
+_UNBURIED = 1.0  # seconds until a message is tried again that no dead letter could hold
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+_LOOK = 0.002
+
+
+class Session(msgspec.Struct):
+    """What all consumers of a transport share."""
+
+    link: Link
+    writer: Writer
+    api: Api
+    ledger: Ledger
+    graveyard: Graveyard
+    timeout: float
+    ack_wait: float
+    deaths: int
+
+
+class NatsSubscribed:
+    """A running consumer; see `events.integration.transport.Subscribed`."""
+
+    def __init__(
+        self,
+        session: Session,
+        subscription: Subscription,
+        stream: StreamSpec,
+        consumer: ConsumerSpec,
+        deliver: Deliver,
+    ) -> None:
+        self._session = session
+        self._subscription = subscription
+        self._stream = stream
+        self._name = consumer.name
+        self._deliver = deliver
+        self._wanted = {type_subject(stream.name, name) for name in subscription.types}
+        self._wanted.add(redrive_subject(stream.name, consumer.name))
+        # A few more than can run at once, so that the next begins when one ends.
+        ahead = (_AT_HAND - 1) * subscription.concurrency if subscription.ordered else _AHEAD
+        self._room = subscription.concurrency + ahead
+        self._window = Window(self._room if subscription.ordered else subscription.concurrency)
+        self._leases = Leases(
+            session.link, session.writer, f"{stream.name}.{consumer.name}", session.ack_wait
+        )
+        self._pulls = Pulls(
+            link=session.link,
+            writer=session.writer,
+            api=session.api,
+            stream=stream,
+            consumer=consumer,
+            window=self._window,
+            at_hand=self._leases.__len__,
+            take=self._take,
+            anew=self._leases.forget_done,
+            ended=self._end,
+        )
+        self._waiting: deque[Hand] = deque()
+        self._begun = 0
+        self._alone = asyncio.Lock()
+        self._paused = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unburied = False
+
+    @property
+    def last_poll(self) -> float | None:
+        return self._pulls.heard
+
+    # --- starting and ending ------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to deliver; raise `InvalidTopologyError` if that cannot be."""
+        await self._pulls.start()
+        self._leases.start()
+
+    async def pause(self) -> None:
+        if self._paused:
+            return
+        self._paused = True
+        await self._pulls.stop()
+        while self._waiting:
+            self._give_back(self._waiting.popleft())
+
+    async def close(self) -> None:
+        await self.pause()
+        try:
+            async with asyncio.timeout(self._session.timeout):
+                while self._leases:  # noqa: ASYNC110 - each of them would have to tell
+                    await asyncio.sleep(_LOOK)
+                await self._session.writer.flush()
+        except (NatsError, OSError, TimeoutError, BusError) as error:
+            logger.warning(
+                "%s on %s: what was settled last may come again, as the server did not answer: %r",
+                self._name,
+                self._stream.name,
+                error,
+            )
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._leases.stop()
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    async def wait_closed(self) -> None:
+        await asyncio.shield(self._closed)
+
+    def _end(self, error: Exception) -> None:
+        """End by itself: it cannot go on."""
+        if not self._closed.done():
+            self._closed.set_exception(error)
+            self._closed.exception()  # seen, if nobody waits
+
+    # --- a message's way ----------------------------------------------------------------------
+
+    def _take(self, message: Msg) -> None:
+        if message.subject not in self._wanted:
+            self._leases.skip(message)
+        elif (hand := self._leases.take(message)) is not None:
+            if self._paused:
+                self._give_back(hand)
+            else:
+                self._waiting.append(hand)
+        self._begin()
+
+    def _begin(self) -> None:
+        while self._waiting and self._begun < self._room and not self._paused:
+            hand = self._waiting.popleft()
+            self._begun += 1
+            if hand.place.delivered > 1:
+                self._spawn(self._begin_again(hand))
+            else:
+                self._hand_over(hand)
+        self._pulls.ask()
+
+    async def _begin_again(self, hand: Hand) -> None:
+        """Hand over what was delivered before, when it is known how often."""
+        record = await self._persistently(partial(self._session.ledger.read, hand.name))
+        if record is None:
+            self._begun -= 1
+            self._give_back(hand)
+            return
+        hand.written = True
+        hand.attempt, hand.silent = record.attempts + 1, record.silent
+        if record.silent >= self._session.deaths:
+            await self._end_silent(hand, record)
+            return
+        if record.silent:
+            await self._alone.acquire()
+        begun = Record(hand.attempt, record.silent + 1)
+        write = partial(self._session.ledger.write, hand.name, begun)
+        if self._paused or await self._persistently(write, default=False) is not None:
+            self._release_turn(record)
+            self._begun -= 1
+            self._give_back(hand)
+            return
+        self._hand_over(hand).add_done_callback(lambda _: self._release_turn(record))
+
+    def _release_turn(self, record: Record) -> None:
+        if record.silent:
+            self._alone.release()
+
+    async def _end_silent(self, hand: Hand, record: Record) -> None:
+        text = (
+            f"{record.silent} attempts in a row ended without a word: the process died, or was "
+            f"blocked for longer than ack_wait ({self._session.ack_wait:g} s)"
+        )
+        delivery = self._delivery(hand)
+        logger.error("%s gives up on %s: %s", delivery.consumer, delivery.id, text)
+        await self._bury(hand, Reject(PROCESS_DIED, text, record.attempts), record)
+        self._begun -= 1
+        self._begin()
+
+    async def _persistently(self, ask: Any, default: Any = None) -> Any:
+        """Ask until there is an answer; return the default if it is too late for one."""
+        wait = _FIRST_WAIT
+        while not self._paused:
+            try:
+                return await ask()
+            except (BusError, ApiError) as error:
+                logger.debug("%s: %s", self._name, error)
+            await asyncio.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+        return default
+
+    def _delivery(self, hand: Hand) -> Delivery:
+        read = wire.users(hand.headers)
+        return Delivery(
+            self._subscription.topic,
+            self._subscription.consumer,
+            wire.own_id(hand.headers, read, hand.name),
+            hand.body,
+            read,
+            hand.attempt,
+            wire.own_key(hand.headers, read),
+        )
+
+    def _hand_over(self, hand: Hand) -> asyncio.Future[Settlement]:
+        future = self._deliver(self._delivery(hand))
+        future.add_done_callback(partial(self._settle, hand))
+        return future
+
+    # --- settling -----------------------------------------------------------------------------
+
+    def _settle(self, hand: Hand, future: asyncio.Future[Settlement]) -> None:
+        settlement = future.result()
+        self._begun -= 1
+        if isinstance(settlement, Ack):
+            self._leases.done(hand)
+            if hand.written:
+                self._spawn(self._session.ledger.forget(hand.name))
+        elif isinstance(settlement, Release):
+            self._give_back(hand)
+        elif isinstance(settlement, Retry):
+            self._spawn(self._retry(hand, settlement))
+        else:
+            before = Record(settlement.attempts - 1, 0)
+            self._spawn(self._bury(hand, settlement, before))
+        self._window.settled()
+        self._begin()
+
+    def _give_back(self, hand: Hand) -> None:
+        if hand.place.delivered > 1 and not hand.written:
+            self._leases.again(hand)  # what the ledger says, or does not say, holds
+            return
+        self._spawn(self._return(hand, Record(hand.attempt - 1, hand.silent)))
+
+    async def _retry(self, hand: Hand, retry: Retry) -> None:
+        await self._return(hand, Record(retry.attempt, 0), retry.after)
+
+    async def _return(self, hand: Hand, record: Record, after: float = 0.0) -> None:
+        """Have it delivered again, with the right count; without one if there is no answer."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        try:
+            await self._session.ledger.write(hand.name, record)
+        except BusError as error:
+            logger.debug("%s: the count of attempts is not kept: %s", self._name, error)
+        self._leases.again(hand, after - (loop.time() - begun))
+        self._pulls.ask()
+
+    async def _bury(self, hand: Hand, reject: Reject, before: Record) -> None:
+        """Keep it as a dead letter; if that fails, have it come again as it was before."""
+        delivery = self._delivery(hand)
+        kind = wire.text_in(hand.headers.get(TYPE)) or type_in(self._stream.name, hand.subject)
+        try:
+            await self._session.graveyard.bury(delivery, hand.headers, kind, hand.name, reject)
+        except BusError as error:
+            if not self._unburied:
+                logger.error(  # noqa: TRY400 - its cause is in its text
+                    "%s cannot keep dead letters, they stay in its stream and are tried again "
+                    "every %g s: %s",
+                    delivery.consumer,
+                    _UNBURIED,
+                    error,
+                )
+            self._unburied = True
+            await self._return(hand, before, _UNBURIED)
+            return
+        self._unburied = False
+        self._leases.done(hand)
+        if hand.written:
+            await self._session.ledger.forget(hand.name)
+        self._pulls.ask()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("%s: %r", self._name, error, exc_info=error)

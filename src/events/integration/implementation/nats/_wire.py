@@ -1,0 +1,127 @@
+"""Messages as NATS has them: headers out and in, and what an acknowledgement's subject tells.
+
+CloudEvents attributes travel as they are. NATS trims values and knows ASCII only, so a value of
+another header that would not survive is percent-encoded, and `Events-Encoded` names those headers:
+whatever a program without this package writes is taken as it is. Names that begin with `Events-` or
+`Nats-`, in this case, are for the transport and the server; users' are lower case.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+from events.integration.cloudevents import attribute
+
+__all__ = [
+    "ENCODED",
+    "ID",
+    "KEY",
+    "MSG_ID",
+    "Position",
+    "outgoing",
+    "own_id",
+    "own_key",
+    "parse_block",
+    "position",
+    "size_of",
+    "text_in",
+    "text_out",
+    "users",
+]
+
+MSG_ID = "Nats-Msg-Id"
+ENCODED = "Events-Encoded"
+ID = "Events-Id"
+KEY = "Events-Key"
+
+_survives = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?").fullmatch
+_reserved = ("Nats-", "Events-")
+_FIRST_LINE = len("NATS/1.0\r\n")
+_LINE = len(": \r\n")
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "") + " "
+
+
+def outgoing(headers: Mapping[str, str], id: str, key: str | None) -> dict[str, str]:
+    """Return what is sent for these headers of a message."""
+    sent = {MSG_ID: id if _survives(id) else quote(id)}
+    encoded: list[str] = []
+    for name, value in headers.items():
+        if _survives(value):
+            sent[name] = value
+        else:
+            sent[name] = quote(value, safe="")
+            encoded.append(name)
+    if encoded:
+        sent[ENCODED] = ",".join(encoded)
+    if key is not None and "ce-partitionkey" not in headers:
+        sent[KEY] = text_out(key)
+    return sent
+
+
+def users(headers: Mapping[str, str]) -> dict[str, str]:
+    """Undo `outgoing`: return the headers that the sender gave."""
+    read = {n.lower(): v for n, v in headers.items() if not n.startswith(_reserved)}
+    if ENCODED in headers:
+        for name in headers[ENCODED].split(","):
+            if name in read:
+                read[name] = unquote(read[name])
+    return read
+
+
+def own_id(headers: Mapping[str, str], read: Mapping[str, str], otherwise: str) -> str:
+    """Return the message's id, or the other one if it bears none."""
+    return text_in(headers.get(ID)) or attribute(read, "id") or headers.get(MSG_ID) or otherwise
+
+
+def own_key(headers: Mapping[str, str], read: Mapping[str, str]) -> str | None:
+    """Return the message's key."""
+    key = attribute(read, "partitionkey")
+    return text_in(headers.get(KEY)) if key is None else key
+
+
+def text_out(text: str) -> str:
+    """Encode any text for a header of ours; as readable as ASCII allows."""
+    encoded = quote(text, safe=_PRINTABLE, errors="replace")
+    return encoded if encoded == encoded.strip() else quote(text, errors="replace")
+
+
+def text_in(value: str | None) -> str | None:
+    """Undo `text_out`."""
+    return None if value is None else unquote(value)
+
+
+def size_of(headers: Mapping[str, str]) -> int:
+    """Return how many bytes the headers take in a message; `outgoing` leaves ASCII only."""
+    return _FIRST_LINE + 2 + sum(len(n) + len(v) + _LINE for n, v in headers.items())
+
+
+def parse_block(block: bytes) -> dict[str, str]:
+    """Read headers as they are stored: a line each after the first."""
+    headers: dict[str, str] = {}
+    for line in block.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            text = value.decode("utf-8", "replace")
+            headers[name.decode("ascii", "replace").strip()] = text.strip()
+    return headers
+
+
+class Position(NamedTuple):
+    """Where a delivered message is in its stream, since when, and how often it was delivered."""
+
+    sequence: int
+    stored: str
+    delivered: int
+
+
+def position(reply: str) -> Position:
+    """Read `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>...`.
+
+    With a domain and an account's hash there are two tokens more before the stream's.
+    """
+    tokens = reply.split(".")
+    first = 4 if len(tokens) <= 9 else 6  # noqa: PLR2004 - the two forms there are
+    return Position(int(tokens[first + 1]), tokens[first + 3], int(tokens[first]))

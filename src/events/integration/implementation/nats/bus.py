@@ -1,0 +1,231 @@
+"""The bus on NATS JetStream. `_names` says what it makes at the server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from typing import Any, Unpack
+
+from nats.aio.client import Client
+
+from events.errors import BusUnavailableError, InvalidTopologyError, MessageTooLargeError
+from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
+from events.integration.implementation.nats import _wire as wire
+from events.integration.implementation.nats._api import Api, ApiError, Nothing
+from events.integration.implementation.nats._graveyard import Graveyard
+from events.integration.implementation.nats._ledger import Ledger
+from events.integration.implementation.nats._link import Link, masked
+from events.integration.implementation.nats._names import redrive_subject, token, type_subject
+from events.integration.implementation.nats._publisher import Publisher
+from events.integration.implementation.nats._subscribed import NatsSubscribed, Session
+from events.integration.implementation.nats._topology import ConsumerSpec, StreamSpec
+from events.integration.implementation.nats._writer import Writer
+from events.integration.message import Message
+from events.integration.topology import IntegrationEventBusRegistration
+from events.integration.transport import Deliver, Subscription, TransportFeatures
+
+__all__ = ["NatsIntegrationEventBus", "NatsTransport"]
+
+_ATTEMPTS_KEPT = 30 * 86_400.0  # seconds, after the last one
+_SEVERAL_FILTERS = (2, 10)  # the first version whose consumers take a list of them
+_DEAD_HEADERS = 2_048  # bytes that a dead letter's headers may add to a message's
+_SHORTEST_ACK_WAIT = 0.5
+
+
+class NatsTransport:
+    """A `Transport` to NATS JetStream; `NatsIntegrationEventBus` explains the options."""
+
+    features = TransportFeatures(
+        durability="broker",
+        delivery="group",
+        before_first_start="waits",
+        headers=True,
+        delayed_retry=True,
+        dead_letters=True,
+        ordered=True,
+    )
+
+    def __init__(
+        self,
+        servers: str | Sequence[str] | Client,
+        *,
+        timeout: float = 10.0,
+        ack_wait: float = 30.0,
+        deaths: int = 5,
+        replicas: int = 1,
+        max_age: float | None = None,
+        prefix: str = "events",
+        connect: Mapping[str, Any] | None = None,
+    ) -> None:
+        if ack_wait < _SHORTEST_ACK_WAIT:
+            raise InvalidTopologyError("NATS", f"ack_wait must be at least {_SHORTEST_ACK_WAIT} s")
+        if deaths < 1:
+            raise InvalidTopologyError("NATS", "deaths must be at least 1")
+        if isinstance(servers, Client):
+            shown = "client"
+        else:
+            servers = [servers] if isinstance(servers, str) else list(servers)
+            shown = ", ".join(repr(masked(server)) for server in servers)
+        self.name = f"NATS at {shown}"
+        self._timeout = timeout
+        self._replicas = replicas
+        self._max_age = max_age
+        self._streams: dict[str, StreamSpec] = {}
+        self._link = Link(servers, name=self.name, options=connect or {})
+        self._writer = Writer(self._link)
+        self._api = Api(self._link, self._writer, min(timeout, 5.0))
+        self._publisher = Publisher(self._link, self._writer, self._api, timeout)
+        own = token("prefix", prefix)
+        dead = StreamSpec(
+            name=f"{own}@dead-letters",
+            subject=f"{own}@dead-letters.>",
+            replicas=replicas,
+            deletes=True,
+        )
+        attempts = StreamSpec(
+            name=f"{own}@attempts",
+            subject=f"{own}@attempts.>",
+            replicas=replicas,
+            max_age=_ATTEMPTS_KEPT,
+            one_per_subject=True,
+            deletes=True,
+        )
+        self._graveyard = Graveyard(self._api, self._publisher, dead, self._stream)
+        self._session = Session(
+            link=self._link,
+            writer=self._writer,
+            api=self._api,
+            ledger=Ledger(self._api, self._publisher, attempts),
+            graveyard=self._graveyard,
+            timeout=timeout,
+            ack_wait=ack_wait,
+            deaths=deaths,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether there is a connection."""
+        return self._link.up
+
+    @property
+    def dead_letters(self) -> Graveyard:
+        """Return the dead letters' store."""
+        return self._graveyard
+
+    async def connect(self) -> None:
+        """See `Transport.connect`. Tries again until the deadline, but where it is refused."""
+        await self._link.open(self._timeout)
+        try:
+            await self._api.request("INFO", None, Nothing)
+        except ApiError as error:
+            raise BusUnavailableError(self.name, f"JetStream: {error}") from error
+
+    def publish(self, message: Message) -> Awaitable[None]:
+        """See `Transport.publish`."""
+        if not self._link.is_open:
+            return _failed(BusUnavailableError(self.name, "it is closed"))
+        try:
+            stream = self._stream(message.topic)
+        except InvalidTopologyError as error:
+            return _failed(error)
+        headers = wire.outgoing(message.headers, message.id, message.key)
+        room = self._publisher.room_for(message.body, headers) - _DEAD_HEADERS
+        if room < 0:
+            size = len(message.body)
+            return _failed(MessageTooLargeError(message.topic, message.type, size, size + room))
+        subject = type_subject(stream.name, message.type)
+        return self._publisher.publish(stream, subject, message.body, headers)
+
+    async def subscribe(self, subscription: Subscription, deliver: Deliver) -> NatsSubscribed:
+        """Make the stream and the durable consumer if need be and start to pull."""
+        stream = self._stream(subscription.topic)
+        name = token("Consumer", subscription.consumer)
+        filters: tuple[str, ...] = ()
+        if self._link.version >= _SEVERAL_FILTERS:
+            types = {type_subject(stream.name, each) for each in subscription.types}
+            filters = (*sorted(types), redrive_subject(stream.name, name))
+        consumer = ConsumerSpec(
+            stream=stream.name, name=name, ack_wait=self._session.ack_wait, filters=filters
+        )
+        subscribed = NatsSubscribed(self._session, subscription, stream, consumer, deliver)
+        await subscribed.start()
+        return subscribed
+
+    async def close(self) -> None:
+        """See `Transport.close`. A client that was passed in stays open."""
+        await self._publisher.close(self._timeout)
+        self._writer.stop()
+        await self._link.close()
+
+    def _stream(self, topic: str) -> StreamSpec:
+        if topic not in self._streams:
+            name = token("Topic", topic)
+            self._streams[topic] = StreamSpec(
+                name=name,
+                subject=f"{name}.>",
+                replicas=self._replicas,
+                max_age=self._max_age,
+            )
+        return self._streams[topic]
+
+
+class NatsIntegrationEventBus(TransportIntegrationEventBus):
+    """Carry events over NATS JetStream 2.9 or newer: a stream per topic, a consumer per name.
+
+    Otherwise as `TransportIntegrationEventBus`, with the options of `BusOptions`. Times are in
+    seconds, sizes in bytes. What exists at the server already keeps its settings, where not said
+    otherwise.
+
+    Args:
+        servers: One URL or several of a cluster; or a connected `nats` client, which is used as it
+            is and never closed. With one of your own, reconnecting is its business as well.
+        registrations: See `IntegrationEventBusRegistration`.
+        ack_wait: When a message that was begun, and of which nothing is heard any more, is given
+            to another. Handlers may take longer: the lease is renewed while their process lives
+            and its event loop is not blocked for that long.
+        deaths: After so many attempts in a row that ended without a word, as a process's death
+            does, a message is a dead letter.
+        replicas: Of streams that are made.
+        max_age: Of messages in topics' streams that are made; None keeps them for ever. What is
+            older is gone, whether handled or not.
+        prefix: The streams for dead letters and counts of attempts are called after it.
+        connect: More arguments for `nats.connect`: TLS, credentials, a name.
+    """
+
+    def __init__(
+        self,
+        servers: str | Sequence[str] | Client = "nats://localhost:4222",
+        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        *,
+        ack_wait: float = 30.0,
+        deaths: int = 5,
+        replicas: int = 1,
+        max_age: float | None = None,
+        prefix: str = "events",
+        connect: Mapping[str, Any] | None = None,
+        **options: Unpack[BusOptions],
+    ) -> None:
+        transport = NatsTransport(
+            servers,
+            timeout=options.get("send_timeout", 10.0),
+            ack_wait=ack_wait,
+            deaths=deaths,
+            replicas=replicas,
+            max_age=max_age,
+            prefix=prefix,
+            connect=connect,
+        )
+        self._shown = transport.name.removeprefix("NATS at ")
+        super().__init__(transport, registrations, **options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._shown})"
+
+
+def _failed(error: Exception) -> asyncio.Future[None]:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future

@@ -1,0 +1,58 @@
+"""NATS for tests: the one of the machine, or a private one to kill, freeze and restart."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import json
+import os
+import tempfile
+import urllib.request
+from pathlib import Path
+
+from tests.servers import PrivateServer, free_port, shared_url
+
+
+class NatsServer(PrivateServer):
+    name = "nats"
+    binary = "nats-server"
+    package = "nats-server"
+    more: tuple[str, ...] = ()
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.monitor = free_port()
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def command(self, binary: str) -> list[str]:
+        here = ["-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor)]
+        return [binary, *here, "-js", "-sd", str(self.folder / "data"), *self.more]
+
+    def freeze(self) -> None:
+        super().freeze()
+        assert self._process is not None
+        # The signal is sent; the last of its threads stops a moment later.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def answers(self) -> bool:
+        try:
+            address = f"http://127.0.0.1:{self.monitor}/healthz"
+            with urllib.request.urlopen(address, timeout=1) as answer:
+                return bool(json.load(answer)["status"] == "ok")
+        except (OSError, ValueError):
+            return False
+
+
+@functools.cache
+def plain_url() -> str:
+    """The machine's server, or else one that serves until the tests end."""
+    there = shared_url("nats", "nats://127.0.0.1:4222")
+    if there is not None:
+        return there
+    server = NatsServer(Path(tempfile.mkdtemp(prefix="events-nats-")))
+    server.start()
+    atexit.register(server.kill)
+    return server.url
