@@ -126,6 +126,17 @@ async def test_a_body_over_the_limit_is_a_dead_letter_undecoded() -> None:
     assert settlement == Reject("too-large", f"its body has {len(BODY)} bytes, the limit is 10", 1)
 
 
+async def test_what_ended_its_process_at_its_last_attempt_is_a_dead_letter_unseen() -> None:
+    calls: list[Delivery | None] = []
+    policy = RetryPolicy(attempts=3)
+    async with receiving(failing(0, ValueError(), calls), retry=policy) as subscribed:
+        assert await subscribed.deliver(BODY, attempt=3) == Ack()
+        settlement = await subscribed.deliver(BODY, attempt=4)
+    assert isinstance(settlement, Reject)
+    assert (settlement.reason, settlement.attempts) == ("crashed", 3)
+    assert len(calls) == 1
+
+
 async def test_short_delays_wait_in_place_and_count_attempts() -> None:
     calls: list[Delivery | None] = []
     policy = RetryPolicy(attempts=3, delay=0.001)

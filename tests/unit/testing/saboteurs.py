@@ -299,7 +299,7 @@ SABOTEURS = [
     by(
         "test_12_bad_input_is_given_up_at_once",
         "a hot loop",
-        lambda: settle(lambda s: Retry(0.0, 1) if isinstance(s, Reject) else s),
+        lambda: settle(lambda s: Retry(0.0, 0) if isinstance(s, Reject) else s),
     ),
     by(
         "test_12_bad_input_is_given_up_at_once",
@@ -325,7 +325,7 @@ SABOTEURS = [
     ),
     by(
         "test_13_redrive_goes_to_that_consumer_alone",
-        r"attempts: \[1, 2, 3\]",
+        "not within .* s: 1 events are handled",
         AttemptsGoOn,
     ),
     by("test_13_discard_removes", "2 dead letters, where 1", lambda: DeadLetters(KeepsEverything)),
@@ -341,7 +341,7 @@ SABOTEURS = [
     by(
         "test_15_what_cannot_be_buried_stays",
         "it spins",
-        lambda: settle(lambda s: Retry(0.0, 1) if isinstance(s, Reject) else s),
+        lambda: settle(lambda s: Retry(0.0, 0) if isinstance(s, Reject) else s),
     ),
     # 16
     by(

@@ -1,6 +1,7 @@
 """The way of one registration's deliveries: bytes in, a settlement out.
 
     delivery --> too large, undecodable, unknown version --> Reject, at once
+        |------> more attempts than the policy has, as it ended its process each time --> Reject
         |------> a type that the registration does not name --> Ack
         |------> decoded --> its turn --> middlewares, consumer --> returned --> Ack
                                  ^             | raised
@@ -38,10 +39,11 @@ from events.integration.serialization import EventDecoder
 from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy
 from events.integration.transport import TransportFeatures
 
-__all__ = ["TOO_LARGE", "UNDECODABLE", "Receiver"]
+__all__ = ["CRASHED", "TOO_LARGE", "UNDECODABLE", "Receiver"]
 
 UNDECODABLE = "undecodable"
 TOO_LARGE = "too-large"
+CRASHED = "crashed"
 
 _ENDING = (KeyboardInterrupt, SystemExit, GeneratorExit)  # of the process, or of the event loop
 
@@ -83,6 +85,11 @@ class Receiver:
                 f"its body has {len(delivery.body):,} bytes, the limit is {self._max_body_size:,}",
             )
             return _done(settlement)
+        if delivery.attempt > self._retry.attempts:
+            # Before it is decoded: that may be what ends the process.
+            used_up = replace(delivery, attempt=delivery.attempt - 1)
+            text = "no attempt is left, and the last one ended without a result, as a crash does"
+            return _done(self._reject(used_up, CRASHED, text))
         try:
             event = self._decoder.decode(delivery)
         except Exception as error:  # noqa: BLE001 - the user's own classes and upcasters run here

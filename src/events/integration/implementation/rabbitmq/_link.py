@@ -1,0 +1,126 @@
+"""A connection that finds its way back.
+
+    closed --open--> connecting --> up --lost--> connecting again, after a pause --> up ...
+       ^----------------------------close--------------------------------------------'
+
+Hosts are tried one after another, from the one after the last that answered; a round in which none
+does is followed by a pause that doubles, with jitter, up to ten seconds, for ever. One line is
+logged when the connection is lost, and one when it is back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Sequence
+
+from events.errors import BusUnavailableError
+from events.integration.implementation.rabbitmq._driver import Connection, DriverError, masked
+
+__all__ = ["Link"]
+
+logger = logging.getLogger("events.integration")
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+
+
+class Link:
+    """Own one connection at a time; tell `on_up` of each new one and `on_down` of its loss."""
+
+    def __init__(
+        self,
+        what: str,
+        urls: Sequence[str],
+        *,
+        timeout: float,
+        on_up: Callable[[Connection], None],
+        on_down: Callable[[], None],
+    ) -> None:
+        self._what = what
+        self._urls = list(urls)
+        self._timeout = timeout
+        self._on_up = on_up
+        self._on_down = on_down
+        self._opening = asyncio.Lock()
+        self._reconnecting: asyncio.Task[None] | None = None
+        self.connection: Connection | None = None
+
+    @property
+    def is_up(self) -> bool:
+        """Tell whether there is a connection at this moment."""
+        return self.connection is not None
+
+    @property
+    def is_closed(self) -> bool:
+        """Tell whether it was never opened, or closed again."""
+        return self.connection is None and self._reconnecting is None
+
+    async def open(self, *, wait: bool = False) -> None:
+        """Connect, with one round over the hosts, or rounds without end if it is to wait.
+
+        Raises:
+            BusUnavailableError: no host answered.
+        """
+        async with self._opening:
+            if not self.is_closed:
+                return
+            pause = _FIRST_PAUSE
+            while (reason := await self._connect()) is not None:
+                if not wait:
+                    raise BusUnavailableError(f"RabbitMQ ({self._what})", reason)
+                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    async def _connect(self) -> str | None:
+        """Try each host once; return why there is no connection, or None."""
+        reasons: list[str] = []
+        for _ in range(len(self._urls)):
+            url = self._urls[0]
+            self._urls.append(self._urls.pop(0))
+            try:
+                connection = await Connection.open(url, self._timeout)
+            except (DriverError, OSError) as error:
+                reasons.append(f"{masked(url)}: {error}")
+                continue
+            if not connection.is_open:
+                reasons.append(f"{masked(url)}: it closed the connection at once")
+                continue
+            connection.on_lost = self._lost
+            self.connection = connection
+            self._on_up(connection)
+            return None
+        return "; ".join(reasons)
+
+    def _lost(self, reason: str) -> None:
+        self.connection = None
+        logger.warning("lost the connection to RabbitMQ for %s: %s", self._what, reason)
+        self._on_down()
+        self._reconnecting = asyncio.create_task(self._reconnect(), name=f"rabbitmq {self._what}")
+
+    async def _reconnect(self) -> None:
+        loop = asyncio.get_running_loop()
+        began, pause = loop.time(), _FIRST_PAUSE
+        # The first pause as well: a broker that closes each new connection must not be hammered.
+        await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+        while await self._connect() is not None:
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+        self._reconnecting = None
+        logger.warning(
+            "the connection to RabbitMQ for %s is back after %.1f s",
+            self._what,
+            loop.time() - began,
+        )
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - it hangs up in the end
+        """Disconnect and stay so; return when the socket is closed."""
+        async with self._opening:
+            task, self._reconnecting = self._reconnecting, None
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+            connection, self.connection = self.connection, None
+            if connection is not None:
+                await connection.close(timeout)
+                self._on_down()

@@ -1,0 +1,403 @@
+"""One registration's hold on its queue.
+
+A delivery is in one of these states:
+
+    delivered --settlement--> Ack      --> acknowledged
+        |                     Retry    --> published to a delay queue, then acknowledged
+        |                     Reject   --> published to the dead letters, then acknowledged
+        |                     Release  --> given back
+        '--channel lost--> orphan --delivered again to us--> as before, on the new channel
+
+What is to be published and cannot be stays unacknowledged and is tried again, after pauses. A
+handler is not ended by a lost channel: when its delivery comes again to this process, while it runs
+or after it, its settlement is used for that one, and it is not handled twice. It may come to
+another process, though.
+
+Crash loops. A broker cannot tell who of the many that were in a process's hands has killed it. So
+what comes back for the second time is moved to a queue of suspects, unchanged, where deliveries are
+handled one at a time in each process. There, one that comes back again has had its process to
+itself: it is moved to the end with one attempt more, and so ends as a dead letter, while those that
+were merely near it are handled at their first turn. Ordinary queues do without a queue's own limit
+on deliveries; it is set all the same, against processes that die before they have looked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from events.errors import BusError, InvalidTopologyError
+from events.integration.implementation.rabbitmq import _wire as wire
+from events.integration.implementation.rabbitmq._driver import (
+    Channel,
+    Connection,
+    DriverError,
+    Properties,
+)
+from events.integration.implementation.rabbitmq._publisher import Publisher
+from events.integration.implementation.rabbitmq._topology import Names, Queue, bind, declare
+from events.integration.message import Ack, Reject, Retry, Settlement
+from events.integration.transport import Deliver, Subscription
+from events.integration.uuid7 import uuid7
+
+__all__ = ["RabbitMQSubscribed"]
+
+logger = logging.getLogger("events.integration")
+
+_COMES_BACK = 2  # times, and it is a suspect; a deploy takes back what is at hand once
+_AT_HAND = 16  # deliveries per handler where some wait behind their key
+_MOST_AT_HAND = 65_535  # AMQP has 16 bits for it
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
+_ORPHANS = 10_000  # that are remembered when their handlers have ended
+
+
+class _Held:
+    """A delivery that is not acknowledged."""
+
+    __slots__ = ("body", "channel", "pause", "properties", "settlement", "suspect", "tag", "type")
+
+    def __init__(
+        self, channel: Channel, method: Any, properties: Properties, body: bytes, *, suspect: bool
+    ) -> None:
+        self.channel = channel
+        self.tag: int = method.delivery_tag
+        self.type: str = method.routing_key
+        self.properties = properties
+        self.body = body
+        self.suspect = suspect
+        self.settlement: Settlement | None = None
+        self.pause = _FIRST_PAUSE
+
+
+class RabbitMQSubscribed:
+    """Receive from a consumer's queue on a topic, over one connection after another."""
+
+    def __init__(
+        self,
+        subscription: Subscription,
+        deliver: Deliver,
+        names: Names,
+        publisher: Publisher,
+        *,
+        timeout: float,
+        prefetch: int | None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._subscription = subscription
+        self._deliver = deliver
+        self._names = names
+        self._publisher = publisher
+        self._timeout = timeout
+        at_hand = subscription.concurrency * (_AT_HAND if subscription.ordered else 2)
+        self._prefetch = min(prefetch or at_hand, _MOST_AT_HAND)
+        self._connection: Connection | None = None
+        self._channel: Channel | None = None
+        self._tags: list[str] = []
+        self._attaching: asyncio.Task[None] | None = None
+        self._held: set[_Held] = set()
+        self._orphans: dict[tuple[str, int], _Held] = {}
+        self._released: list[_Held] = []  # in the course of closing, to go back in their order
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._taking = True
+        self._settled = asyncio.Event()
+        self._closed: asyncio.Future[None] = self._loop.create_future()
+        self._last_poll: float | None = None
+
+    @property
+    def last_poll(self) -> float | None:
+        """Return when the broker was last heard of: now, if the channel is open."""
+        if self._channel is not None and self._channel.is_open:
+            self._last_poll = self._loop.time()
+        return self._last_poll
+
+    # --- connection and channel ---------------------------------------------------------------
+
+    async def attach(self, connection: Connection) -> None:
+        """Declare what the consumer needs and start to receive on a channel of its own.
+
+        Raises:
+            InvalidTopologyError: what is needed is there and is not as it should be.
+            DriverError: the channel did not come up; nothing is left of it.
+        """
+        self._connection = connection
+        channel = await connection.channel(self._timeout)
+        names = self._names
+        try:
+            for place in (names.exchange, names.dead, names.main, names.suspects):
+                await declare(channel, place)
+            await bind(channel, names.main, names.exchange, self._subscription.types)
+            channel.on_closed = self._channel_closed
+            channel.on_cancelled(self._cancelled)
+            self._channel = channel
+            for queue, suspect, prefetch in (
+                (names.main, False, self._prefetch),
+                (names.suspects, True, 1),
+            ):
+                receive = self._receiver(channel, suspect=suspect)
+                self._tags.append(await channel.consume(queue.name, receive, prefetch=prefetch))
+        except BaseException:
+            self._detach()
+            channel.on_closed = lambda _: None
+            await channel.close()
+            raise
+
+    def up(self, connection: Connection) -> None:
+        """Resume on this connection."""
+        self._connection = connection
+        self._attach_later(0)
+
+    def down(self) -> None:
+        """Stop until there is another connection; handlers go on."""
+        self._connection = None
+        self._detach()
+
+    def _detach(self) -> None:
+        self._channel = None
+        self._tags.clear()
+        for held in self._held:
+            self._orphan(held)
+        self._held.clear()
+
+    def _orphan(self, held: _Held) -> None:
+        message_id = wire.id_of(held.properties)
+        if message_id is not None:
+            self._orphans[message_id, wire.attempt_of(held.properties)] = held
+
+    def _channel_closed(self, reason: DriverError) -> None:
+        self._detach()
+        if self._connection is not None and self._connection.is_open and self._taking:
+            logger.warning("RabbitMQ closed the channel of %s: %s", self._names.main, reason)
+            self._attach_later(_FIRST_PAUSE)
+
+    def _cancelled(self) -> None:
+        """Begin anew: the broker has ended a consumer, mostly because its queue was deleted."""
+        channel = self._channel
+        if channel is None or not self._taking:
+            return
+        logger.warning("RabbitMQ took %s away from its consumer, starting anew", self._names.main)
+        self._detach()
+        self._loop.create_task(channel.close())
+        self._attach_later(_FIRST_PAUSE)
+
+    def _attach_later(self, pause: float) -> None:
+        if self._taking and (self._attaching is None or self._attaching.done()):
+            self._attaching = self._loop.create_task(
+                self._attach_again(pause), name=f"rabbitmq {self._names.main}"
+            )
+
+    async def _attach_again(self, pause: float) -> None:
+        while self._taking:
+            await asyncio.sleep(pause)
+            connection = self._connection
+            if connection is None or not connection.is_open:
+                return  # the next one brings a new attempt
+            try:
+                await self.attach(connection)
+            except InvalidTopologyError as error:
+                if not self._closed.done():
+                    self._closed.set_exception(error)
+                return
+            except DriverError as error:
+                if connection.is_open:
+                    logger.warning("%s cannot be consumed yet: %s", self._names.main, error)
+                pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+                continue
+            # Lost while it was on its way: `up` saw it under way and left it to us.
+            if self._channel is not None or self._connection is None:
+                return
+
+    # --- deliveries ---------------------------------------------------------------------------
+
+    def _receiver(
+        self, channel: Channel, *, suspect: bool
+    ) -> Callable[[Any, Properties, bytes], None]:
+        def receive(method: Any, properties: Properties, body: bytes) -> None:
+            if self._taking and channel is self._channel:
+                self._received(_Held(channel, method, properties, body, suspect=suspect), method)
+
+        return receive
+
+    def _received(self, held: _Held, method: Any) -> None:
+        properties = held.properties
+        message_id = wire.id_of(properties)
+        attempt = wire.attempt_of(properties)
+        if message_id is None:
+            # Without an id, nobody could tell a redelivery from another message.
+            self._held.add(held)
+            again = wire.with_attempt(properties, 1, id=uuid7())
+            again.type = properties.type or held.type
+            self._move(held, self._names.suspects if held.suspect else self._names.main, again)
+            return
+        if method.redelivered:
+            orphan = self._orphans.pop((message_id, attempt), None)
+            if orphan is not None:
+                self._adopt(orphan, held)
+                return
+            if held.suspect:
+                self._held.add(held)
+                self._move(held, self._names.suspects, wire.with_attempt(properties, attempt + 1))
+                return
+            if wire.returns_of(properties, redelivered=True) >= self._suspicious:
+                self._held.add(held)
+                self._move(held, self._names.suspects, wire.with_attempt(properties, attempt))
+                return
+        self._held.add(held)
+        delivery = wire.to_delivery(
+            properties,
+            held.body,
+            topic=self._subscription.topic,
+            consumer=self._subscription.consumer,
+            attempt=attempt,
+        )
+        future = self._deliver(delivery)
+        future.add_done_callback(lambda future: self._settle(held, future.result()))
+
+    @property
+    def _suspicious(self) -> int:
+        """Return after how many returns a message is a suspect; classic queues tell but one."""
+        return _COMES_BACK if self._names.counts_returns else 1
+
+    def _adopt(self, orphan: _Held, held: _Held) -> None:
+        """Have what became of a delivery, or will, settle the one that came in its place."""
+        orphan.channel, orphan.tag, orphan.suspect = held.channel, held.tag, held.suspect
+        self._held.add(orphan)
+        if orphan.settlement is not None:
+            self._settle(orphan, orphan.settlement)
+
+    def _settle(self, held: _Held, settlement: Settlement) -> None:
+        held.settlement = settlement
+        if held not in self._held:  # an orphan: it may come again, and then it is settled at once
+            if isinstance(settlement, Ack):
+                held.body = b""
+            self._forget_old_orphans()
+            return
+        if isinstance(settlement, Ack):
+            held.channel.ack(held.tag)
+            self._done(held)
+        elif isinstance(settlement, Retry):
+            again = wire.with_attempt(held.properties, settlement.attempt + 1)
+            again.type = held.properties.type or held.type
+            self._move(held, self._names.retry(settlement.after), again)
+        elif isinstance(settlement, Reject):
+            topic = self._subscription.topic
+            dead = wire.buried(held.properties, topic, held.type, settlement)
+            self._move(held, self._names.dead, dead)
+        else:
+            self._release(held)
+
+    def _release(self, held: _Held) -> None:
+        if held.suspect:
+            # Given back, it would come with the mark of one that has killed its process.
+            attempt = wire.attempt_of(held.properties)
+            self._move(held, self._names.suspects, wire.with_attempt(held.properties, attempt))
+            return
+        if self._taking:
+            held.channel.nack(held.tag)
+        else:
+            self._released.append(held)
+        self._done(held)
+
+    def _move(self, held: _Held, queue: Queue, properties: Properties) -> None:
+        """Publish it to another of the consumer's queues, and acknowledge it when it is there."""
+        published = self._publisher.publish(
+            "", queue.name, properties, held.body, place=queue, mandatory=True
+        )
+
+        def moved(published: asyncio.Future[None]) -> None:
+            error = None if published.cancelled() else published.exception()
+            if error is None:
+                held.settlement = Ack()
+                if held in self._held:
+                    held.channel.ack(held.tag)
+                    self._done(held)
+            elif held in self._held:
+                self._move_later(held, queue, properties, error)
+
+        published.add_done_callback(moved)
+
+    def _move_later(
+        self, held: _Held, queue: Queue, properties: Properties, error: BaseException
+    ) -> None:
+        if not isinstance(error, BusError) or not self._taking:
+            self._done(held)  # it is the broker's again when the channel ends
+            return
+        logger.error(
+            "%s cannot be put into %s, it stays where it is and is tried again in %.3g s: %s",
+            wire.id_of(held.properties),
+            queue,
+            held.pause,
+            error,
+        )
+
+        def again() -> None:
+            self._timers.discard(timer)
+            if held in self._held:
+                self._move(held, queue, properties)
+
+        timer = self._loop.call_later(held.pause, again)
+        self._timers.add(timer)
+        held.pause = min(2 * held.pause, _LONGEST_PAUSE)
+
+    def _done(self, held: _Held) -> None:
+        self._held.discard(held)
+        self._settled.set()
+
+    def _forget_old_orphans(self) -> None:
+        while len(self._orphans) > _ORPHANS:
+            del self._orphans[next(iter(self._orphans))]
+
+    # --- the end ------------------------------------------------------------------------------
+
+    async def pause(self) -> None:
+        """See `Subscribed.pause`."""
+        self._taking = False
+        if self._attaching is not None:
+            self._attaching.cancel()
+            await asyncio.wait({self._attaching})
+        channel, tags, self._tags = self._channel, self._tags, []
+        for tag in tags:
+            if channel is not None and channel.is_open:
+                try:
+                    await channel.call("basic_cancel", consumer_tag=tag)
+                except DriverError:
+                    return  # it receives no more in any case
+
+    async def close(self) -> None:
+        """See `Subscribed.close`."""
+        await self.pause()
+        for timer in self._timers:
+            timer.cancel()
+        # Those whose next attempt to be moved was cancelled just now are the broker's again; for
+        # the others the publisher's deadline is the limit.
+        deadline = self._loop.time() + 2 * self._timeout
+        while self._held and self._loop.time() < deadline:
+            if self._timers:
+                break
+            self._settled.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._settled.wait()
+            except TimeoutError:
+                break
+        self._timers.clear()
+        self._held.clear()
+        self._orphans.clear()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            # Before the channel ends: what its end gives back comes some time after that.
+            for held in sorted(self._released, key=lambda held: held.tag):
+                if held.channel is channel:
+                    channel.nack(held.tag)
+            await channel.close()
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def on_closed(self, closed: Callable[[RabbitMQSubscribed], None]) -> None:
+        """Have `closed` called when it is closed, or has ended by itself."""
+        self._closed.add_done_callback(lambda _: closed(self))
+
+    async def wait_closed(self) -> None:
+        """See `Subscribed.wait_closed`."""
+        await asyncio.shield(self._closed)

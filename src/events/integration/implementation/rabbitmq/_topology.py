@@ -1,0 +1,200 @@
+"""What lies at the broker, by name and by arguments.
+
+    topic "users"                     an exchange `users`, direct
+    consumer "emails" on "users"      a queue `emails@users`, bound with one key per event type
+      what came back twice            a queue `emails@users:suspects`, handled one at a time
+      retries after 5 s               a queue `emails@users:retry:5s`, whose messages expire into
+                                      `emails@users`; made when the first of them is due
+    consumer "emails"                 a queue `emails:dead` of its dead letters, of all topics
+
+All are durable. In names of topics and consumers, `@`, `:` and `%` are written %40, %3A and %25 in
+those of queues. A declaration of what is there already changes nothing, and is refused where its
+arguments are others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+from urllib.parse import unquote
+
+from msgspec import Struct
+
+from events.errors import InvalidTopologyError
+from events.integration.implementation.rabbitmq._driver import Channel, RefusedError
+
+__all__ = ["Exchange", "Names", "Place", "Queue", "QueueType", "declare"]
+
+QueueType: TypeAlias = Literal["quorum", "classic"]
+
+_LONGEST = 255  # bytes of a name in AMQP
+_NEVER = 1_000_000_000  # deliveries: dead letters come back each time that somebody reads them
+_STEPS = (1, 2, 3, 5, 7)
+_SHORTEST = 0.01  # seconds
+
+_PRECONDITION_FAILED, _ACCESS_REFUSED, _NOT_FOUND = 406, 403, 404
+
+
+class Exchange(Struct, frozen=True):
+    """A topic's exchange."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"exchange {self.name!r}"
+
+
+class Queue(Struct, frozen=True):
+    """A durable queue with its arguments."""
+
+    name: str
+    arguments: tuple[tuple[str, str | int], ...] = ()
+
+    def __str__(self) -> str:
+        return f"queue {self.name!r}"
+
+
+Place: TypeAlias = Exchange | Queue
+
+
+class Names:
+    """The queues of one consumer on one topic."""
+
+    def __init__(
+        self, consumer: str, topic: str, queue_type: QueueType, delivery_limit: int
+    ) -> None:
+        self._type = queue_type
+        main, dead = main_queue(consumer, topic), dead_letter_queue(consumer)
+        guard: tuple[tuple[str, str | int], ...] = ()
+        if queue_type == "quorum":
+            guard = (("x-delivery-limit", delivery_limit), *_dead_letters_to(dead))
+        self.exchange = Exchange(topic)
+        self.main = self._queue(main, guard)
+        self.suspects = self._queue(f"{main}:suspects", guard)
+        self.dead = dead_letters(consumer, queue_type)
+
+    @property
+    def counts_returns(self) -> bool:
+        """Tell whether the queue says how often it has taken a message back."""
+        return self._type == "quorum"
+
+    def _queue(self, name: str, arguments: tuple[tuple[str, str | int], ...]) -> Queue:
+        return Queue(name, (("x-queue-type", self._type), *arguments))
+
+    def retry(self, seconds: float) -> Queue:
+        """Return the queue in which a message waits at least so long, at most twice as long."""
+        tier = _tier(seconds)
+        millis = round(tier * 1000)
+        shown = f"{millis}ms" if millis < 1000 else f"{millis // 1000}s"  # noqa: PLR2004
+        target = _dead_letters_to(self.main.name)
+        if self._type == "classic":
+            target = target[:2]
+        return self._queue(f"{self.main.name}:retry:{shown}", (("x-message-ttl", millis), *target))
+
+    def check(self) -> None:
+        """Raise `InvalidTopologyError` if a name is too long for the broker."""
+        longest = self.retry(7e8).name
+        if len(longest.encode()) > _LONGEST:
+            raise InvalidTopologyError(
+                f"queue {self.main.name!r}",
+                f"its name, from the consumer's and the topic's, with room for what is named after "
+                f"it is longer than {_LONGEST} bytes: shorten one of them",
+            )
+
+
+def main_queue(consumer: str, topic: str) -> str:
+    """Return the name of the queue of a consumer on a topic."""
+    return f"{_escaped(consumer)}@{_escaped(topic)}"
+
+
+def topic_of(queue: str) -> str:
+    """Return the topic that a queue's name tells of; empty if it tells of none."""
+    return unquote(queue.partition("@")[2].partition(":")[0])
+
+
+def dead_letter_queue(consumer: str) -> str:
+    """Return the name of a consumer's queue of dead letters."""
+    return f"{_escaped(consumer)}:dead"
+
+
+def dead_letters(consumer: str, queue_type: QueueType) -> Queue:
+    """Return a consumer's queue of dead letters."""
+    arguments: tuple[tuple[str, str | int], ...] = (("x-queue-type", queue_type),)
+    if queue_type == "quorum":
+        arguments += (("x-delivery-limit", _NEVER),)
+    return Queue(dead_letter_queue(consumer), arguments)
+
+
+def _dead_letters_to(queue: str) -> tuple[tuple[str, str | int], ...]:
+    """Return the arguments with which a queue hands on what it gives up, at least once."""
+    return (
+        ("x-dead-letter-exchange", ""),
+        ("x-dead-letter-routing-key", queue),
+        ("x-dead-letter-strategy", "at-least-once"),
+        ("x-overflow", "reject-publish"),  # what that strategy needs; without a limit it is idle
+    )
+
+
+def _tier(seconds: float) -> float:
+    """Round up to 1, 2, 3, 5 or 7 times a power of ten, so that there are few queues."""
+    seconds = max(seconds, _SHORTEST)
+    power = 10.0 ** math.floor(math.log10(seconds) + 1e-9)
+    for step in _STEPS:
+        if step * power >= seconds * (1 - 1e-9):
+            return float(step * power)
+    return 10 * power
+
+
+def _escaped(name: str) -> str:
+    return name.replace("%", "%25").replace("@", "%40").replace(":", "%3A")
+
+
+async def declare(channel: Channel, place: Place) -> None:
+    """Make it, or find that it is there as it should be.
+
+    Raises:
+        InvalidTopologyError: it is there with other arguments, or making it is not allowed.
+    """
+    try:
+        if isinstance(place, Exchange):
+            await channel.call(
+                "exchange_declare", exchange=place.name, exchange_type="direct", durable=True
+            )
+        else:
+            await channel.call(
+                "queue_declare", queue=place.name, durable=True, arguments=dict(place.arguments)
+            )
+    except RefusedError as error:
+        arguments = () if isinstance(place, Exchange) else place.arguments
+        raise explained(str(place), error, arguments) from error
+
+
+async def bind(channel: Channel, queue: Queue, exchange: Exchange, types: Iterable[str]) -> None:
+    """Bind the queue to the exchange, once for each type."""
+    for type_ in sorted(types):
+        try:
+            await channel.call(
+                "queue_bind", queue=queue.name, exchange=exchange.name, routing_key=type_
+            )
+        except RefusedError as error:
+            raise explained(f"binding of {queue} to {exchange} by {type_!r}", error) from error
+
+
+def explained(
+    subject: str, error: RefusedError, arguments: Iterable[tuple[str, str | int]] = ()
+) -> InvalidTopologyError | RefusedError:
+    """Return the error that says what can be done about a refusal, or the refusal itself."""
+    if error.code == _PRECONDITION_FAILED:
+        ours = ", ".join(f"{name}={value!r}" for name, value in arguments)
+        cure = (
+            f"it exists at the broker, made otherwise than ours ({ours or 'direct, durable'}); "
+            f"drain and delete it there, or give the bus the options that it was made with"
+        )
+    elif error.code == _ACCESS_REFUSED:
+        cure = "the broker's user lacks a permission, or the name is reserved"
+    elif error.code == 0:
+        cure = "it cannot be written in AMQP"
+    else:
+        return error
+    return InvalidTopologyError(subject, f"{cure}: {error.text}")

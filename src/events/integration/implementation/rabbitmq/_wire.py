@@ -1,0 +1,238 @@
+"""A message as RabbitMQ carries it, and back.
+
+The id, the type and the content type are AMQP's own properties; all other headers are in its table
+of headers by their own names. What this package adds there begins with `x-events-`:
+
+    x-events-attempt    which attempt the next one is, if it is not the first
+    x-events-key        the key, if no CloudEvents attribute tells it
+    x-events-letter, -topic, -reason, -error, -attempts, -died-at      of a dead letter
+
+Those and the broker's own are not shown to handlers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import copy
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from events.integration.cloudevents import attribute
+from events.integration.implementation.rabbitmq._driver import Properties, new_properties
+from events.integration.implementation.rabbitmq._topology import topic_of
+from events.integration.message import DeadLetter, Delivery, Message, Reject
+from events.integration.uuid7 import uuid7
+
+__all__ = [
+    "attempt_of",
+    "buried",
+    "letter_id",
+    "redriven",
+    "returns_of",
+    "to_dead_letter",
+    "to_delivery",
+    "to_properties",
+    "with_attempt",
+]
+
+OURS = "x-events-"
+ATTEMPT, KEY = "x-events-attempt", "x-events-key"
+LETTER, TOPIC = "x-events-letter", "x-events-topic"
+REASON, ERROR = "x-events-reason", "x-events-error"
+ATTEMPTS, DIED_AT = "x-events-attempts", "x-events-died-at"
+CONTENT_TYPE = "content-type"
+
+DELIVERY_LIMIT = "delivery-limit"
+
+_BROKERS = frozenset(
+    {"x-death", "x-delivery-count", "x-acquired-count", "x-received-from", "CC", "BCC"}
+)
+_BROKERS_PREFIXES = (OURS, "x-first-death-", "x-last-death-", "x-opt-")
+_LONGEST_ERROR = 8_000  # characters: a frame of headers cannot be split
+
+
+def to_properties(message: Message) -> Properties:
+    """Return the properties of a message that is sent for the first time."""
+    headers: dict[str, Any] = dict(message.headers)
+    content_type = headers.pop(CONTENT_TYPE, None)
+    if message.key is not None and "ce-partitionkey" not in headers:
+        headers[KEY] = message.key
+    return new_properties(
+        message_id=message.id, type=message.type, content_type=content_type, headers=headers
+    )
+
+
+def to_delivery(
+    properties: Properties, body: bytes, *, topic: str, consumer: str, attempt: int
+) -> Delivery:
+    """Return what a message is to a bus. It must have an id."""
+    headers = _headers(properties)
+    return Delivery(
+        topic, consumer, id_of(properties) or "", body, headers, attempt, _key(properties, headers)
+    )
+
+
+def id_of(properties: Properties) -> str | None:
+    """Return the message's own id, or None."""
+    found: str | None = properties.message_id
+    if found is None:
+        of_event = _table(properties).get("ce-id")
+        found = of_event if isinstance(of_event, str) else None
+    return found or None
+
+
+def attempt_of(properties: Properties) -> int:
+    """Return which attempt this is, as far as we counted."""
+    return max(1, _number(properties, ATTEMPT, 1))
+
+
+def returns_of(properties: Properties, *, redelivered: bool) -> int:
+    """Return how often the broker has taken the message back, as far as it tells."""
+    counted = max(_number(properties, "x-delivery-count"), _number(properties, "x-acquired-count"))
+    return max(counted, int(redelivered))
+
+
+def _number(properties: Properties, name: str, default: int = 0) -> int:
+    value = _table(properties).get(name)
+    return value if isinstance(value, int) else default
+
+
+def with_attempt(properties: Properties, attempt: int, *, id: str | None = None) -> Properties:
+    """Return the properties for another way through the broker."""
+    again = _copied(properties)
+    if attempt > 1:
+        again.headers[ATTEMPT] = attempt
+    else:
+        again.headers.pop(ATTEMPT, None)
+    if id is not None:
+        again.message_id = id
+    return again
+
+
+def buried(properties: Properties, topic: str, type: str, reject: Reject) -> Properties:
+    """Return the properties of a dead letter."""
+    dead = with_attempt(properties, 1, id=id_of(properties))
+    dead.type = properties.type or type
+    dead.headers |= {
+        LETTER: uuid7(),
+        TOPIC: topic,
+        REASON: reject.reason,
+        ERROR: reject.error[:_LONGEST_ERROR],
+        ATTEMPTS: reject.attempts,
+        DIED_AT: datetime.now(UTC).isoformat(),
+    }
+    return dead
+
+
+def redriven(properties: Properties) -> Properties:
+    """Return the properties of a dead letter that is sent back."""
+    alive = _copied(properties)
+    alive.headers = {k: v for k, v in alive.headers.items() if not k.startswith(OURS) or k == KEY}
+    return alive
+
+
+def _copied(properties: Properties) -> Properties:
+    again = copy(properties)
+    again.headers = {
+        name: value
+        for name, value in _table(properties).items()
+        if name not in _BROKERS and not name.startswith(_BROKERS_PREFIXES[1:])
+    }
+    again.delivery_mode = 2
+    again.expiration = None  # it has left the queue that this was meant for
+    again.user_id = None  # of the connection that sent it, which is not ours
+    return again
+
+
+def letter_id(properties: Properties) -> str:
+    """Return the id of a dead letter; ids sort by time of death."""
+    given = _table(properties).get(LETTER)
+    if isinstance(given, str):
+        return given
+    # The broker buried it. A UUIDv7 begins with the milliseconds as well.
+    millis = f"{int(_death(properties)[1].timestamp() * 1000):012x}"
+    return f"{millis[:8]}-{millis[8:]}-{id_of(properties) or 'nameless'}"
+
+
+def to_dead_letter(consumer: str, properties: Properties, body: bytes) -> DeadLetter:
+    """Return a message in a queue of dead letters as what it is."""
+    table = _table(properties)
+    headers = _headers(properties)
+    queue, died_at = _death(properties)
+    message = Message(
+        str(table.get(TOPIC) or topic_of(queue)),
+        str(properties.type or ""),
+        id_of(properties) or letter_id(properties),
+        body,
+        headers,
+        _key(properties, headers),
+    )
+    return DeadLetter(
+        letter_id(properties),
+        consumer,
+        message,
+        str(table.get(REASON, DELIVERY_LIMIT)),
+        str(table.get(ERROR, "the broker gave it up: it came back too often")),
+        _number(properties, ATTEMPTS, attempt_of(properties)),
+        died_at,
+    )
+
+
+def _death(properties: Properties) -> tuple[str, datetime]:
+    """Return from which queue it came, and when."""
+    table = _table(properties)
+    try:
+        return "", datetime.fromisoformat(table[DIED_AT])
+    except (KeyError, TypeError, ValueError):
+        pass
+    try:
+        last = table["x-death"][0]
+        time: datetime = last["time"]
+        return str(last["queue"]), time.replace(tzinfo=UTC) if time.tzinfo is None else time
+    except (KeyError, TypeError, IndexError):
+        return "", datetime.fromtimestamp(0, UTC)
+
+
+def _headers(properties: Properties) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for name, value in _table(properties).items():
+        if type(value) is not str:
+            text = _text(value)
+            if text is None:
+                continue
+            value = text  # noqa: PLW2901
+        shown = _shown(name)
+        if shown is not None:
+            headers[shown] = value
+    if properties.content_type is not None:
+        headers[CONTENT_TYPE] = properties.content_type
+    return headers
+
+
+@lru_cache(1024)
+def _shown(name: str) -> str | None:
+    """Return a header's name as handlers see it; None if they do not."""
+    hidden = name in _BROKERS or name.startswith(_BROKERS_PREFIXES)
+    return None if hidden else name.lower()
+
+
+def _text(value: Any) -> str | None:
+    """Write a value of a foreign header as CloudEvents would; None for what is no scalar."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return None
+
+
+def _key(properties: Properties, headers: Mapping[str, str]) -> str | None:
+    ours = _table(properties).get(KEY)
+    return ours if isinstance(ours, str) else attribute(headers, "partitionkey")
+
+
+def _table(properties: Properties) -> dict[str, Any]:
+    table: dict[str, Any] | None = properties.headers
+    return table or {}

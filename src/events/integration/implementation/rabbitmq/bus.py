@@ -1,0 +1,60 @@
+"""The bus over RabbitMQ 3.10 to 4.x."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Unpack
+
+from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
+from events.integration.implementation.rabbitmq._topology import QueueType
+from events.integration.implementation.rabbitmq.transport import RabbitMQTransport
+from events.integration.topology import IntegrationEventBusRegistration
+
+__all__ = ["RabbitMQIntegrationEventBus"]
+
+
+class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
+    """Carry events over RabbitMQ: a topic is a durable exchange, a consumer a durable queue.
+
+    An event is sent when the broker has confirmed it, persistent. Failed events wait in queues of
+    the broker's, and what cannot be handled is in the consumer's queue of dead letters. A consumer
+    gets what was sent since it first started.
+
+    Args:
+        url: `amqp://user:password@host:5672/vhost`, `amqps://` for TLS, or several of them, tried
+            one after another.
+        registrations: The consumers.
+        queue_type: `"quorum"`, or `"classic"` where the broker is a single node and the queues are
+            many. A queue that exists keeps its type, and another one is an error.
+        delivery_limit: How often a quorum queue delivers a message to processes that die before
+            they have looked at it, until it is a dead letter.
+        prefetch: How many events a registration has at hand; by its concurrency if None.
+        wait_for_broker: Have `startup` wait for a broker that is down, as long as it may take,
+            instead of raising `BusUnavailableError` at once.
+        **options: Those of `BusOptions`.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        *,
+        queue_type: QueueType = "quorum",
+        delivery_limit: int = 20,
+        prefetch: int | None = None,
+        wait_for_broker: bool = False,
+        **options: Unpack[BusOptions],
+    ) -> None:
+        transport = RabbitMQTransport(
+            url,
+            timeout=options.get("send_timeout", 10.0),
+            queue_type=queue_type,
+            delivery_limit=delivery_limit,
+            prefetch=prefetch,
+            wait_for_broker=wait_for_broker,
+        )
+        self._shown = repr(transport).partition("(")[2]
+        super().__init__(transport, registrations, **options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._shown}"

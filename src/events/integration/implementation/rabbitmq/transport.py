@@ -1,0 +1,181 @@
+"""RabbitMQ as a transport: two connections, one to publish and one to receive.
+
+They are apart because a broker that runs short of memory or disk stops reading from connections
+that publish: acknowledgements must not wait behind that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from events.errors import BusUnavailableError, InvalidTopologyError
+from events.integration.implementation.rabbitmq._dead_letters import RabbitMQDeadLetters
+from events.integration.implementation.rabbitmq._driver import (
+    Connection,
+    DriverError,
+    check_url,
+    masked,
+)
+from events.integration.implementation.rabbitmq._link import Link
+from events.integration.implementation.rabbitmq._publisher import Publisher
+from events.integration.implementation.rabbitmq._subscribed import RabbitMQSubscribed
+from events.integration.implementation.rabbitmq._topology import Exchange, Names, QueueType
+from events.integration.implementation.rabbitmq._wire import to_properties
+from events.integration.message import Message
+from events.integration.transport import Deliver, Subscription, TransportFeatures
+
+__all__ = ["RabbitMQTransport"]
+
+
+class RabbitMQTransport:
+    """A `Transport` to a RabbitMQ broker or cluster; for its options see the bus."""
+
+    features = TransportFeatures(
+        durability="broker",
+        delivery="group",
+        before_first_start="gone",
+        headers=True,
+        delayed_retry=True,
+        dead_letters=True,
+        ordered=True,
+    )
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        *,
+        timeout: float = 10.0,
+        queue_type: QueueType = "quorum",
+        delivery_limit: int = 20,
+        prefetch: int | None = None,
+        wait_for_broker: bool = False,
+    ) -> None:
+        self._urls = [url] if isinstance(url, str) else list(url)
+        if not self._urls:
+            raise InvalidTopologyError("RabbitMQ", "no URL: give one, as in 'amqp://localhost'")
+        for each in self._urls:
+            try:
+                check_url(each)
+            except ValueError as error:
+                raise InvalidTopologyError(f"URL {masked(each)!r}", str(error)) from None
+        if queue_type not in {"quorum", "classic"}:
+            raise InvalidTopologyError(f"queue_type={queue_type!r}", "use 'quorum' or 'classic'")
+        self._timeout = timeout
+        self._queue_type: QueueType = queue_type
+        self._delivery_limit = delivery_limit
+        self._prefetch = prefetch
+        self._wait_for_broker = wait_for_broker
+        self._subscribed: set[RabbitMQSubscribed] = set()
+        self._publisher: Publisher | None = None
+        self._outward: Link | None = None
+        self._inward: Link | None = None
+        self._dead_letters: RabbitMQDeadLetters | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(map(masked, self._urls))})"
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether the connections that are in use are up."""
+        outward, inward = self._outward, self._inward
+        if outward is None or inward is None:
+            return False
+        return outward.is_up and (inward.is_up or inward.is_closed)
+
+    @property
+    def dead_letters(self) -> RabbitMQDeadLetters | None:
+        """Return the store of dead letters, while connected."""
+        return self._dead_letters
+
+    async def connect(self) -> None:
+        """See `Transport.connect`; the connection to receive is opened with the first consumer."""
+        if self._publisher is not None:
+            return
+        publisher = self._publisher = Publisher(self._timeout)
+        self._outward = Link(
+            "publishing",
+            self._urls,
+            timeout=self._timeout,
+            on_up=publisher.up,
+            on_down=publisher.down,
+        )
+        self._inward = Link(
+            "consuming",
+            self._urls,
+            timeout=self._timeout,
+            on_up=self._up,
+            on_down=self._down,
+        )
+        self._dead_letters = RabbitMQDeadLetters(self._inward, publisher, timeout=self._timeout)
+        await self._outward.open(wait=self._wait_for_broker)
+
+    def publish(self, message: Message) -> asyncio.Future[None]:
+        """See `Transport.publish`; the topic's exchange is made if it is missing."""
+        if self._publisher is None:
+            closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            closed.set_exception(BusUnavailableError(repr(self), "it is closed"))
+            return closed
+        return self._publisher.publish(
+            message.topic,
+            message.type,
+            to_properties(message),
+            message.body,
+            place=Exchange(message.topic),
+        )
+
+    async def subscribe(self, subscription: Subscription, deliver: Deliver) -> RabbitMQSubscribed:
+        """See `Transport.subscribe`.
+
+        Raises:
+            InvalidTopologyError: what the consumer needs is at the broker and is not as it should
+                be, or the broker's user must not make it.
+            BusUnavailableError: the broker does not answer.
+        """
+        if self._publisher is None or self._inward is None:
+            raise BusUnavailableError(repr(self), "it is closed")
+        names = Names(
+            subscription.consumer, subscription.topic, self._queue_type, self._delivery_limit
+        )
+        names.check()
+        await self._inward.open(wait=self._wait_for_broker)
+        connection = self._inward.connection
+        if connection is None:
+            raise BusUnavailableError(repr(self), "the connection was lost; it is being renewed")
+        subscribed = RabbitMQSubscribed(
+            subscription,
+            deliver,
+            names,
+            self._publisher,
+            timeout=self._timeout,
+            prefetch=self._prefetch,
+        )
+        try:
+            await subscribed.attach(connection)
+        except DriverError as error:
+            raise BusUnavailableError(repr(self), f"{names.main}: {error}") from error
+        self._subscribed.add(subscribed)
+        subscribed.on_closed(self._subscribed.discard)
+        if self._inward.connection is not connection:
+            subscribed.down()
+            if self._inward.connection is not None:
+                subscribed.up(self._inward.connection)
+        return subscribed
+
+    def _up(self, connection: Connection) -> None:
+        for subscribed in self._subscribed:
+            subscribed.up(connection)
+
+    def _down(self) -> None:
+        for subscribed in self._subscribed:
+            subscribed.down()
+
+    async def close(self) -> None:
+        """See `Transport.close`."""
+        publisher, outward, inward = self._publisher, self._outward, self._inward
+        self._publisher = self._outward = self._inward = self._dead_letters = None
+        if publisher is None or outward is None or inward is None:
+            return
+        await publisher.drain()
+        await publisher.stop()
+        await asyncio.gather(outward.close(self._timeout), inward.close(self._timeout))

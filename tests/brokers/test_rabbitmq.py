@@ -1,0 +1,441 @@
+"""What is RabbitMQ's own: topology, refusals, interoperation, alarms."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Iterator
+from typing import Any
+from uuid import uuid4
+
+import pika  # type: ignore[import-untyped]
+import pytest
+
+from events.errors import (
+    BusError,
+    BusUnavailableError,
+    ConsumerStoppedError,
+    InvalidTopologyError,
+    SendOutcomeUnknownError,
+)
+from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
+from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
+from events.integration.implementation.rabbitmq._topology import Names, _tier, topic_of
+from events.testing.contracts import Numbered, Probe
+from events.testing.waiting import eventually
+from tests.brokers.rabbitmq_server import (
+    Client,
+    Declared,
+    RabbitMQServer,
+    rabbitmq_server,
+    rabbitmq_url,
+)
+from tests.servers import free_port
+
+__all__ = ["rabbitmq_server", "rabbitmq_url"]
+
+BARE = b'{"type":"events.contracts.numbered","version":1,"number":%d}'
+
+
+@pytest.fixture
+def declared() -> Iterator[Declared]:
+    declared = Declared()
+    declared.start()
+    yield declared
+    declared.stop()
+
+
+@pytest.fixture
+def client(rabbitmq_url: str, declared: Declared) -> Iterator[Client]:
+    with Client(rabbitmq_url) as client:
+        yield client
+    with Client(rabbitmq_url) as client:
+        client.drop(declared.names)
+
+
+@pytest.fixture
+def topic() -> Topic:
+    return Topic(f"quirks-{uuid4().hex[:8]}")
+
+
+@pytest.fixture
+def probe() -> Probe:
+    return Probe(f"probe-{uuid4().hex[:8]}")
+
+
+def registration(probe: Probe, topic: Topic, **options: Any) -> IntegrationEventBusRegistration:
+    return IntegrationEventBusRegistration(probe, topic, [Numbered], **options)
+
+
+@pytest.fixture
+async def bus(
+    rabbitmq_url: str, client: Client, topic: Topic, probe: Probe
+) -> AsyncGenerator[RabbitMQIntegrationEventBus]:
+    async with RabbitMQIntegrationEventBus(rabbitmq_url, [registration(probe, topic)]) as bus:
+        yield bus
+
+
+# --- topology -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seconds", "tier"), [(0, 0.01), (0.04, 0.05), (1, 1), (1.01, 2), (4.5, 5), (8, 10), (600, 700)]
+)
+def test_delays_are_rounded_up_to_few_tiers(seconds: float, tier: float) -> None:
+    assert _tier(seconds) == pytest.approx(tier)
+
+
+def test_names_cannot_collide() -> None:
+    names = Names("a@b", "c:retry:5s", "quorum", 20)
+    assert names.main.name == "a%40b@c%3Aretry%3A5s"
+    assert topic_of(names.main.name) == "c:retry:5s"
+    assert names.retry(5).name == f"{names.main.name}:retry:5s"
+
+
+async def test_names_that_are_too_long_together_are_refused(rabbitmq_url: str) -> None:
+    bus = RabbitMQIntegrationEventBus(
+        rabbitmq_url, [registration(Probe("c" * 200), Topic("t" * 200))]
+    )
+    with pytest.raises(InvalidTopologyError, match="255 bytes"):
+        await bus.startup()
+
+
+async def test_a_queue_with_other_arguments_is_an_error_that_names_the_difference(
+    rabbitmq_url: str, client: Client, topic: Topic, probe: Probe
+) -> None:
+    queue = f"{probe.name}@{topic.name}"
+    client.channel.queue_declare(queue, durable=True)
+    bus = RabbitMQIntegrationEventBus(rabbitmq_url, [registration(probe, topic)])
+    with pytest.raises(InvalidTopologyError) as raised:
+        await bus.startup()
+    for words in (queue, "x-queue-type='quorum'", "inequivalent arg", "current is none"):
+        assert words in str(raised.value)
+
+
+async def test_an_exchange_of_another_kind_is_an_error_for_those_who_send(
+    rabbitmq_url: str, client: Client, topic: Topic
+) -> None:
+    client.channel.exchange_declare(topic.name, "fanout", durable=True)
+    async with RabbitMQIntegrationEventBus(rabbitmq_url) as bus:
+        with pytest.raises(InvalidTopologyError, match=f"exchange '{topic.name}'.*'fanout'"):
+            await bus.send(topic, Numbered(1))
+
+
+async def test_a_missing_permission_names_what_it_is_for(rabbitmq_server: RabbitMQServer) -> None:
+    rabbitmq_server.ctl("add_user", "reader", "secret")
+    rabbitmq_server.ctl("set_permissions", "reader", "^$", "^$", ".*")
+    url = rabbitmq_server.url.replace("guest:guest", "reader:secret")
+    async with RabbitMQIntegrationEventBus(url) as bus:
+        with pytest.raises(InvalidTopologyError, match="exchange 'forbidden'.*permission"):
+            await bus.send(Topic("forbidden"), Numbered(1))
+        with pytest.raises(InvalidTopologyError, match="exchange 'forbidden'.*permission"):
+            await bus.register(registration(Probe("reader"), Topic("forbidden")))
+        assert bus.health().connected
+
+
+async def test_reserved_names_are_a_clear_error(rabbitmq_url: str) -> None:
+    async with RabbitMQIntegrationEventBus(rabbitmq_url) as bus:
+        with pytest.raises(InvalidTopologyError, match="reserved"):
+            await bus.send(Topic("amq.ours"), Numbered(1))
+
+
+async def test_a_deleted_exchange_is_made_again_and_consumers_live_on(
+    bus: RabbitMQIntegrationEventBus, client: Client, topic: Topic, probe: Probe
+) -> None:
+    await bus.send(topic, Numbered(1))
+    await eventually(lambda: probe.numbers == [1])
+    client.channel.exchange_delete(topic.name)
+    # Nobody is bound to the new one, so they are not delivered; but nothing breaks.
+    await bus.send_many(topic, map(Numbered, range(10)))
+    assert bus.health().healthy
+    client.channel.basic_publish("", f"{probe.name}@{topic.name}", BARE % 7)
+    await eventually(lambda: probe.numbers == [1, 7])
+
+
+async def test_a_deleted_queue_is_made_again(
+    bus: RabbitMQIntegrationEventBus, client: Client, topic: Topic, probe: Probe
+) -> None:
+    client.channel.queue_delete(f"{probe.name}@{topic.name}")
+
+    async def arrives() -> bool:
+        await bus.send(topic, Numbered(1))
+        return bool(probe.handled)
+
+    await eventually(arrives, 10)
+
+
+async def test_a_consumer_that_cannot_go_on_takes_the_process_down(
+    rabbitmq_url: str, client: Client, topic: Topic, probe: Probe
+) -> None:
+    queue = f"{probe.name}@{topic.name}"
+    bus = RabbitMQIntegrationEventBus(rabbitmq_url, [registration(probe, topic)])
+    running = asyncio.create_task(bus.run(signals=()))
+    await eventually(lambda: bus.health().healthy and bus.health().consumers)
+    client.channel.queue_delete(queue)
+    client.channel.queue_declare(queue, durable=True)
+    with pytest.raises(ConsumerStoppedError) as raised:
+        await asyncio.wait_for(running, 10)
+    assert queue in str(raised.value.__cause__)
+
+
+async def test_a_deleted_retry_queue_is_made_again(
+    rabbitmq_url: str, client: Client, topic: Topic
+) -> None:
+    failing = Probe(f"probe-{uuid4().hex[:8]}")
+
+    async def fail_once(_: Numbered) -> None:
+        if len(failing.arrivals) % 2:
+            raise RuntimeError("once")
+
+    failing.react = fail_once
+    retry = RetryPolicy(delay=0.05, jitter=0, in_place=0)
+    async with RabbitMQIntegrationEventBus(
+        rabbitmq_url, [registration(failing, topic, retry=retry)]
+    ) as bus:
+        for handled in (1, 2):
+            await bus.send(topic, Numbered(handled))
+            await eventually(lambda: len(failing.handled), saw=lambda: failing.arrivals)
+            failing.handled.clear()
+            client.channel.queue_delete(f"{failing.name}@{topic.name}:retry:50ms")
+
+
+async def test_a_full_queue_is_told_to_those_who_send(
+    rabbitmq_server: RabbitMQServer,
+) -> None:
+    topic, gate = Topic("full"), asyncio.Event()
+    probe = Probe("slow", lambda _: gate.wait())
+    policy = '{"max-length":1,"overflow":"reject-publish"}'
+    rabbitmq_server.ctl("set_policy", "full", "^slow@full$", policy, "--apply-to", "queues")
+    async with RabbitMQIntegrationEventBus(
+        rabbitmq_server.url, [registration(probe, topic)], shutdown_grace=0
+    ) as bus:
+
+        async def send_on() -> None:
+            for number in range(500):
+                await bus.send(topic, Numbered(number))
+
+        with pytest.raises(SendOutcomeUnknownError, match="refused"):
+            await send_on()
+        gate.set()
+
+
+async def test_what_amqp_cannot_carry_is_a_clear_error_and_harms_nothing(
+    bus: RabbitMQIntegrationEventBus, topic: Topic, probe: Probe
+) -> None:
+    with pytest.raises(InvalidTopologyError, match="cannot be written in AMQP"):
+        await bus.send(topic, Numbered(1), id="x" * 300)
+    await bus.send(topic, Numbered(2))
+    await eventually(lambda: probe.numbers == [2])
+
+
+async def test_what_was_at_hand_at_shutdown_comes_back_in_order(
+    rabbitmq_url: str, client: Client, topic: Topic
+) -> None:
+    gate = asyncio.Event()
+    probe = Probe(f"probe-{uuid4().hex[:8]}", lambda _: gate.wait())
+    bus = RabbitMQIntegrationEventBus(rabbitmq_url, [registration(probe, topic)], prefetch=10)
+    async with bus:
+        await bus.send_many(topic, map(Numbered, range(20)))
+        await eventually(lambda: probe.running)
+        await bus.shutdown(grace=0)
+    probe.react = None
+    async with bus:
+        await eventually(lambda: len(probe.numbers) == 20)
+    assert probe.numbers == list(range(20))
+
+
+# --- interoperation -------------------------------------------------------------------------------
+
+
+async def test_plain_json_without_headers_or_id_is_consumed_in_order(
+    bus: RabbitMQIntegrationEventBus, client: Client, topic: Topic, probe: Probe
+) -> None:
+    for number in range(10):
+        client.channel.basic_publish(topic.name, Numbered.type, BARE % number)
+    await eventually(lambda: probe.numbers == list(range(10)))
+    assert len({arrival.delivery.id for arrival in probe.arrivals}) == 10
+    assert all(arrival.delivery.id for arrival in probe.arrivals)
+    assert probe.attempts == [1] * 10
+
+
+async def test_what_we_send_is_plain_json_persistent_with_its_id(
+    bus: RabbitMQIntegrationEventBus, client: Client, topic: Topic
+) -> None:
+    queue = client.channel.queue_declare("", exclusive=True).method.queue
+    client.channel.queue_bind(queue, topic.name, Numbered.type)
+    await bus.send(topic, Numbered(1), key="k", headers={"x-own": "ö"})
+    got: Any = client.channel.basic_get(queue, auto_ack=True)
+    _, properties, body = got
+    assert body == b'{"type":"events.contracts.numbered","version":1,"number":1,"key":"","text":""}'
+    assert properties.delivery_mode == 2
+    assert properties.content_type == "application/json"
+    assert properties.type == Numbered.type
+    assert properties.message_id == properties.headers["ce-id"]
+    assert properties.headers["x-own"] == "ö"
+    assert not [name for name in properties.headers if name.startswith("x-events-")]
+
+
+async def test_foreign_headers_of_any_type_do_no_harm(
+    bus: RabbitMQIntegrationEventBus, client: Client, topic: Topic, probe: Probe
+) -> None:
+    headers: Any = {
+        "number": 1,
+        "truth": True,
+        "list": [1],
+        "table": {"a": 1},
+        "none": None,
+        "b": b"x",
+    }
+    properties = pika.BasicProperties(message_id="m", headers=headers, expiration="60000")
+    client.channel.basic_publish(topic.name, Numbered.type, BARE % 1, properties)
+    await eventually(lambda: probe.numbers == [1])
+    got = probe.arrivals[0].delivery
+    assert got.id == "m"
+    assert got.headers["number"] == "1"
+    assert got.headers["truth"] == "true"
+
+
+# --- connections ----------------------------------------------------------------------------------
+
+
+async def test_the_next_host_is_tried(rabbitmq_url: str, client: Client, topic: Topic) -> None:
+    dead = f"amqp://guest:secret@127.0.0.1:{free_port()}/"
+    async with RabbitMQIntegrationEventBus([dead, rabbitmq_url]) as bus:
+        await bus.send(topic, Numbered(1))
+        assert "secret" not in repr(bus)
+        assert "***" in repr(bus)
+
+
+@pytest.mark.parametrize("url", ["http://localhost", "amqp://u:secret@host:port/", ""])
+def test_a_bad_url_is_told_at_once_and_without_its_password(url: str) -> None:
+    with pytest.raises(InvalidTopologyError) as raised:
+        RabbitMQIntegrationEventBus(url)
+    assert "secret" not in str(raised.value)
+
+
+async def test_a_wrong_password_is_a_clear_error(rabbitmq_url: str) -> None:
+    host = rabbitmq_url.rpartition("@")[2]
+    with pytest.raises(BusUnavailableError) as raised:
+        await RabbitMQIntegrationEventBus(f"amqp://guest:wrong@{host}").startup()
+    assert "wrong" not in str(raised.value)
+    assert "uthentication" in str(raised.value) or "ACCESS_REFUSED" in str(raised.value)
+
+
+async def test_one_line_is_logged_when_the_connection_is_lost_and_one_when_it_is_back(
+    rabbitmq_server: RabbitMQServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with RabbitMQIntegrationEventBus(rabbitmq_server.url) as bus:
+        with caplog.at_level(logging.WARNING):
+            await asyncio.to_thread(rabbitmq_server.ctl, "close_all_connections", "by the test")
+            await eventually(
+                lambda: any("is back" in record.message for record in caplog.records), 20
+            )
+        lines = [record.getMessage() for record in caplog.records]
+        assert len(lines) == 2, lines
+        assert "lost the connection" in lines[0]
+        assert "by the test" in lines[0]
+        assert bus.health().connected
+
+
+async def test_a_memory_alarm_holds_what_is_sent_but_not_what_is_acknowledged(
+    rabbitmq_server: RabbitMQServer,
+) -> None:
+    topic, gate = Topic("alarm"), asyncio.Event()
+    probe = Probe("alarmed", lambda _: gate.wait())
+    async with RabbitMQIntegrationEventBus(
+        rabbitmq_server.url, [registration(probe, topic)], send_timeout=1
+    ) as bus:
+        await bus.send_many(topic, map(Numbered, range(5)))
+        await eventually(lambda: probe.running)
+        rabbitmq_server.ctl("set_vm_memory_high_watermark", "0.00001")
+        try:
+            with pytest.raises(BusError):  # the broker tells only whoever publishes then
+                await bus.send(topic, Numbered(5))
+            with pytest.raises(BusUnavailableError, match="alarm"):
+                await bus.send(topic, Numbered(6))
+            gate.set()
+            await eventually(lambda: len(probe.handled) >= 5)
+        finally:
+            rabbitmq_server.ctl("set_vm_memory_high_watermark", "absolute", "2GB")
+
+        async def sent() -> bool:
+            try:
+                await bus.send(topic, Numbered(7))
+            except BusError:
+                return False
+            return True
+
+        await eventually(sent, 10)
+
+
+# --- dead letters ---------------------------------------------------------------------------------
+
+
+async def test_what_the_queue_itself_gives_up_is_a_dead_letter_too(
+    rabbitmq_url: str, client: Client, topic: Topic, probe: Probe
+) -> None:
+    queue = f"{probe.name}@{topic.name}"
+    async with RabbitMQIntegrationEventBus(
+        rabbitmq_url, [registration(probe, topic)], delivery_limit=1
+    ) as bus:
+        await bus.unregister(bus.registrations[0])
+        await bus.send(topic, Numbered(1))
+        for _ in range(2):
+
+            def taken() -> bool:
+                method, _, _ = client.channel.basic_get(queue)
+                if method is not None:
+                    client.channel.basic_nack(method.delivery_tag, requeue=True)
+                return method is not None
+
+            await eventually(taken)
+        (letter,) = await eventually(lambda: bus.dead_letters(probe))
+        assert letter.reason == "delivery-limit"
+        assert letter.message.topic == topic.name
+        await bus.register(registration(probe, topic))
+        await bus.redrive(probe, [letter])
+        await eventually(lambda: probe.numbers == [1])
+
+
+async def test_redrive_to_a_queue_that_is_gone_keeps_the_dead_letter(
+    rabbitmq_url: str, client: Client, topic: Topic
+) -> None:
+    async def fail(_: Numbered) -> None:
+        raise RuntimeError("always")
+
+    probe = Probe(f"probe-{uuid4().hex[:8]}", fail)
+    retry = RetryPolicy(attempts=1)
+    async with RabbitMQIntegrationEventBus(
+        rabbitmq_url, [registration(probe, topic, retry=retry)]
+    ) as bus:
+        await bus.send(topic, Numbered(1))
+        (letter,) = await eventually(lambda: bus.dead_letters(probe))
+        await bus.unregister(bus.registrations[0])
+        client.channel.queue_delete(f"{probe.name}@{topic.name}")
+        with pytest.raises(BusUnavailableError, match="there is no queue"):
+            await bus.redrive(probe, [letter])
+        assert await bus.dead_letters(probe) == [letter]
+
+
+async def test_two_may_read_dead_letters_at_once(
+    bus: RabbitMQIntegrationEventBus, rabbitmq_url: str, topic: Topic, probe: Probe
+) -> None:
+    probe.react = _refuse
+    bad = BARE.replace(b'"version":1', b'"version":99')
+    with Client(rabbitmq_url) as client:
+        for number in range(50):
+            client.channel.basic_publish(topic.name, Numbered.type, bad % number)
+    await eventually(lambda: _count(bus, probe, 50))
+    async with RabbitMQIntegrationEventBus(rabbitmq_url) as other:
+        pages = await asyncio.gather(
+            *(each.dead_letters(probe, limit=60) for each in (bus, other) for _ in range(5))
+        )
+    assert [len(page) for page in pages] == [50] * 10
+
+
+async def _refuse(_: Numbered) -> None:
+    raise RuntimeError("no")
+
+
+async def _count(bus: RabbitMQIntegrationEventBus, probe: Probe, count: int) -> bool:
+    return len(await bus.dead_letters(probe)) == count

@@ -1,0 +1,399 @@
+"""Conformance 22 to 29 on RabbitMQ: servers and processes are really killed, frozen, cut off."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
+from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
+from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
+from events.testing.contracts import Numbered, Probe
+from events.testing.waiting import eventually
+from tests.brokers.rabbitmq_server import (
+    Client,
+    RabbitMQServer,
+    connections,
+    private_server,
+    rabbitmq_server,
+)
+from tests.servers import free_port
+
+__all__ = ["rabbitmq_server"]
+
+pytestmark = pytest.mark.timeout(180)
+
+ROOT = Path(__file__).parents[2]
+
+
+class Worker:
+    """A consumer process."""
+
+    def __init__(self, server: RabbitMQServer, topic: str, folder: Path, **options: Any) -> None:
+        self.topic = topic
+        self._command = [
+            sys.executable, "-m", "tests.brokers.rabbitmq_worker",
+            server.url, topic, f"{topic}-worker", str(folder / "journal"), json.dumps(options),
+        ]  # fmt: skip
+        self._journal = folder / "journal"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def consumer(self) -> str:
+        return f"{self.topic}-worker"
+
+    @property
+    def queue(self) -> str:
+        return f"{self.consumer}@{self.topic}"
+
+    def start(self) -> None:
+        environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
+        self._process = subprocess.Popen(self._command, cwd=ROOT, env=environment)
+
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    @property
+    def exit_code(self) -> int | None:
+        assert self._process is not None
+        return self._process.poll()
+
+    async def wait(self) -> int:
+        assert self._process is not None
+        return await asyncio.to_thread(self._process.wait, 60)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def noted(self, word: str) -> list[int]:
+        if not self._journal.exists():
+            return []
+        lines = (line.split() for line in self._journal.read_text().splitlines())
+        return [int(number) for noted, number in lines if noted == word]
+
+
+@pytest.fixture
+async def bus(rabbitmq_server: RabbitMQServer) -> AsyncGenerator[RabbitMQIntegrationEventBus]:
+    async with RabbitMQIntegrationEventBus(rabbitmq_server.url) as bus:
+        yield bus
+
+
+@pytest.fixture
+async def new_worker(
+    rabbitmq_server: RabbitMQServer, tmp_path: Path
+) -> AsyncGenerator[Callable[..., Any]]:
+    workers: list[Worker] = []
+
+    async def make(**options: Any) -> Worker:
+        """Make one, with its queue, so that what is sent now waits for it."""
+        worker = Worker(rabbitmq_server, f"faults-{uuid4().hex[:8]}", tmp_path, **options)
+        workers.append(worker)
+        registration = IntegrationEventBusRegistration(
+            Probe(worker.consumer), Topic(worker.topic), [Numbered]
+        )
+        queue_type = options.get("queue_type", "quorum")
+        async with RabbitMQIntegrationEventBus(
+            rabbitmq_server.url, [registration], queue_type=queue_type
+        ):
+            return worker
+
+    yield make
+    for worker in workers:
+        worker.kill()
+
+
+async def settle_down() -> None:
+    """Let queues that were just made become able to survive SIGKILL.
+
+    RabbitMQ 3.10 writes what it must know of a new quorum queue half a second later; killed before
+    that, a single node has a queue that never elects a leader again. No client can help that.
+    """
+    await asyncio.sleep(1)
+
+
+def left(server: RabbitMQServer, queue: str) -> int:
+    """Count what is in the queue, with the queues beside it."""
+    with Client(server.url) as client:
+        return client.count(queue) + client.count(f"{queue}:suspects")
+
+
+async def test_22_the_consumer_process_is_killed(
+    rabbitmq_server: RabbitMQServer,
+    bus: RabbitMQIntegrationEventBus,
+    new_worker: Callable[..., Any],
+) -> None:
+    count, concurrency = 300, 5
+    worker = await new_worker(concurrency=concurrency, seconds=0.01)
+    await bus.send_many(Topic(worker.topic), map(Numbered, range(count)))
+    worker.start()
+    await eventually(lambda: len(worker.noted("ended")) > 50, 30)
+    worker.kill()
+    assert len(worker.noted("ended")) < count
+    worker.start()
+    await eventually(lambda: set(worker.noted("ended")) == set(range(count)), 60)
+    twice = {n: times for n, times in Counter(worker.noted("began")).items() if times > 1}
+    assert len(twice) <= concurrency
+    await eventually(lambda: left(rabbitmq_server, worker.queue) == 0)
+
+
+async def test_23_the_broker_is_restarted_in_mid_stream() -> None:
+    count, at_once = 10_000, 200
+    topic, probe = Topic("stream"), Probe("counter")
+    registration = IntegrationEventBusRegistration(probe, topic, [Numbered], concurrency=50)
+    with private_server() as server:
+        async with RabbitMQIntegrationEventBus(server.url, [registration], send_timeout=30) as bus:
+            await settle_down()
+            accepted: set[int] = set()
+            refused: list[BusError] = []
+            numbers = iter(range(count))
+
+            async def send() -> None:
+                for number in numbers:
+                    try:
+                        await bus.send(topic, Numbered(number))
+                    except BusError as error:
+                        refused.append(error)
+                    else:
+                        accepted.add(number)
+
+            sending = [asyncio.create_task(send()) for _ in range(at_once)]
+            await eventually(lambda: len(accepted) > count // 4, 30)
+            await asyncio.to_thread(server.restart)
+            await asyncio.gather(*sending)
+            await eventually(
+                lambda: accepted <= set(probe.numbers),
+                60,
+                saw=lambda: len(accepted - set(probe.numbers)),
+            )
+            assert bus.health().healthy
+            assert len(accepted) + len(refused) == count
+            assert not refused, f"{len(refused)} were not accepted: {refused[0]}"
+            # What was not confirmed was sent again: as many as were in flight, at most.
+            assert len(probe.numbers) - count <= 2 * at_once + 100
+        assert left(server, "counter@stream") == 0
+
+
+async def test_what_was_accepted_survives_a_restart_before_anybody_consumes() -> None:
+    topic, probe = Topic("kept"), Probe("later")
+    registration = IntegrationEventBusRegistration(probe, topic, [Numbered])
+    with private_server() as server:
+        async with RabbitMQIntegrationEventBus(server.url, [registration]) as bus:
+            await bus.unregister(registration)
+            await bus.send_many(topic, map(Numbered, range(500)))
+            await settle_down()
+        await asyncio.to_thread(server.restart)
+        async with RabbitMQIntegrationEventBus(server.url, [registration]):
+            await eventually(lambda: len(probe.numbers) == 500, 30)
+    assert probe.numbers == list(range(500))
+
+
+async def test_24_the_broker_is_frozen(rabbitmq_server: RabbitMQServer) -> None:
+    topic, loop = Topic("frozen"), asyncio.get_running_loop()
+    async with RabbitMQIntegrationEventBus(rabbitmq_server.url, send_timeout=1) as bus:
+        await bus.send(topic, Numbered(0))
+        rabbitmq_server.freeze()
+        try:
+            began = loop.time()
+            with pytest.raises(SendOutcomeUnknownError):
+                await bus.send(topic, Numbered(1))
+            assert loop.time() - began < 2
+            with pytest.raises(BusError):
+                await bus.send(Topic("frozen-and-new"), Numbered(1))
+            assert loop.time() - began < 4
+        finally:
+            rabbitmq_server.thaw()
+
+        async def sent() -> bool:
+            try:
+                await bus.send(topic, Numbered(2))
+            except BusError:
+                return False
+            return True
+
+        await eventually(sent, 20)
+
+
+async def test_24_shutdown_of_a_frozen_broker_ends(rabbitmq_server: RabbitMQServer) -> None:
+    probe, loop = Probe("frozen-consumer"), asyncio.get_running_loop()
+    registration = IntegrationEventBusRegistration(probe, Topic("frozen"), [Numbered])
+    bus = RabbitMQIntegrationEventBus(rabbitmq_server.url, [registration], send_timeout=0.5)
+    await bus.startup()
+    rabbitmq_server.freeze()
+    try:
+        began = loop.time()
+        await bus.shutdown(grace=0)
+        assert loop.time() - began < 8
+    finally:
+        rabbitmq_server.thaw()
+
+
+async def test_25_the_broker_is_down_at_startup() -> None:
+    url = f"amqp://guest:secret@127.0.0.1:{free_port()}/"
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    with pytest.raises(BusUnavailableError) as raised:
+        await RabbitMQIntegrationEventBus(url).startup()
+    assert loop.time() - began < 5
+    assert "secret" not in str(raised.value)
+    assert "guest:***@127.0.0.1" in str(raised.value)
+
+
+async def test_25_startup_waits_if_it_is_told_to(tmp_path: Path) -> None:
+    server = RabbitMQServer(tmp_path)
+    bus = RabbitMQIntegrationEventBus(server.url, wait_for_broker=True, startup_timeout=60)
+    starting = asyncio.create_task(bus.startup())
+    await asyncio.to_thread(server.__enter__)
+    try:
+        await starting
+        await bus.send(Topic("early"), Numbered(1))
+        await bus.shutdown()
+    finally:
+        await asyncio.to_thread(server.__exit__, None, None, None)
+
+
+async def test_25_waiting_for_the_broker_has_an_end() -> None:
+    url = f"amqp://127.0.0.1:{free_port()}/"
+    bus = RabbitMQIntegrationEventBus(url, wait_for_broker=True, startup_timeout=0.5)
+    with pytest.raises(BusUnavailableError):
+        await bus.startup()
+
+
+async def test_26_sigterm_with_a_backlog(
+    rabbitmq_server: RabbitMQServer,
+    bus: RabbitMQIntegrationEventBus,
+    new_worker: Callable[..., Any],
+) -> None:
+    count, concurrency = 20, 3
+    worker = await new_worker(concurrency=concurrency, seconds=0.5)
+    await bus.send_many(Topic(worker.topic), map(Numbered, range(count)))
+    worker.start()
+    await eventually(lambda: len(worker.noted("began")) > concurrency, 30)
+    worker.signal(signal.SIGTERM)
+    assert await worker.wait() == 0
+    assert sorted(worker.noted("began")) == sorted(worker.noted("ended")), "one was cut off"
+    assert len(worker.noted("ended")) < count
+    assert left(rabbitmq_server, worker.queue) == count - len(worker.noted("ended"))
+    worker.start()
+    await eventually(lambda: len(worker.noted("ended")) == count, 30)
+    assert sorted(worker.noted("ended")) == list(range(count)), "one was handled twice"
+
+
+@pytest.mark.parametrize(
+    ("queue_type", "concurrency", "together"),
+    [("quorum", 1, 2), ("quorum", 5, 2), ("classic", 5, 1)],
+)
+async def test_27_a_message_that_kills_its_process(
+    rabbitmq_server: RabbitMQServer,
+    bus: RabbitMQIntegrationEventBus,
+    new_worker: Callable[..., Any],
+    queue_type: str,
+    concurrency: int,
+    together: int,
+) -> None:
+    count, deadly, attempts = 20, 3, 2
+    worker = await new_worker(
+        queue_type=queue_type,
+        concurrency=concurrency,
+        prefetch=12,
+        deadly=deadly,
+        attempts=attempts,
+        seconds=0.05,
+    )
+    await bus.send_many(Topic(worker.topic), map(Numbered, range(count)))
+    deaths = 0
+    worker.start()
+    while not await bus.dead_letters(worker.consumer):
+        await asyncio.sleep(0.05)
+        if worker.exit_code is not None:
+            deaths += 1
+            assert deaths < 10, "it is not given up"
+            worker.start()
+    (letter,) = await bus.dead_letters(worker.consumer)
+    assert (letter.reason, letter.attempts) == ("crashed", attempts)
+    assert b'"number":3' in letter.message.body
+    # Among others at first, and then alone for as often as it has attempts.
+    assert deaths == together + attempts
+    others = set(range(count)) - {deadly}
+    await eventually(lambda: set(worker.noted("ended")) == others, 30)
+    assert worker.exit_code is None
+    await eventually(lambda: left(rabbitmq_server, worker.queue) == 0)
+    assert len(await bus.dead_letters(worker.consumer)) == 1, "a neighbour was given up"
+
+
+async def test_28_the_connection_is_lost_while_a_handler_runs(
+    rabbitmq_server: RabbitMQServer,
+) -> None:
+    gate = asyncio.Event()
+    topic, probe = Topic("cut"), Probe("cut-consumer", lambda _: gate.wait())
+    registration = IntegrationEventBusRegistration(
+        probe, topic, [Numbered], concurrency=3, retry=RetryPolicy(attempts=1)
+    )
+    async with RabbitMQIntegrationEventBus(rabbitmq_server.url, [registration]) as bus:
+        await bus.send_many(topic, map(Numbered, range(10)))
+        await eventually(lambda: len(probe.running) == 3)
+        for _ in range(3):
+            await asyncio.to_thread(rabbitmq_server.ctl, "close_all_connections", "cut by the test")
+            await eventually(lambda: bus.health().healthy and len(connections(bus)) == 2, 20)
+        assert len(probe.running) == 3, "a handler was cancelled, or there are too many"
+        gate.set()
+        await eventually(lambda: len(probe.handled) >= 10, 20)
+        await eventually(lambda: left(rabbitmq_server, "cut-consumer@cut") == 0)
+        assert sorted(probe.numbers) == list(range(10)), "handled more than once"
+        assert not await bus.dead_letters(probe)
+
+
+async def test_28_a_handler_that_ends_while_the_broker_is_away() -> None:
+    gate = asyncio.Event()
+    topic, probe = Topic("away"), Probe("away-consumer", lambda _: gate.wait())
+    registration = IntegrationEventBusRegistration(probe, topic, [Numbered])
+    with private_server() as server:
+        async with RabbitMQIntegrationEventBus(server.url, [registration]) as bus:
+            await bus.send(topic, Numbered(1))
+            await eventually(lambda: probe.running)
+            await settle_down()
+            await asyncio.to_thread(server.kill)
+            await eventually(lambda: not bus.health().connected)
+            gate.set()
+            await eventually(lambda: probe.handled)
+            await asyncio.to_thread(server.start)
+            await eventually(lambda: bus.health().healthy, 30)
+            await bus.send(topic, Numbered(2))
+            await eventually(lambda: 2 in probe.numbers)
+        assert probe.numbers == [1, 2], "handled again, though it had been handled here"
+        assert left(server, "away-consumer@away") == 0
+
+
+async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(
+    rabbitmq_server: RabbitMQServer,
+    bus: RabbitMQIntegrationEventBus,
+    new_worker: Callable[..., Any],
+) -> None:
+    worker = await new_worker(seconds=3600)
+    topic = Topic(worker.topic)
+    await bus.send(topic, Numbered(1))
+    worker.start()
+    await eventually(lambda: worker.noted("began") == [1], 30)
+    probe = Probe(worker.consumer)
+    other = RabbitMQIntegrationEventBus(
+        f"{rabbitmq_server.url}?heartbeat=1",
+        [IntegrationEventBusRegistration(probe, topic, [Numbered])],
+    )
+    async with other:
+        await asyncio.sleep(3)  # several of the shortest heartbeats
+        assert not probe.arrivals, "it was given to another while its handler runs"
+        worker.kill()
+        await eventually(lambda: probe.numbers == [1], 20)
