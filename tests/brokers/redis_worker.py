@@ -61,7 +61,7 @@ async def main(url: str, topic: str, consumer: str, out: str, given: str) -> Non
         flaky=options.pop("flaky", False),
     )
     concurrency = options.pop("concurrency", 1)
-    bus = RedisStreamsIntegrationEventBus(url=url, **options)
+    bus = RedisStreamsIntegrationEventBus(url, **options)
     registration = IntegrationEventBusRegistration(
         worker,
         Topic(topic),

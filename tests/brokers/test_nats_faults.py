@@ -313,7 +313,7 @@ async def test_27_a_message_that_kills_its_process_is_a_dead_letter(
         assert deaths == 3
         assert worker.noted("began").count(3) == 3
         assert b'"number":3' in letter.message.body
-        assert letter.reason == "process-died"
+        assert letter.reason == "crashed"
         assert letter.attempts == 3
 
 

@@ -40,7 +40,7 @@ def server(tmp_path: Path) -> Generator[RedisServer, None, None]:
 
 def new_bus(url: str, **options: Any) -> RedisPubSubIntegrationEventBus:
     settings: dict[str, Any] = {"connect_timeout": 1.0, "send_timeout": 2.0}
-    return RedisPubSubIntegrationEventBus(url=url, **settings | options)
+    return RedisPubSubIntegrationEventBus(url, **settings | options)
 
 
 def on(probe: Probe, topic: Topic) -> IntegrationEventBusRegistration:
@@ -179,7 +179,7 @@ async def test_a_server_that_goes_cancels_no_handler(server: RedisServer, topic:
 async def test_a_client_that_was_given_stays_open(topic: Topic) -> None:
     async with Redis.from_url(redis_url(), decode_responses=True, protocol=3) as redis:
         probe = Probe("one")
-        async with RedisPubSubIntegrationEventBus([on(probe, topic)], client=redis) as bus:
+        async with RedisPubSubIntegrationEventBus(redis, [on(probe, topic)]) as bus:
             await bus.send(topic, Numbered(1))
             await eventually(lambda: probe.numbers == [1])
         assert await redis.ping()
@@ -188,10 +188,10 @@ async def test_a_client_that_was_given_stays_open(topic: Topic) -> None:
 @pytest.mark.parametrize("url", ["redis+cluster://host", "sentinel://host", "host:6379"])
 def test_what_it_cannot_connect_to_is_refused(url: str) -> None:
     with pytest.raises(InvalidTopologyError, match="redis, rediss or unix"):
-        RedisPubSubIntegrationEventBus(url=url)
+        RedisPubSubIntegrationEventBus(url)
 
 
 def test_a_password_is_never_shown() -> None:
-    bus = RedisPubSubIntegrationEventBus(url="redis://me:secret@host/0?password=secret")
+    bus = RedisPubSubIntegrationEventBus("redis://me:secret@host/0?password=secret")
     assert "secret" not in repr(bus)
     assert "me:***@host" in repr(bus)

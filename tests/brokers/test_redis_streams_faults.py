@@ -108,7 +108,7 @@ def worker(server: RedisServer, tmp_path: Path) -> Generator[Any, None, None]:
 
 def new_bus(server: RedisServer, **options: Any) -> RedisStreamsIntegrationEventBus:
     settings: dict[str, Any] = {"lease": LEASE, "connect_timeout": 1.0, "send_timeout": 2.0}
-    return RedisStreamsIntegrationEventBus(url=server.url, **settings | options)
+    return RedisStreamsIntegrationEventBus(server.url, **settings | options)
 
 
 def on(probe: Probe, **options: Any) -> IntegrationEventBusRegistration:
@@ -227,7 +227,7 @@ async def test_24_shutdown_ends_while_the_server_is_frozen(server: RedisServer) 
 
 async def test_25_a_server_that_is_down_is_a_clear_error() -> None:
     url = f"redis://user:secret@127.0.0.1:{free_port()}/0"
-    bus = RedisStreamsIntegrationEventBus(url=url, connect_timeout=0.5)
+    bus = RedisStreamsIntegrationEventBus(url, connect_timeout=0.5)
     began = time.monotonic()
     with pytest.raises(BusUnavailableError) as caught:
         await bus.startup()

@@ -23,7 +23,7 @@ class PubSubHarness(Harness):
 
     def new_bus(self, **options: Unpack[BusOptions]) -> TransportIntegrationEventBus:
         url = f"{redis_url()}?client_name={self.name}"
-        return RedisPubSubIntegrationEventBus(url=url, **options)
+        return RedisPubSubIntegrationEventBus(url, **options)
 
     async def lose_connection(self, bus: TransportIntegrationEventBus) -> None:
         async with Redis.from_url(redis_url()) as redis:

@@ -27,7 +27,7 @@ class StreamsHarness(Harness):
 
     def new_bus(self, **options: Unpack[BusOptions]) -> RedisStreamsIntegrationEventBus:
         url = f"{redis_url()}?client_name={self.name}"
-        bus = RedisStreamsIntegrationEventBus(url=url, **options)
+        bus = RedisStreamsIntegrationEventBus(url, **options)
         self.buses.append(bus)
         return bus
 

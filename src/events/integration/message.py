@@ -18,6 +18,11 @@ from urllib.parse import unquote
 from msgspec import Struct
 
 __all__ = [
+    "CRASHED",
+    "RETRIES_EXHAUSTED",
+    "TOO_LARGE",
+    "UNDECODABLE",
+    "UNRETRYABLE",
     "Ack",
     "DeadLetter",
     "Delivery",
@@ -86,8 +91,15 @@ class Retry(Struct, frozen=True):
     attempt: int
 
 
+UNDECODABLE = "undecodable"
+TOO_LARGE = "too-large"
+UNRETRYABLE = "unretryable"
+RETRIES_EXHAUSTED = "retries-exhausted"
+CRASHED = "crashed"  # the process ended at it, each time
+
+
 class Reject(Struct, frozen=True):
-    """Keep it as a dead letter: `reason` for machines, `error` for people."""
+    """Keep it as a dead letter: `reason`, one of those above, for machines, `error` for people."""
 
     reason: str
     error: str

@@ -24,6 +24,9 @@ from msgspec.structs import replace
 from events.integration.cloudevents import attribute, unwrapped
 from events.integration.event import IntegrationEvent
 from events.integration.message import (
+    CRASHED,
+    TOO_LARGE,
+    UNDECODABLE,
     Ack,
     Delivery,
     Reject,
@@ -39,11 +42,7 @@ from events.integration.serialization import EventDecoder
 from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy
 from events.integration.transport import TransportFeatures
 
-__all__ = ["CRASHED", "TOO_LARGE", "UNDECODABLE", "Receiver"]
-
-UNDECODABLE = "undecodable"
-TOO_LARGE = "too-large"
-CRASHED = "crashed"
+__all__ = ["Receiver"]
 
 _ENDING = (KeyboardInterrupt, SystemExit, GeneratorExit)  # of the process, or of the event loop
 

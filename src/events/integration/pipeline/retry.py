@@ -15,13 +15,10 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from events.errors import InvalidTopologyError
-from events.integration.message import Reject, Retry
+from events.integration.message import RETRIES_EXHAUSTED, UNRETRYABLE, Reject, Retry
 from events.integration.topology import RetryPolicy
 
-__all__ = ["RETRIES_EXHAUSTED", "UNRETRYABLE", "Verdict", "Wait", "judge"]
-
-RETRIES_EXHAUSTED = "retries-exhausted"
-UNRETRYABLE = "unretryable"
+__all__ = ["Verdict", "Wait", "judge"]
 
 _LONGEST = 10_000  # characters of an error that are kept: its beginning and its end
 

@@ -33,12 +33,11 @@ from events.integration.implementation.nats._names import redrive_subject, type_
 from events.integration.implementation.nats._pulls import Pulls, Window
 from events.integration.implementation.nats._topology import ConsumerSpec, StreamSpec
 from events.integration.implementation.nats._writer import Writer
-from events.integration.message import Ack, Delivery, Reject, Release, Retry, Settlement
+from events.integration.message import CRASHED, Ack, Delivery, Reject, Release, Retry, Settlement
 from events.integration.transport import Deliver, Subscription
 
-__all__ = ["PROCESS_DIED", "NatsSubscribed", "Session"]
+__all__ = ["NatsSubscribed", "Session"]
 
-PROCESS_DIED = "process-died"
 
 logger = logging.getLogger("events.integration")
 
@@ -213,7 +212,7 @@ class NatsSubscribed:
         )
         delivery = self._delivery(hand)
         logger.error("%s gives up on %s: %s", delivery.consumer, delivery.id, text)
-        await self._bury(hand, Reject(PROCESS_DIED, text, record.attempts), record)
+        await self._bury(hand, Reject(CRASHED, text, record.attempts), record)
         self._begun -= 1
         self._begin()
 

@@ -100,24 +100,23 @@ class Connection(Protocol):
 Connector: TypeAlias = Callable[[], Connection]
 
 
-def connector(bus: str, url: str | None, client: Redis | None) -> Connector:
+def connector(bus: str, server: str | Redis) -> Connector:
     """Return what makes a new connection, not yet connected, each time it is called.
 
     Raises:
-        InvalidTopologyError: neither or both are given, or it is nothing that one can connect to.
+        InvalidTopologyError: it is nothing that one can connect to.
     """
-    if (url is None) == (client is None):
-        raise InvalidTopologyError(bus, "give it either a url or a client")
     pool: Any
-    if url is not None:
-        pool = _pool_of_url(bus, url)
+    if isinstance(server, str):
+        pool = _pool_of_url(bus, server)
     else:
-        pool = getattr(client, "connection_pool", None)
+        pool = getattr(server, "connection_pool", None)
         if pool is None or not hasattr(pool, "connection_kwargs"):
             raise InvalidTopologyError(
                 bus,
-                f"{type(client).__name__} is no redis.asyncio.Redis: Redis Cluster is not "
-                f"supported, a master behind Sentinel is, as Sentinel(...).master_for(name)",
+                f"{type(server).__name__} is neither a URL nor a redis.asyncio.Redis: Redis "
+                f"Cluster is not supported, a master behind Sentinel is, as "
+                f"Sentinel(...).master_for(name)",
             )
     options = {
         "protocol": 2,  # one form of each reply, whatever the server is
@@ -146,7 +145,7 @@ def _pool_of_url(bus: str, url: str) -> Any:
         raise InvalidTopologyError(
             f"{bus} at {masked(url)}",
             f"the scheme must be redis, rediss or unix, not {scheme!r}; for a master behind "
-            f"Sentinel pass client=Sentinel(...).master_for(name); Redis Cluster is not supported",
+            f"Sentinel pass Sentinel(...).master_for(name); Redis Cluster is not supported",
         )
     try:
         pool: Any = ConnectionPool

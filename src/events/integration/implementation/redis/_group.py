@@ -40,14 +40,13 @@ from events.integration.implementation.redis._link import Link
 from events.integration.implementation.redis._scripts import CLAIM, LEAVE
 from events.integration.implementation.redis._settling import Settler
 from events.integration.implementation.redis._upkeep import GONE, Upkeep
-from events.integration.message import Ack, Delivery, Reject, Release, Retry, Settlement
+from events.integration.message import CRASHED, Ack, Delivery, Reject, Release, Retry, Settlement
 from events.integration.transport import Deliver, Subscription
 
 __all__ = ["GroupOptions", "StreamConsumer"]
 
 logger = logging.getLogger("events.integration")
 
-CRASHED = "crashed"
 
 _BLOCK = 5.0  # seconds for which a read waits for something new
 _ALL = 100_000

@@ -292,10 +292,10 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
     `TransportIntegrationEventBus`, with the options of `BusOptions`.
 
     Args:
+        server: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`. Or a
+            `redis.asyncio.Redis`, one behind Sentinel too, that says how to connect; its own
+            connections are neither used nor closed.
         registrations: Its consumers.
-        url: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`.
-        client: Instead of the url: a `redis.asyncio.Redis`, one behind Sentinel too, that says how
-            to connect. Its own connections are neither used nor closed.
         connect_timeout: How long `startup` tries to connect, and how long any answer may take but
             that to a send.
         backlog: How many events a consumer may be behind before nothing more is read.
@@ -303,17 +303,16 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
 
     def __init__(
         self,
+        server: str | Redis,
         registrations: Iterable[IntegrationEventBusRegistration] = (),
         *,
-        url: str | None = None,
-        client: Redis | None = None,
         connect_timeout: float = 5.0,
         backlog: int = 10_000,
         **options: Unpack[BusOptions],
     ) -> None:
-        self._where = masked(url) if url else "client"
+        self._where = masked(server) if isinstance(server, str) else "client"
         transport = RedisPubSubTransport(
-            connector(repr(self), url, client),
+            connector(repr(self), server),
             repr(self),
             connect_timeout=connect_timeout,
             send_timeout=options.get("send_timeout", 10.0),

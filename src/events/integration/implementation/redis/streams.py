@@ -150,10 +150,10 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
     server ends within `connect_timeout` or `send_timeout`.
 
     Args:
+        server: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`. Or a
+            `redis.asyncio.Redis`, one behind Sentinel too, that says how to connect; its own
+            connections are neither used nor closed.
         registrations: Its consumers.
-        url: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`.
-        client: Instead of the url: a `redis.asyncio.Redis`, one behind Sentinel too, that says how
-            to connect. Its own connections are neither used nor closed.
         connect_timeout: How long `startup` tries to connect, and how long any answer may take but
             that to a send.
         lease: After how long without a sign of life a process counts as dead, and what it held goes
@@ -172,10 +172,9 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
 
     def __init__(  # noqa: PLR0913 - options, all by keyword
         self,
+        server: str | Redis,
         registrations: Iterable[IntegrationEventBusRegistration] = (),
         *,
-        url: str | None = None,
-        client: Redis | None = None,
         connect_timeout: float = 5.0,
         lease: float = 30.0,
         max_deaths: int = 5,
@@ -185,9 +184,9 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
         max_length: int | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
-        self._where = masked(url) if url else "client"
+        self._where = masked(server) if isinstance(server, str) else "client"
         transport = RedisStreamsTransport(
-            connector(repr(self), url, client),
+            connector(repr(self), server),
             repr(self),
             group=GroupOptions(
                 start="0" if start == "oldest" else "$",
