@@ -128,6 +128,17 @@ class PrivateServer(ABC):
         self.kill()
 
 
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process of a test: asked to, so that its coverage is written, and made to if need be."""
+    process.send_signal(signal.SIGCONT)
+    process.terminate()
+    try:
+        process.wait(5)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 def shared_url(name: str, default: str) -> str | None:
     """Return the URL of the server that is there already, or None."""
     given = os.environ.get(f"EVENTS_TEST_{name.upper()}_URL")

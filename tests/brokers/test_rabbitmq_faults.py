@@ -28,7 +28,7 @@ from tests.brokers.rabbitmq_server import (
     private_server,
     rabbitmq_server,
 )
-from tests.servers import free_port
+from tests.servers import end, free_port
 
 __all__ = ["rabbitmq_server"]
 
@@ -113,7 +113,8 @@ async def new_worker(
 
     yield make
     for worker in workers:
-        worker.kill()
+        if worker._process is not None:
+            end(worker._process)
 
 
 async def settle_down() -> None:

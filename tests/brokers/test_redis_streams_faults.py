@@ -32,7 +32,7 @@ from events.integration.topology import IntegrationEventBusRegistration, RetryPo
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
 from tests.brokers.redis_server import RedisServer
-from tests.servers import free_port
+from tests.servers import end, free_port
 
 ROOT = Path(__file__).parents[2]
 TOPIC = Topic("faults")
@@ -100,9 +100,7 @@ def worker(server: RedisServer, tmp_path: Path) -> Generator[Any, None, None]:
 
     yield start
     for process in started:
-        if process.process.poll() is None:
-            process.process.kill()
-            process.process.wait()
+        end(process.process)
         process._log.close()
 
 
