@@ -17,6 +17,7 @@ from redis.asyncio.sentinel import Sentinel
 
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
+from events.integration.implementation.redis._link import Link
 from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
@@ -339,3 +340,27 @@ async def test_wrong_credentials_are_told_at_once(caplog: pytest.LogCaptureFixtu
         await bus.startup()
     assert loop.time() - began < 5
     assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("info", "reason"),
+    [
+        (b"redis_version:6.0.16\r\nredis_mode:standalone\r\n", "needs Redis 6.2 or newer, not 6.0"),
+        (b"redis_version:7.0.15\r\nredis_mode:cluster\r\n", "Redis Cluster is not supported"),
+    ],
+)
+async def test_a_server_that_cannot_serve_is_refused(
+    info: bytes, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = Link.call
+
+    def answer(link: Link, *command: Any, **options: Any) -> Any:
+        if command[0] != "INFO":
+            return call(link, *command, **options)
+        told: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        told.set_result(info)
+        return told
+
+    monkeypatch.setattr(Link, "call", answer)
+    with pytest.raises(InvalidTopologyError, match=reason):
+        await new_bus().startup()

@@ -1,0 +1,144 @@
+"""What is found at a NATS server and cannot serve, answered by hand: each difference is named."""
+
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from events.errors import InvalidTopologyError
+from events.integration.implementation.nats._api import Api, ApiError
+from events.integration.implementation.nats._topology import (
+    ConsumerSpec,
+    StreamSpec,
+    consumer_exists,
+    ensure_consumer,
+    ensure_stream,
+)
+
+STREAM = StreamSpec(name="orders", subject="orders.>", deletes=True)
+CONSUMER = ConsumerSpec(
+    stream="orders", name="billing", ack_wait=30, filters=("orders.paid", "orders.refunded")
+)
+
+
+class Server:
+    """Answers each request with what the test has for its path, once for each, in order."""
+
+    def __init__(self, **answers: list[dict[str, Any] | ApiError]) -> None:
+        self._answers = answers
+        self.asked: list[tuple[str, Any]] = []
+
+    async def request(self, path: str, payload: Any, answer: type[Any]) -> Any:
+        self.asked.append((path, payload))
+        found = self._answers["_".join(path.split(".")[:2])].pop(0)
+        if isinstance(found, ApiError):
+            raise found
+        return msgspec.convert(found, answer)
+
+
+def api(server: Server) -> Api:
+    return cast("Api", server)
+
+
+def stream(**changes: Any) -> dict[str, Any]:
+    config = {"name": "orders", "subjects": ["orders.>"], "storage": "file", "retention": "limits"}
+    return {"config": config | changes}
+
+
+MISSING = ApiError(404, 10059, "not found")
+
+
+@pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        (
+            {"subjects": ["orders.paid"]},
+            r"its subjects are \['orders.paid'\], 'orders.>' is needed",
+        ),
+        ({"subjects": []}, "its subjects are"),
+        ({"storage": "memory"}, "its storage is 'memory', 'file' is needed to survive a restart"),
+        ({"retention": "workqueue"}, "which allows for one consumer only"),
+        ({"no_ack": True}, r"it acknowledges nothing \(no_ack\)"),
+        ({"sealed": True}, "it takes no messages, being sealed or a mirror"),
+        ({"mirror": {"name": "other"}}, "it takes no messages, being sealed or a mirror"),
+        ({"deny_delete": True}, "messages cannot be removed from it"),
+        ({"max_msgs_per_subject": 5}, "it keeps 5 messages of a subject and drops others"),
+    ],
+)
+async def test_a_stream_that_cannot_serve_is_refused_with_the_difference(
+    changes: dict[str, Any], difference: str
+) -> None:
+    with pytest.raises(InvalidTopologyError, match=difference):
+        await ensure_stream(api(Server(STREAM_INFO=[stream(**changes)])), STREAM)
+
+
+@pytest.mark.parametrize("subjects", [["orders.>"], [">"], ["*.>"], ["others", "orders.>"]])
+async def test_a_stream_whose_subjects_cover_ours_serves(subjects: list[str]) -> None:
+    await ensure_stream(api(Server(STREAM_INFO=[stream(subjects=subjects)])), STREAM)
+
+
+async def test_a_stream_that_somebody_else_made_first_is_looked_at() -> None:
+    in_use = ApiError(400, 10058, "stream name already in use")
+    server = Server(STREAM_INFO=[MISSING, stream()], STREAM_CREATE=[in_use])
+    await ensure_stream(api(server), STREAM)
+    assert [path for path, _ in server.asked] == [
+        "STREAM.INFO.orders", "STREAM.CREATE.orders", "STREAM.INFO.orders",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ({"STREAM_INFO": [ApiError(503, 10039, "not enabled for account")]}, "not enabled"),
+        (
+            {"STREAM_INFO": [MISSING], "STREAM_CREATE": [ApiError(400, 10065, "overlap")]},
+            "another stream has these subjects: give that one this name, or remove it",
+        ),
+    ],
+)
+async def test_what_the_server_refuses_is_told(answers: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidTopologyError, match=reason):
+        await ensure_stream(api(Server(**answers)), STREAM)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"deliver_subject": "push"}, "it exists as a push consumer; remove it"),
+        ({"ack_policy": "none"}, "it exists with ack_policy 'none', not 'explicit'; remove it"),
+    ],
+)
+async def test_a_consumer_that_cannot_serve_is_refused(config: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InvalidTopologyError, match=reason):
+        await ensure_consumer(api(Server(CONSUMER_INFO=[{"config": config}])), CONSUMER)
+
+
+async def test_a_consumer_with_other_settings_is_brought_up_to_date_where_it_began() -> None:
+    there = CONSUMER.config() | {"deliver_policy": "new", "ack_wait": 1, "filter_subject": "x"}
+    server = Server(CONSUMER_INFO=[{"config": there}], CONSUMER_DURABLE=[{}])
+    assert await ensure_consumer(api(server), CONSUMER) == "found"
+    (_, request) = server.asked[-1]
+    assert request["config"] == CONSUMER.config() | {"deliver_policy": "new"}
+
+
+async def test_a_consumer_that_is_as_it_should_be_is_left_alone() -> None:
+    server = Server(CONSUMER_INFO=[{"config": CONSUMER.config()}])
+    assert await ensure_consumer(api(server), CONSUMER) == "found"
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        {"CONSUMER_INFO": [ApiError(500, 1, "no permission")]},
+        {"CONSUMER_INFO": [MISSING], "CONSUMER_DURABLE": [ApiError(500, 1, "no permission")]},
+    ],
+)
+async def test_a_consumer_that_the_server_refuses_is_named(answers: dict[str, Any]) -> None:
+    with pytest.raises(InvalidTopologyError, match="'billing' on stream 'orders'.*no permission"):
+        await ensure_consumer(api(Server(**answers)), CONSUMER)
+
+
+async def test_whether_a_consumer_is_there() -> None:
+    assert await consumer_exists(api(Server(CONSUMER_INFO=[{}])), CONSUMER)
+    assert not await consumer_exists(api(Server(CONSUMER_INFO=[MISSING])), CONSUMER)
