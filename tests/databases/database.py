@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 from uuid import uuid4
 
 from sqlalchemy import URL, make_url
+from sqlalchemy.exc import OperationalError
 
 from tests.databases.mariadb_server import mariadb_url
 from tests.databases.postgresql_server import postgresql_url
@@ -58,9 +59,9 @@ def _drop_postgresql(admin: str, name: str) -> None:
 def _drop_mariadb(admin: str, name: str) -> None:
     # Dropping would wait for the transactions of connections that a failed test left open.
     connected = f"SELECT id FROM information_schema.processlist WHERE db = '{name}'"
-    kills = [f"KILL CONNECTION {row[0]}" for row in execute(admin, [connected])]
-    for kill in kills:
-        execute(admin, [kill])
+    for row in execute(admin, [connected]):
+        with suppress(OperationalError):  # it has gone by itself since
+            execute(admin, [f"KILL CONNECTION {row[0]}"])
     execute(admin, ["SET lock_wait_timeout = 10", f"DROP DATABASE IF EXISTS {name}"])
 
 

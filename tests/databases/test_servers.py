@@ -71,9 +71,14 @@ async def test_a_database_is_dropped_though_a_connection_holds_it(kind: str) -> 
 
 def test_a_database_is_dropped_when_its_test_fails() -> None:
     made: list[Database] = []
-    with pytest.raises(ZeroDivisionError), new_database("postgresql") as database:
-        made.append(database)
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with new_database("postgresql") as database:
+            made.append(database)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert made[0].name not in names(made[0])
 
 
