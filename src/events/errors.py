@@ -27,8 +27,10 @@
         │   ├── BatchSendError                  some events of a `send_many` were not taken
         │   ├── ConsumerStoppedError            a consumer ended that should have run on
         │   └── NoSuchDeadLetterError (LookupError)
-        └── OutboxError
-            └── OutboxTableError                the table is missing or of another layout
+        ├── OutboxError
+        │   └── OutboxTableError                the table is missing or of another layout
+        └── InboxError
+            └── InboxTableError                 the table is missing or of another layout
 
 Errors hold the objects they speak of as attributes and render their text when asked.
 """
@@ -58,6 +60,8 @@ __all__ = [
     "HandlerDefinitionError",
     "HandlerNotBuiltError",
     "HandlerNotRegisteredError",
+    "InboxError",
+    "InboxTableError",
     "IntegrationEventError",
     "InvalidDomainEventError",
     "InvalidEventError",
@@ -432,3 +436,21 @@ class OutboxTableError(OutboxError):
 
     def __str__(self) -> str:
         return f"outbox table {self.table!r}: {self.reason}"
+
+
+# --- inbox ------------------------------------------------------------------------------------
+
+
+class InboxError(IntegrationEventError):
+    """Base of the inbox's errors."""
+
+
+@dataclass(eq=False)
+class InboxTableError(InboxError):
+    """Raised when the inbox table is missing, or is of another layout than this version's."""
+
+    table: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"inbox table {self.table!r}: {self.reason}"
