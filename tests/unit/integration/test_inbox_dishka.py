@@ -16,6 +16,7 @@ from events.integration import (
     EventHandlerConsumer,
     IntegrationEvent,
     IntegrationEventBusRegistration,
+    Middleware,
     Outbox,
     RetryPolicy,
     Topic,
@@ -46,7 +47,9 @@ class OrderPaid(IntegrationEvent):
 class Book:
     """A handler class, made by the container."""
 
-    def __init__(self, session: AsyncSession, outbox: Outbox, database: SQLAlchemyInboxDatabase):
+    def __init__(
+        self, session: AsyncSession, outbox: Outbox, database: SQLAlchemyInboxDatabase
+    ) -> None:
         self.session = session
         self.outbox = outbox
         self.database = database
@@ -120,7 +123,8 @@ async def test_row_effect_and_outbox_ride_in_the_session_of_the_scope(
 async def test_an_inbox_outside_of_the_scope_is_refused(database: SQLAlchemyInboxDatabase) -> None:
     container = make_async_container(AppProvider(database))
     inbox = SQLAlchemyInbox(from_scope(AsyncSession))
-    for middlewares in ([inbox, DishkaScope(container)], [inbox]):
+    orders: list[list[Middleware]] = [[inbox, DishkaScope(container)], [inbox]]
+    for middlewares in orders:
         bus = InMemoryIntegrationEventBus([registration()], middlewares=middlewares)
         with pytest.raises(
             InvalidTopologyError,
@@ -135,7 +139,7 @@ async def test_a_container_that_has_no_session_is_a_failure_that_says_so(
 ) -> None:
     container = make_async_container(AppProvider(database))
     inbox = SQLAlchemyInbox(from_scope(async_sessionmaker))  # type: ignore[arg-type]
-    middlewares = [DishkaScope(container), inbox]
+    middlewares: list[Middleware] = [DishkaScope(container), inbox]
     async with InMemoryIntegrationEventBus([registration()], middlewares=middlewares) as bus:
         await bus.send(TOPIC, OrderPaid(1))
         await until_quiet(bus)
