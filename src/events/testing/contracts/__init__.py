@@ -47,6 +47,7 @@ pytest.register_assert_rewrite(
     "events.testing.contracts.inbox",
     "events.testing.contracts.lifecycle",
     "events.testing.contracts.outbox",
+    "events.testing.contracts.relays",
     "events.testing.contracts.scenario",
 )
 

@@ -17,9 +17,11 @@ from events.integration.implementation.sqlalchemy.outbox import SQLAlchemyOutbox
 from events.integration.implementation.sqlalchemy.sessions import current_session
 from events.integration.implementation.sqlalchemy.sqlite import enable_wal
 from events.integration.implementation.sqlalchemy.store import SQLAlchemyOutboxStore
-from events.integration.implementation.sqlalchemy.tables import LANES, lane_of, outbox_table
+from events.integration.implementation.sqlalchemy.tables import AT_ONCE, outbox_table
+from events.integration.outbox import LANES, lane_of
 
 __all__ = [
+    "AT_ONCE",
     "LANES",
     "SQLAlchemyInbox",
     "SQLAlchemyOutbox",
