@@ -56,8 +56,9 @@ const news = {
     if (mine && author.id === me?.id) return mine.arrived();
     if (timeline.has(author, id)) return; // sent twice by who did not know that it had arrived
     const own = author.id === me?.id; // from another tab
-    timeline.message({ id, author, text, at, own });
-    if (!own) countUnread();
+    const shown = timeline.message({ id, author, text, at, own });
+    if (own) shown.show("sent");
+    else countUnread();
   },
 
   reach({ connected }) {
@@ -105,7 +106,10 @@ $("leave").onclick = () => {
   showLobby();
 };
 
-$("try-now").onclick = () => connection.tryNow();
+$("try-now").onclick = () => {
+  connection.tryNow();
+  $("text").focus();
+};
 
 // --- saying something ----------------------------------------------------------------------------
 
@@ -171,11 +175,12 @@ function showState(name, { reason, until }) {
   $("state").textContent = words[name];
   $("state").dataset.state = name;
   $("try-now").hidden = name !== "waiting";
+  $("countdown").textContent = "";
   if (name === "waiting") {
     const said = reason ? `${reason[0].toUpperCase()}${reason.slice(1)}.` : "The connection was lost.";
     const tell = () => {
       const seconds = Math.max(0, Math.ceil((until - Date.now()) / 1000));
-      $("notice-text").textContent = `${said} Trying again in ${seconds} s.`;
+      $("countdown").textContent = `Trying again in ${seconds} s.`;
     };
     showNotice(said);
     tell();

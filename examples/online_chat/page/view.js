@@ -85,25 +85,28 @@ export class Timeline {
     const follows = this.#last && this.#last.author === author.id && when - this.#last.at < TOGETHER;
     this.#last = { author: author.id, at: when };
     item.classList.toggle("follows", Boolean(follows));
-    const head = element("p", { className: "head" }, ...named(author), " ", time(when));
+    const who = element("span", { className: "author" }, ...named(author), " ");
+    const delivery = element("span", { className: "delivery" });
+    const head = element("p", { className: "head" }, who, time(when), " ", delivery);
     const body = element("p", { className: "text", textContent: text, dir: "auto" });
-    const state = element("p", { className: "delivery" });
-    item.append(avatar(author), element("div", { className: "bubble" }, head, body), state);
+    const failure = element("p", { className: "failure", hidden: true });
+    item.append(avatar(author), element("div", { className: "bubble" }, head, body), failure);
     this.#items.set(`${author.id} ${id}`, item);
     this.#add(item, own);
     return {
       show: (name, reason, retry) => {
-        const grew = this.#atEnd();
-        item.dataset.delivery = name;
-        const words = { sending: "Sending", sent: "Sent", failed: `Not sent: ${reason}. ` };
-        state.replaceChildren(words[name]);
-        if (name === "failed" && retry) {
+        const atEnd = this.#atEnd();
+        item.dataset.delivery = name; // the style sheet draws its sign
+        delivery.replaceChildren(element("span", { className: "hidden", textContent: name }));
+        failure.hidden = name !== "failed";
+        failure.replaceChildren(`Not sent: ${reason}. `);
+        if (retry) {
           const button = element("button", { className: "retry", type: "button", textContent: "Retry" });
           button.setAttribute("aria-label", `Retry: ${text.slice(0, 60)}`);
           button.onclick = again;
-          state.append(button);
+          failure.append(button);
         }
-        if (grew) this.toEnd();
+        if (atEnd) this.toEnd();
       },
     };
   }
