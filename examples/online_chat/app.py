@@ -8,7 +8,7 @@ from dishka.integrations.fastapi import setup_dishka
 from fastapi import FastAPI
 
 from events.integration.implementation.base import TransportIntegrationEventBus
-from events.integration.implementation.memory import InMemoryIntegrationEventBus
+from events.integration.implementation.memory import InMemoryBroadcastIntegrationEventBus
 from events.integration.implementation.redis import RedisPubSubIntegrationEventBus
 from examples.online_chat.application.chat import Chat, ServerId
 from examples.online_chat.logs import log_with_correlation
@@ -21,7 +21,7 @@ from examples.online_chat.settings import Settings
 def create_bus(settings: Settings) -> TransportIntegrationEventBus:
     """Make the one thing that differs between one server and many."""
     if settings.redis_url is None:
-        return InMemoryIntegrationEventBus(middlewares=[log_with_correlation])
+        return InMemoryBroadcastIntegrationEventBus(middlewares=[log_with_correlation])
     return RedisPubSubIntegrationEventBus(
         settings.redis_url,
         source="/examples/online-chat",

@@ -24,7 +24,9 @@ ARGUMENTS = (
 
 def chromium() -> str:
     """Return the path of the system's Chromium; nothing is downloaded."""
-    found = os.environ.get("EVENTS_TEST_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), "")
+    found = os.environ.get("EVENTS_TEST_CHROMIUM") or next(
+        filter(None, map(shutil.which, NAMES)), ""
+    )
     if not found:
         raise RuntimeError(
             "no Chromium: name one in EVENTS_TEST_CHROMIUM, or install one (Debian and Ubuntu: "
@@ -76,7 +78,9 @@ class Person:
         await self.page.keyboard.press("Enter")
 
     async def sees_message(self, text: str, *, timeout: float = 10) -> None:
-        await expect(self.page.locator(".text", has_text=text)).to_have_count(1, timeout=timeout * 1000)
+        await expect(self.page.locator(".text", has_text=text)).to_have_count(
+            1, timeout=timeout * 1000
+        )
 
     async def sees_members(self, *names: str, timeout: float = 10) -> None:
         await expect(self.page.locator("#members .name")).to_have_text(
@@ -84,7 +88,9 @@ class Person:
         )
 
     async def sees_line(self, text: str, *, timeout: float = 10) -> None:
-        await expect(self.page.locator(".line", has_text=text).last).to_be_visible(timeout=timeout * 1000)
+        await expect(self.page.locator(".line", has_text=text).last).to_be_visible(
+            timeout=timeout * 1000
+        )
 
     async def scrolls_sideways(self) -> bool:
         wide: bool = await self.page.evaluate(
