@@ -38,13 +38,14 @@ def user_name(given: str) -> str:
         raise RefusedError(f"a name has at most {NAME_LENGTH} characters, not {len(name)}")
     if any(unicodedata.category(character) == "Cc" for character in name):
         raise RefusedError("a name has no control characters")
+    _utf8(name)
     return name
 
 
 def message_text(given: str) -> str:
     """Refuse what is empty or too long; the white space within is the author's."""
     text = given.strip()
-    size = len(text.encode())
+    size = len(_utf8(text))
     if not any(_is_visible(character) for character in text):
         raise RefusedError("the message is empty")
     if size > MESSAGE_BYTES:
@@ -60,8 +61,15 @@ def user_id(key: str) -> str:
     """
     if len(key) not in KEY_LENGTH:
         raise RefusedError(f"a key has {KEY_LENGTH[0]} to {KEY_LENGTH[-1]} characters")
-    digest = hashlib.sha256(b"online-chat:" + key.encode()).digest()
+    digest = hashlib.sha256(b"online-chat:" + _utf8(key)).digest()
     return base64.b32encode(digest).decode().lower()[:6]
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError:  # half of a pair of surrogates, as JSON may spell one
+        raise RefusedError("not all of it is text") from None
 
 
 def _is_visible(character: str) -> bool:

@@ -6,7 +6,6 @@ import os
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
@@ -77,19 +76,19 @@ class Person:
         await self.page.get_by_label("Message", exact=True).fill(text)
         await self.page.keyboard.press("Enter")
 
-    async def sees_message(self, text: str, *, timeout: float = 10) -> None:
+    async def sees_message(self, text: str, *, within: float = 10) -> None:
         await expect(self.page.locator(".text", has_text=text)).to_have_count(
-            1, timeout=timeout * 1000
+            1, timeout=within * 1000
         )
 
-    async def sees_members(self, *names: str, timeout: float = 10) -> None:
+    async def sees_members(self, *names: str, within: float = 10) -> None:
         await expect(self.page.locator("#members .name")).to_have_text(
-            sorted(names), timeout=timeout * 1000
+            sorted(names), timeout=within * 1000
         )
 
-    async def sees_line(self, text: str, *, timeout: float = 10) -> None:
+    async def sees_line(self, text: str, *, within: float = 10) -> None:
         await expect(self.page.locator(".line", has_text=text).last).to_be_visible(
-            timeout=timeout * 1000
+            timeout=within * 1000
         )
 
     async def scrolls_sideways(self) -> bool:
