@@ -47,6 +47,7 @@ async def serve(settings: Settings) -> None:
                 create_app(container),
                 ws="websockets-sansio",
                 ws_max_size=FRAME_LIMIT,
+                ws_per_message_deflate=False,  # frames are small, its memory for each socket is not
                 lifespan="on",
                 log_config=None,
                 log_level="warning",
@@ -63,13 +64,18 @@ async def serve(settings: Settings) -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    # Named as TCP in full, as asyncio looks for that before it turns off Nagle's delay.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return socket.create_server((host, port))
+        listener.bind((host, port))
     except OSError as error:
+        listener.close()
         raise CannotStartError(
-            f"port {port} of {host} cannot be used ({error.strerror}); "
+            f"port {port} of {host} cannot be used ({error.strerror or error}); "
             f'choose another, as in make chat ARGS="--port 8001"'
         ) from error
+    return listener
 
 
 def _url(listener: socket.socket) -> str:

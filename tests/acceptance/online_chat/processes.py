@@ -16,18 +16,20 @@ ROOT = Path(__file__).parents[3]
 
 
 class ChatServer:
-    """One server, on a free port, with its log in `log`. It is up when the constructor returns."""
+    """One server, on a free port unless one is given, with its log in `log`. It is up when the constructor returns."""
 
-    def __init__(self, log: Path, *, redis_url: str | None = None, **settings: object) -> None:
+    def __init__(
+        self, log: Path, *, redis_url: str | None = None, port: int = 0, **settings: object
+    ) -> None:
         self.log = log
         given = {name.upper(): str(value) for name, value in settings.items()}
         environment = {k: v for k, v in os.environ.items() if k != "REDIS_URL"}
         environment |= {"LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"} | given
         if redis_url is not None:
             environment["REDIS_URL"] = redis_url
-        with log.open("wb") as errors:
+        with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "examples.online_chat", "--port", "0"],
+                [sys.executable, "-m", "examples.online_chat", "--port", str(port)],
                 cwd=ROOT,
                 env=environment,
                 stdout=subprocess.PIPE,

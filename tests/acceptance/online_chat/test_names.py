@@ -13,7 +13,7 @@ from examples.online_chat.domain.names import (
 )
 
 
-@pytest.mark.parametrize("given", ["lobby", "Lobby", " #LOBBY ", "ｌｏｂｂｙ"])
+@pytest.mark.parametrize("given", ["lobby", "Lobby", " #LOBBY ", "\uff4c\uff4f\uff42\uff42\uff59"])
 def test_a_room_has_one_spelling(given: str) -> None:
     assert room_name(given) == "lobby"
 
