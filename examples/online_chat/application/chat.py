@@ -62,12 +62,12 @@ class Seat:
         except SendOutcomeUnknownError as error:
             log.warning("message perhaps not sent", error=str(error))
             raise UnavailableError(
-                "the connection broke meanwhile, so nobody knows whether it was sent; "
+                "the servers lost each other, so nobody knows whether it was sent; "
                 "sent again, it is shown once"
             ) from error
         except BusError as error:
             log.warning("message not sent", error=str(error))
-            raise UnavailableError("it was not sent: the servers cannot be reached") from error
+            raise UnavailableError("the servers cannot reach each other") from error
         log.info("message sent", room=self.room, author=self.user.id, bytes=len(text.encode()))
 
 

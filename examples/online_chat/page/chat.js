@@ -62,6 +62,7 @@ const news = {
   },
 
   reach({ connected }) {
+    showState(connected ? "online" : "cut-off", {});
     showNotice(connected ? "" : "The servers cannot reach each other. Nothing can be sent for the moment.");
   },
 };
@@ -171,7 +172,7 @@ function say(text) {
 
 function showState(name, { reason, until }) {
   clearInterval(countdown);
-  const words = { connecting: "connecting", online: "online", waiting: "offline", closed: "" };
+  const words = { connecting: "connecting", online: "online", waiting: "offline", closed: "", "cut-off": "cut off" };
   $("state").textContent = words[name];
   $("state").dataset.state = name;
   $("try-now").hidden = name !== "waiting";

@@ -118,7 +118,7 @@ export class Connection {
 
   #lost(socket, reason) {
     if (socket !== this.#socket) return;
-    this.#drop("the connection was lost before there was an answer");
+    this.#drop("the connection was lost, so nobody knows whether it arrived; sent again, it is shown once");
     if (!this.#join) return;
     // Half of it by chance, so that those whom one server lost do not come back all at once.
     const longest = Math.min(FIRST_WAIT * 2 ** this.#tries++, LAST_WAIT);

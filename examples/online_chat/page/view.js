@@ -26,9 +26,9 @@ function identified(person) {
 const letters = new Intl.Segmenter(undefined, { granularity: "grapheme" });
 
 function avatar(person) {
-  // The first letter as people count them: a flag or a family is one.
-  const [first] = letters.segment(person.name);
-  const initial = first.segment;
+  // The first letter as people count them, a flag or a family being one, that can be seen.
+  const seen = [...letters.segment(person.name)].find(({ segment }) => /[\p{L}\p{N}\p{P}\p{S}]/u.test(segment));
+  const initial = seen?.segment ?? "?";
   const made = element("span", { className: "avatar", textContent: initial.toUpperCase() });
   made.setAttribute("aria-hidden", "true");
   let hue = 0;
@@ -99,7 +99,7 @@ export class Timeline {
         item.dataset.delivery = name; // the style sheet draws its sign
         delivery.replaceChildren(element("span", { className: "hidden", textContent: name }));
         failure.hidden = name !== "failed";
-        failure.replaceChildren(`Not sent: ${reason}. `);
+        failure.replaceChildren(`Failed: ${reason}. `);
         if (retry) {
           const button = element("button", { className: "retry", type: "button", textContent: "Retry" });
           button.setAttribute("aria-label", `Retry: ${text.slice(0, 60)}`);

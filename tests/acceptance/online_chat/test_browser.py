@@ -174,9 +174,10 @@ async def test_redis_is_killed_and_the_chat_goes_on_when_it_is_back(
         await ada.say("can you hear me?")
         failed = ada.page.locator(".own[data-delivery=failed]")
         await expect(failed).to_contain_text(
-            "Not sent: it was not sent: the servers cannot be reached", timeout=10_000
+            "Failed: the servers cannot reach each other.", timeout=10_000
         )
         await expect(ada.page.locator("#notice-text")).to_contain_text("cannot reach each other")
+        await expect(ada.page.locator("#state")).to_have_text("cut off")
         await ada.page.screenshot(path=shots / "cut-off.png")
     finally:
         await asyncio.to_thread(redis.start)
@@ -304,6 +305,7 @@ async def test_a_phone_needs_no_scrolling_sideways(
         box = await person.page.locator(control).bounding_box()
         assert box is not None
         assert box["height"] >= 40, f"{control} is too small for a thumb"
+        assert box["height"] < 60, f"{control} is squeezed until its words break"
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= PHONE["width"]
 
@@ -400,7 +402,7 @@ async def test_all_text_stands_out_from_its_ground(
             "delivery => { const own = document.querySelector('.own');"
             " own.dataset.delivery = delivery;"
             " const failure = own.querySelector('.failure'); failure.hidden = false;"
-            " failure.innerText = 'Not sent: because. ';"
+            " failure.innerText = 'Failed: because. ';"
             " document.querySelector('#notice').hidden = false;"
             " document.querySelector('#notice-text').innerText = 'Something is wrong.' }",
             delivery,
