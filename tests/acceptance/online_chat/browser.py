@@ -6,8 +6,9 @@ import os
 import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -63,6 +64,9 @@ class Person:
         if getattr(message, "type", "") == "error" and not expected:
             self.complaints.append(text)
 
+    async def shoot(self, path: Path) -> None:
+        await self.page.screenshot(path=path, animations="disabled")
+
     async def open(self, url: str) -> None:
         await self.page.goto(url)
         await expect(self.page.get_by_label("Your name")).to_be_focused()
@@ -99,7 +103,3 @@ class Person:
             " document.querySelector('#scroll').clientWidth"
         )
         return wide
-
-
-async def person(context: BrowserContext) -> Person:
-    return Person(await context.new_page())
