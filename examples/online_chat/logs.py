@@ -13,6 +13,8 @@ from structlog.typing import EventDict, Processor
 
 from events.integration import Handle, IncomingEvent
 
+FIRST = ("timestamp", "server", "level", "event", "correlation_id")
+
 
 async def log_with_correlation(incoming: IncomingEvent, call_next: Handle, /) -> None:
     """Have all that is logged about an event bear its correlation id. A middleware of the bus."""
@@ -28,6 +30,9 @@ def configure_logs(format: str, *, server: str) -> None:
         event.setdefault("server", server)
         return event
 
+    def order(_: object, __: str, event: EventDict) -> EventDict:
+        return {name: event[name] for name in FIRST if name in event} | event
+
     shared: list[Processor] = [
         merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -39,7 +44,7 @@ def configure_logs(format: str, *, server: str) -> None:
     render: list[Processor] = (
         [structlog.dev.ConsoleRenderer()]
         if for_people
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+        else [structlog.processors.format_exc_info, order, structlog.processors.JSONRenderer()]
     )
     handler = logging.StreamHandler()
     handler.setFormatter(
