@@ -31,7 +31,7 @@ def configure_logs(format: str, *, server: str) -> None:
         return event
 
     def order(_: object, __: str, event: EventDict) -> EventDict:
-        return {name: event[name] for name in FIRST if name in event} | event
+        return {name: event[name] for name in FIRST if name in event} | dict(event)
 
     shared: list[Processor] = [
         merge_contextvars,

@@ -1,11 +1,18 @@
 from pydantic import Field
-from pydantic_settings import BaseSettings
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """What differs between one place to run and another, from the environment. Times in seconds."""
+    """What differs between one place to run and another. Times are in seconds.
 
-    redis_url: str | None = Field(None, description="without it, the in-memory bus")
+    From the environment: REDIS_URL, and the others as in CHAT_PORT.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="CHAT_")
+
+    redis_url: str | None = Field(
+        None, validation_alias="REDIS_URL", description="without it, the in-memory bus"
+    )
     host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535, description="0 for a free one")
     allowed_origins: list[str] = Field(

@@ -90,6 +90,7 @@ export class Timeline {
     const head = element("p", { className: "head" }, who, time(when), " ", delivery);
     const body = element("p", { className: "text", textContent: text, dir: "auto" });
     const failure = element("p", { className: "failure", hidden: true });
+    delivery.ariaLive = failure.ariaLive = "off"; // a failure is spoken once, by the page's own logic
     item.append(avatar(author), element("div", { className: "bubble" }, head, body), failure);
     this.#items.set(`${author.id} ${id}`, item);
     this.#add(item, own);
@@ -125,6 +126,7 @@ export class Timeline {
 }
 
 export class Members {
+  me = null;
   #list = $("members");
   #people = new Map();
 
@@ -142,8 +144,6 @@ export class Members {
     this.#people.delete(keyOf(person));
     this.#draw();
   }
-
-  me = null;
 
   #draw() {
     const people = [...this.#people.values()].sort(

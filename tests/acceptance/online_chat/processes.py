@@ -22,9 +22,9 @@ class ChatServer:
         self, log: Path, *, redis_url: str | None = None, port: int = 0, **settings: object
     ) -> None:
         self.log = log
-        given = {name.upper(): str(value) for name, value in settings.items()}
+        given = {f"CHAT_{name.upper()}": str(value) for name, value in settings.items()}
         environment = {k: v for k, v in os.environ.items() if k != "REDIS_URL"}
-        environment |= {"LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"} | given
+        environment |= {"CHAT_LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"} | given
         if redis_url is not None:
             environment["REDIS_URL"] = redis_url
         with log.open("ab") as errors:

@@ -18,9 +18,11 @@ from uuid import uuid4
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
+from websockets.asyncio.client import connect
 
 from tests.acceptance.online_chat.browser import Person, browser
 from tests.acceptance.online_chat.processes import ChatServer
+from tests.acceptance.online_chat.test_socket import Client
 from tests.brokers.redis_server import RedisServer
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
@@ -246,18 +248,19 @@ async def test_hostile_text_is_shown_as_it_is_and_breaks_nothing(
     names = ("<script>hacked=1</script>", "<img src=x onerror=hacked=1>", "\u202eevil\u202ereverse")
     watcher = await open_page(one, size=PHONE)
     await watcher.join(room, "Watcher")
-    for name in names:
-        person = await open_page(two)
+    people = [await open_page(two) for _ in names]
+    for person, name in zip(people, names, strict=True):
         await person.join(room, name)
         await watcher.sees_line(name)
         await expect(watcher.page.locator("#members .name", has_text=name)).to_have_count(1)
+    speaker = people[-1]
     for text in HOSTILE:
-        await person.say(text)
+        await speaker.say(text)
         await watcher.sees_message(text)
 
     shown = await watcher.page.locator(".message .text").all_inner_texts()
     assert shown == list(HOSTILE)
-    for page in (watcher.page, person.page):
+    for page in (watcher.page, speaker.page):
         assert await page.evaluate("window.hacked === undefined")
         # Neither bold, nor pictures, nor scripts of anybody's but our own.
         assert await page.locator("#timeline script, #timeline img, #members img").count() == 0
@@ -357,6 +360,47 @@ async def test_what_was_not_read_is_counted_in_the_title(
         "document.hidden = false; document.dispatchEvent(new Event('visibilitychange'))"
     )
     await expect(ada.page).to_have_title(f"#{room} · Online chat")
+
+
+async def test_a_message_that_is_sent_twice_is_shown_once(
+    both: tuple[ChatServer, ChatServer], open_page: Open, room: str
+) -> None:
+    one, two = both
+    person = await open_page(one)
+    await person.join(room, "Ada")
+    async with connect(two.socket_url) as connection:
+        client = Client(connection)
+        await client.join(room, "Grace")
+        message = str(uuid4())
+        for text, name in [("again", message), ("again", message), ("done", str(uuid4()))]:
+            assert (await client.say(text, name))["type"] == "ok"
+    await person.sees_message("done")
+    await expect(person.page.locator(".text")).to_have_text(["again", "done"])
+
+
+async def test_why_a_server_closed_the_socket_is_shown(tmp_path: Path, open_page: Open) -> None:
+    with ChatServer(tmp_path / "log", max_sockets=1) as server:
+        async with connect(server.socket_url) as connection:
+            await Client(connection).join("lobby", "Ada")
+            person = await open_page(server)
+            await person.page.get_by_label("Your name").fill("Grace")
+            await person.page.keyboard.press("Enter")
+            await expect(person.page.locator("#notice-text")).to_have_text("This server is full.")
+            await expect(person.page.locator("#countdown")).to_contain_text("Trying again in")
+        # There is room now, and the page comes in by itself.
+        await expect(person.page.locator("#state")).to_have_text("online", timeout=30_000)
+        await expect(person.page.locator("#notice")).to_be_hidden()
+
+
+async def test_nothing_moves_for_those_who_want_it_still(
+    both: tuple[ChatServer, ChatServer], open_page: Open, room: str
+) -> None:
+    person = await open_page(both[0])
+    await person.join(room, "Ada")
+    moving = "getComputedStyle(document.querySelector('.line')).animationName"
+    assert await person.page.evaluate(moving) == "rise"
+    await person.page.emulate_media(reduced_motion="reduce")
+    assert await person.page.evaluate(moving) == "none"
 
 
 async def test_a_page_that_is_loaded_again_is_still_in_its_room_as_the_same_person(
