@@ -266,7 +266,7 @@ async def test_hostile_text_is_shown_as_it_is_and_breaks_nothing(
         assert await page.locator("#timeline script, #timeline img, #members img").count() == 0
     assert not await watcher.scrolls_sideways()
     # A mark of direction in a name turns what follows it in that name, and nothing else.
-    order = await watcher.page.locator(".message .author").last.evaluate(
+    order = await watcher.page.locator(".message .author").first.evaluate(
         "e => e.querySelector('.name').getBoundingClientRect().left"
         " <= e.querySelector('.id').getBoundingClientRect().left"
     )
