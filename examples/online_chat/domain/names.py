@@ -56,8 +56,8 @@ def message_text(given: str) -> str:
 def user_id(key: str) -> str:
     """Give the short id of whoever holds this key: the same at each server, after each reconnect.
 
-    Nobody can take the id without the key, which no server tells. It tells two people of one name
-    apart; it does not prove who they are.
+    It tells two people of one name apart. It proves nothing: something so short can be found for
+    another key by trying.
     """
     if len(key) not in KEY_LENGTH:
         raise RefusedError(f"a key has {KEY_LENGTH[0]} to {KEY_LENGTH[-1]} characters")

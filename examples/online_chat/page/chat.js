@@ -64,6 +64,7 @@ const news = {
   reach({ connected }) {
     showState(connected ? "online" : "cut-off", {});
     showNotice(connected ? "" : "The servers cannot reach each other. Nothing can be sent for the moment.");
+    if (connected) timeline.line("The servers hear each other again. What others said meanwhile is missing here.");
   },
 };
 

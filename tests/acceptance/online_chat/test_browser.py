@@ -185,6 +185,7 @@ async def test_redis_is_killed_and_the_chat_goes_on_when_it_is_back(
         await asyncio.to_thread(redis.start)
 
     await expect(ada.page.locator("#notice")).to_be_hidden(timeout=15_000)
+    await ada.sees_line("The servers hear each other again.")
     await ada.page.get_by_role("button", name="Retry").click()
     await grace.sees_message("can you hear me?", within=15)
     await expect(ada.page.locator(".own[data-delivery=sent]")).to_have_count(1)
