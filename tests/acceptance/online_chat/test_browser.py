@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from uuid import uuid4
 
+import httpx
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
@@ -109,6 +110,12 @@ def shots(tmp_path: Path) -> Path:
     return folder
 
 
+async def readiness(server: ChatServer) -> tuple[int, str]:
+    async with httpx.AsyncClient(base_url=server.url) as http:
+        answer = await http.get("readyz")
+        return answer.status_code, answer.json()["status"]
+
+
 async def test_two_people_on_two_servers_talk(
     both: tuple[ChatServer, ChatServer], open_page: Open, shots: Path
 ) -> None:
@@ -166,10 +173,12 @@ async def test_two_of_one_name_are_told_apart(
 async def test_redis_is_killed_and_the_chat_goes_on_when_it_is_back(
     redis: RedisServer, start: Callable[..., ChatServer], open_page: Open, room: str, shots: Path
 ) -> None:
-    ada, grace = await open_page(start("one")), await open_page(start("two"))
+    server = start("one")
+    ada, grace = await open_page(server), await open_page(start("two"))
     await ada.join(room, "Ada")
     await grace.join(room, "Grace")
     await ada.sees_members("Ada", "Grace")
+    assert await readiness(server) == (200, "ready")
 
     redis.kill()
     try:
@@ -180,12 +189,14 @@ async def test_redis_is_killed_and_the_chat_goes_on_when_it_is_back(
         )
         await expect(ada.page.locator("#notice-text")).to_contain_text("cannot reach each other")
         await expect(ada.page.locator("#state")).to_have_text("cut off")
+        assert await readiness(server) == (503, "not ready")
         await ada.shoot(shots / "cut-off.png")
     finally:
         await asyncio.to_thread(redis.start)
 
     await expect(ada.page.locator("#notice")).to_be_hidden(timeout=15_000)
     await ada.sees_line("The servers hear each other again.")
+    assert await readiness(server) == (200, "ready")
     await ada.page.get_by_role("button", name="Retry").click()
     await grace.sees_message("can you hear me?", within=15)
     await expect(ada.page.locator(".own[data-delivery=sent]")).to_have_count(1)
