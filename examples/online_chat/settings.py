@@ -22,7 +22,7 @@ class Settings(BaseSettings):
 
     send_timeout: float = Field(3.0, gt=0)
     heartbeat: float = Field(2.0, gt=0)
-    patience: float = Field(7.0, gt=0, description="of a silent server's people, until they go")
+    patience: float = Field(6.0, gt=0, description="of a silent server's people, until they go")
     join_timeout: float = Field(10.0, gt=0, description="for a socket to join a room")
     max_sockets: int = Field(1000, ge=1)
     backlog: int = Field(256, ge=8, description="frames that a slow socket may be behind")

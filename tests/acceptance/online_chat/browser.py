@@ -10,6 +10,8 @@ from pathlib import Path
 
 from playwright.async_api import Browser, Page, async_playwright, expect
 
+expect.set_options(timeout=10_000)  # milliseconds; a machine may have more to do than this
+
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
     "--headless",
