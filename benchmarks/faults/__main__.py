@@ -1,4 +1,4 @@
-"""Put ours and FastStream to the same faults, on servers that are started, frozen and killed for it.
+"""Put ours and FastStream to the same faults, on servers that are started and killed for it.
 
     python -m benchmarks.faults [--bus redis] [--property 23] [--library ours] [--python ...]
 

@@ -94,15 +94,15 @@ def versions(python: Path) -> dict[str, str]:
     """Return the versions of what was compared, and of what it ran on."""
     names = ["integration-events", "faststream", "pika", "aio-pika", "redis", "nats-py"]
     code = f"from importlib.metadata import version; print(*map(version, {names!r}))"
-    found = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+    found = _output([str(python), "-c", code])
     servers = {
         "RabbitMQ": ["dpkg-query", "-W", "-f", "${Version}", "rabbitmq-server"],
         "redis-server": ["dpkg-query", "-W", "-f", "${Version}", "redis-server"],
         "nats-server": ["nats-server", "--version"],
     }
     return {
-        **dict(zip(names, found.stdout.split(), strict=True)),
-        **{name: _output(command) for name, command in servers.items()},
+        **dict(zip(names, found.split(), strict=True)),
+        **{name: _output(command).split()[-1].lstrip("v") for name, command in servers.items()},
         "Python": platform.python_version(),
         "cores": str(os.cpu_count()),
     }
@@ -110,7 +110,7 @@ def versions(python: Path) -> dict[str, str]:
 
 def _output(command: list[str]) -> str:
     try:
-        found = subprocess.run(command, check=True, capture_output=True, text=True)
+        found = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - ours
     except (OSError, subprocess.CalledProcessError):
-        return "of unknown version"
-    return found.stdout.split()[-1].lstrip("v")
+        return "unknown"
+    return found.stdout

@@ -48,7 +48,7 @@ class Outcome:
     duplicates: int
     lost: int
     resumed: float | None
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list[str])
 
 
 class Program:
@@ -56,7 +56,7 @@ class Program:
 
     def __init__(self, command: list[str], log: Path) -> None:
         with log.open("ab") as out:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - our own programs
                 command,
                 cwd=ROOT,
                 env=os.environ | {"PYTHONPATH": os.pathsep.join((str(ROOT / "src"), str(ROOT)))},

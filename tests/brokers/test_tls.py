@@ -59,8 +59,9 @@ class TlsRabbitMQ(RabbitMQServer):
 
 
 class TlsRedis(RedisServer):
-    bus: type[RedisStreamsIntegrationEventBus | RedisPubSubIntegrationEventBus]
-    bus = RedisStreamsIntegrationEventBus
+    bus: type[RedisStreamsIntegrationEventBus | RedisPubSubIntegrationEventBus] = (
+        RedisStreamsIntegrationEventBus
+    )
 
     def __init__(self, folder: Path, certificates: Certificates) -> None:
         super().__init__(folder)
@@ -145,6 +146,8 @@ async def test_a_certificate_that_is_not_trusted_is_told_at_once_with_host_and_r
 
 async def test_a_server_that_speaks_no_tls_is_an_error_within_the_deadline(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
-        bus = RedisStreamsIntegrationEventBus(f"rediss://localhost:{server.port}", connect_timeout=1)
+        bus = RedisStreamsIntegrationEventBus(
+            f"rediss://localhost:{server.port}", connect_timeout=1
+        )
         with pytest.raises(BusUnavailableError, match="no answer within 1 s|SSL"):
             await bus.startup()

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from benchmarks.faults.contestants.common import CONSUMER, TEXT, TOPIC, Orders
@@ -23,8 +24,8 @@ from events.integration.implementation.redis import RedisStreamsIntegrationEvent
 LEASE = 5.0  # instead of 30 seconds, so that whoever measures need not wait for it
 BUSES: dict[str, Callable[..., TransportIntegrationEventBus]] = {
     "rabbitmq": RabbitMQIntegrationEventBus,
-    "redis": lambda url, **more: RedisStreamsIntegrationEventBus(url, lease=LEASE, **more),
-    "nats": lambda url, **more: NatsIntegrationEventBus(url, ack_wait=LEASE, **more),
+    "redis": partial(RedisStreamsIntegrationEventBus, lease=LEASE),
+    "nats": partial(NatsIntegrationEventBus, ack_wait=LEASE),
 }
 
 

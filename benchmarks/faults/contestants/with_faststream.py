@@ -16,7 +16,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeAlias
 
-from faststream import AckPolicy, FastStream  # type: ignore[import-not-found,unused-ignore]
+from faststream import AckPolicy, FastStream
+from faststream.nats import ConsumerConfig, NatsBroker
+from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue
+from faststream.redis import RedisBroker, StreamSub
 
 from benchmarks.faults.contestants.common import CONSUMER, TEXT, TOPIC, Orders
 
@@ -27,9 +30,16 @@ Subscribe: TypeAlias = Callable[[Callable[..., Any]], object]
 Publish: TypeAlias = Callable[[dict[str, Any]], Awaitable[object]]
 
 
-def rabbitmq(orders: Orders) -> tuple[Any, Subscribe, Publish]:
-    from faststream.rabbit import Channel, QueueType, RabbitBroker, RabbitQueue
+def _later(subscriber: Callable[[], Any]) -> Subscribe:
+    """Make the subscriber with its handler alone: who only sends must not have one without."""
 
+    def subscribe(handler: Callable[..., Any]) -> None:
+        subscriber()(handler)
+
+    return subscribe
+
+
+def rabbitmq(orders: Orders) -> tuple[Any, Subscribe, Publish]:
     if orders.variant == DURABLE:
         broker = RabbitBroker(orders.url, default_channel=Channel(prefetch_count=2))
         queue = RabbitQueue(TOPIC, queue_type=QueueType.QUORUM, durable=True)
@@ -39,12 +49,10 @@ def rabbitmq(orders: Orders) -> tuple[Any, Subscribe, Publish]:
         broker = RabbitBroker(orders.url)
         subscriber = partial(broker.subscriber, TOPIC)
         publish = partial(broker.publish, queue=TOPIC, timeout=orders.timeout)
-    return broker, lambda handler: subscriber()(handler), publish
+    return broker, _later(subscriber), publish
 
 
 def redis(orders: Orders) -> tuple[Any, Subscribe, Publish]:
-    from faststream.redis import RedisBroker, StreamSub
-
     broker = RedisBroker(orders.url)
 
     def subscribe(handler: Any) -> None:
@@ -62,8 +70,6 @@ def redis(orders: Orders) -> tuple[Any, Subscribe, Publish]:
 
 
 def nats(orders: Orders) -> tuple[Any, Subscribe, Publish]:
-    from faststream.nats import ConsumerConfig, NatsBroker
-
     broker = NatsBroker(orders.url)
     if orders.variant == DURABLE:
         subscriber = partial(
@@ -77,7 +83,7 @@ def nats(orders: Orders) -> tuple[Any, Subscribe, Publish]:
     else:
         subscriber = partial(broker.subscriber, TOPIC, stream=TOPIC)
     publish = partial(broker.publish, subject=TOPIC, stream=TOPIC, timeout=orders.timeout)
-    return broker, lambda handler: subscriber()(handler), publish
+    return broker, _later(subscriber), publish
 
 
 BUSES = {"rabbitmq": rabbitmq, "redis": redis, "nats": nats}
@@ -90,12 +96,7 @@ async def consume(orders: Orders) -> None:
         await orders.handle(body["number"])
 
     subscribe(handle)
-    app = FastStream(broker)
-
-    @app.after_startup
-    async def ready() -> None:
-        orders.note("ready")
-
+    app = FastStream(broker, after_startup=[partial(orders.note, "ready")])
     await app.run()
 
 

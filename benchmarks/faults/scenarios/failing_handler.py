@@ -1,4 +1,4 @@
-"""11: the handler of one event of twenty raises until it is mended. How often is it tried, is it kept?"""
+"""11: the handler of one event of twenty raises until it is mended."""
 
 from __future__ import annotations
 

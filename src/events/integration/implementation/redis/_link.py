@@ -69,7 +69,8 @@ class Link:
     `name` is what it logs as, at `level`. `timeout` is how long an answer may take, and making a
     connection. `greeting` is asked for what to say first on each new one, and the link is up when
     all of that is answered. `on_push` gets the messages of subscriptions; `readable` holds them
-    back while it is cleared. `on_lost` hears of each connection that was up and is gone, and says so.
+    back while it is cleared. `on_lost` tells of each connection that was up and is gone, instead of
+    the line in the log.
     """
 
     def __init__(
