@@ -1,6 +1,6 @@
-# Every target makes .venv by itself; nothing but make, git and a Python is needed beforehand.
+# Every target makes its environment by itself; nothing but make, git and a Python is needed beforehand.
 #
-#   PYTHON=python3.13   the interpreter for .venv
+#   PYTHON=python3.13   the interpreter for .venv and .venv-bench
 #   ARGS="..."          passed on, e.g. make test ARGS="-k outbox -x"
 
 PYTHON ?=
@@ -36,16 +36,18 @@ format: venv ## let ruff fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-requirements: ## compile requirements/dev.in to requirements/dev.txt (needs uv on PATH)
-	uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --no-emit-find-links --no-header --annotation-style line \
-		$(ARGS) -o requirements/dev.txt requirements/dev.in
+requirements: ## compile requirements/*.in to requirements/*.txt (needs uv on PATH)
+	for each in dev bench; do \
+		uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \
+			--no-emit-index-url --no-emit-find-links --no-header --annotation-style line \
+			$(ARGS) -o requirements/$$each.txt requirements/$$each.in || exit 1; \
+	done
 
 build: venv ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove .venv, dist and every cache
-	rm -rf .venv dist .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench dist .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 venv:
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap
