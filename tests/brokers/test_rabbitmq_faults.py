@@ -378,6 +378,20 @@ async def test_28_a_handler_that_ends_while_the_broker_is_away() -> None:
         assert left(server, "away-consumer@away") == 0
 
 
+async def test_a_consumer_that_cannot_go_on_takes_its_process_down(
+    rabbitmq_server: RabbitMQServer, new_worker: Callable[..., Any]
+) -> None:
+    worker = await new_worker()
+    async with RabbitMQIntegrationEventBus(rabbitmq_server.url) as bus:
+        await bus.send(Topic(worker.topic), Numbered(1))
+        worker.start()
+        await eventually(lambda: worker.noted("ended") == [1], 30)
+        with Client(rabbitmq_server.url) as client:
+            client.channel.queue_delete(worker.queue)
+            client.channel.queue_declare(worker.queue, durable=True)  # of another type
+        assert await worker.wait() == 1
+
+
 async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(
     rabbitmq_server: RabbitMQServer,
     bus: RabbitMQIntegrationEventBus,

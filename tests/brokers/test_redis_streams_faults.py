@@ -24,7 +24,6 @@ from redis.asyncio import Redis
 from events.errors import (
     BusError,
     BusUnavailableError,
-    ConsumerStoppedError,
     SendOutcomeUnknownError,
 )
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
@@ -381,15 +380,11 @@ def _ended(processes: list[Process]) -> set[int]:
 
 
 async def test_a_consumer_that_ends_by_itself_takes_the_process_down(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, worker: Any
 ) -> None:
-    def broken(*_: Any) -> Any:
-        raise ZeroDivisionError
-
-    bus = new_bus(server)
-    await bus.register(on(Probe("worker")))
-    await bus.startup()
-    monkeypatch.setattr("events.integration.implementation.redis._group.Entry.read", broken)
-    await bus.send(TOPIC, Numbered(1))
-    with pytest.raises(ConsumerStoppedError):
-        await asyncio.wait_for(bus.run(signals=()), PATIENCE)
+    async with sending(server, range(1)):
+        process = worker(broken=True)
+        assert await process.ended() == 1
+        assert process.said("begin") == []
+        log = process._out.with_suffix(".log").read_text()
+        assert "ConsumerStoppedError: consumer 'worker' on topic 'faults' stopped by itself" in log
