@@ -37,6 +37,10 @@ bench-faults: venv ## put ours and FastStream to the same crashes, half an hour
 	@./scripts/servers rabbitmq redis nats
 	@$(BIN)/python -m benchmarks.faults $(ARGS)
 
+soak-brokers: venv ## the buses' tests five times, on cores kept busy; ARGS="--rounds 2 redis"
+	@./scripts/servers rabbitmq redis nats
+	@$(BIN)/python scripts/soak.py $(ARGS)
+
 format: venv ## let ruff fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .

@@ -21,6 +21,7 @@ TITLES = {
     "11": "The handler of one event of 20 always raises",
     "22": "The consumer is killed (SIGKILL) with a backlog, and started again",
     "23": "The broker is killed and restarted in mid-stream of 10,000",
+    "23b": "The broker is killed and restarted with a backlog of 1,000 and no consumer",
     "24": "The broker is frozen for 8 s, each send has 2 s",
     "25": "The broker is down when the consumer starts",
     "26": "The consumer is stopped (SIGTERM) with a backlog and slow handlers, and started again",

@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from pika.exceptions import ChannelClosedByBroker  # type: ignore[import-untyped]
 
 from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
@@ -271,6 +272,32 @@ async def test_25_waiting_for_the_broker_has_an_end() -> None:
     bus = RabbitMQIntegrationEventBus(url, wait_for_broker=True, startup_timeout=0.5)
     with pytest.raises(BusUnavailableError):
         await bus.startup()
+
+
+async def test_23_the_next_host_takes_over_with_all_that_is_needed_made_anew(
+    rabbitmq_server: RabbitMQServer,
+) -> None:
+    """Two brokers that know nothing of each other: what waited in the first is not moved."""
+    topic, probe = Topic("two-hosts"), Probe("two-hosts")
+    registration = IntegrationEventBusRegistration(probe, topic, [Numbered])
+    with private_server() as first:
+        urls = [first.url, rabbitmq_server.url]
+        async with RabbitMQIntegrationEventBus(urls, [registration], send_timeout=20) as bus:
+            await bus.send(topic, Numbered(1))
+            await eventually(lambda: probe.numbers == [1])
+            first.kill()
+            # Once it consumes elsewhere: a queue has what was sent since it was declared.
+            await eventually(lambda: _is_consumed(rabbitmq_server, "two-hosts@two-hosts"), 20)
+            await bus.send_many(topic, map(Numbered, range(2, 50)))
+            await eventually(lambda: probe.numbers == list(range(1, 50)), 20)
+
+
+def _is_consumed(server: RabbitMQServer, queue: str) -> bool:
+    with Client(server.url) as client:
+        try:
+            return bool(client.channel.queue_declare(queue, passive=True).method.consumer_count)
+        except ChannelClosedByBroker:
+            return False
 
 
 async def test_26_sigterm_with_a_backlog(

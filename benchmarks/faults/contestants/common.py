@@ -17,7 +17,7 @@ Send: TypeAlias = Callable[[int], Awaitable[object]]
 TOPIC = "faults"
 CONSUMER = "worker"
 TEXT = "x" * 150  # about 200 bytes, with the rest
-PAUSE_AFTER_ERROR = 0.1
+PAUSE_AFTER_ERROR = 1.0
 
 
 @dataclass

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias
 
 from benchmarks.faults.scenarios import (
+    backlog_restarted,
     broker_down,
     broker_frozen,
     broker_restarted,
@@ -25,6 +26,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "11": failing_handler.play,
     "22": consumer_killed.play,
     "23": broker_restarted.play,
+    "23b": backlog_restarted.play,
     "24": broker_frozen.play,
     "25": broker_down.play,
     "26": consumer_terminated.play,
