@@ -39,7 +39,7 @@ bench-faults: venv ## put ours and FastStream to the same crashes, half an hour
 
 soak-brokers: venv ## the buses' tests five times, on cores kept busy; ARGS="--rounds 2 redis"
 	@./scripts/servers rabbitmq redis nats
-	@$(BIN)/python scripts/soak.py $(ARGS)
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 format: venv ## let ruff fix and format
 	$(BIN)/ruff check --fix .

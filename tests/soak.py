@@ -1,6 +1,6 @@
 """Run the tests of the buses several times, with busy processes beside them; a line for each round.
 
-    python scripts/soak.py [--rounds 5] [--burners 2] [memory] [rabbitmq] [redis] [nats]
+    python -m tests.soak [--rounds 5] [--burners 2] [memory] [rabbitmq] [redis] [nats]
 
 What is green once on an idle machine may still lean on luck. A round that fails prints what pytest
 said; the exit code says whether one did.
