@@ -276,11 +276,11 @@ class RedisPubSubTransport:
     def _on_lost(self, why: str) -> None:
         self.interruptions += 1
         logger.error(
-            "%s: its subscriptions were interrupted: %s (number %d); what is published until they "
+            "%s: its subscriptions were interrupted (number %d): %s; what is published until they "
             "are back is not received. If the server dropped a slow subscriber, its log says so",
             self._name,
-            why,
             self.interruptions,
+            why,
         )
 
 
