@@ -133,6 +133,9 @@ class Stage:
         program = self._start("consumer", self.journal, **orders)
         if wait and not self.until(lambda: len(self.journal.of("ready")) > before):
             raise RuntimeError(f"the consumer did not start:\n{self.log('consumer')[-2000:]}")
+        if wait and isinstance(self.server, RabbitMQServer):
+            # Killed sooner, RabbitMQ forgets new quorum queues, whoever made them.
+            self.until(self.server.knows_its_quorum_queues)
         return program
 
     def sender(self, count: int, **orders: Any) -> Program:

@@ -118,13 +118,9 @@ async def new_worker(
             end(worker._process)
 
 
-async def settle_down() -> None:
-    """Let queues that were just made become able to survive SIGKILL.
-
-    RabbitMQ 3.10 writes what it must know of a new quorum queue half a second later; killed before
-    that, a single node has a queue that never elects a leader again. No client can help that.
-    """
-    await asyncio.sleep(1)
+async def settle_down(server: RabbitMQServer) -> None:
+    """Wait until the queues that were just made would survive SIGKILL."""
+    await eventually(server.knows_its_quorum_queues, 20)
 
 
 def left(server: RabbitMQServer, queue: str) -> int:
@@ -158,7 +154,7 @@ async def test_23_the_broker_is_restarted_in_mid_stream() -> None:
     registration = IntegrationEventBusRegistration(probe, topic, [Numbered], concurrency=50)
     with private_server() as server:
         async with RabbitMQIntegrationEventBus(server.url, [registration], send_timeout=30) as bus:
-            await settle_down()
+            await settle_down(server)
             accepted: set[int] = set()
             refused: list[BusError] = []
             numbers = iter(range(count))
@@ -196,7 +192,7 @@ async def test_what_was_accepted_survives_a_restart_before_anybody_consumes() ->
         async with RabbitMQIntegrationEventBus(server.url, [registration]) as bus:
             await bus.unregister(registration)
             await bus.send_many(topic, map(Numbered, range(500)))
-            await settle_down()
+            await settle_down(server)
         await asyncio.to_thread(server.restart)
         async with RabbitMQIntegrationEventBus(server.url, [registration]):
             await eventually(lambda: len(probe.numbers) == 500, 30)
@@ -392,7 +388,7 @@ async def test_28_a_handler_that_ends_while_the_broker_is_away() -> None:
         async with RabbitMQIntegrationEventBus(server.url, [registration]) as bus:
             await bus.send(topic, Numbered(1))
             await eventually(lambda: probe.running)
-            await settle_down()
+            await settle_down(server)
             await asyncio.to_thread(server.kill)
             await eventually(lambda: not bus.health().connected)
             gate.set()
@@ -419,6 +415,12 @@ async def test_a_consumer_that_cannot_go_on_takes_its_process_down(
         assert await worker.wait() == 1
 
 
+def heard_from(bus: RabbitMQIntegrationEventBus) -> int:
+    """Count the broker's heartbeats on the bus's connection that heard the fewest."""
+    checkers = [each._connection._heartbeat_checker for each in connections(bus)]
+    return min(int(checker._heartbeat_frames_received) for checker in checkers)
+
+
 async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(
     rabbitmq_server: RabbitMQServer,
     bus: RabbitMQIntegrationEventBus,
@@ -435,7 +437,7 @@ async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(
         [IntegrationEventBusRegistration(probe, topic, [Numbered])],
     )
     async with other:
-        await asyncio.sleep(3)  # several of the shortest heartbeats
+        await eventually(lambda: heard_from(other) >= 4, 20)
         assert not probe.arrivals, "it was given to another while its handler runs"
         worker.kill()
         await eventually(lambda: probe.numbers == [1], 20)

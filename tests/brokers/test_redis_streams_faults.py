@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +202,22 @@ async def _sends(bus: RedisStreamsIntegrationEventBus, number: int) -> bool:
     except BusError:
         return False
     return True
+
+
+async def test_24_a_send_keeps_its_deadline_while_others_have_longer_ones(
+    server: RedisServer,
+) -> None:
+    async with new_bus(server, connect_timeout=10.0, send_timeout=0.5) as bus:
+        server.freeze()
+        reading = asyncio.ensure_future(bus.dead_letters("nobody"))  # it has ten seconds
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        with pytest.raises(SendOutcomeUnknownError):
+            await bus.send(TOPIC, Numbered(1))
+        assert time.monotonic() - began < 1
+        server.thaw()
+        with suppress(BusUnavailableError):  # it was behind the same silence
+            await reading
 
 
 async def test_24_a_bus_that_sends_nothing_notices_too(server: RedisServer) -> None:

@@ -27,4 +27,4 @@ def play(stage: Stage) -> Outcome:
 
 
 def _short(line: str) -> str:
-    return line if len(line) < 160 else f"{line[:157]}..."
+    return line if len(line) < 100 else f"{line[:97]}..."

@@ -96,7 +96,7 @@ class Link:
             pause = _FIRST_PAUSE
             while (reason := await self._connect()) is not None:
                 if not wait:
-                    raise BusUnavailableError(f"RabbitMQ, for {self._what}", reason)
+                    raise BusUnavailableError(self._outage.name, reason)
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -118,6 +118,8 @@ class Link:
             self.connection = connection
             self._on_up(connection)
             return None
+        if len(reasons) == 1:
+            return reasons[0].partition(": ")[2]  # there is but one host, and it is named already
         return "; ".join(reasons)
 
     def _lost(self, reason: str) -> None:

@@ -126,9 +126,14 @@ class Link:
             return future
         self._queue.append(request)
         self._wake.set()
-        if self._timer is None:
-            self._timer = loop.call_at(deadline, self._expire)
+        if self._timer is None or deadline < self._timer.when():
+            self._look_at(deadline)
         return future
+
+    def _look_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when, self._expire)
 
     async def run_script(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
         """Run a script by its digest, and teach it to a server that does not know it."""
@@ -143,8 +148,9 @@ class Link:
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self._sent and self._sent[0].deadline <= now:
-            self._break(f"no answer within {self._timeout:g} s")
+        # Answers come in line: one that is overdue waits for the first, whose deadline may be later.
+        if any(request.deadline <= now for request in self._sent):
+            self._break("no answer in time")
         for _ in range(len(self._queue)):
             request = self._queue.popleft()
             if request.deadline > now:
@@ -152,10 +158,10 @@ class Link:
             else:
                 why = f"no connection in time: {self._why or 'no answer'}"
                 request.fail(DisconnectedError(why, sent=False))
-        ends = [requests[0].deadline for requests in (self._sent, self._queue) if requests]
+        ends = [request.deadline for request in (*self._sent, *self._queue)]
         if ends:
             # The deadline of what is given up just now is over: look again when it is gone.
-            self._timer = loop.call_at(max(min(ends), now + 0.01), self._expire)
+            self._look_at(max(min(ends), now + 0.01))
         self._check_idle()
 
     def _break(self, why: str) -> None:
