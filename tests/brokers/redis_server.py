@@ -46,12 +46,8 @@ class ReplicaServer(RedisServer):
         self._master = master
 
     def command(self, binary: str) -> list[str]:
-        follow = (
-            "--replicaof",
-            f"127.0.0.1 {self._master.port}",
-            "--repl-diskless-sync-delay",
-            "0",
-        )
+        follow = ("--replicaof", "127.0.0.1", str(self._master.port))
+        follow += ("--repl-diskless-sync-delay", "0")
         return [*super().command(binary), *follow]
 
 

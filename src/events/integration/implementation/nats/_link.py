@@ -147,6 +147,10 @@ class Link:
             self._changed.clear()
             await self._changed.wait()
 
+    def patience(self, timeout: float) -> float:
+        """Return how long to wait, at the end, for answers: not long while nobody could give any."""
+        return timeout if self.up else min(timeout, _CLOSING)
+
     def suspect(self) -> None:
         """Have the client looked at: it refused to write."""
         self._look_now.set()
