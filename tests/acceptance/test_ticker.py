@@ -38,7 +38,11 @@ async def test_it_ticks_until_it_is_told_to_stop(number: signal.Signals) -> None
     ("url", "status", "text"),
     [
         ("kafka://localhost", 2, "'kafka://localhost' begins with none of amqp,"),
-        ("amqp://localhost:1/", 1, "RabbitMQ at amqp://localhost:1/ is not available, nothing was sent"),
+        (
+            "amqp://localhost:1/",
+            1,
+            "RabbitMQ at amqp://localhost:1/ is not available, nothing was sent",
+        ),
     ],
 )
 async def test_a_broker_that_is_not_there_is_named(url: str, status: int, text: str) -> None:

@@ -46,9 +46,10 @@ class ReplicaServer(RedisServer):
         self._master = master
 
     def command(self, binary: str) -> list[str]:
-        follow = ("--replicaof", "127.0.0.1", str(self._master.port))
-        follow += ("--repl-diskless-sync-delay", "0")
-        return [*super().command(binary), *follow]
+        return [
+            *(*super().command(binary), "--replicaof", "127.0.0.1", str(self._master.port)),
+            *("--repl-diskless-sync-delay", "0"),
+        ]
 
 
 class SentinelServer(RedisServer):

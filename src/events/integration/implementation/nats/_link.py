@@ -148,7 +148,7 @@ class Link:
             await self._changed.wait()
 
     def patience(self, timeout: float) -> float:
-        """Return how long to wait, at the end, for answers: not long while nobody could give any."""
+        """Return how long to wait for answers in the end: not long while nobody can give any."""
         return timeout if self.up else min(timeout, _CLOSING)
 
     def suspect(self) -> None:

@@ -17,7 +17,8 @@ import random
 from collections.abc import Callable, Sequence
 
 from events.errors import BusUnavailableError
-from events.integration.implementation.rabbitmq._driver import Connection, DriverError, masked
+from events.integration.implementation.rabbitmq._connection import Connection
+from events.integration.implementation.rabbitmq._driver import DriverError, masked
 
 __all__ = ["Link", "Outage"]
 

@@ -27,9 +27,9 @@ from events.errors import (
     InvalidTopologyError,
     SendOutcomeUnknownError,
 )
+from events.integration.implementation.rabbitmq._channel import Channel
+from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._driver import (
-    Channel,
-    Connection,
     DriverError,
     Properties,
     RefusedError,

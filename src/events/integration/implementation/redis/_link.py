@@ -148,7 +148,7 @@ class Link:
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        # Answers come in line: one that is overdue waits for the first, whose deadline may be later.
+        # Answers come in line: the one that is overdue may wait behind one with a later deadline.
         if any(request.deadline <= now for request in self._sent):
             self._break("no answer in time")
         for _ in range(len(self._queue)):
