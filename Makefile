@@ -19,7 +19,7 @@ demo: venv ## run the example: a user registers, mails are sent, nothing is lost
 
 # With ARGS it may be a part of the suite, whose coverage says nothing.
 test: venv ## run all tests with coverage; ARGS="..." go to pytest (then without coverage)
-	@./scripts/servers rabbitmq redis nats postgresql mariadb
+	@./scripts/servers rabbitmq redis nats postgresql mariadb openssl
 	$(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),--cov --cov-report=term:skip-covered)
 
 lint: venv ## ruff, mypy, pyright and the import floors
@@ -38,7 +38,7 @@ bench-faults: venv ## put ours and FastStream to the same crashes, half an hour
 	@$(BIN)/python -m benchmarks.faults $(ARGS)
 
 soak-brokers: venv ## the buses' tests five times, on cores kept busy; ARGS="--rounds 2 redis"
-	@./scripts/servers rabbitmq redis nats
+	@./scripts/servers rabbitmq redis nats openssl
 	@$(BIN)/python -m tests.soak $(ARGS)
 
 format: venv ## let ruff fix and format
