@@ -12,7 +12,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: venv ## run the example: a user registers, mails are sent, nothing is lost
 	@$(BIN)/python -m examples.user_registration $(ARGS)

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -154,7 +155,7 @@ class Stage:
         self.consumer()
         operator = self._start("operator", self.journal)
         self.until(lambda: operator.exit_code is not None)
-        self.until(lambda: not self.missing)
+        self.until_handled()
         return [f"dead letter: {note.detail}" for note in self.journal.of("dead")]
 
     def make_queue(self) -> None:
@@ -171,6 +172,16 @@ class Stage:
                 return False
             time.sleep(0.005)
         return True
+
+    def until_handled(self) -> None:
+        """Wait until all that was accepted is handled, or nothing has happened for a while."""
+        while self.missing:
+            seen = len(self.journal.notes)
+            if not self.until(partial(self._has_more_than, seen)):
+                return
+
+    def _has_more_than(self, notes: int) -> bool:
+        return len(self.journal.notes) > notes
 
     @property
     def ended(self) -> list[int]:

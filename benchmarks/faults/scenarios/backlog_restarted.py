@@ -15,5 +15,5 @@ def play(stage: Stage) -> Outcome:
     stage.server.restart()
     back = time.monotonic()
     stage.consumer()
-    stage.until(lambda: not stage.missing)
+    stage.until_handled()
     return stage.outcome(back)

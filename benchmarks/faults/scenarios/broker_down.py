@@ -22,7 +22,7 @@ def play(stage: Stage) -> Outcome:
     back = time.monotonic()
     ready = stage.until(lambda: stage.journal.of("ready"))
     stage.send(20)
-    stage.until(lambda: not stage.missing)
+    stage.until_handled()
     return stage.outcome(back, f"waited {LATE:g} s", "" if ready else "and never started")
 
 

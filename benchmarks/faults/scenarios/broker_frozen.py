@@ -19,7 +19,7 @@ def play(stage: Stage) -> Outcome:
     stage.server.thaw()
     thawed = time.monotonic()
     done = stage.until(lambda: sender.exit_code is not None, 60)
-    stage.until(lambda: not stage.missing)
+    stage.until_handled()
     return stage.outcome(
         thawed,
         f"the longest send took {longest_send(stage):.1f} s",

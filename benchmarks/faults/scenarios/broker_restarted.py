@@ -17,5 +17,5 @@ def play(stage: Stage) -> Outcome:
     stage.server.restart()
     back = time.monotonic()
     done = stage.until(lambda: sender.exit_code is not None, 90)
-    stage.until(lambda: not stage.missing)
+    stage.until_handled()
     return stage.outcome(back, "" if done else "the sender hung and was killed")

@@ -17,7 +17,7 @@ def play(stage: Stage) -> Outcome:
         stage.until(lambda: stage.journal.of("began"))
         wire.cut()
         cut = time.monotonic()
-        stage.until(lambda: not stage.missing)
+        stage.until_handled()
         cancelled = len(stage.journal.of("cancelled"))
         twice = len(stage.journal.of("began")) - len(set(stage.journal.numbers("began")))
         return stage.outcome(

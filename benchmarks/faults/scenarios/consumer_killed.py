@@ -19,5 +19,5 @@ def play(stage: Stage) -> Outcome:
     before = len(set(stage.ended))
     again = time.monotonic()
     stage.consumer()
-    stage.until(lambda: not stage.missing)
+    stage.until_handled()
     return stage.outcome(again, f"killed when {before} of {COUNT} were handled")

@@ -18,7 +18,7 @@ def play(stage: Stage) -> Outcome:
     cut_off = len(first) - len(stage.ended)
     again = time.monotonic()
     stage.consumer()
-    stage.until(lambda: not stage.missing)
+    stage.until_handled()
     return stage.outcome(
         again,
         f"exit code {code}" if code is not None else "did not end, was killed",
