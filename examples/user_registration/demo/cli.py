@@ -7,9 +7,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
+from examples.user_registration.chassis.http import CannotStartError
 from examples.user_registration.demo.play import play
 from examples.user_registration.demo.scenes import RESERVED
-from examples.user_registration.demo.serving import CannotStartError
 from examples.user_registration.user_service.domain.email import InvalidEmailError, email_address
 
 _DEFAULT = ("ada@example.com", "grace@example.com")
