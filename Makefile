@@ -8,14 +8,17 @@ ARGS ?=
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo test lint bench format requirements build clean venv
+.PHONY: help demo demo-rabbitmq test lint bench format requirements build clean venv
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: venv ## run the example: a user registers, mails are sent, nothing is lost
 	@$(BIN)/python -m examples.user_registration $(ARGS)
+
+demo-rabbitmq: venv ## the same as three processes on RabbitMQ, two of which are killed meanwhile
+	@$(BIN)/python -m examples.user_registration.demo_rabbitmq $(ARGS)
 
 # With ARGS it may be a part of the suite, whose coverage says nothing.
 test: venv ## run all tests with coverage; ARGS="..." go to pytest (then without coverage)

@@ -7,34 +7,12 @@ from typing import Annotated, TypeVar
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+
+from examples.user_registration.chassis.database import async_url
 
 S = TypeVar("S", bound=BaseSettings)
 
-# What people have in their environment names no driver, and the services need an async one.
-_ASYNC = {
-    "sqlite": "sqlite+aiosqlite",
-    "postgres": "postgresql+asyncpg",
-    "postgresql": "postgresql+asyncpg",
-}
-
-
-def _async_url(given: str) -> str:
-    scheme, colon, rest = given.partition(":")
-    url = f"{_ASYNC.get(scheme, scheme)}{colon}{rest}"
-    try:
-        backend = make_url(url).get_backend_name()
-    except ArgumentError:
-        backend = ""
-    if backend not in {"sqlite", "postgresql"}:
-        raise ValueError(
-            "give a database as in sqlite:///users.sqlite3 or postgresql://user@host/users"
-        )
-    return url
-
-
-DatabaseUrl = Annotated[str, AfterValidator(_async_url), Field(validate_default=True)]
+DatabaseUrl = Annotated[str, AfterValidator(async_url), Field(validate_default=True)]
 RabbitMQUrl = Annotated[str, Field(validation_alias="RABBITMQ_URL")]  # the same for all services
 Port = Annotated[int, Field(ge=0, lt=2**16)]
 Seconds = Annotated[float, Field(gt=0)]
