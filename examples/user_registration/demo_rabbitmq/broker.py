@@ -15,7 +15,6 @@ from examples.user_registration.chassis.http import CannotStartError
 from examples.user_registration.contracts import USERS
 from examples.user_registration.email_service.presentation.consumer import NAME
 from tests.brokers.rabbitmq_server import RabbitMQServer
-from tests.servers import ServerMissingError
 
 _LOCAL = "amqp://guest:guest@127.0.0.1:5672/"
 
@@ -45,19 +44,25 @@ async def broker() -> AsyncGenerator[tuple[str, str]]:
 
 @asynccontextmanager
 async def _private() -> AsyncGenerator[str]:
+    await _see_that_it_is_installed()
     with TemporaryDirectory(prefix="user-registration-rabbitmq-") as folder:
         server = RabbitMQServer(Path(folder))
         starting = asyncio.create_task(asyncio.to_thread(server.__enter__))
         try:
             await asyncio.shield(starting)
             yield server.url
-        except ServerMissingError as error:
-            raise CannotStartError(f"{error}; or: docker compose up -d --wait rabbitmq") from error
         finally:
             server.kill()  # if it is still starting, that ends as well
             with suppress(Exception):
                 await starting
             server.__exit__(None, None, None)
+
+
+async def _see_that_it_is_installed() -> None:
+    script = Path(__file__).parents[3] / "scripts" / "servers"
+    process = await asyncio.create_subprocess_exec(str(script), "rabbitmq")
+    if await process.wait():
+        raise CannotStartError("there is no RabbitMQ; or: docker compose up -d --wait rabbitmq")
 
 
 def _listens(port: int) -> bool:
