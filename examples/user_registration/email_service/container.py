@@ -4,11 +4,12 @@ from dishka import AsyncContainer, Provider, make_async_container
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from events.integration import Middleware, RetryPolicy
-from events.integration.implementation.dishka import IntegrationEventImplementationProvider, MakeBus
-from examples.user_registration.email_service.infrastructure.standin import (
-    SQLAlchemyInbox,
+from events.integration.implementation.dishka import (
+    IntegrationEventImplementationProvider,
+    MakeBus,
     from_scope,
 )
+from events.integration.implementation.sqlalchemy import SQLAlchemyInbox
 from examples.user_registration.email_service.infrastructure.tables import inbox
 from examples.user_registration.email_service.presentation.consumer import create_registration
 from examples.user_registration.email_service.presentation.log_events import log_events
@@ -32,8 +33,8 @@ def create_container(
             make_bus,
             [create_registration(retry)],
             middlewares=[
-                log_events,
                 SQLAlchemyInbox(from_scope(AsyncSession), table=inbox),
+                log_events,
                 *middlewares,
             ],
         ),

@@ -2,8 +2,7 @@
 
 from sqlalchemy import MetaData
 
-from events.integration.implementation.sqlalchemy import outbox_table
-from examples.user_registration.email_service.infrastructure.standin import inbox_table
+from events.integration.implementation.sqlalchemy import inbox_table, outbox_table
 
 metadata = MetaData()
 

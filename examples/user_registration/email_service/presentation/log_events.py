@@ -9,7 +9,10 @@ _logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("email_servi
 
 
 async def log_events(incoming: IncomingEvent, call_next: Handle, /) -> None:
-    """A middleware: log each event that was handled; those that failed, the library logs."""
+    """A middleware, inside of the inbox: log each event that was handled, which no copy is.
+
+    What fails, the library logs.
+    """
     delivery = incoming.delivery
     with bound(correlation_id=delivery.correlation_id):
         began = monotonic()

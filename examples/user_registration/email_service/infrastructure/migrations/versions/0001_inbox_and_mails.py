@@ -16,7 +16,10 @@ def upgrade() -> None:
         "inbox",
         sa.Column("consumer", sa.String(255), primary_key=True),
         sa.Column("message_id", sa.String(255), primary_key=True),
+        sa.Column("handled_at", sa.DateTime(timezone=True), nullable=False),
+        sqlite_with_rowid=False,
     )
+    op.create_index("ix_inbox_handled_at", "inbox", ["handled_at"])
     op.create_table(
         "mails",
         sa.Column(
