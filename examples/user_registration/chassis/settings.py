@@ -5,6 +5,7 @@ import sys
 from difflib import get_close_matches
 from typing import Annotated, TypeVar
 
+from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings
 
@@ -33,7 +34,7 @@ def load(settings: type[S]) -> S:
     }
     lines = [
         f"{name}: there is no such setting{_did_you_mean(name, known)}"
-        for name in sorted(os.environ)
+        for name in sorted({*os.environ, *dotenv_values(".env")})
         if prefix and name.startswith(prefix) and name not in known
     ]
     try:

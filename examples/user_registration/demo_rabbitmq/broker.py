@@ -20,7 +20,7 @@ _LOCAL = "amqp://guest:guest@127.0.0.1:5672/"
 
 # As the library names them: see docs/buses/rabbitmq.md.
 _QUEUE = f"{NAME}@{USERS.name}"
-_QUEUES = (_QUEUE, f"{_QUEUE}:suspects", f"{NAME}:dead")
+QUEUES = (_QUEUE, f"{_QUEUE}:suspects", f"{NAME}:dead")
 
 
 @asynccontextmanager
@@ -93,7 +93,7 @@ def _clean(url: str, *, refuse_if_used: bool) -> None:
                         f"somebody consumes {_QUEUE!r} on this broker, perhaps another demo: "
                         f"stop it, or set RABBITMQ_URL to another virtual host"
                     )
-        for queue in _QUEUES:
+        for queue in QUEUES:
             channel.queue_delete(queue)
         channel.exchange_delete(USERS.name)
     finally:

@@ -43,7 +43,7 @@ async def the_relay_dies(stage: Stage, check: Checks, _emails: Sequence[str]) ->
     for email in _MISSED_BY_RELAY:
         check.that("201: nobody need know", await stage.register(email), 201)
     check.that("both events wait in the outbox", await stage.outbox(), 2)
-    stage.timeline.say("demo", "the relay is started again; the lease of the dead one ends after 2 s")
+    stage.timeline.say("demo", "the relay is started again; the dead one's lease ends after 2 s")
     await stage.services.relay.start()
     for email in _MISSED_BY_RELAY:
         await one_mail_arrives(stage, check, email)

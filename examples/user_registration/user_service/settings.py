@@ -16,7 +16,11 @@ class UserServiceSettings(BaseSettings):
     """What differs between one place to run and another. Times are in seconds."""
 
     model_config = SettingsConfigDict(
-        env_prefix="USER_SERVICE_", env_file=".env", extra="ignore", populate_by_name=True
+        env_prefix="USER_SERVICE_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        populate_by_name=True,
     )
 
     database_url: DatabaseUrl = "sqlite:///user_service.sqlite3"

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Awaitable, Callable
+from unittest import mock
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -20,6 +21,6 @@ class CommitsAlone:
         await session.commit()
 
 
-container.SQLAlchemyInbox = CommitsAlone  # type: ignore[misc, assignment]
-
-sys.exit(main())
+if __name__ == "__main__":
+    with mock.patch.object(container, "SQLAlchemyInbox", CommitsAlone):
+        sys.exit(main())

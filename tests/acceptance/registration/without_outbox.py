@@ -4,12 +4,14 @@ import logging
 import sys
 from collections.abc import Mapping
 from datetime import datetime
+from unittest import mock
 
 from events.errors import BusError
 from events.integration import IntegrationEvent, Topic
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
 from examples.user_registration.user_service import __main__ as program
 from examples.user_registration.user_service import providers
+from examples.user_registration.user_service.settings import UserServiceSettings
 
 
 class SendsAtOnce:
@@ -36,14 +38,18 @@ class SendsAtOnce:
         return ""
 
 
-async def serve(settings: program.UserServiceSettings) -> None:
+as_it_is = program.serve
+
+
+async def serve(settings: UserServiceSettings) -> None:
     async with RabbitMQIntegrationEventBus(settings.rabbitmq_url, send_timeout=0.2) as bus:
         SendsAtOnce.bus = bus
         await as_it_is(settings)
 
 
-as_it_is = program.serve
-program.serve = serve
-providers.SQLAlchemyOutbox = SendsAtOnce  # type: ignore[misc, assignment]
-
-sys.exit(program.main())
+if __name__ == "__main__":
+    with (
+        mock.patch.object(program, "serve", serve),
+        mock.patch.object(providers, "SQLAlchemyOutbox", SendsAtOnce),
+    ):
+        sys.exit(program.main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -16,26 +15,10 @@ from tests.acceptance.registration.scenario import (
     Victim,
     sqlite,
 )
-from tests.brokers.rabbitmq_server import RabbitMQServer, private_server
-from tests.databases.database import new_database
+from tests.brokers.rabbitmq_server import RabbitMQServer
 
 REGISTRATIONS = 200
 VICTIMS: list[Victim] = ["relay", "relay", "relay", "email", "email", "email", "broker"]
-
-
-@pytest.fixture
-def broker() -> Generator[RabbitMQServer]:
-    with private_server() as server:
-        yield server
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def databases(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Databases]:
-    if request.param == "sqlite":
-        yield sqlite(tmp_path)
-        return
-    with new_database("postgresql") as users, new_database("postgresql") as email:
-        yield Databases(*(str(each.url("postgresql+asyncpg")) for each in (users, email)))
 
 
 def new_seed() -> int:
