@@ -83,7 +83,9 @@ class RabbitMQServer(PrivateServer):
         # Erlang's port mapper, as a child of ours: the node would start a daemon that outlives it.
         epmd = shutil.which("epmd")
         if self._mapper is None and epmd is not None:
-            self._mapper = subprocess.Popen([epmd, "-port", str(self._epmd)])
+            self._mapper = subprocess.Popen(
+                [epmd, "-port", str(self._epmd)], stderr=subprocess.DEVNULL
+            )
             while not listens("127.0.0.1", self._epmd):
                 time.sleep(0.01)
         super().start()

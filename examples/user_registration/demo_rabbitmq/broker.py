@@ -3,7 +3,7 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,20 +24,20 @@ QUEUES = (_QUEUE, f"{_QUEUE}:suspects", f"{NAME}:dead")
 
 
 @asynccontextmanager
-async def broker() -> AsyncGenerator[tuple[str, str]]:
-    """Give the URL of a broker on which nothing of ours is left over, and what it is."""
+async def broker(say: Callable[[str], None]) -> AsyncGenerator[str]:
+    """Give the URL of a broker on which nothing of ours is left over."""
     url = os.environ.get("RABBITMQ_URL")
     if url is None and _listens(5672):
-        url, what = _LOCAL, "found on localhost"
-    else:
-        what = "named by RABBITMQ_URL"
+        url = _LOCAL
+        say("RabbitMQ: the one on localhost")
     if url is None:
+        say("RabbitMQ: none on localhost, so one starts for this demo; it takes some ten seconds")
         async with _private() as url:
-            yield url, "started for this demo"
+            yield url
         return
     await asyncio.to_thread(_clean, url, refuse_if_used=True)
     try:
-        yield url, what
+        yield url
     finally:
         await asyncio.to_thread(_clean, url, refuse_if_used=False)
 

@@ -60,10 +60,10 @@ async def stage(timeline: Timeline) -> AsyncGenerator[Stage]:
     with TemporaryDirectory(prefix="user-registration-") as folder:
         database = Path(folder) / "user_service.sqlite3"
         async with (
-            broker() as (url, what),
+            broker(partial(timeline.say, "demo")) as url,
             MailServer(partial(say_answer, timeline)) as mail,
         ):
-            timeline.say("demo", f"RabbitMQ {what}; SMTP on port {mail.port}; SQLite in {folder}")
+            timeline.say("demo", f"SMTP on port {mail.port}; SQLite in {folder}")
             environment = {
                 "RABBITMQ_URL": url,
                 "LOG_FORMAT": "json",

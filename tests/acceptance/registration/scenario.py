@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -191,8 +191,8 @@ class Scenario:
         outcome.mails = {to: len(mails) for to, mails in self._mail.mailboxes.items()}
         outcome.copies = self._mail.copies
 
-    async def _see(self, condition: object) -> None:
-        await eventually(condition, self._patience, saw=lambda: self._outcome.log[-30:])  # type: ignore[arg-type]
+    async def _see(self, condition: Callable[[], bool | Awaitable[bool]]) -> None:
+        await eventually(condition, self._patience, saw=lambda: self._outcome.log[-30:])
 
     def _note(self, who: str, line: str) -> None:
         self._outcome.log.append(f"{who}: {line}")
