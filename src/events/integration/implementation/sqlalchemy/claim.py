@@ -72,9 +72,11 @@ class Claim:
         """Commit what the handler did, and the row with it. Raises `DuplicateError`."""
         if self._duplicate:
             raise DuplicateError
-        if not (self._kept or self._within is session.get_transaction()):
-            # It rolled back and did nothing after that; or all it did goes to another database.
-            self._again(connection_of(session, self._inbox))
+        if not self._kept and self._within is not session.get_transaction():
+            # It rolled back, and did nothing in this database after that.
+            connection = connection_of(session, self._inbox)  # and with it the row, see below
+            if self._within is not session.get_transaction():
+                self._again(connection)
         session.commit()
 
     def _insert(self, connection: Connection) -> None:
