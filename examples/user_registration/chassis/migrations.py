@@ -14,10 +14,13 @@ from sqlalchemy import Connection, MetaData
 
 from events.integration.implementation.sqlalchemy import enable_wal
 from examples.user_registration.chassis.database import open_database
+from examples.user_registration.chassis.logs import configure_logs
 
 
 def migrate(metadata: MetaData, url: str) -> None:
     """Bring the database to the revision that Alembic was asked for; for `env.py`."""
+    if context.config.cmd_opts is not None:  # started by a person, who wants to see what it does
+        configure_logs("alembic")
     if context.is_offline_mode():
         context.configure(url=url, target_metadata=metadata, literal_binds=True)
         with context.begin_transaction():

@@ -94,6 +94,8 @@ async def stage(
                 database_url=f"sqlite:///{folder}/email_service.sqlite3",
                 smtp_host="127.0.0.1",
                 smtp_port=mail.port,
+                smtp_username=None,  # whatever the environment has for another mail server
+                smtp_password=None,
                 event_attempts=ATTEMPTS,
                 event_retry_delay=_RETRY_DELAY,
                 mail_attempts=ATTEMPTS,

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeAlias
 
 import httpx
@@ -17,6 +18,8 @@ from examples.user_registration.chassis.http import CannotStartError
 OnLine: TypeAlias = Callable[[str, str], None]
 """Called with the name of a service and a line of its log."""
 
+_ROOT = Path(__file__).parents[3]  # where `examples` is
+_SETTINGS = ("USER_SERVICE_", "EMAIL_SERVICE_", "LOG_")
 _ENDS = 20.0  # seconds; those services take that are in the midst of something
 _SHOWN = 20  # lines of a process that did not come up
 
@@ -30,12 +33,14 @@ class Service:
         arguments: list[str],
         environment: Mapping[str, str],
         *,
+        folder: Path,
         probes: str,
         on_line: OnLine,
     ) -> None:
         self.name = name
         self._arguments = arguments
         self._environment = dict(environment)
+        self._folder = folder
         self._probes = probes
         self._on_line = on_line
         self._process: asyncio.subprocess.Process | None = None
@@ -52,7 +57,8 @@ class Service:
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
             *self._arguments,
-            env=os.environ | self._environment,
+            cwd=self._folder,
+            env=_untouched() | self._environment,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
@@ -117,6 +123,13 @@ class Service:
         return "\n".join([f"{self.name} {what}; the last it said:", *self._last])
 
 
+def _untouched() -> dict[str, str]:
+    """Return our environment without what it has for other runs of the services."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
+    path = os.pathsep.join([str(_ROOT), *filter(None, [ours.get("PYTHONPATH")])])
+    return ours | {"PYTHONPATH": path}
+
+
 @dataclass(frozen=True)
 class Services:
     users: Service
@@ -132,14 +145,20 @@ RELAY = ["-m", "events.relay", "examples.user_registration.user_service.relay:ma
 EMAIL = ["-m", "examples.user_registration.email_service"]
 
 
-def services(environment: Mapping[str, str], on_line: OnLine, **arguments: list[str]) -> Services:
-    """Return the three, not started yet. `arguments` are for those that are to be others."""
+def services(
+    environment: Mapping[str, str], folder: Path, on_line: OnLine, **arguments: list[str]
+) -> Services:
+    """Return the three, not started yet, to run in this folder with these settings alone.
+
+    `arguments` are for those that are to be other programs.
+    """
 
     def service(name: str, default: list[str], port: str) -> Service:
         return Service(
             name,
             arguments.get(name, default),
             environment,
+            folder=folder,
             probes=f"http://127.0.0.1:{environment[port]}",
             on_line=on_line,
         )

@@ -83,7 +83,7 @@ async def stage(timeline: Timeline) -> AsyncGenerator[Stage]:
             await upgrade(user_service.ALEMBIC, environment["USER_SERVICE_DATABASE_URL"])
             await upgrade(email_service.ALEMBIC, environment["EMAIL_SERVICE_DATABASE_URL"])
             timeline.say("demo", "tables made, as by `alembic upgrade head`; three processes start")
-            those = services(environment, partial(show, timeline))
+            those = services(environment, Path(folder), partial(show, timeline))
             base_url = f"http://127.0.0.1:{environment['USER_SERVICE_HTTP_PORT']}"
             async with (
                 running(those),

@@ -81,6 +81,7 @@ class Scenario:
         self,
         broker: RabbitMQServer,
         databases: Databases,
+        folder: Path,
         *,
         seed: int,
         patience: float = _STEP,
@@ -88,6 +89,7 @@ class Scenario:
     ) -> None:
         self._broker = broker
         self._databases = databases
+        self._folder = folder  # where the processes run
         self._chance = random.Random(seed)
         self._patience = patience
         self._outcome = Outcome()
@@ -108,7 +110,7 @@ class Scenario:
             open_database(self._databases.email) as email_engine,
         ):
             environment = self._environment()
-            self._services = services(environment, self._note, **self._programs)
+            self._services = services(environment, self._folder, self._note, **self._programs)
             base_url = f"http://127.0.0.1:{environment['USER_SERVICE_HTTP_PORT']}"
             async with (
                 running(self._services),

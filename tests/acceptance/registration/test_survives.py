@@ -42,13 +42,13 @@ def check(outcome: Outcome, registrations: int) -> None:
 
 @pytest.mark.timeout(240)
 async def test_every_user_gets_one_mail_whoever_is_killed(
-    broker: RabbitMQServer, databases: Databases
+    broker: RabbitMQServer, databases: Databases, tmp_path: Path
 ) -> None:
     seed = new_seed()
     victims = list(VICTIMS)
     random.Random(seed).shuffle(victims)
 
-    outcome = await Scenario(broker, databases, seed=seed).play(REGISTRATIONS, victims)
+    outcome = await Scenario(broker, databases, tmp_path, seed=seed).play(REGISTRATIONS, victims)
 
     print(f"killed: {victims}; copies of mails: {outcome.copies}")  # noqa: T201
     check(outcome, REGISTRATIONS)
@@ -59,7 +59,7 @@ async def test_it_would_be_noticed_if_there_were_no_inbox(
     broker: RabbitMQServer, tmp_path: Path
 ) -> None:
     program = ["-m", "tests.acceptance.registration.without_inbox"]
-    scenario = Scenario(broker, sqlite(tmp_path), seed=1, email=program)
+    scenario = Scenario(broker, sqlite(tmp_path), tmp_path, seed=1, email=program)
 
     outcome = await scenario.play(30, ["relay"])
 
@@ -72,7 +72,7 @@ async def test_it_would_be_noticed_if_the_outbox_were_passed_by(
     broker: RabbitMQServer, tmp_path: Path
 ) -> None:
     program = ["-m", "tests.acceptance.registration.without_outbox"]
-    scenario = Scenario(broker, sqlite(tmp_path), seed=1, patience=20.0, users=program)
+    scenario = Scenario(broker, sqlite(tmp_path), tmp_path, seed=1, patience=20.0, users=program)
 
     with pytest.raises(AssertionError, match="waited 20 s for"):
         await scenario.play(60, ["broker"])
