@@ -7,12 +7,14 @@ import sys
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, cast
 
+from sqlalchemy.exc import DBAPIError
+
 from events.errors import EventsError
 from examples.user_registration.chassis.http import CannotStartError
 
 _logger = logging.getLogger("chassis.process")
 
-_EXPLAINS_ITSELF = (EventsError, CannotStartError, OSError)
+_EXPLAINS_ITSELF = (EventsError, CannotStartError, DBAPIError, OSError)
 
 
 def run(serve: Callable[[], Coroutine[Any, Any, None]]) -> int:
