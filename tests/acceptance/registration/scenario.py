@@ -109,9 +109,9 @@ class Scenario:
             open_database(self._databases.users) as users_engine,
             open_database(self._databases.email) as email_engine,
         ):
-            environment = self._environment()
-            self._services = services(environment, self._folder, self._note, **self._programs)
-            base_url = f"http://127.0.0.1:{environment['USER_SERVICE_HTTP_PORT']}"
+            settings = environment(self._broker.url, self._databases, self._mail.port)
+            self._services = services(settings, self._folder, self._note, **self._programs)
+            base_url = f"http://127.0.0.1:{settings['USER_SERVICE_HTTP_PORT']}"
             async with (
                 running(self._services),
                 httpx.AsyncClient(base_url=base_url, timeout=30, trust_env=False) as http,
@@ -199,25 +199,27 @@ class Scenario:
     def _note(self, who: str, line: str) -> None:
         self._outcome.log.append(f"{who}: {line}")
 
-    def _environment(self) -> dict[str, str]:
-        return {
-            "RABBITMQ_URL": self._broker.url,
-            "LOG_FORMAT": "json",
-            "USER_SERVICE_DATABASE_URL": self._databases.users,
-            "USER_SERVICE_HTTP_PORT": str(free_port()),
-            "USER_SERVICE_ARGON2_TIME_COST": "1",
-            "USER_SERVICE_ARGON2_MEMORY_KIB": "1024",
-            "USER_SERVICE_RELAY_PROBE_PORT": str(free_port()),
-            "USER_SERVICE_RELAY_POLL_INTERVAL": "0.1",
-            "USER_SERVICE_RELAY_LEASE": "2",
-            "EMAIL_SERVICE_DATABASE_URL": self._databases.email,
-            "EMAIL_SERVICE_PROBE_PORT": str(free_port()),
-            "EMAIL_SERVICE_RELAY_LEASE": "3",
-            "EMAIL_SERVICE_SMTP_TIMEOUT": "2",
-            "EMAIL_SERVICE_SMTP_HOST": "127.0.0.1",
-            "EMAIL_SERVICE_SMTP_PORT": str(self._mail.port),
-            "EMAIL_SERVICE_MAILS_AT_ONCE": str(MAILS_AT_ONCE),
-        }
+
+def environment(broker: str, databases: Databases, smtp_port: int) -> dict[str, str]:
+    """Return settings of all three processes, on free ports."""
+    return {
+        "RABBITMQ_URL": broker,
+        "LOG_FORMAT": "json",
+        "USER_SERVICE_DATABASE_URL": databases.users,
+        "USER_SERVICE_HTTP_PORT": str(free_port()),
+        "USER_SERVICE_ARGON2_TIME_COST": "1",
+        "USER_SERVICE_ARGON2_MEMORY_KIB": "1024",
+        "USER_SERVICE_RELAY_PROBE_PORT": str(free_port()),
+        "USER_SERVICE_RELAY_POLL_INTERVAL": "0.1",
+        "USER_SERVICE_RELAY_LEASE": "2",
+        "EMAIL_SERVICE_DATABASE_URL": databases.email,
+        "EMAIL_SERVICE_PROBE_PORT": str(free_port()),
+        "EMAIL_SERVICE_RELAY_LEASE": "3",
+        "EMAIL_SERVICE_SMTP_TIMEOUT": "2",
+        "EMAIL_SERVICE_SMTP_HOST": "127.0.0.1",
+        "EMAIL_SERVICE_SMTP_PORT": str(smtp_port),
+        "EMAIL_SERVICE_MAILS_AT_ONCE": str(MAILS_AT_ONCE),
+    }
 
 
 def sqlite(folder: Path) -> Databases:

@@ -40,7 +40,7 @@ def check(outcome: Outcome, registrations: int) -> None:
     assert outcome.copies <= MAILS_AT_ONCE * outcome.kills["email"]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(120)
 async def test_every_user_gets_one_mail_whoever_is_killed(
     broker: RabbitMQServer, databases: Databases, tmp_path: Path
 ) -> None:
