@@ -194,7 +194,7 @@ class Scenario:
         outcome.copies = self._mail.copies
 
     async def _see(self, condition: Callable[[], bool | Awaitable[bool]]) -> None:
-        await eventually(condition, self._patience, saw=lambda: self._outcome.log[-30:])
+        await eventually(condition, self._patience, saw=lambda: self._outcome.log[-300:])
 
     def _note(self, who: str, line: str) -> None:
         self._outcome.log.append(f"{who}: {line}")
