@@ -8,7 +8,8 @@ ARGS ?=
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo chat test lint bench bench-faults soak-brokers format requirements build clean venv
+.PHONY: help demo demo-rabbitmq chat test lint bench bench-faults soak-brokers format requirements \
+	build clean venv
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -16,6 +17,9 @@ help: ## show this list
 
 demo: venv ## run the example: a user registers, mails are sent, nothing is lost
 	@$(BIN)/python -m examples.user_registration $(ARGS)
+
+demo-rabbitmq: venv ## the same as three processes on RabbitMQ, two of which are killed meanwhile
+	@$(BIN)/python -m examples.user_registration.demo_rabbitmq $(ARGS)
 
 chat: venv ## run the chat at http://127.0.0.1:8000/; REDIS_URL=... for several servers of one chat
 	@$(BIN)/python -m examples.online_chat $(ARGS)

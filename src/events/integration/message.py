@@ -52,6 +52,11 @@ class Message(Struct, frozen=True):
     headers: Mapping[str, str]
     key: str | None = None
 
+    @property
+    def correlation_id(self) -> str:
+        """Return the id of the chain of events that this belongs to: its own if it is the first."""
+        return _correlation_id(self)
+
 
 class Delivery(Struct, frozen=True):
     """A message as a transport hands it to one consumer.
@@ -72,12 +77,16 @@ class Delivery(Struct, frozen=True):
     @property
     def correlation_id(self) -> str:
         """Return the id of the chain of events that this belongs to: its own if it is the first."""
-        return unquote(self.headers.get("ce-correlationid", "")) or self.id
+        return _correlation_id(self)
 
     @property
     def causation_id(self) -> str | None:
         """Return the id of the event whose handler sent this one."""
         return unquote(self.headers.get("ce-causationid", "")) or None
+
+
+def _correlation_id(message: Message | Delivery) -> str:
+    return unquote(message.headers.get("ce-correlationid", "")) or message.id
 
 
 class Ack(Struct, frozen=True):
