@@ -13,6 +13,9 @@ from statistics import median
 from typing import TypeAlias
 
 
+PATIENCE = 300  # seconds for one run of a case: one that hangs says which it is
+
+
 class Stopwatch:
     """Time that passed, and CPU time of this process alone: brokers and databases are others."""
 
@@ -22,10 +25,6 @@ class Stopwatch:
 
     def start(self) -> None:
         self._started = time.perf_counter(), time.process_time()
-
-    def start_unless_started(self) -> None:
-        if self._started == (0.0, 0.0):
-            self.start()
 
     def stop(self) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -109,7 +108,8 @@ def _run_once(case: Case, events: int, *, uvloop: bool) -> Measured:
         factory = loops.new_event_loop
 
     async def work() -> Measured:
-        return await case.run(events)
+        async with asyncio.timeout(PATIENCE):
+            return await case.run(events)
 
     try:
         with asyncio.Runner(loop_factory=factory) as runner:

@@ -7,8 +7,9 @@ has returned, unless the place keeps nothing.
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import ClassVar
 
@@ -21,6 +22,17 @@ PREFETCH = 100  # events at hand, and handlers at once
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Order).decode
 """How a bare driver's user would do it: the quickest that there is."""
+
+
+@asynccontextmanager
+async def meanwhile(work: Coroutine[None, None, None]) -> AsyncGenerator[None]:
+    """Run this beside the block; if it fails, so does the block."""
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(work)
+        yield
+        while not task.done():  # redis-py swallows a cancellation now and then
+            task.cancel()
+            await asyncio.wait([task], timeout=0.1)
 
 
 class Contestant(ABC):

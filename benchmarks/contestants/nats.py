@@ -13,7 +13,7 @@ from nats.js import JetStreamContext
 from nats.js.api import ConsumerConfig, StorageType
 from nats.js.errors import NotFoundError
 
-from benchmarks.contestants import PREFETCH, Contestant, decode, encode
+from benchmarks.contestants import PREFETCH, Contestant, decode, encode, meanwhile
 from benchmarks.contestants.ours import CONSUMER, Ours
 from benchmarks.servers import NATS
 from benchmarks.workload import Handle, Order, OrderPlaced, Send, in_flight
@@ -91,10 +91,8 @@ class NatsPy(OnNats):
                             await handle(decode(message.data))
                             await message.ack()
 
-            task = asyncio.create_task(work())
-            yield
-            task.cancel()
-            await asyncio.wait([task])
+            async with meanwhile(work()):
+                yield
 
 
 class FastStreamOnNats(OnNats):

@@ -11,7 +11,7 @@ import redis.asyncio
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream.redis import PubSub, RedisBroker, StreamSub
 
-from benchmarks.contestants import PREFETCH, Contestant, decode, encode
+from benchmarks.contestants import PREFETCH, Contestant, decode, encode, meanwhile
 from benchmarks.contestants.ours import CONSUMER, Ours
 from benchmarks.servers import REDIS
 from benchmarks.workload import Handle, Order, Send, in_flight
@@ -84,10 +84,8 @@ class RedisPyPubSub(Contestant):
                 async for message in listener.listen():
                     await handle(decode(message["data"]))
 
-            task = asyncio.create_task(work())
-            yield
-            task.cancel()
-            await asyncio.wait([task])
+            async with meanwhile(work()):
+                yield
 
 
 class FastStreamOnRedis(Contestant):
@@ -219,10 +217,8 @@ class RedisPyStreams(OnStreams):
                         await handle(decode(fields[b"data"]))
                         done.append(entry)
 
-            task = asyncio.create_task(work())
-            yield
-            task.cancel()
-            await asyncio.wait([task])
+            async with meanwhile(work()):
+                yield
 
 
 def _entries(answer: Any) -> Any:
