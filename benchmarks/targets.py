@@ -25,7 +25,22 @@ def _on(subject: str, group: str, **bounds: float) -> list[Target]:
     return [Target(subject, group, other, bound) for other, bound in bounds.items()]
 
 
+def _dispatch(group: str) -> list[Target]:
+    return [
+        Target("dispatch", group, "floor", 2.5, "CPU µs", at_most=True),
+        Target("dispatch", group, "blinker", 0.5, "CPU µs", at_most=True),
+        Target("dispatch", group, "bazario", 0.5, "CPU µs", "ours, dishka, open", at_most=True),
+        Target("dispatch", group, "python-cqrs, dishka, a scope", 0.4, "CPU µs", "ours, dishka, a scope", at_most=True),
+    ]
+
+
 TARGETS = [
+    *_dispatch("1 handler"),
+    *_dispatch("3 handlers"),
+    *(
+        Target("serialization", group, "msgspec", 1.5, "CPU µs", at_most=True)
+        for group in ("encode", "decode", "there and back")
+    ),
     *_on("publish", "RabbitMQ, 1,000 in flight", FastStream=3.0, pika=0.75),
     *_on("consume", "RabbitMQ", FastStream=2.5, pika=0.75),
     *_on("both", "RabbitMQ", FastStream=4.0),
