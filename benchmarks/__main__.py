@@ -14,7 +14,7 @@ from importlib import import_module
 from benchmarks import results, targets
 from benchmarks.measuring import run
 
-SUBJECTS = ("dispatch", "serialization", "publish", "consume", "both", "latency")
+SUBJECTS = ("dispatch", "serialization", "publish", "consume", "both", "latency", "relay")
 
 
 def main() -> None:

@@ -38,13 +38,13 @@ async def measure(contestant: Contestant, events: int) -> Measured:
             confirmed.append(time.perf_counter() - began)
             await arriving
     return {
-        "handled ms p50": _percentile(arrived[WARMUP:], 50),
-        "p99": _percentile(arrived[WARMUP:], 99),
-        "confirmed ms p50": _percentile(confirmed[WARMUP:], 50),
+        "handled ms p50": percentile(arrived[WARMUP:], 50),
+        "p99": percentile(arrived[WARMUP:], 99),
+        "confirmed ms p50": percentile(confirmed[WARMUP:], 50),
     }
 
 
-def _percentile(seconds: list[float], percent: int) -> float:
+def percentile(seconds: list[float], percent: int) -> float:
     return 1_000 * quantiles(seconds, n=100)[percent - 1]
 
 
