@@ -14,7 +14,7 @@ from importlib import import_module
 from benchmarks import results, targets
 from benchmarks.measuring import run
 
-SUBJECTS = ("dispatch", "serialization", "publish", "consume", "both", "latency", "relay")
+SUBJECTS = ("dispatch", "serialization", "publish", "consume", "both", "latency", "relay", "memory", "idle", "scaling")
 
 
 def main() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Unpack
 
 from benchmarks.contestants import Contestant
-from benchmarks.contestants.ours import Ours
-from events.integration import IntegrationEventBusRegistration
+from benchmarks.contestants.ours import Ours, Registrations
+from events.integration.implementation.base import BusOptions
 from events.integration.implementation.memory import InMemoryBroker, InMemoryIntegrationEventBus
 
 
@@ -14,8 +14,10 @@ class OursInMemory(Ours):
     def __init__(self) -> None:
         self.broker = InMemoryBroker()
 
-    def bus(self, registrations: Sequence[IntegrationEventBusRegistration] = ()) -> InMemoryIntegrationEventBus:
-        return InMemoryIntegrationEventBus(registrations, broker=self.broker)
+    def bus(
+        self, registrations: Registrations = (), **options: Unpack[BusOptions]
+    ) -> InMemoryIntegrationEventBus:
+        return InMemoryIntegrationEventBus(registrations, broker=self.broker, **options)
 
     async def remove(self, place: str) -> None:
         self.broker = InMemoryBroker()

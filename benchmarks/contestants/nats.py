@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, suppress
+from typing import Unpack
 
 import nats
 from fast_depends.msgspec import MsgSpecSerializer
@@ -14,10 +15,10 @@ from nats.js.api import ConsumerConfig, StorageType
 from nats.js.errors import NotFoundError
 
 from benchmarks.contestants import PREFETCH, Contestant, decode, encode, meanwhile
-from benchmarks.contestants.ours import CONSUMER, Ours
+from benchmarks.contestants.ours import CONSUMER, Ours, Registrations
 from benchmarks.servers import NATS
 from benchmarks.workload import Handle, Order, OrderPlaced, Send, in_flight
-from events.integration import IntegrationEventBusRegistration
+from events.integration.implementation.base import BusOptions
 from events.integration.implementation.nats import NatsIntegrationEventBus
 
 FETCH = 500  # what serves the driver best
@@ -47,9 +48,11 @@ class OnNats(Contestant):
 class OursOnNats(Ours, OnNats):
     prepare = Ours.prepare
 
-    def bus(self, registrations: Sequence[IntegrationEventBusRegistration] = ()) -> NatsIntegrationEventBus:
+    def bus(
+        self, registrations: Registrations = (), **options: Unpack[BusOptions]
+    ) -> NatsIntegrationEventBus:
         prefix = registrations[0].topic.name if registrations else "bench"
-        return NatsIntegrationEventBus(NATS, registrations, prefix=prefix)
+        return NatsIntegrationEventBus(NATS, registrations, prefix=prefix, **options)
 
 
 class OursOnNatsOneByOne(OursOnNats):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeAlias, Unpack
 
 from benchmarks.contestants import PREFETCH, Contestant
 from benchmarks.workload import Handle, Order, OrderPlaced, Send, in_flight
@@ -13,9 +13,10 @@ from events.integration import (
     IntegrationEventBusRegistration,
     Topic,
 )
-from events.integration.implementation.base import TransportIntegrationEventBus
+from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 
 CONSUMER = "bench"
+Registrations: TypeAlias = Sequence[IntegrationEventBusRegistration]
 
 
 async def ignore(event: Any) -> None:
@@ -28,15 +29,18 @@ class Ours(Contestant):
     name = "ours"
     event = OrderPlaced
     many = True
-    concurrency = PREFETCH
 
-    def bus(self, registrations: Sequence[IntegrationEventBusRegistration] = ()) -> TransportIntegrationEventBus:
+    def bus(
+        self, registrations: Registrations = (), **options: Unpack[BusOptions]
+    ) -> TransportIntegrationEventBus:
         raise NotImplementedError
 
-    def registration(self, place: str, handle: Handle) -> IntegrationEventBusRegistration:
+    def registration(
+        self, place: str, handle: Handle, concurrency: int = PREFETCH
+    ) -> IntegrationEventBusRegistration:
         consumer = EventHandlerConsumer(CONSUMER, {OrderPlaced: handle})
         return IntegrationEventBusRegistration(
-            consumer, Topic(place), [OrderPlaced], concurrency=self.concurrency
+            consumer, Topic(place), [OrderPlaced], concurrency=concurrency
         )
 
     async def prepare(self, place: str) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import aio_pika
 import pika
@@ -14,10 +14,10 @@ from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchang
 from pika.adapters.asyncio_connection import AsyncioConnection
 
 from benchmarks.contestants import PREFETCH, Contestant, decode, encode
-from benchmarks.contestants.ours import CONSUMER, Ours
+from benchmarks.contestants.ours import CONSUMER, Ours, Registrations
 from benchmarks.servers import RABBITMQ
 from benchmarks.workload import Handle, Order, OrderPlaced, Send, in_flight
-from events.integration import IntegrationEventBusRegistration
+from events.integration.implementation.base import BusOptions
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
 
 KEY = OrderPlaced.type
@@ -51,8 +51,10 @@ class OnRabbitMQ(Contestant):
 class OursOnRabbitMQ(Ours, OnRabbitMQ):
     prepare = Ours.prepare
 
-    def bus(self, registrations: Sequence[IntegrationEventBusRegistration] = ()) -> RabbitMQIntegrationEventBus:
-        return RabbitMQIntegrationEventBus(RABBITMQ, registrations, prefetch=PREFETCH)
+    def bus(
+        self, registrations: Registrations = (), **options: Unpack[BusOptions]
+    ) -> RabbitMQIntegrationEventBus:
+        return RabbitMQIntegrationEventBus(RABBITMQ, registrations, prefetch=PREFETCH, **options)
 
 
 class OursOnRabbitMQOneByOne(OursOnRabbitMQ):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import redis.asyncio
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream.redis import PubSub, RedisBroker, StreamSub
 
 from benchmarks.contestants import PREFETCH, Contestant, decode, encode, meanwhile
-from benchmarks.contestants.ours import CONSUMER, Ours
+from benchmarks.contestants.ours import CONSUMER, Ours, Registrations
 from benchmarks.servers import REDIS
 from benchmarks.workload import Handle, Order, Send, in_flight
-from events.integration import IntegrationEventBusRegistration
+from events.integration.implementation.base import BusOptions
 from events.integration.implementation.redis import (
     RedisPubSubIntegrationEventBus,
     RedisStreamsIntegrationEventBus,
@@ -48,8 +48,10 @@ async def _awaited(added: Any) -> None:
 
 
 class OursOnPubSub(Ours):
-    def bus(self, registrations: Sequence[IntegrationEventBusRegistration] = ()) -> RedisPubSubIntegrationEventBus:
-        return RedisPubSubIntegrationEventBus(REDIS, registrations)
+    def bus(
+        self, registrations: Registrations = (), **options: Unpack[BusOptions]
+    ) -> RedisPubSubIntegrationEventBus:
+        return RedisPubSubIntegrationEventBus(REDIS, registrations, **options)
 
 
 class OursOnPubSubOneByOne(OursOnPubSub):
@@ -170,8 +172,10 @@ class OnStreams(Contestant):
 class OursOnStreams(Ours, OnStreams):
     prepare = Ours.prepare
 
-    def bus(self, registrations: Sequence[IntegrationEventBusRegistration] = ()) -> RedisStreamsIntegrationEventBus:
-        return RedisStreamsIntegrationEventBus(REDIS, registrations)
+    def bus(
+        self, registrations: Registrations = (), **options: Unpack[BusOptions]
+    ) -> RedisStreamsIntegrationEventBus:
+        return RedisStreamsIntegrationEventBus(REDIS, registrations, **options)
 
 
 class OursOnStreamsOneByOne(OursOnStreams):
