@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Unpack
 
 import aio_pika
@@ -42,10 +42,24 @@ class OnRabbitMQ(Contestant):
     async def remove(self, place: str) -> None:
         async with _channel() as channel:
             await channel.exchange_delete(place)
-            for end in ("", ":suspects"):
-                await channel.queue_delete(f"{CONSUMER}@{place}{end}")
-            await channel.queue_delete(place)
-            await channel.queue_delete(f"{CONSUMER}:dead")
+            for queue in (place, *await queues_of(place)):
+                await channel.queue_delete(queue)
+
+
+async def queues_of(place: str) -> dict[str, int]:
+    """Return our queues for a place that are there, each with how many messages wait in it."""
+    main = f"{CONSUMER}@{place}"
+    steps = ("1", "2", "3", "5", "7")
+    tiers = [f":retry:{step}{zeros}{unit}" for step in steps for zeros in ("", "0", "00") for unit in ("ms", "s")]
+    found: dict[str, int] = {}
+    async with await aio_pika.connect(RABBITMQ) as connection:
+        for name in (main, f"{main}:suspects", f"{CONSUMER}:dead", *(main + tier for tier in tiers)):
+            channel = await connection.channel()
+            with suppress(aio_pika.exceptions.ChannelNotFoundEntity):
+                queue = await channel.declare_queue(name, passive=True)
+                found[name] = queue.declaration_result.message_count or 0
+                await channel.close()
+    return found
 
 
 class OursOnRabbitMQ(Ours, OnRabbitMQ):
