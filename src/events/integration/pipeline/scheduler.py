@@ -128,9 +128,21 @@ class DeliveryScheduler:
         return jobs
 
     def _start(self, job: _Job) -> None:
-        task = self._loop.create_task(job.work(), context=self._context.copy())
+        task = self._loop.create_task(self._run(job), context=self._context.copy())
         self._running[task] = job
         task.add_done_callback(self._done)
+
+    async def _run(self, job: _Job) -> Settlement:
+        settlement = await job.work()
+        # Most jobs end here, and not a turn of the loop later, in a callback.
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():
+            task.remove_done_callback(self._done)
+            del self._running[task]
+            if not job.future.done():
+                job.future.set_result(settlement)
+            self._go_on(job)
+        return settlement
 
     def _done(self, task: asyncio.Task[Settlement]) -> None:
         job = self._running.pop(task)
@@ -142,6 +154,10 @@ class DeliveryScheduler:
         elif not job.future.done():
             failed = ending or task.cancelled()
             job.future.set_result(Release() if failed else task.result())
+        self._go_on(job)
+
+    def _go_on(self, job: _Job) -> None:
+        """Start what waited for this job to end."""
         if job.key is not None:
             behind = self._behind.get(job.key)
             if behind:

@@ -26,6 +26,11 @@ try:
 except ImportError as error:  # pragma: no cover - the packaging test runs it
     raise MissingExtraError(__name__, "redis") from error
 
+try:
+    from hiredis import pack_command
+except ImportError:  # pragma: no cover - the extra brings it; the driver does without
+    pack_command = None
+
 __all__ = [
     "CONNECTION_ERRORS",
     "FATAL_ERRORS",
@@ -37,6 +42,7 @@ __all__ = [
     "ResponseError",
     "connector",
     "masked",
+    "packed",
 ]
 
 CONNECTION_ERRORS = (RedisError, OSError, TimeoutError, EOFError)
@@ -98,6 +104,13 @@ class Connection(Protocol):
 
 
 Connector: TypeAlias = Callable[[], Connection]
+
+
+def packed(connection: Connection, commands: Sequence[tuple[Any, ...]]) -> list[bytes]:
+    """Return commands as they are written: by hiredis, as the driver takes four times as long."""
+    if pack_command is None:
+        return connection.pack_commands(commands)
+    return [b"".join(map(pack_command, commands))]
 
 
 def connector(bus: str, server: str | Redis) -> Connector:
