@@ -113,7 +113,7 @@ class Receiver:
         self, delivery: Delivery, event: IntegrationEvent, failure: BaseException | None
     ) -> Settlement:
         """Handle the event until it is handled, given up, or the broker's again."""
-        first, task = delivery.attempt, asyncio.current_task()
+        first = delivery.attempt
         while True:
             try:
                 if failure is not None:
@@ -122,6 +122,7 @@ class Receiver:
             except _ENDING:
                 raise
             except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure
+                task = asyncio.current_task()
                 if self._scheduler.has_cancelled(task):
                     return self._give_back(0.0, delivery.attempt - 1, first)
                 verdict = self._judge(delivery, _as_failure(error))

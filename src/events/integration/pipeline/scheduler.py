@@ -18,7 +18,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextvars import copy_context
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from events.integration.message import Release, Settlement
 
@@ -29,10 +29,16 @@ _DEAF = 5.0  # seconds that a job has to end after it was cancelled
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, Settlement]]
 
 
-class _Job(NamedTuple):
-    work: Work
-    key: Hashable | None
-    future: asyncio.Future[Settlement]
+class _Job:
+    __slots__ = ("future", "key", "task", "work")
+
+    def __init__(
+        self, work: Work, key: Hashable | None, future: asyncio.Future[Settlement]
+    ) -> None:
+        self.work = work
+        self.key = key
+        self.future = future
+        self.task: asyncio.Task[Settlement] | None = None  # while it runs
 
 
 class DeliveryScheduler:
@@ -129,13 +135,14 @@ class DeliveryScheduler:
 
     def _start(self, job: _Job) -> None:
         task = self._loop.create_task(self._run(job), context=self._context.copy())
+        job.task = task
         self._running[task] = job
         task.add_done_callback(self._done)
 
     async def _run(self, job: _Job) -> Settlement:
         settlement = await job.work()
         # Most jobs end here, and not a turn of the loop later, in a callback.
-        task = asyncio.current_task()
+        task = job.task
         if task is not None and not task.cancelling():
             task.remove_done_callback(self._done)
             del self._running[task]
