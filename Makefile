@@ -1,18 +1,21 @@
-# Every target makes its environment by itself; nothing but make, git and a Python is needed beforehand.
+# Every target makes its environment by itself; nothing but make, git and a Python is needed
+# beforehand.
 #
 #   PYTHON=python3.13   the interpreter for .venv and .venv-bench
 #   ARGS="..."          passed on, e.g. make test ARGS="-k outbox -x"
+#   ONLY=publish        of the benchmarks this one, or several with commas
 
 PYTHON ?=
 ARGS ?=
+ONLY ?=
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo test lint bench format requirements build clean venv
+.PHONY: help demo test lint bench bench-guard format requirements build clean venv
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: venv ## run the example: a user registers, mails are sent, nothing is lost
 	@$(BIN)/python -m examples.user_registration $(ARGS)
@@ -29,8 +32,14 @@ lint: venv ## ruff, mypy, pyright and the import floors
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: venv ## measure the dispatch of domain events
-	@$(BIN)/python -m benchmarks.dispatch $(ARGS)
+bench: ## measure against drivers and peers; ONLY=publish,relay for some, ARGS="--short"
+	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
+	@./scripts/servers rabbitmq redis nats postgresql mariadb
+	@.venv-bench/bin/python -m benchmarks $(ONLY) $(ARGS)
+
+bench-guard: ## count the instructions of dispatch and serialization (needs valgrind)
+	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
+	@.venv-bench/bin/python -m benchmarks.guard $(ARGS)
 
 format: venv ## let ruff fix and format
 	$(BIN)/ruff check --fix .

@@ -2,6 +2,7 @@
 
     python -m benchmarks [SUBJECT ...] [--short | --long] [--rounds N] [--uvloop] [--show]
 
+Each subject writes its results when it is done, so a run that was interrupted goes on with the rest.
 See benchmarks/README.md for how to read what it prints.
 """
 
@@ -20,7 +21,7 @@ SUBJECTS = ("dispatch", "serialization", "publish", "consume", "both", "latency"
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks")
     parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=", ".join(SUBJECTS))
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, help="5, or 2 with --short")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--short", action="store_true", help="a tenth of the work, to try it out")
     size.add_argument("--long", action="store_true", help="ten times the work")
@@ -43,10 +44,13 @@ def main() -> None:
                 if options.case in f"{case.group}: {case.contestant}"
             ]
             print(f"{subject}: {len(cases)} cases", flush=True)
-            figures = run(cases, options.rounds, scale, uvloop=options.uvloop)
+            rounds = options.rounds or (2 if options.short else 5)
+            figures = run(cases, rounds, scale, uvloop=options.uvloop)
             if not (options.short or options.case):
                 name = f"{subject}-uvloop" if options.uvloop else subject
-                results.save(name, figures, rounds=options.rounds, scale=scale)
+                results.save(name, figures, rounds=rounds, scale=scale)
+                if subject == "scaling":
+                    import_module("benchmarks.plots").draw(figures)
         results.show(subject, figures)
         targets.show(subject, figures)
 
