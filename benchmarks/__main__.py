@@ -15,7 +15,19 @@ from importlib import import_module
 from benchmarks import results, targets
 from benchmarks.measuring import run
 
-SUBJECTS = ("dispatch", "serialization", "publish", "consume", "both", "latency", "relay", "memory", "idle", "scaling")
+SUBJECTS = (
+    "dispatch",
+    "serialization",
+    "publish",
+    "consume",
+    "both",
+    "latency",
+    "relay",
+    "inbox",
+    "memory",
+    "idle",
+    "scaling",
+)
 
 
 def main() -> None:

@@ -27,4 +27,6 @@ async def measure(contestant: Contestant, events: int) -> Measured:
 def cases() -> Iterator[Case]:
     for broker, contestants in BROKERS.items():
         for contestant in contestants:
-            yield Case(broker, contestant.name, partial(measure, contestant), SIZES[broker].many // 2)
+            yield Case(
+                broker, contestant.name, partial(measure, contestant), SIZES[broker].many // 2
+            )

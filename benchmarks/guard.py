@@ -110,7 +110,9 @@ def measure(valgrind: str) -> dict[str, float]:
             env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONMALLOC": "pymalloc"},
         )  # fmt: skip
         if process.returncode != 0:
-            sys.exit(f"callgrind ended with {process.returncode}: {process.stderr.decode()[-2_000:]}")
+            sys.exit(
+                f"callgrind ended with {process.returncode}: {process.stderr.decode()[-2_000:]}"
+            )
         names: list[str] = json.loads(process.stdout)
         # The first part is the start of Python, the last one its end.
         parts = [int(found[1]) for found in map(_total, _parts(out)) if found][1 : len(names) + 1]
@@ -147,7 +149,9 @@ def main() -> None:
         worse = change > TOLERANCE
         slower = slower or worse
         verdict = "SLOWER" if worse else "faster: commit --update" if change < -TOLERANCE else "ok"
-        print(f"{group:<24}{value:>8.3f} x floor, committed {committed[group]:.3f}, {change:+.2%}  {verdict}")
+        print(
+            f"{group:<24}{value:>8.3f} x floor, committed {committed[group]:.3f}, {change:+.2%}  {verdict}"
+        )
     sys.exit(1 if slower else 0)
 
 

@@ -32,4 +32,6 @@ async def idle(broker: str, seconds: int) -> Measured:
 
 def cases() -> Iterator[Case]:
     for broker in BROKERS:
-        yield Case(broker, f"ours, {REGISTRATIONS} registrations", partial(idle, broker), SECONDS, 1)
+        yield Case(
+            broker, f"ours, {REGISTRATIONS} registrations", partial(idle, broker), SECONDS, 1
+        )

@@ -33,7 +33,9 @@ async def measure(contestant: Contestant, events: int) -> Measured:
             handled.clear()
             began = time.perf_counter()
             arriving = asyncio.create_task(handled.wait())
-            arriving.add_done_callback(lambda _, began=began: arrived.append(time.perf_counter() - began))
+            arriving.add_done_callback(
+                lambda _, began=began: arrived.append(time.perf_counter() - began)
+            )
             await send([order], 1)
             confirmed.append(time.perf_counter() - began)
             await arriving
@@ -52,4 +54,6 @@ def cases() -> Iterator[Case]:
     for broker, contestants in BROKERS.items():
         for contestant in contestants:
             if "send by send" not in contestant.name and "by hand" not in contestant.name:
-                yield Case(broker, contestant.name, partial(measure, contestant), SIZES[broker].one_by_one)
+                yield Case(
+                    broker, contestant.name, partial(measure, contestant), SIZES[broker].one_by_one
+                )

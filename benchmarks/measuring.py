@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TypeAlias
 
-
 PATIENCE = 300  # seconds for one run of a case: one that hangs says which it is
 
 
@@ -83,7 +82,9 @@ def ratio(ours: Figure, theirs: Figure, metric: str) -> float:
     return median(a / b for a, b in pairs if b)
 
 
-def run(cases: Iterable[Case], rounds: int, scale: float = 1.0, *, uvloop: bool = False) -> list[Figure]:
+def run(
+    cases: Iterable[Case], rounds: int, scale: float = 1.0, *, uvloop: bool = False
+) -> list[Figure]:
     """Run all in turns, each in an event loop of its own."""
     cases = list(cases)
     figures = [Figure(case.group, case.contestant, _scaled(case, scale)) for case in cases]

@@ -51,7 +51,11 @@ async def send_and_handle(broker: str, events: int) -> Measured:
             await counter.done.wait()
             gc.collect()
             peaks.append(peak())
-    return {"MiB after a tenth": peaks[0], "MiB at the end": peaks[-1], "end / tenth": peaks[-1] / peaks[0]}
+    return {
+        "MiB after a tenth": peaks[0],
+        "MiB at the end": peaks[-1],
+        "end / tenth": peaks[-1] / peaks[0],
+    }
 
 
 async def in_a_process(broker: str, events: int) -> Measured:

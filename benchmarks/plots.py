@@ -1,6 +1,6 @@
 """Draw how cost grows, one small picture for each question.
 
-    python -m benchmarks.plots      draws what benchmarks/results/scaling.json has
+python -m benchmarks.plots      draws what benchmarks/results/scaling.json has
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ def draw(figures: list[Figure]) -> None:
     """Draw a picture for each question, with a line for each bus that it was asked of."""
     for question, members in groupby(figures, key=lambda figure: figure.group.partition(", ")[0]):
         rows = list(members)
-        metric = "CPU µs" if "CPU µs" in rows[0].rounds and "at once" not in question else "per second"
+        metric = (
+            "CPU µs" if "CPU µs" in rows[0].rounds and "at once" not in question else "per second"
+        )
         picture, axes = plt.subplots(figsize=(4.5, 3))
         for where, points in groupby(rows, key=lambda figure: figure.group.partition(", ")[2]):
             line = list(points)

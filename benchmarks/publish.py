@@ -25,7 +25,9 @@ def cases() -> Iterator[Case]:
             events = SIZES[broker].one_by_one if at_once == 1 else SIZES[broker].many
             for contestant in contestants:
                 # With one at a time, these do what another one does.
-                if at_once == 1 and ("send by send" in contestant.name or "by hand" in contestant.name):
+                if at_once == 1 and (
+                    "send by send" in contestant.name or "by hand" in contestant.name
+                ):
                     continue
                 group = f"{broker}, {'one at a time' if at_once == 1 else f'{at_once:,} in flight'}"
                 yield Case(group, contestant.name, partial(measure, contestant, at_once), events)

@@ -17,7 +17,8 @@ from functools import partial
 from typing import Any, cast
 
 from benchmarks.brokers import BROKERS, SIZES
-from benchmarks.contestants.domain import EVENT, HANDLERS, OrderPlaced as DomainOrderPlaced, Session
+from benchmarks.contestants.domain import EVENT, HANDLERS, Session
+from benchmarks.contestants.domain import OrderPlaced as DomainOrderPlaced
 from benchmarks.contestants.memory import OursInMemory
 from benchmarks.contestants.ours import Ours, ignore
 from benchmarks.contestants.rabbitmq import OursOnRabbitMQ
@@ -39,7 +40,9 @@ async def domain_registrations(count: int, events: int) -> Measured:
     """Dispatch one event where `count` others have handlers as well."""
     session = Session()
     table: dict[type[DomainEvent], Any] = {
-        cast("type[DomainEvent]", type(f"Other{n}", (DomainEvent,), {"type": f"other.{n}"})): HANDLERS[:1]
+        cast(
+            "type[DomainEvent]", type(f"Other{n}", (DomainEvent,), {"type": f"other.{n}"})
+        ): HANDLERS[:1]
         for n in range(count - 1)
     }
     table[DomainOrderPlaced] = HANDLERS[:1]
@@ -58,7 +61,8 @@ async def registrations(count: int, events: int) -> Measured:
     places = [own_name() for _ in range(count)]
     counter = Counter(events)
     all_of_them = [
-        contestant.registration(place, counter if place is places[-1] else ignore) for place in places
+        contestant.registration(place, counter if place is places[-1] else ignore)
+        for place in places
     ]
     async with contestant.bus(all_of_them):
         return await _send_and_handle(contestant, places[-1], counter, events)
@@ -201,16 +205,22 @@ async def _consume(broker: str, place: str) -> None:
 
 def cases() -> Iterator[Case]:
     for count in (1, 10, 100, 1_000):
-        yield Case("registrations, domain", f"{count:,}", partial(domain_registrations, count), 20_000, 3)
+        yield Case(
+            "registrations, domain", f"{count:,}", partial(domain_registrations, count), 20_000, 3
+        )
     for count in (1, 10, 100, 1_000):
-        yield Case("registrations, memory bus", f"{count:,}", partial(registrations, count), 5_000, 3)
+        yield Case(
+            "registrations, memory bus", f"{count:,}", partial(registrations, count), 5_000, 3
+        )
     for count in (1, 10, 100, 1_000):
         yield Case("event types, memory bus", f"{count:,}", partial(event_types, count), 5_000, 3)
     on: dict[str, Ours] = {"memory bus": OursInMemory(), "RabbitMQ": OursOnRabbitMQ()}
     for name, contestant in on.items():
         for count in (1, 4, 16, 64):
             run = partial(handlers_at_once, contestant, count)
-            yield Case(f"handlers at once, {name}", f"{count}", run, 400 if count == 1 else 1_500, 3)
+            yield Case(
+                f"handlers at once, {name}", f"{count}", run, 400 if count == 1 else 1_500, 3
+            )
     for name, contestant in on.items():
         for size in (100, 1_000, 10_000, 100_000):
             run = partial(bodies, contestant, size)

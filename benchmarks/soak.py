@@ -27,10 +27,10 @@ import nats
 import psutil
 import redis.asyncio
 
+from benchmarks.both import measure as measure_capacity
 from benchmarks.brokers import BROKERS
 from benchmarks.contestants.ours import CONSUMER, Ours
 from benchmarks.contestants.rabbitmq import queues_of
-from benchmarks.both import measure as measure_capacity
 from benchmarks.measuring import own_name
 from benchmarks.servers import NATS, REDIS
 from benchmarks.workload import Order, OrderPlaced, make
@@ -138,12 +138,17 @@ async def at_redis(place: str) -> dict[str, float]:
 async def at_nats(place: str) -> dict[str, float]:
     client = await nats.connect(NATS)
     try:
-        streams = [each for each in await client.jetstream().streams_info() if place in each.config.name]
+        streams = [
+            each for each in await client.jetstream().streams_info() if place in each.config.name
+        ]
     finally:
         await client.close()
     # The topic's own stream keeps everything, as it is told to.
     own = [each for each in streams if each.config.name != place]
-    return {"streams": len(streams), "messages beside the topic": sum(s.state.messages for s in own)}
+    return {
+        "streams": len(streams),
+        "messages beside the topic": sum(s.state.messages for s in own),
+    }
 
 
 async def at_rabbitmq(place: str) -> dict[str, float]:
@@ -176,20 +181,25 @@ async def soak(broker: str, minutes: float) -> bool:
     assert isinstance(contestant, Ours)
     capacity = (await measure_capacity(contestant, CAPACITY_EVENTS))["per second"]
     rate = capacity / 2
-    print(f"\n{broker}: {capacity:,.0f} events/s at most, soaking at {rate:,.0f} for {minutes:g} min")
+    print(
+        f"\n{broker}: {capacity:,.0f} events/s at most, soaking at {rate:,.0f} for {minutes:g} min"
+    )
     load, place = Load(), own_name()
     retry = RetryPolicy(attempts=3, delay=0.05, max_delay=1.0, in_place=0.01)
     async with contestant.at(place):
         registration = contestant.registration(place, load.handle)
         async with contestant.bus([registration], retry=retry) as bus:
-            halves = [
-                await _half(broker, place, bus, load, rate, 30 * minutes) for _ in range(2)
-            ]
+            halves = [await _half(broker, place, bus, load, rate, 30 * minutes) for _ in range(2)]
     return _judge(load, *halves)
 
 
 async def _half(
-    broker: str, place: str, bus: TransportIntegrationEventBus, load: Load, rate: float, seconds: float
+    broker: str,
+    place: str,
+    bus: TransportIntegrationEventBus,
+    load: Load,
+    rate: float,
+    seconds: float,
 ) -> dict[str, float]:
     load.sent.clear()
     load.handled.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from statistics import median
 
 from benchmarks.measuring import Figure, ratio
 
@@ -74,7 +75,10 @@ TARGETS = [
 
 LIMITS = [
     Limit("relay", SQLITE_COMMITS, "ours, while", "ms p95", 50),
-    *(Limit("relay", "wake-up", f"ours, {where}", "ms p99", 20) for where in ("SQLite", "PostgreSQL")),
+    *(
+        Limit("relay", "wake-up", f"ours, {where}", "ms p99", 20)
+        for where in ("SQLite", "PostgreSQL")
+    ),
     Limit("memory", "", "ours", "end / tenth", 1.1),
     Limit("idle", "", "ours", "% of a core", 1.0),
 ]
@@ -90,6 +94,7 @@ def show(subject: str, figures: Iterable[Figure]) -> None:
         *(line for each in TARGETS if each.subject == subject for line in _compared(each, figures)),
         *(line for each in LIMITS if each.subject == subject for line in _limited(each, figures)),
         *_puts(figures),
+        *(_inbox_adds(figures) if subject == "inbox" else ()),
     ]
     if lines:
         print("\nTargets")
@@ -126,6 +131,15 @@ def _puts(figures: list[Figure]) -> Iterator[str]:
         yield _line(f"{some.group}: CPU µs for each event put", each, PUT, at_most=True)
         more = some.median("statements") - nothing.median("statements")
         yield _line(f"{some.group}: statements more for {events} events", more, 1, at_most=True)
+
+
+def _inbox_adds(figures: list[Figure]) -> Iterator[str]:
+    """Compare what the inbox adds to a message with what it may, in milliseconds."""
+    for guarded, bare in zip(figures[::2], figures[1::2], strict=False):
+        pairs = zip(guarded.rounds["ms"], bare.rounds["ms"], strict=True)
+        bound = 1.0 if "sqlite" in guarded.group else 0.5
+        added = median(a - b for a, b in pairs)
+        yield _line(f"{guarded.group}: ms that the inbox adds", added, bound, at_most=True)
 
 
 def _line(name: str, reached: float, bound: float, *, at_most: bool) -> str:

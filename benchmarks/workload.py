@@ -53,7 +53,9 @@ def make(count: int, of: type[Order] = Order) -> Iterator[Order]:
         yield of(number, ORDER, PLACED_AT, TOTAL, CUSTOMER)
 
 
-async def in_flight(send: Callable[[Order], Awaitable[object]], orders: Iterable[Order], at_once: int) -> None:
+async def in_flight(
+    send: Callable[[Order], Awaitable[object]], orders: Iterable[Order], at_once: int
+) -> None:
     """Send with a client whose call returns when one message is confirmed."""
     left = iter(orders)
 

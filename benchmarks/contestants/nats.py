@@ -35,7 +35,9 @@ class OnNats(Contestant):
     async def prepare(self, place: str) -> None:
         async with _jetstream() as stream:
             await stream.add_stream(name=place, subjects=[f"{place}.>"], storage=StorageType.FILE)
-            config = ConsumerConfig(durable_name=CONSUMER, ack_policy="explicit", max_ack_pending=1000)
+            config = ConsumerConfig(
+                durable_name=CONSUMER, ack_policy="explicit", max_ack_pending=1000
+            )
             await stream.add_consumer(place, config)
 
     async def remove(self, place: str) -> None:
@@ -135,5 +137,8 @@ class FastStreamOnNats(OnNats):
 
 
 CONTESTANTS: tuple[Contestant, ...] = (
-    OursOnNats(), OursOnNatsOneByOne(), NatsPy(), FastStreamOnNats()
+    OursOnNats(),
+    OursOnNatsOneByOne(),
+    NatsPy(),
+    FastStreamOnNats(),
 )

@@ -50,10 +50,20 @@ async def queues_of(place: str) -> dict[str, int]:
     """Return our queues for a place that are there, each with how many messages wait in it."""
     main = f"{CONSUMER}@{place}"
     steps = ("1", "2", "3", "5", "7")
-    tiers = [f":retry:{step}{zeros}{unit}" for step in steps for zeros in ("", "0", "00") for unit in ("ms", "s")]
+    tiers = [
+        f":retry:{step}{zeros}{unit}"
+        for step in steps
+        for zeros in ("", "0", "00")
+        for unit in ("ms", "s")
+    ]
     found: dict[str, int] = {}
     async with await aio_pika.connect(RABBITMQ) as connection:
-        for name in (main, f"{main}:suspects", f"{CONSUMER}:dead", *(main + tier for tier in tiers)):
+        for name in (
+            main,
+            f"{main}:suspects",
+            f"{CONSUMER}:dead",
+            *(main + tier for tier in tiers),
+        ):
             channel = await connection.channel()
             with suppress(aio_pika.exceptions.ChannelNotFoundEntity):
                 queue = await channel.declare_queue(name, passive=True)
@@ -220,5 +230,9 @@ class FastStreamOnRabbitMQ(OnRabbitMQ):
 
 
 CONTESTANTS: tuple[Contestant, ...] = (
-    OursOnRabbitMQ(), OursOnRabbitMQOneByOne(), Pika(), AioPika(), FastStreamOnRabbitMQ()
+    OursOnRabbitMQ(),
+    OursOnRabbitMQOneByOne(),
+    Pika(),
+    AioPika(),
+    FastStreamOnRabbitMQ(),
 )

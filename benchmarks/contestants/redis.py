@@ -28,7 +28,9 @@ async def _client() -> AsyncGenerator[Any]:
         yield client
 
 
-async def _piped(client: Any, add: Callable[[Any, Order], object], orders: Iterable[Order], at_once: int) -> None:
+async def _piped(
+    client: Any, add: Callable[[Any, Order], object], orders: Iterable[Order], at_once: int
+) -> None:
     """Send so many with each round trip."""
     with_each = client.pipeline(transaction=False)
     for order in orders:
@@ -71,7 +73,10 @@ class RedisPyPubSub(Contestant):
                     await in_flight(lambda order: client.publish(place, encode(order)), orders, 1)
                 else:
                     await _piped(
-                        client, lambda pipe, order: pipe.publish(place, encode(order)), orders, at_once
+                        client,
+                        lambda pipe, order: pipe.publish(place, encode(order)),
+                        orders,
+                        at_once,
                     )
 
             yield send
@@ -150,7 +155,10 @@ class FastStreamOnPubSubPiped(FastStreamOnPubSub):
 
 
 PUBSUB: tuple[Contestant, ...] = (
-    OursOnPubSub(), OursOnPubSubOneByOne(), RedisPyPubSub(), FastStreamOnPubSub(),
+    OursOnPubSub(),
+    OursOnPubSubOneByOne(),
+    RedisPyPubSub(),
+    FastStreamOnPubSub(),
     FastStreamOnPubSubPiped(),
 )
 
@@ -192,7 +200,9 @@ class RedisPyStreams(OnStreams):
 
             async def send(orders: Iterable[Order], at_once: int) -> None:
                 if at_once == 1:
-                    await in_flight(lambda order: client.xadd(place, {"data": encode(order)}), orders, 1)
+                    await in_flight(
+                        lambda order: client.xadd(place, {"data": encode(order)}), orders, 1
+                    )
                 else:
                     await _piped(
                         client,
@@ -213,9 +223,15 @@ class RedisPyStreams(OnStreams):
                     with_acks = client.pipeline(transaction=False)
                     if done:
                         with_acks.xack(place, CONSUMER, *done)
-                    with_acks.xreadgroup(CONSUMER, "me", {place: ">"}, count=PREFETCH, block=1 if not done else None)
+                    with_acks.xreadgroup(
+                        CONSUMER, "me", {place: ">"}, count=PREFETCH, block=1 if not done else None
+                    )
                     entries = (await with_acks.execute())[-1]
-                    entries = entries[0][1] if isinstance(entries, list) and entries else _entries(entries)
+                    entries = (
+                        entries[0][1]
+                        if isinstance(entries, list) and entries
+                        else _entries(entries)
+                    )
                     done = []
                     for entry, fields in entries:
                         await handle(decode(fields[b"data"]))
@@ -252,6 +268,9 @@ class FastStreamOnStreamsPiped(FastStreamOnStreams):
 
 
 STREAMS: tuple[Contestant, ...] = (
-    OursOnStreams(), OursOnStreamsOneByOne(), RedisPyStreams(), FastStreamOnStreams(),
+    OursOnStreams(),
+    OursOnStreamsOneByOne(),
+    RedisPyStreams(),
+    FastStreamOnStreams(),
     FastStreamOnStreamsPiped(),
 )
