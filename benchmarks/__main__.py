@@ -2,7 +2,7 @@
 
     python -m benchmarks [SUBJECT ...] [--short | --long] [--rounds N] [--uvloop] [--show]
 
-Each subject writes its results when it is done, so a run that was interrupted goes on with the rest.
+Each subject writes its results when it is done: after an interruption, ask for the rest alone.
 See benchmarks/README.md for how to read what it prints.
 """
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import redis.asyncio
 
@@ -34,6 +35,7 @@ async def from_channel(contestant: Contestant, events: int) -> Measured:
     """Have the server itself send, as often as need be, what the contestant sends once."""
     counter = Counter(events, skip=SKIPPED)
     place = own_name()
+    client: Any
     async with redis.asyncio.Redis.from_url(REDIS) as client:
         async with client.pubsub(ignore_subscribe_messages=True) as listener:
             await listener.subscribe(place)

@@ -7,8 +7,8 @@ beside a floor that does the same without us, and what is compared with the comm
 many times the floor's instructions ours takes: that depends little on the Python and the compiler.
 It exits with 1 if that grew by more than TOLERANCE.
 
-All runs in one process, as starting it is what takes long under callgrind. Between two pieces of work
-it calls getppid, at which callgrind writes down what it has counted since the last time.
+All runs in one process, as starting it is what takes long under callgrind. Between two pieces of
+work it calls getppid, at which callgrind writes down what it has counted since the last time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from benchmarks.contestants import domain
+from benchmarks.guarded import SERIALIZATION
 
 COMMITTED = Path(__file__).parent / "guard.json"
 TOLERANCE = 0.05
@@ -46,11 +50,6 @@ _total = re.compile(r"^(?:summary|totals): (\d+)", re.MULTILINE).search
 
 
 def _works() -> dict[str, Callable[[int], object]]:
-    from functools import partial
-
-    from benchmarks.contestants import domain
-    from benchmarks.guarded import SERIALIZATION
-
     def dispatch(contestant: domain.Contestant, handlers: int) -> Callable[[int], object]:
         session = domain.Session()
         opened = contestant(handlers, session).__aenter__()
@@ -100,9 +99,10 @@ def work() -> None:
 def measure(valgrind: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"
-        process = subprocess.run(
+        process = subprocess.run(  # noqa: S603 - our own command
             [
-                valgrind, "--tool=callgrind", f"--callgrind-out-file={out}", "--dump-before=getppid",
+                valgrind, "--tool=callgrind", "--dump-before=getppid",
+                f"--callgrind-out-file={out}",
                 sys.executable, "-B", "-m", "benchmarks.guard", "--work",
             ],
             capture_output=True,
@@ -150,7 +150,8 @@ def main() -> None:
         slower = slower or worse
         verdict = "SLOWER" if worse else "faster: commit --update" if change < -TOLERANCE else "ok"
         print(
-            f"{group:<24}{value:>8.3f} x floor, committed {committed[group]:.3f}, {change:+.2%}  {verdict}"
+            f"{group:<24}{value:>8.3f} x floor, committed {committed[group]:.3f}, "
+            f"{change:+.2%}  {verdict}"
         )
     sys.exit(1 if slower else 0)
 

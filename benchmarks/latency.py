@@ -17,9 +17,11 @@ WARMUP = 10
 
 
 async def measure(contestant: Contestant, events: int) -> Measured:
+    began = 0.0
     handled = asyncio.Event()
 
     async def handle(_: Order) -> None:
+        arrived.append(time.perf_counter() - began)
         handled.set()
 
     arrived: list[float] = []
@@ -32,13 +34,9 @@ async def measure(contestant: Contestant, events: int) -> Measured:
         for order in make(WARMUP + events, contestant.event):
             handled.clear()
             began = time.perf_counter()
-            arriving = asyncio.create_task(handled.wait())
-            arriving.add_done_callback(
-                lambda _, began=began: arrived.append(time.perf_counter() - began)
-            )
             await send([order], 1)
             confirmed.append(time.perf_counter() - began)
-            await arriving
+            await handled.wait()
     return {
         "handled ms p50": percentile(arrived[WARMUP:], 50),
         "p99": percentile(arrived[WARMUP:], 99),

@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 PATIENCE = 300  # seconds for one run of a case: one that hangs says which it is
 
@@ -29,7 +29,7 @@ class Stopwatch:
         wall, cpu = time.perf_counter(), time.process_time()
         self.wall, self.cpu = wall - self._started[0], cpu - self._started[1]
 
-    def __enter__(self) -> Stopwatch:
+    def __enter__(self) -> Self:
         gc.collect()
         self.start()
         return self

@@ -1,4 +1,4 @@
-"""Peak memory of a process that sends and handles many events: after a tenth of them, and at the end.
+"""Peak memory of a process that sends and handles events: after a tenth of them, and at the end.
 
     python -m benchmarks.memory BROKER EVENTS     one bus, in this process; prints JSON
 

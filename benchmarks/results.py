@@ -18,14 +18,14 @@ from benchmarks.measuring import Figure, ratio
 FOLDER = Path(__file__).parent / "results"
 OURS = "ours"
 PACKAGES = (
-    "integration-events", "msgspec", "pika", "aio-pika", "nats-py", "redis", "hiredis", "faststream",
-    "sqlalchemy", "asyncpg", "asyncmy", "aiosqlite", "dishka", "python-cqrs", "bazario", "blinker",
-    "diator", "pyventus", "lato", "bubus", "orjson", "pydantic", "uvloop",
+    "integration-events", "msgspec", "pika", "aio-pika", "nats-py", "redis", "hiredis",
+    "faststream", "sqlalchemy", "asyncpg", "asyncmy", "aiosqlite", "dishka", "python-cqrs",
+    "bazario", "blinker", "diator", "pyventus", "lato", "bubus", "orjson", "pydantic", "uvloop",
 )  # fmt: skip
 
 
 def show(title: str, figures: Iterable[Figure]) -> None:
-    """Print a table for each group: medians, their spread, and each by the group's first of ours."""
+    """Print a table for each group: medians, their spread, and ours by each."""
     print(f"\n## {title}")
     for group, members in groupby(figures, key=lambda figure: figure.group):
         rows = list(members)

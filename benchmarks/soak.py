@@ -2,10 +2,10 @@
 
     python -m benchmarks.soak [--minutes 10] [--bus "Redis Streams"] ...
 
-Of all events one in 20 fails at its first attempt and one in 500 always, which is discarded from the
-dead letters now and then; every 20 seconds all connections of the process are cut. Half way and at
-the end memory, tasks, sockets, and what lies at the broker are compared; it exits with 1 if any grew,
-or if an event was lost.
+Of all events one in 20 fails at its first attempt and one in 500 always, which is discarded from
+the dead letters now and then; every 20 seconds all connections of the process are cut. Half way and
+at the end memory, tasks, sockets, and what lies at the broker are compared; it exits with 1 if any
+grew, or if an event was lost.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import nats
-import psutil
+import psutil  # type: ignore[import-untyped]
 import redis.asyncio
 
 from benchmarks.both import measure as measure_capacity
@@ -138,9 +138,7 @@ async def at_redis(place: str) -> dict[str, float]:
 async def at_nats(place: str) -> dict[str, float]:
     client = await nats.connect(NATS)
     try:
-        streams = [
-            each for each in await client.jetstream().streams_info() if place in each.config.name
-        ]
+        streams = [each for each in await client.jetstream().streams_info() if place in str(each)]
     finally:
         await client.close()
     # The topic's own stream keeps everything, as it is told to.

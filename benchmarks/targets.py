@@ -144,4 +144,5 @@ def _inbox_adds(figures: list[Figure]) -> Iterator[str]:
 
 def _line(name: str, reached: float, bound: float, *, at_most: bool) -> str:
     met = reached <= bound if at_most else reached >= bound
-    return f"  {'met' if met else 'MISSED':<7}{reached:>7.2f} {'≤' if at_most else '≥'} {bound:<6g}{name}"
+    verdict, sign = "met" if met else "MISSED", "≤" if at_most else "≥"
+    return f"  {verdict:<7}{reached:>7.2f} {sign} {bound:<6g}{name}"

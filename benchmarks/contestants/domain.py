@@ -45,7 +45,7 @@ class First(DomainEventHandler[OrderPlaced]):
     def __init__(self, session: Session) -> None:
         self.session = session
 
-    async def handle(self, event: OrderPlaced) -> None:  # noqa: ARG002
+    async def handle(self, event: OrderPlaced) -> None:
         self.session.writes += 1
 
 

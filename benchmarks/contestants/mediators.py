@@ -197,7 +197,7 @@ async def pyventus(handlers: int, session: Session) -> AsyncGenerator[Publish]:
     class Linker(EventLinker):
         pass
 
-    placed = dataclass(frozen=True)(type("PyventusEvent", (_Fields,), {}))
+    placed: type[Any] = dataclass(frozen=True)(type("PyventusEvent", (_Fields,), {}))
     for _ in range(handlers):
 
         async def handle(event: Any) -> None:  # noqa: ARG001

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import Unpack
+from typing import Any, Unpack
 
 import nats
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream.nats import JStream, NatsBroker, PullSub
+from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, StorageType
+from nats.js.api import AckPolicy, ConsumerConfig, StorageType
 from nats.js.errors import NotFoundError
 
 from benchmarks.contestants import PREFETCH, Contestant, decode, encode, meanwhile
@@ -36,7 +37,7 @@ class OnNats(Contestant):
         async with _jetstream() as stream:
             await stream.add_stream(name=place, subjects=[f"{place}.>"], storage=StorageType.FILE)
             config = ConsumerConfig(
-                durable_name=CONSUMER, ack_policy="explicit", max_ack_pending=1000
+                durable_name=CONSUMER, ack_policy=AckPolicy.EXPLICIT, max_ack_pending=1000
             )
             await stream.add_consumer(place, config)
 
@@ -74,7 +75,7 @@ class NatsPy(OnNats):
                 if at_once == 1:
                     await in_flight(lambda order: stream.publish(subject, encode(order)), orders, 1)
                     return
-                acks: list[asyncio.Future[object]] = []
+                acks: list[asyncio.Future[Any]] = []
                 for order in orders:
                     acks.append(await stream.publish_async(subject, encode(order)))
                     if len(acks) == at_once:
@@ -91,7 +92,7 @@ class NatsPy(OnNats):
 
             async def work() -> None:
                 while True:
-                    with suppress(nats.errors.TimeoutError):
+                    with suppress(NatsTimeoutError):
                         for message in await subscription.fetch(FETCH, timeout=1):
                             await handle(decode(message.data))
                             await message.ack()
@@ -126,7 +127,7 @@ class FastStreamOnNats(OnNats):
                 f"{place}.>",
                 stream=JStream(place, declare=False),
                 durable=CONSUMER,
-                config=ConsumerConfig(ack_policy="explicit"),
+                config=ConsumerConfig(ack_policy=AckPolicy.EXPLICIT),
                 pull_sub=PullSub(batch_size=PREFETCH),
             )
             async def received(order: Order) -> None:

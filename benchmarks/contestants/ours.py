@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias, Unpack
+from typing import Any, TypeAlias, Unpack, cast
 
 from benchmarks.contestants import PREFETCH, Contestant
 from benchmarks.workload import Handle, Order, OrderPlaced, Send, in_flight
@@ -54,7 +54,9 @@ class Ours(Contestant):
 
             async def send(orders: Iterable[Order], at_once: int) -> None:
                 if at_once == 1 or not self.many:
-                    await in_flight(lambda order: bus.send(topic, order), orders, at_once)
+                    await in_flight(
+                        lambda order: bus.send(topic, cast("OrderPlaced", order)), orders, at_once
+                    )
                 else:
                     chunk: list[Any] = []
                     for order in orders:

@@ -8,10 +8,13 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Unpack
 
 import aio_pika
-import pika
+import pika  # type: ignore[import-untyped]
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream.rabbit import Channel, ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
-from pika.adapters.asyncio_connection import AsyncioConnection
+from pika.adapters.asyncio_connection import (  # type: ignore[import-untyped]
+    AsyncioConnection,
+)
+from pika.spec import Basic  # type: ignore[import-untyped]
 
 from benchmarks.contestants import PREFETCH, Contestant, decode, encode
 from benchmarks.contestants.ours import CONSUMER, Ours, Registrations
@@ -21,7 +24,7 @@ from events.integration.implementation.base import BusOptions
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
 
 KEY = OrderPlaced.type
-QUORUM = {"x-queue-type": "quorum"}
+QUORUM: dict[str, Any] = {"x-queue-type": "quorum"}
 
 
 @asynccontextmanager
@@ -97,7 +100,7 @@ class Pika(OnRabbitMQ):
             fewer = asyncio.Event()
 
             def confirmed(frame: Any) -> None:
-                assert isinstance(frame.method, pika.spec.Basic.Ack)
+                assert isinstance(frame.method, Basic.Ack)
                 tag = frame.method.delivery_tag
                 if frame.method.multiple:
                     for each in [each for each in unconfirmed if each <= tag]:

@@ -25,7 +25,7 @@ ALLOWED = {
     "events.integration.implementation.dishka": {"msgspec", "dishka"},
     "events.integration.implementation.nats": {"msgspec", "nats"},
     "events.integration.implementation.rabbitmq": {"msgspec", "pika"},
-    "events.integration.implementation.redis": {"msgspec", "redis", "hiredis"},
+    "events.integration.implementation.redis": {"msgspec", "redis"},
     "events.integration.implementation.sqlalchemy": {"msgspec", "sqlalchemy", "greenlet"},
     "events.testing": {"msgspec", "pytest"},
 }

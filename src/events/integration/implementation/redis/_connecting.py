@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, Protocol, TypeAlias, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -26,10 +28,9 @@ try:
 except ImportError as error:  # pragma: no cover - the packaging test runs it
     raise MissingExtraError(__name__, "redis") from error
 
-try:
-    from hiredis import pack_command
-except ImportError:  # pragma: no cover - the extra brings it; the driver does without
-    pack_command = None
+_pack: Callable[[Any], bytes] | None = None
+with suppress(ImportError):  # the extra brings it, and the driver does without
+    _pack = import_module("hiredis").pack_command
 
 __all__ = [
     "CONNECTION_ERRORS",
@@ -108,9 +109,9 @@ Connector: TypeAlias = Callable[[], Connection]
 
 def packed(connection: Connection, commands: Sequence[tuple[Any, ...]]) -> list[bytes]:
     """Return commands as they are written: by hiredis, as the driver takes four times as long."""
-    if pack_command is None:
+    if _pack is None:
         return connection.pack_commands(commands)
-    return [b"".join(map(pack_command, commands))]
+    return [b"".join(map(_pack, commands))]
 
 
 def connector(bus: str, server: str | Redis) -> Connector:
