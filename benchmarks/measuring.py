@@ -89,6 +89,9 @@ def run(
     cases = list(cases)
     figures = [Figure(case.group, case.contestant, _scaled(case, scale)) for case in cases]
     began = time.monotonic()
+    # What all the others have imported is no contestant's own: the collector need not look at it.
+    gc.collect()
+    gc.freeze()
     for turn in range(rounds):
         for case, figure in zip(cases, figures, strict=True):
             if case.rounds is not None and turn >= case.rounds:
