@@ -1,6 +1,6 @@
 """Run subjects, all of them or some.
 
-    python -m benchmarks [SUBJECT ...] [--short | --long] [--rounds N] [--uvloop] [--show]
+    python -m benchmarks [SUBJECT ...] [--short | --long] [--rounds N] [--show]
 
 Each subject writes its results when it is done: after an interruption, ask for the rest alone.
 See benchmarks/README.md for how to read what it prints.
@@ -22,6 +22,7 @@ SUBJECTS = (
     "consume",
     "both",
     "latency",
+    "loops",
     "relay",
     "inbox",
     "memory",
@@ -38,7 +39,6 @@ def main() -> None:
     size.add_argument("--short", action="store_true", help="a tenth of the work, to try it out")
     size.add_argument("--long", action="store_true", help="ten times the work")
     parser.add_argument("--case", default="", help="only cases whose name has this in it")
-    parser.add_argument("--uvloop", action="store_true")
     parser.add_argument("--show", action="store_true", help="show what was measured last")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
@@ -57,10 +57,9 @@ def main() -> None:
             ]
             print(f"{subject}: {len(cases)} cases", flush=True)
             rounds = options.rounds or (2 if options.short else 5)
-            figures = run(cases, rounds, scale, uvloop=options.uvloop)
+            figures = run(cases, rounds, scale)
             if not (options.short or options.case):
-                name = f"{subject}-uvloop" if options.uvloop else subject
-                results.save(name, figures, rounds=rounds, scale=scale)
+                results.save(subject, figures, rounds=rounds, scale=scale)
                 if subject == "scaling":
                     import_module("benchmarks.plots").draw(figures)
         results.show(subject, figures)

@@ -57,6 +57,7 @@ class Case:
     run: Callable[[int], Awaitable[Measured]]
     events: int
     rounds: int | None = None  # fewer than asked for, where one takes long and tells enough
+    uvloop: bool = False
 
 
 @dataclass
@@ -82,9 +83,7 @@ def ratio(ours: Figure, theirs: Figure, metric: str) -> float:
     return median(a / b for a, b in pairs if b)
 
 
-def run(
-    cases: Iterable[Case], rounds: int, scale: float = 1.0, *, uvloop: bool = False
-) -> list[Figure]:
+def run(cases: Iterable[Case], rounds: int, scale: float = 1.0) -> list[Figure]:
     """Run all in turns, each in an event loop of its own."""
     cases = list(cases)
     figures = [Figure(case.group, case.contestant, _scaled(case, scale)) for case in cases]
@@ -97,25 +96,25 @@ def run(
             if case.rounds is not None and turn >= case.rounds:
                 continue
             gc.collect()
-            for metric, value in _measured(case, figure.events, uvloop=uvloop).items():
+            for metric, value in _measured(case, figure.events).items():
                 figure.rounds.setdefault(metric, []).append(value)
         took = time.monotonic() - began
         print(f"round {turn + 1} of {rounds} done after {took:.0f} s", file=sys.stderr)
     return figures
 
 
-def _measured(case: Case, events: int, *, uvloop: bool) -> Measured:
+def _measured(case: Case, events: int) -> Measured:
     """Run once, and once more if it fails: on a busy machine a client's own deadline may pass."""
     try:
-        return _run_once(case, events, uvloop=uvloop)
+        return _run_once(case, events)
     except Exception as error:  # noqa: BLE001 - whatever a contestant raises
         print(f"AGAIN {case.group}: {case.contestant}: {error!r}", file=sys.stderr)
-        return _run_once(case, events, uvloop=uvloop)
+        return _run_once(case, events)
 
 
-def _run_once(case: Case, events: int, *, uvloop: bool) -> Measured:
+def _run_once(case: Case, events: int) -> Measured:
     factory = None
-    if uvloop:
+    if case.uvloop:
         import uvloop as loops  # noqa: PLC0415 - of CPython on POSIX alone
 
         factory = loops.new_event_loop
