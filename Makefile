@@ -1,15 +1,18 @@
-# Every target makes its environment by itself; nothing but make, git and a Python is needed beforehand.
+# Every target makes its environment by itself; nothing but make, git and a Python is needed
+# beforehand.
 #
 #   PYTHON=python3.13   the interpreter for .venv and .venv-bench
 #   ARGS="..."          passed on, e.g. make test ARGS="-k outbox -x"
+#   ONLY=publish        of the benchmarks this one, or several with commas
 
 PYTHON ?=
 ARGS ?=
+ONLY ?=
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo demo-rabbitmq chat test lint bench bench-faults soak-brokers format requirements \
-	build clean venv
+.PHONY: help demo demo-rabbitmq chat test lint bench bench-faults bench-guard soak-brokers format \
+	requirements build clean venv
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -36,8 +39,14 @@ lint: venv ## ruff, mypy, pyright and the import floors
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: venv ## measure the dispatch of domain events
-	@$(BIN)/python -m benchmarks.dispatch $(ARGS)
+bench: ## measure against drivers and peers; ONLY=publish,relay for some, ARGS="--short"
+	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
+	@./scripts/servers rabbitmq redis nats postgresql mariadb
+	@.venv-bench/bin/python -m benchmarks $(ONLY) $(ARGS)
+
+bench-guard: ## count the instructions of dispatch and serialization (needs valgrind)
+	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
+	@.venv-bench/bin/python -m benchmarks.guard $(ARGS)
 
 bench-faults: venv ## put ours and FastStream to the same crashes, half an hour
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench

@@ -145,7 +145,8 @@ _correlation: ContextVar[str | None] = ContextVar("events.correlation", default=
 def set_current_delivery(delivery: Delivery) -> None:
     """Make this the current delivery of the running task, which handles nothing else."""
     _current.set(delivery)
-    _correlation.set(None)  # of whoever registered the consumer, perhaps; never of this delivery
+    if _correlation.get() is not None:  # of whoever registered the consumer; never of this delivery
+        _correlation.set(None)
 
 
 def current_delivery() -> Delivery | None:
