@@ -8,7 +8,7 @@ ARGS ?=
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo test lint bench format requirements build clean venv
+.PHONY: help demo test lint docs bench format requirements build clean venv
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -29,6 +29,11 @@ lint: venv ## ruff, mypy, pyright and the import floors
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+docs: venv ## build the documentation into build/docs, and check its links
+	rm -rf build/docs
+	$(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees -b html docs build/docs
+	$(BIN)/python scripts/check_site.py build/docs tests/public_api.txt
+
 bench: venv ## measure the dispatch of domain events
 	@$(BIN)/python -m benchmarks.dispatch $(ARGS)
 
@@ -45,7 +50,7 @@ build: venv ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove .venv, dist and every cache
-	rm -rf .venv dist .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 venv:
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap
