@@ -1,0 +1,81 @@
+"""What the documentation shows besides Python: YAML, the contracts, and what it says of both."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from events.integration.implementation.memory import InMemoryIntegrationEventBus
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+def fences(page: Path, kind: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def yaml_in(page: Path) -> list[Any]:
+    return [document for text in fences(page, "yaml") for document in yaml.safe_load_all(text)]
+
+
+def test_yaml_can_be_read() -> None:
+    documents = [document for page in PAGES for document in yaml_in(page)]
+    assert len(documents) >= 3
+    assert all(isinstance(document, dict) for document in documents)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_commands_can_be_parsed(page: Path) -> None:
+    for text in fences(page, "console"):
+        for command in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
+            done = subprocess.run(
+                ["bash", "-n", "-c", command], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def deployments() -> dict[str, Any]:
+    found = yaml_in(DOCS / "how-to" / "kubernetes.md")
+    return {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in found
+            if each.get("kind") == "Deployment"}
+
+
+def test_pods_are_given_longer_than_a_shutdown_takes() -> None:
+    bus = InMemoryIntegrationEventBus()
+    needed = bus._shutdown_grace + bus._sender._timeout
+    assert deployments()["worker"]["terminationGracePeriodSeconds"] > needed
+
+
+def test_probes_ask_for_what_the_worker_answers() -> None:
+    (container,) = deployments()["worker"]["containers"]
+    asked = {container[f"{probe}Probe"]["httpGet"]["path"] for probe in
+             ("startup", "readiness", "liveness")}
+    answered = re.findall(r'@app\.get\("(.*?)"\)', (DOCS / "how-to" / "kubernetes.md").read_text())
+    assert asked == set(answered)
+
+
+def test_the_documented_transport_passes_the_contracts(tmp_path: Path) -> None:
+    page = (DOCS / "how-to" / "write-a-bus.md").read_text(encoding="utf-8")
+    on_a_transport, _, _ = page.partition("## On the bare port")
+    code = re.findall(r"^```python\n(.*?)^```$", on_a_transport, re.MULTILINE | re.DOTALL)
+    (tmp_path / "test_loudspeaker.py").write_text("\n".join(code))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "test_loudspeaker.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed
+    assert int(passed[1]) >= 15, done.stdout
