@@ -31,7 +31,7 @@ lint: venv ## ruff, mypy, pyright and the import floors
 
 docs: venv ## build the documentation into build/docs, and check its links
 	rm -rf build/docs
-	$(BIN)/python -m sphinx -q -W --keep-going -d build/doctrees -b html docs build/docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees -b html docs build/docs
 	$(BIN)/python scripts/check_site.py build/docs tests/public_api.txt
 
 bench: venv ## measure the dispatch of domain events

@@ -5,12 +5,15 @@ an option means is taken from the body (`name: meaning`), else from the class's 
 or those of the class that `:meanings:` names; an option without a meaning is a warning, and so is a
 meaning without an option.
 
+`{log-lines} package ...` lists what the modules of these packages log, from their source.
+
 `{public-names}` lists what every public module exports, and where it is described. A name that is
 described nowhere is a warning.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 from collections.abc import Iterator
@@ -120,6 +123,51 @@ def shown(parameter: inspect.Parameter) -> str:
     return f"`{default!r}`"
 
 
+class LogLines(SphinxDirective):
+    """`{log-lines} package ...`: see the module."""
+
+    required_arguments = 1
+    optional_arguments = 20
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        rows = ["| level | line |", "|---|---|"]
+        found = [line for package in self.arguments for line in logged(package)]
+        if not found:
+            logger.warning("%s log nothing", self.arguments, location=self.get_location())
+        rows += [f"| {level} | `{text}` |" for level, text in found]
+        return self.parse_text_to_nodes("\n".join(rows))
+
+
+LEVELS = ("critical", "error", "warning", "info", "debug")
+PLACEHOLDER = re.compile(r"%[-+0-9.,]*[a-z]")
+
+
+def logged(package: str) -> list[tuple[str, str]]:
+    """Give level and text of each call of a logger, gravest first."""
+    path = SRC.joinpath(*package.split("."))
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    found = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="logger"), attr=level), args=args):
+                    texts = [a.value for a in args if isinstance(a, ast.Constant)]
+                    text = next((t for t in texts if isinstance(t, str)), None)
+                    if text is None:
+                        continue
+                    if level == "log":  # a level that varies: at most this
+                        level = "info" if "INFO" in ast.unparse(args[0]) else "warning"
+                    level = "error" if level == "exception" else level
+                    found.add((level, PLACEHOLDER.sub("…", text).replace("|", "/")))
+                case _:
+                    pass
+    return sorted(
+        ((level.upper(), text) for level, text in found),
+        key=lambda line: (LEVELS.index(line[0].lower()), line[1]),
+    )
+
+
 class PublicNames(SphinxDirective):
     """`{public-names}`: see the module."""
 
@@ -209,6 +257,7 @@ def resolve_name(
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.add_directive("options", Options)
+    app.add_directive("log-lines", LogLines)
     app.add_directive("public-names", PublicNames)
     app.connect("env-updated", note_names)
     app.connect("missing-reference", resolve_name)
