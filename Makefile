@@ -19,7 +19,7 @@ demo: venv ## run the example: a user registers, mails are sent, nothing is lost
 
 # With ARGS it may be a part of the suite, whose coverage says nothing.
 test: venv ## run all tests with coverage; ARGS="..." go to pytest (then without coverage)
-	@./scripts/servers rabbitmq redis nats
+	@./scripts/servers rabbitmq redis nats postgresql mariadb
 	$(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),--cov --cov-report=term:skip-covered)
 
 lint: venv ## ruff, mypy, pyright and the import floors

@@ -8,6 +8,7 @@ neither is there, a private server serves instead, so a test is never skipped fo
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -17,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypedDict
 from urllib.parse import urlsplit
 
 
@@ -61,6 +62,11 @@ class PrivateServer(ABC):
         """What its environment has besides ours."""
         return {}
 
+    @property
+    def user(self) -> str | None:
+        """Whom it runs as, if not as ourselves."""
+        return None
+
     def answers(self) -> bool:
         """Tell whether it is ready for clients."""
         return listens("127.0.0.1", self.port)
@@ -81,6 +87,7 @@ class PrivateServer(ABC):
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                **run_as(self.user),
             )
         deadline = time.monotonic() + self.patience
         while not self.answers():
@@ -137,6 +144,19 @@ def end(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+class RunAs(TypedDict, total=False):
+    user: str
+    group: int
+    extra_groups: list[int]
+
+
+def run_as(user: str | None) -> RunAs:
+    """Return the options of `subprocess` that give up being root for this user."""
+    if user is None:
+        return {}
+    return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
 def shared_url(name: str, default: str) -> str | None:

@@ -28,7 +28,9 @@
         │   ├── ConsumerStoppedError            a consumer ended that should have run on
         │   └── NoSuchDeadLetterError (LookupError)
         └── OutboxError
-            └── OutboxTableError                the table is missing or of another layout
+            ├── OutboxTableError                a table is missing or of another layout
+            ├── RelayNameTakenError             another relay runs, or ran, under this name
+            └── NoSuchParkedRowError (LookupError)
 
 Errors hold the objects they speak of as attributes and render their text when asked.
 """
@@ -66,8 +68,10 @@ __all__ = [
     "MessageTooLargeError",
     "MissingExtraError",
     "NoSuchDeadLetterError",
+    "NoSuchParkedRowError",
     "OutboxError",
     "OutboxTableError",
+    "RelayNameTakenError",
     "SendOutcomeUnknownError",
     "UnknownEventError",
     "UnsupportedByBusError",
@@ -432,3 +436,40 @@ class OutboxTableError(OutboxError):
 
     def __str__(self) -> str:
         return f"outbox table {self.table!r}: {self.reason}"
+
+
+@dataclass(eq=False)
+class RelayNameTakenError(OutboxError):
+    """Raised while the lease of another relay of this name has not run out.
+
+    `alive` says that it was renewed meanwhile, so that other relay is no dead predecessor.
+    """
+
+    relay: str
+    token: str
+    remaining: float
+    alive: bool = False
+
+    def __str__(self) -> str:
+        if self.alive:
+            return (
+                f"two relays run under the name {self.relay!r}: give each its own, or none, then "
+                f"each gets one"
+            )
+        return (
+            f"the lease of a relay named {self.relay!r} runs for {self.remaining:.0f} s yet: this "
+            f"one takes over then, if the other has died"
+        )
+
+
+@dataclass(eq=False)
+class NoSuchParkedRowError(OutboxError, LookupError):
+    """Raised when parked rows are to be redriven or discarded that are not there."""
+
+    ids: Sequence[int]
+
+    def __str__(self) -> str:
+        return (
+            f"no parked rows {', '.join(map(str, self.ids))}: they were redriven or discarded "
+            f"already, or deleted as keep_parked says"
+        )

@@ -3,6 +3,7 @@
     the bus returned                                        --> accepted
     it is down, not started, or nobody knows what happened  --> untouched, it says nothing of it
     it raised anything else                                 --> refused: it would do so again
+    a row of its key was not accepted, in `per_key`         --> untried
 
 A bus of ours takes bytes. One on the bare port takes events, so it gets them decoded, one after
 another; ids, keys and headers have no place in its `send`.
@@ -24,12 +25,12 @@ from events.integration.message import Message
 from events.integration.outbox.port import OutboxRow
 from events.integration.topology import Topic
 
-__all__ = ["Forward", "ForwardingBus", "Outcome", "forward_to", "sort"]
+__all__ = ["Forward", "ForwardingBus", "Outcome", "forward_in_waves", "forward_to", "sort"]
 
 Forward: TypeAlias = Callable[
-    [Sequence["Message"]], Coroutine[Any, Any, Sequence[Exception | None]]
+    [Sequence["Message"], float], Coroutine[Any, Any, Sequence[Exception | None]]
 ]
-"""Send messages in order and say of each what became of it."""
+"""Send messages in order, within so many seconds, and say of each what became of it."""
 
 _NOT_THE_ROWS_FAULT = (BusUnavailableError, SendOutcomeUnknownError, BusNotStartedError, OSError)
 
@@ -44,11 +45,42 @@ class ForwardingBus(Protocol):
 
 
 class Outcome(Struct, frozen=True):
-    """What became of a batch. `trouble` is the first error that was not a row's fault."""
+    """What became of a batch. `trouble` is the first error that was not a row's fault.
+
+    `untried` are the rows that waited for one of their key, each with the refused row.
+    """
 
     accepted: Sequence[OutboxRow]
     refused: Sequence[tuple[OutboxRow, Exception]]
-    trouble: Exception | None
+    untried: Sequence[tuple[OutboxRow, OutboxRow]] = ()
+    trouble: Exception | None = None
+
+
+async def forward_in_waves(
+    forward: Forward, waves: Sequence[Sequence[OutboxRow]], remaining: Callable[[], float]
+) -> Outcome:
+    """Forward one wave after another, as long as seconds remain; a trouble ends it.
+
+    Of a key of which a row was refused, no further row is tried.
+    """
+    accepted: list[OutboxRow] = []
+    refused: list[tuple[OutboxRow, Exception]] = []
+    untried: list[tuple[OutboxRow, OutboxRow]] = []
+    stuck: dict[str | None, OutboxRow] = {}
+    for wave in waves:
+        if stuck:
+            untried += [(r, stuck[r.message.key]) for r in wave if r.message.key in stuck]
+            wave = [r for r in wave if r.message.key not in stuck]  # noqa: PLW2901
+        seconds = remaining()
+        if seconds <= 0:
+            return Outcome(accepted, refused, untried, TimeoutError("no time is left for it"))
+        outcome = sort(wave, await forward([row.message for row in wave], seconds))
+        accepted += outcome.accepted
+        refused += outcome.refused
+        if outcome.trouble is not None:
+            return Outcome(accepted, refused, untried, outcome.trouble)
+        stuck.update({r.message.key: r for r, _ in outcome.refused if r.message.key is not None})
+    return Outcome(accepted, refused, untried)
 
 
 def forward_to(bus: IntegrationEventBus, *, timeout: float) -> Forward:
@@ -73,16 +105,22 @@ class _BytesTo:
     def __init__(self, bus: ForwardingBus) -> None:
         self._bus = bus
 
-    async def __call__(self, messages: Sequence[Message]) -> Sequence[Exception | None]:
+    async def __call__(
+        self, messages: Sequence[Message], seconds: float
+    ) -> Sequence[Exception | None]:
+        if not messages:
+            return []
         try:
-            return await self._bus.forward(messages)
+            async with asyncio.timeout(seconds):
+                return await self._bus.forward(messages)
         except (BusError, OSError) as error:
             return [error] * len(messages)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's
             if len(messages) == 1:
                 return [error]
             # One message, or a bug, has made the whole batch fail. Alone, only the bad ones do.
-            return [(await self([message]))[0] for message in messages]
+            until = asyncio.get_running_loop().time() + seconds
+            return [(await self([message], _left(until)))[0] for message in messages]
 
 
 class _EventsTo:
@@ -90,20 +128,27 @@ class _EventsTo:
         self._bus = bus
         self._timeout = timeout
 
-    async def __call__(self, messages: Sequence[Message]) -> Sequence[Exception | None]:
+    async def __call__(
+        self, messages: Sequence[Message], seconds: float
+    ) -> Sequence[Exception | None]:
+        until = asyncio.get_running_loop().time() + seconds
         outcomes: list[Exception | None] = []
         for message in messages:
-            outcome = await self._send(message)
+            outcome = await self._send(message, _left(until))
             outcomes.append(outcome)
             if isinstance(outcome, _NOT_THE_ROWS_FAULT):
                 break
         return outcomes + outcomes[-1:] * (len(messages) - len(outcomes))
 
-    async def _send(self, message: Message) -> Exception | None:
+    async def _send(self, message: Message, seconds: float) -> Exception | None:
         try:
             event = IntegrationEvent.from_dict(read_object(message.body))
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(min(self._timeout, seconds)):
                 await self._bus.send(Topic(message.topic), event)
         except Exception as error:  # noqa: BLE001 - a bus of the user's may raise anything
             return error
         return None
+
+
+def _left(until: float) -> float:
+    return max(0.0, until - asyncio.get_running_loop().time())

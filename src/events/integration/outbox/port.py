@@ -3,19 +3,23 @@
 A row is in one of these states. It is deleted, not marked, so the table holds the backlog alone.
 
     (no row) --put, and the user's commit--> due --the bus took it--> (no row)
-                                              ^ |
-                             `available_at`   | | the bus refused it, or it is corrupt: attempts + 1
-                                              | v
-                                            postponed
+                                             ^ |
+                            `available_at`   | | the bus refused it: attempts + 1, error kept
+                                             | v
+                                           postponed
+                                               | refused for the last time, or unreadable
+                                               v
+           due <--redrive, attempts anew--  parked  --discard--> (no row)
 
-`put` with `available_at` makes a postponed row. A broker that is down changes no row.
+`put` with `available_at` makes a postponed row. A broker that is down changes no row. Parked rows
+are in a table of their own, so they cost the others nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from msgspec import Struct
@@ -23,9 +27,22 @@ from msgspec import Struct
 from events.errors import OutboxError
 from events.integration.event import IntegrationEvent
 from events.integration.message import Message
+from events.integration.outbox.lanes import Attendance, Lease
 from events.integration.topology import Topic
 
-__all__ = ["Outbox", "OutboxRow", "OutboxStore", "Postponed"]
+__all__ = [
+    "UNREADABLE",
+    "Backlog",
+    "Outbox",
+    "OutboxRow",
+    "OutboxStore",
+    "Parked",
+    "ParkedRow",
+    "Postponed",
+]
+
+UNREADABLE = "unreadable"
+"""The reason of a row that is not what was put. The others are those of dead letters."""
 
 
 class Outbox(Protocol):
@@ -56,13 +73,14 @@ class Outbox(Protocol):
 class OutboxRow(Struct, frozen=True):
     """A message that waits. `attempts` counts how often the bus has refused it.
 
-    `fault` says why the message is not what was put, where a store cannot read it: such a row is
-    postponed unsent.
+    `was_postponed` tells whether it had a time before which it was not to be sent. `fault` says why
+    the message is not what was put, where a store cannot read it: such a row is parked unsent.
     """
 
     id: int
     message: Message
     attempts: int = 0
+    was_postponed: bool = False
     fault: OutboxError | None = None
 
 
@@ -74,31 +92,110 @@ class Postponed(Struct, frozen=True):
     delay: float
 
 
+class Parked(Struct, frozen=True):
+    """What is written beside a row that will not be tried again: `attempts` were used up."""
+
+    id: int
+    reason: str
+    error: str
+    attempts: int
+
+
+class ParkedRow(Struct, frozen=True):
+    """A row that could not be sent, kept with all that was known. Times have a zone."""
+
+    id: int
+    message: Message
+    reason: str
+    error: str
+    attempts: int
+    created_at: datetime
+    parked_at: datetime
+
+
+class Backlog(Struct, frozen=True):
+    """What is in an outbox: rows, and how many seconds the oldest one that is due has waited."""
+
+    pending: int
+    parked: int
+    oldest_age: float
+
+
 class OutboxStore(Protocol):
-    """The rows, as the relay sees them. Used from one event loop.
+    """The rows, as relays see them. Used from one event loop.
 
     Each verb is one short transaction of its own, and none is open between two of them. They raise
     whatever the database's library raises; the relay tries again.
     """
 
     async def check(self) -> None:
-        """Raise `OutboxTableError` unless the table is there and has every column."""
+        """Raise `OutboxTableError` unless the tables are there and have every column."""
         ...
 
-    async def due(self, limit: int) -> Sequence[OutboxRow]:
-        """Return rows that are due, in the order of their ids; fewer than `limit` if these are all.
+    # --- leases -------------------------------------------------------------------------------
 
-        A row that cannot be read is no error, as it must not stop the others: it has a `fault`.
-        Committed rows appear whatever their id is: one that is lower than those seen before too.
+    async def attend(self, decide: Callable[[Sequence[Lease]], Attendance]) -> Attendance:
+        """Hand all leases to `decide` and write what it decides, alone among all relays.
+
+        `remaining` is counted by the database's clock, read after the lock was taken.
         """
+        ...
+
+    async def leave(self, lease: Lease) -> None:
+        """Delete this lease, if it is still there."""
+        ...
+
+    # --- rows ---------------------------------------------------------------------------------
+
+    async def due(
+        self, lease: Lease, limit: int, *, after: int | None = None
+    ) -> Sequence[OutboxRow]:
+        """Return rows of the lease's lanes that are due, in the order of their ids.
+
+        There are fewer than `limit` if these are all, and none if the lease is not in the table any
+        more. A row that cannot be read is no error, as it must not stop the others: it has a
+        `fault`. Committed rows appear whatever their id is: one that is lower than those seen
+        before too. Only with `after` are rows passed over: those up to this id, and those that
+        were postponed.
+        """
+        ...
+
+    async def failing(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
+        """Return id, key and next time of each row in these lanes that waits after a refusal."""
         ...
 
     async def remove(self, ids: Collection[int]) -> None:
         """Delete rows. Those that are gone already are no error."""
         ...
 
-    async def postpone(self, rows: Sequence[Postponed]) -> None:
-        """Count an attempt for each row, keep its error, and make it due after its delay."""
+    async def postpone(self, rows: Sequence[Postponed]) -> Sequence[datetime]:
+        """Count an attempt for each row, keep its error, and return when it is due again."""
+        ...
+
+    async def defer(self, ids: Collection[int], until: datetime) -> None:
+        """Have rows wait until a time that `postpone` returned: it is not their fault."""
+        ...
+
+    async def park(self, rows: Sequence[Parked]) -> None:
+        """Move rows to where they are not tried again."""
+        ...
+
+    # --- watching -----------------------------------------------------------------------------
+
+    async def backlog(self) -> Backlog:
+        """Count the rows of all lanes."""
+        ...
+
+    async def oldest_age(self) -> float:
+        """Return how many seconds the oldest row that is due, of whatever lane, has waited."""
+        ...
+
+    async def newest(self) -> int:
+        """Return the highest id in the table, or 0."""
+        ...
+
+    async def has_due(self, up_to: int) -> bool:
+        """Tell whether a row up to this id, of whatever lane, is due."""
         ...
 
     def listen(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
@@ -106,4 +203,22 @@ class OutboxStore(Protocol):
 
         It is a hint: it may come too early, too often or not at all, and the relay polls anyway.
         """
+        ...
+
+    # --- parked rows --------------------------------------------------------------------------
+
+    async def parked(self, *, limit: int, after: int | None) -> Sequence[ParkedRow]:
+        """Return up to `limit` parked rows with ids above `after`, in the order of their ids."""
+        ...
+
+    async def redrive(self, ids: Sequence[int]) -> Sequence[int]:
+        """Put parked rows back, attempts anew, under new ids; return the ids that were there."""
+        ...
+
+    async def discard(self, ids: Sequence[int]) -> Sequence[int]:
+        """Delete parked rows for good; return the ids that were there."""
+        ...
+
+    async def purge(self, older_than: timedelta, *, limit: int) -> int:
+        """Delete up to `limit` rows that were parked longer ago; return how many there were."""
         ...

@@ -1,17 +1,22 @@
 """`OutboxRelay`: the process, or the task, that empties an outbox into a bus.
 
-    stopped --startup--> relaying --shutdown--> finishing its batch --> stopped
+    stopped --startup--> relaying --shutdown--> finishing its batch, leaving --> stopped
 
-While relaying it goes round in this circle:
+While relaying it goes round in this circle, one thing at a time:
 
-    idle --nudge or poll--> read --rows--> forward --outcome--> settle --> read
-      ^                      |                                    |
-      '------ nothing due ---+------------------------------------'
+          .---------------- lease renewed, lanes given or taken <----------------.
+          v                                                                      |
+        read --rows--> forward --outcome--> settle --every third of a lease--> attend
+          |                                                                      ^
+          '-- nothing due --> idle --nudge or poll-------------------------------'
 
-- read: one select of what is due, claim-free and outside of any write transaction.
-- forward: many in flight, each confirmed by the broker, with no transaction open.
-- settle: one short delete of what was accepted; what was refused is postponed. This is tried until
-  the database takes it, as a row that was sent and stays would be sent again.
+- attend: one short transaction that keeps its lanes, see `lanes`.
+- read: one select of what is due in its lanes, claim-free and outside of any write transaction.
+- forward: many in flight, each confirmed by the broker, with no transaction open, and given up
+  before the lease runs out. A relay that finds its lease run out, as it was paused, goes back to
+  attend. While it forwards, the next batch is read.
+- settle: one short delete of what was accepted; what was refused is postponed, in the end parked.
+  This is tried until the database takes it, as a row that was sent and stays would be sent again.
 
 Trouble with the database or the bus costs no row anything. The relay waits, longer each time, and
 tries again; it logs each kind of trouble once when it comes, and once when all is well again.
@@ -23,42 +28,55 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
+from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from msgspec import Struct
 
-from events.errors import OutboxError
+from events.errors import NoSuchParkedRowError, OutboxError, RelayNameTakenError
 from events.integration.bus import IntegrationEventBus
-from events.integration.outbox.forwarding import ForwardingBus, forward_to, sort
-from events.integration.outbox.port import OutboxRow, OutboxStore, Postponed
+from events.integration.outbox.forwarding import ForwardingBus, forward_in_waves, forward_to
+from events.integration.outbox.gauge import Gauge
+from events.integration.outbox.membership import Membership
+from events.integration.outbox.order import Order, order_named
+from events.integration.outbox.port import OutboxRow, OutboxStore, ParkedRow
+from events.integration.outbox.reading import Reader
+from events.integration.outbox.settling import Settler
+from events.integration.outbox.trouble import Trouble
 from events.integration.pipeline.lifecycle import LifecycleLock, calling
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
 
-__all__ = ["OutboxRelay", "RelayHealth", "RelayStep"]
+__all__ = ["OutboxRelay", "RelayHealth", "RelayStats", "RelayStep"]
+
+T = TypeVar("T")
 
 logger = logging.getLogger("events.integration")
 
-RelayStep: TypeAlias = Literal["selected", "sent", "removed"]
+RelayStep: TypeAlias = Literal["attended", "selected", "sent", "removed"]
 
 _FIRST_POLL = 0.01  # seconds; a nudge may come just before its commit is seen, so look again soon
-_TROUBLE = RetryPolicy(delay=0.1, factor=2.0, max_delay=5.0)
+_LEAVING = 5.0  # seconds
+_LONGEST_NAME = 255
+_PURGE = 1_000  # rows that one statement deletes
+_PURGE_EVERY = 60.0  # seconds
 
 
 class RelayHealth(Struct, frozen=True):
     """A relay at one moment.
 
     `trouble` says what it is waiting for to go away; `last_read` is how many seconds ago it last
-    read the table.
+    read the table; `lanes` is how many of the 32 lanes it holds, all of them if it is alone.
     """
 
     started: bool
     alive: bool
     trouble: str | None
     last_read: float | None
+    lanes: int
 
     @property
     def healthy(self) -> bool:
@@ -66,22 +84,50 @@ class RelayHealth(Struct, frozen=True):
         return self.started and self.alive and self.trouble is None
 
 
+class RelayStats(Struct, frozen=True):
+    """An outbox at one moment: all of its rows, and what this relay has sent of late.
+
+    `oldest_age` is how many seconds the oldest row that is due has waited, 0 if there is none.
+    `rate` is this relay's rows per second over the last ten seconds.
+    """
+
+    pending: int
+    parked: int
+    oldest_age: float
+    rate: float
+
+
 class OutboxRelay:
     """Publish what is committed to an outbox, at least once, with the ids made at `put`.
 
-    It owns neither the store nor the bus: start the bus first and stop it last, as in
-    `async with bus, OutboxRelay(store, bus):`. A bus of ours gets the stored bytes; one on the bare
-    port gets decoded events through `send`, whose classes must then be imported here. Rows leave
-    roughly in the order of their ids. One that the bus refuses waits as `retry` says, its error
-    kept beside it, and is tried for ever; the others go on.
+    Any number of relays may run on one outbox, here and in other processes: they share its lanes,
+    and what one leaves behind the others take over. A relay owns neither the store nor the bus:
+    start the bus first and stop it last, as in `async with bus, OutboxRelay(store, bus):`. A bus of
+    ours gets the stored bytes; one on the bare port gets decoded events through `send`, whose
+    classes must then be imported here.
+
+    With `order="best_effort"` rows leave roughly in the order of their ids, and one that the bus
+    refuses delays only itself. With `"per_key"` the events of one key leave in the order of their
+    commits, however many relays there are, each confirmed before the next is tried; when one is
+    refused, the later ones of its key wait until it is sent or parked. Use one order for all relays
+    of an outbox.
+
+    A refused row waits as `retry` says, its error kept beside it. After `retry.attempts` it is
+    parked, as one that cannot be read is at once, and stops nobody any more: see `parked`.
 
     Args:
         store: The rows, for example a `SQLAlchemyOutboxStore`.
         bus: Where they go.
+        name: Tells this relay from the others in the table and the log. Two cannot have one name.
+        order: `"best_effort"` or `"per_key"`.
+        lease: Seconds until the lanes of a relay that died are taken over. It must be longer than
+            the bus takes to send, or to give up sending, a batch.
         batch: How many rows are read, forwarded and removed at once.
         poll_interval: Seconds between two looks at an idle table; the net beneath the nudges.
         send_timeout: Seconds for one `send` of a bus on the bare port.
-        retry: The delays of a refused row.
+        retry: The delays of a refused row, and after how many attempts it is parked.
+        lag_warning: Seconds that the oldest row may wait before a warning is logged.
+        keep_parked: How long parked rows are kept. They are kept for ever if None.
         shutdown_grace: Seconds for the batch in flight at the end of `async with`.
         on_step: Called after each step, for tests that stop a relay between two of them.
     """
@@ -91,10 +137,15 @@ class OutboxRelay:
         store: OutboxStore,
         bus: IntegrationEventBus,
         *,
+        name: str | None = None,
+        order: Order = "best_effort",
+        lease: float = 30.0,
         batch: int = 500,
         poll_interval: float = 2.0,
         send_timeout: float = 30.0,
         retry: RetryPolicy | None = None,
+        lag_warning: float = 60.0,
+        keep_parked: timedelta | None = None,
         shutdown_grace: float = 10.0,
         on_step: Callable[[RelayStep], None] | None = None,
     ) -> None:
@@ -104,28 +155,43 @@ class OutboxRelay:
                 f"OutboxRelay needs an OutboxStore first, such as SQLAlchemyOutboxStore(engine), "
                 f"not {type(given).__name__}"
             )
+        for option, value in (("lease", lease), ("batch", batch), ("poll_interval", poll_interval)):
+            if value <= 0:
+                raise ValueError(f"OutboxRelay: {option} must be above 0, not {value!r}")
+        if name is not None and not 1 <= len(name) <= _LONGEST_NAME:
+            raise ValueError(f"OutboxRelay: name must have 1 to {_LONGEST_NAME} characters")
         self._store = store
         self._bus = bus
+        self._name = name
+        self._length = lease
         self._forward = forward_to(bus, timeout=send_timeout)
         self._batch = batch
         self._poll_interval = poll_interval
-        self._retry = retry or RetryPolicy()
         self._shutdown_grace = shutdown_grace
+        self._keep_parked = keep_parked
         self._on_step = on_step or _ignore
+        self._order = order_named(order)
+        self._trouble = Trouble(self.__repr__)
+        self._settler = Settler(store, self._order, retry or RetryPolicy(), self._trouble)
+        self._gauge = Gauge(lag_warning)
         self._lifecycle = LifecycleLock()
         self._task: asyncio.Task[None] | None = None
+        self._purging: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._woken = asyncio.Event()
-        self._drains: list[asyncio.Future[None]] = []
-        self._trouble: Exception | None = None
-        self._failures = 0
-        self._logged: set[type[Exception]] = set()
+        self._turns: list[asyncio.Future[None]] = []
         self._last_read: float | None = None
+        self._busy = False
+        self._membership = Membership(store, name, lease)
+        self._reader = Reader(store, batch, scans_only=self._order.strict)
 
     # --- lifecycle ----------------------------------------------------------------------------
 
     async def startup(self) -> None:
         """Check table and bus, and begin, or begin anew if it has ended. Twice does no harm.
+
+        It returns before the relay holds lanes: one that shares them waits until the others have
+        given some back, or until the lease of one that died has run out.
 
         Raises `OutboxTableError` for a table that is missing or of another layout,
         `BusNotStartedError` for a bus that says it is not started.
@@ -138,29 +204,35 @@ class OutboxRelay:
                 await self._bus.forward([])
             # New ones, as they belong to the event loop in which they were first waited for.
             self._stopping, self._woken = asyncio.Event(), asyncio.Event()
+            self._membership = Membership(self._store, self._name, self._length)
+            self._reader = Reader(self._store, self._batch, scans_only=self._order.strict)
             self._task = asyncio.create_task(self._relay(), name=f"{self!r}")
             self._task.add_done_callback(_log_end)
+            if self._keep_parked is not None:
+                self._purging = asyncio.create_task(self._purge(self._keep_parked))
 
     async def shutdown(self, *, grace: float | None = None) -> None:
         """Let the batch in flight end, then stop. Calling it twice does no harm.
 
         What outlasts the grace (`shutdown_grace` if None) is given up: its rows stay, and those
         that had been sent already are sent again by the next relay. It does not empty the outbox;
-        call `drain` before for that.
+        call `drain` before for that. Its lanes are free for others at once.
         """
         async with self._lifecycle:
             if self._task is None:
                 return
             self._stopping.set()
             self._woken.set()
+            tasks = [task for task in (self._task, self._purging) if task is not None]
             try:
                 grace = self._shutdown_grace if grace is None else grace
                 await asyncio.wait([self._task], timeout=grace)
             finally:
-                self._task.cancel()
-                await asyncio.wait([self._task])
-                self._task = None
-                self._trouble = None
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+                self._task = self._purging = None
+                self._trouble.now = None
 
     async def __aenter__(self) -> Self:
         await self.startup()
@@ -192,20 +264,37 @@ class OutboxRelay:
                 stopped.cancel()
 
     async def drain(self) -> None:
-        """Return when the bus has what was committed before the call.
+        """Return when what was committed before the call has left, through whichever relay.
 
-        Rows that are postponed are not waited for. It waits while bus or database are in trouble,
-        and until the relay has caught up with those who go on writing, so give it a deadline.
-        Raises `OutboxError` if the relay is not started, or stops meanwhile.
+        Rows that are postponed are not waited for, nor is what others go on writing. It waits while
+        bus or database are in trouble, so give it a deadline. Raises `OutboxError` if the relay is
+        not started, or stops meanwhile.
         """
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._drains.append(done)
-        self._woken.set()
-        try:
-            await self._wait_alive(done)
-        finally:
-            done.cancel()
-            self._drains = [other for other in self._drains if other is not done]
+        newest = await self._ask(self._store.newest)
+        while await self._ask(lambda: self._store.has_due(newest)):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._turns.append(turn)
+            self._woken.set()
+            try:
+                await self._wait_alive(turn)
+            finally:
+                turn.cancel()
+                self._turns = [other for other in self._turns if other is not turn]
+
+    async def _ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Ask the store until it answers, as long as the relay lives."""
+        while True:
+            asked = asyncio.create_task(question())
+            try:
+                await self._wait_alive(asked)
+                return asked.result()
+            except OutboxError:
+                raise
+            except Exception as error:  # noqa: BLE001 - as the store raises what its library does
+                logger.debug("%r asks again: %s", self, describe(error))
+                await asyncio.sleep(self._trouble.delay)
+            finally:
+                asked.cancel()
 
     async def _wait_alive(self, awaited: asyncio.Future[Any]) -> None:
         task = self._task
@@ -216,18 +305,63 @@ class OutboxRelay:
             cause = None if task.cancelled() else task.exception()
             raise OutboxError(f"{self!r} has stopped") from cause
 
+    # --- watching -----------------------------------------------------------------------------
+
     def health(self) -> RelayHealth:
         """Say whether the relay lives and what troubles it; cheap enough for a probe."""
         now = asyncio.get_running_loop().time()
+        trouble = self._trouble.now
         return RelayHealth(
             started=self._task is not None,
             alive=self._task is not None and not self._task.done(),
-            trouble=None if self._trouble is None else describe(self._trouble),
+            trouble=None if trouble is None else describe(trouble),
             last_read=None if self._last_read is None else now - self._last_read,
+            lanes=len(self._membership.lease.lanes) if self._task is not None else 0,
         )
+
+    async def stats(self) -> RelayStats:
+        """Count the rows of the outbox. This reads the table: ask now and then, not per request."""
+        backlog = await self._store.backlog()
+        return RelayStats(backlog.pending, backlog.parked, backlog.oldest_age, self._gauge.rate())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._store!r}, {self._bus!r})"
+
+    # --- parked rows --------------------------------------------------------------------------
+
+    async def parked(self, *, limit: int = 100, after: int | None = None) -> list[ParkedRow]:
+        """Return up to `limit` of the rows that could not be sent, in the order of their ids.
+
+        `after` is the id of the last one of the page before. The relay need not be started, as with
+        `redrive` and `discard`.
+        """
+        return list(await self._store.parked(limit=limit, after=after))
+
+    async def redrive(self, rows: Iterable[ParkedRow | int] | ParkedRow | int) -> int:
+        """Have parked rows sent after all, attempts starting anew, and return how many there were.
+
+        They leave behind what waits already. Raises `NoSuchParkedRowError` for those that are not
+        there, after the rest was put back.
+        """
+        ids = _ids(rows)
+        return _all_found(ids, await self._store.redrive(ids))
+
+    async def discard(self, rows: Iterable[ParkedRow | int] | ParkedRow | int) -> int:
+        """Delete parked rows for good; otherwise as `redrive`."""
+        ids = _ids(rows)
+        return _all_found(ids, await self._store.discard(ids))
+
+    async def _purge(self, older_than: timedelta) -> None:
+        while True:
+            try:
+                gone = await self._store.purge(older_than, limit=_PURGE)
+            except Exception as error:  # noqa: BLE001 - as the store raises what its library does
+                logger.warning("%r cannot delete old parked rows: %s", self, describe(error))
+                gone = 0
+            if gone:
+                logger.info("%r deleted %d rows parked over %s ago", self, gone, older_than)
+            if gone < _PURGE:
+                await asyncio.sleep(_PURGE_EVERY)
 
     # --- the circle ---------------------------------------------------------------------------
 
@@ -240,92 +374,91 @@ class OutboxRelay:
 
         idle = _FIRST_POLL
         async with self._store.listen(wake):
-            while not self._stopping.is_set():
-                self._woken.clear()
-                read = await self._turn()
-                if self._trouble is not None:
-                    await _wait(self._stopping, _TROUBLE.delay_after(self._failures))
-                elif read < self._batch:
-                    idle = _FIRST_POLL if read else min(idle * 2, self._poll_interval)
-                    if await _wait(self._woken, idle):
-                        idle = _FIRST_POLL
+            try:
+                while not self._stopping.is_set():
+                    self._woken.clear()
+                    sent = await self._turn()
+                    attend_in = self._membership.attend_in
+                    if self._trouble.now is not None:
+                        # A lease that cannot be renewed is no reason to try without a rest.
+                        rest = min(self._trouble.delay, attend_in or self._trouble.delay)
+                        await _wait(self._stopping, rest)
+                    elif self._reader.caught_up:
+                        idle = _FIRST_POLL if sent else min(idle * 2, self._poll_interval)
+                        scan_in = self._reader.scan_in
+                        rest = idle if scan_in is None else min(idle, scan_in)
+                        if await _wait(self._woken, min(rest, attend_in)):
+                            idle = _FIRST_POLL
+            finally:
+                await self._leave()
 
     async def _turn(self) -> int:
-        """Read, forward and settle once; return how many rows there were."""
-        drains, self._drains = self._drains, []
-        read = 0
+        """Attend if it is time, then read, forward and settle once; return how many rows left."""
+        turns, self._turns = self._turns, []
+        sent = 0
         trouble: Exception | None = None
         try:
-            rows = await self._store.due(self._batch)
-            self._last_read = asyncio.get_running_loop().time()
-            read = len(rows)
-            if rows:
-                trouble = await self._pass_on(rows)
+            if self._membership.attend_in <= 0:
+                await self._attend()
+            if self._membership.lease.lanes:
+                rows = await self._reader.next(self._membership.lease)
+                self._last_read = asyncio.get_running_loop().time()
+                if rows:
+                    self._busy = True
+                    sent, trouble = await self._pass_on(rows)
+        except RelayNameTakenError as error:
+            if error.alive:
+                raise
+            trouble = error
         except Exception as error:  # noqa: BLE001 - a relay is never quietly dead
             trouble = error
-        self._note(trouble)
-        if trouble is None and read < self._batch:
-            for done in drains:
-                if not done.done():
-                    done.set_result(None)
-        else:
-            self._drains += [done for done in drains if not done.done()]
-        return read
+        if trouble is not None:
+            await self._reader.start_over()
+        self._trouble.note(trouble)
+        for turn in turns:
+            if not turn.done():
+                turn.set_result(None)
+        return sent
 
-    async def _pass_on(self, rows: Sequence[OutboxRow]) -> Exception | None:
+    async def _attend(self) -> None:
+        if await self._membership.attend():
+            await self._reader.start_over()
+            if self._order.strict:
+                self._order.learn(await self._store.failing(self._membership.lease))
+        if self._busy:
+            self._busy = False
+            self._gauge.lag(await self._store.oldest_age())
+        self._on_step("attended")
+
+    async def _pass_on(self, rows: Sequence[OutboxRow]) -> tuple[int, Exception | None]:
         self._on_step("selected")
-        sound = [row for row in rows if row.fault is None]
-        outcome = sort(sound, await self._forward([row.message for row in sound]))
-        self._on_step("sent")
-        if outcome.accepted:
-            self._failures = 0  # a bus that takes some of them is not down
-            await self._insist(lambda: self._store.remove([row.id for row in outcome.accepted]))
-        refused = [*outcome.refused, *((row, row.fault) for row in rows if row.fault is not None)]
-        if refused:
-            postponed = [self._postpone(row, error) for row, error in refused]
-            await self._insist(lambda: self._store.postpone(postponed))
-        self._on_step("removed")
-        return outcome.trouble
-
-    def _postpone(self, row: OutboxRow, error: Exception) -> Postponed:
-        attempt = row.attempts + 1
-        delay = self._retry.delay_after(attempt)
-        logger.warning(
-            "%s %s for topic %r cannot be sent, attempt %d, again in %.3g s: %s",
-            row.message.type,
-            row.message.id,
-            row.message.topic,
-            attempt,
-            delay,
-            describe(error),
+        if self._membership.sending_time <= 0:
+            logger.warning("%r was paused for longer than its lease, and attends anew", self)
+            await self._reader.start_over()
+            return 0, None
+        await self._settler.unreadable(rows)
+        plan = self._order.plan([row for row in rows if row.fault is None])
+        for until, ids in plan.deferred.items():
+            await self._settler.defer(ids, until)
+        self._reader.read_ahead(self._membership.lease)
+        outcome = await forward_in_waves(
+            self._forward, plan.waves, lambda: self._membership.sending_time
         )
-        return Postponed(row.id, describe(error), delay)
+        self._on_step("sent")
+        await self._settler.settle(outcome)
+        self._gauge.sent(len(outcome.accepted))
+        self._on_step("removed")
+        return len(outcome.accepted), outcome.trouble
 
-    async def _insist(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Write until the database takes it."""
-        while True:
-            try:
-                await write()
-            except Exception as error:  # noqa: BLE001 - as the store raises what its library does
-                self._note(error)
-                await asyncio.sleep(_TROUBLE.delay_after(self._failures))
-            else:
-                self._failures = 0
-                return
-
-    def _note(self, trouble: Exception | None) -> None:
-        """Remember what is wrong, and log it if that is news."""
-        before, self._trouble = self._trouble, trouble
-        if trouble is None:
-            if before is not None:
-                logger.info("%r goes on: %s is over", self, type(before).__name__)
-            self._failures = 0
-            self._logged.clear()
-        else:
-            if type(trouble) not in self._logged:
-                logger.warning("%r waits and tries again: %s", self, describe(trouble))
-            self._failures += 1
-            self._logged.add(type(trouble))
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(_LEAVING):
+                await self._reader.start_over()
+                await self._membership.leave()
+        except Exception as error:  # noqa: BLE001 - as the store raises what its library does
+            logger.info(
+                "%r could not give its lease back, which runs out: %s", self, describe(error)
+            )
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:
@@ -337,6 +470,19 @@ async def _wait(event: asyncio.Event, seconds: float) -> bool:
 
 def _ignore(step: RelayStep) -> None:
     pass
+
+
+def _ids(rows: Iterable[ParkedRow | int] | ParkedRow | int) -> list[int]:
+    if isinstance(rows, ParkedRow | int):
+        rows = [rows]
+    return [row if isinstance(row, int) else row.id for row in rows]
+
+
+def _all_found(ids: Sequence[int], found: Sequence[int]) -> int:
+    missing = set(ids).difference(found)
+    if missing:
+        raise NoSuchParkedRowError(sorted(missing))
+    return len(found)
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

@@ -13,7 +13,7 @@ aggregate's events follow its commits. SQLAlchemy tells of all this in three eve
 
 from __future__ import annotations
 
-from sqlalchemy import URL, Table, event
+from sqlalchemy import Engine, Table, event
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 
@@ -33,7 +33,7 @@ class SessionBuffer:
         self._rows: dict[SessionTransaction, dict[Table, list[Row]]] = {}
         self._released: set[SessionTransaction] = set()
         self._committing = 0
-        self._written_to: set[URL] = set()
+        self._written_to: set[tuple[Engine, Table]] = set()
         event.listen(session, "before_commit", self._before_commit)
         event.listen(session, "after_commit", self._after_commit)
         event.listen(session, "after_transaction_end", self._after_transaction_end)
@@ -71,8 +71,8 @@ class SessionBuffer:
         if session.in_nested_transaction() and current is not None:
             self._released.add(current)
             return
-        for url in self._written_to:
-            nudge(url)
+        for engine, table in self._written_to:
+            nudge(engine, table)
 
     def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
         rows = self._rows.pop(transaction, {})
@@ -102,7 +102,7 @@ class SessionBuffer:
                 cure = f"the session has no engine for it: bind it with binds={{{table.name}: ...}}"
                 raise OutboxTableError(table.fullname, cure) from error
             insert_rows(connection, table, rows)
-            self._written_to.add(connection.engine.url)
+            self._written_to.add((connection.engine, table))
             # Only now: a commit that failed here, and is tried again, must write them.
             del tables[table]
 

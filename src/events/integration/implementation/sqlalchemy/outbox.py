@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 
 import msgspec
-from sqlalchemy import Connection, MetaData, Table, event
+from sqlalchemy import Connection, Table, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
 from events.errors import InvalidTopologyError, MessageTooLargeError, OutboxError
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.sqlalchemy.buffer import SessionBuffer
 from events.integration.implementation.sqlalchemy.tables import (
+    AT_ONCE,
     LONGEST_NAME,
     Row,
+    default_table,
     insert_rows,
-    lane_of,
-    outbox_table,
 )
 from events.integration.implementation.sqlalchemy.wakeup import nudge
+from events.integration.outbox import lane_of
 from events.integration.serialization import Serializer
 from events.integration.topology import Topic
 
-__all__ = ["SQLAlchemyOutbox", "default_table"]
+__all__ = ["SQLAlchemyOutbox"]
 
 _encode_json = msgspec.json.Encoder().encode
 _serializer = cache(Serializer)
+_NUDGES = "events.outbox.nudges"
 
 
 class SQLAlchemyOutbox:
@@ -114,7 +116,7 @@ class SQLAlchemyOutbox:
         if available_at is not None:
             if available_at.tzinfo is None:
                 raise ValueError(f"available_at has no time zone: {available_at!r}; use UTC")
-            available_at = available_at.astimezone(UTC)
+            available_at = max(available_at.astimezone(UTC), AT_ONCE)
         return {
             "event_id": message.id,
             "topic": message.topic,
@@ -125,21 +127,18 @@ class SQLAlchemyOutbox:
             "headers": _encode_json(message.headers).decode(),
             "body": message.body,
             "created_at": datetime.now(UTC),
-            "available_at": available_at,
+            "available_at": available_at or AT_ONCE,
         }
-
-
-@cache
-def default_table() -> Table:
-    """Return the table of the default name, for those who need not name theirs."""
-    return outbox_table(MetaData())
 
 
 def _write_now(connection: Connection, table: Table, row: Row) -> None:
     insert_rows(connection, table, [row])
-    if not event.contains(connection, "commit", _nudge):
-        event.listen(connection, "commit", _nudge)
+    nudges = connection.info.setdefault(_NUDGES, {})  # of this connection to the database
+    if table not in nudges:
+        nudges[table] = partial(_nudge, table=table)
+    if not event.contains(connection, "commit", nudges[table]):
+        event.listen(connection, "commit", nudges[table])
 
 
-def _nudge(connection: Connection) -> None:
-    nudge(connection.engine.url)
+def _nudge(connection: Connection, *, table: Table) -> None:
+    nudge(connection.engine, table)

@@ -1,42 +1,62 @@
-"""`SQLAlchemyOutboxStore`: the rows of the outbox table, as the relay reads and removes them."""
+"""`SQLAlchemyOutboxStore`: the tables of the outbox, as relays read and write them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any
 
-import msgspec
 from sqlalchemy import (
+    BigInteger,
     Connection,
-    Integer,
+    Select,
     Table,
     bindparam,
     delete,
+    exists,
+    func,
     inspect,
     select,
-    union_all,
     update,
 )
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from events.errors import OutboxError, OutboxTableError
-from events.integration.implementation.sqlalchemy import sqlite
-from events.integration.implementation.sqlalchemy.outbox import default_table
-from events.integration.implementation.sqlalchemy.tables import CURE, require_columns
+from events.errors import OutboxTableError
+from events.integration.implementation.sqlalchemy import postgresql, sqlite
+from events.integration.implementation.sqlalchemy.clock import aware, clock
+from events.integration.implementation.sqlalchemy.leases import Leases
+from events.integration.implementation.sqlalchemy.parking import Parking
+from events.integration.implementation.sqlalchemy.reading import DueQuery, message_of, one_of
+from events.integration.implementation.sqlalchemy.tables import (
+    AT_ONCE,
+    CURE,
+    Tables,
+    default_table,
+    require_columns,
+)
 from events.integration.implementation.sqlalchemy.wakeup import listening
-from events.integration.message import Message
-from events.integration.outbox import OutboxRow, Postponed
+from events.integration.outbox import (
+    Attendance,
+    Backlog,
+    Lease,
+    OutboxRow,
+    Parked,
+    ParkedRow,
+    Postponed,
+)
 
 __all__ = ["SQLAlchemyOutboxStore"]
 
 _MOST_IDS = 1_000  # in one statement: databases limit the number of its parameters
-_decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
 class SQLAlchemyOutboxStore:
-    """The relay's side of the table. The engine stays yours; it may be the application's own.
+    """The relay's side of the outbox: on SQLite, PostgreSQL, MariaDB and MySQL.
+
+    The engine stays yours; it may be the application's own. On PostgreSQL a relay keeps one more
+    connection than the pool counts, on which it listens.
 
     Args:
         engine: An engine whose pool gives each user a connection of its own.
@@ -50,21 +70,21 @@ class SQLAlchemyOutboxStore:
                 f"from sqlalchemy.ext.asyncio import create_async_engine"
             )
         self._engine = engine
-        self._table = table = default_table() if table is None else table
-        require_columns(table, table.columns.keys())
-        c = table.c
-        columns = (c.id, c.event_id, c.topic, c.key, c.type, c.headers, c.body, c.attempts)
-        limit = bindparam("limit", type_=Integer())
-        at_once = select(*columns).where(c.available_at.is_(None)).order_by(c.id).limit(limit)
-        later = (
-            select(*columns)
-            .where(c.available_at <= bindparam("now", type_=c.available_at.type))
-            .order_by(c.available_at, c.id)
-            .limit(limit)
+        self._dialect = engine.dialect.name
+        # One statement is one round trip without a transaction around it. SQLite has no trips to
+        # save, and switching costs it two calls to the connection's thread.
+        self._single = (
+            engine
+            if self._dialect == "sqlite"
+            else engine.execution_options(isolation_level="AUTOCOMMIT")
         )
-        # Each half is a walk along the index; one condition with OR would be a sort of the backlog.
-        self._due = union_all(select(at_once.subquery()), select(later.subquery()))
-        self._remove = delete(table).where(c.id.in_(bindparam("ids", expanding=True)))
+        self._tables = tables = Tables(default_table() if table is None else table)
+        self._leases = Leases(engine, tables)
+        self._parking = Parking(engine, tables)
+        self._due = DueQuery(tables, self._dialect)
+        table = tables.outbox
+        c = table.c
+        self._remove = delete(table).where(one_of(c.id, "ids", BigInteger(), self._dialect))
         self._postpone = (
             update(table)
             .where(c.id == bindparam("row"))
@@ -74,9 +94,14 @@ class SQLAlchemyOutboxStore:
                 available_at=bindparam("then"),
             )
         )
+        self._defer = (
+            update(table)
+            .where(one_of(c.id, "ids", BigInteger(), self._dialect))
+            .values(available_at=bindparam("then"))
+        )
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._engine.url!r}, {self._table.fullname!r})"
+        return f"{type(self).__name__}({self._engine.url!r}, {self._tables.outbox.fullname!r})"
 
     async def check(self) -> None:
         """See `OutboxStore.check`. Warns of settings under which writers would wait for the relay.
@@ -87,71 +112,171 @@ class SQLAlchemyOutboxStore:
             await connection.run_sync(self._check)
 
     def _check(self, connection: Connection) -> None:
-        table = self._table
-        try:
-            there = {c["name"] for c in inspect(connection).get_columns(table.name, table.schema)}
-        except NoSuchTableError as error:
-            raise OutboxTableError(table.fullname, f"it is not there; {CURE}") from error
-        require_columns(table, there)
-        if connection.dialect.name == "sqlite":
+        for table in self._tables:
+            try:
+                columns = inspect(connection).get_columns(table.name, table.schema)
+            except NoSuchTableError as error:
+                raise OutboxTableError(table.fullname, f"it is not there; {CURE}") from error
+            require_columns(table, {column["name"] for column in columns}, layout=table)
+        if self._dialect == "sqlite":
             sqlite.check(connection)
 
-    async def due(self, limit: int) -> Sequence[OutboxRow]:
+    # --- leases -------------------------------------------------------------------------------
+
+    async def attend(self, decide: Callable[[Sequence[Lease]], Attendance]) -> Attendance:
+        """See `OutboxStore.attend`."""
+        return await self._leases.attend(decide)
+
+    async def leave(self, lease: Lease) -> None:
+        """See `OutboxStore.leave`."""
+        await self._leases.leave(lease)
+
+    # --- rows ---------------------------------------------------------------------------------
+
+    async def due(
+        self, lease: Lease, limit: int, *, after: int | None = None
+    ) -> Sequence[OutboxRow]:
         """See `OutboxStore.due`."""
-        async with self._engine.connect() as connection:
-            result = await connection.execute(self._due, {"limit": limit, "now": datetime.now(UTC)})
-            rows = [_row(*found) for found in result]
-        rows.sort(key=lambda row: row.id)
+        statement, values = self._due(lease, limit, after)
+        async with self._single.connect() as connection:
+            found = (await connection.execute(statement, values)).all()
+        rows: list[OutboxRow] = []
+        for number, event_id, topic, key, type_, headers, body, attempts, postponed in found:
+            message, fault = message_of(event_id, topic, key, type_, headers, body)
+            rows.append(OutboxRow(number, message, attempts, bool(postponed), fault))
+        rows.sort(key=_id)
         return rows
+
+    async def failing(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
+        """See `OutboxStore.failing`."""
+        c = self._tables.outbox.c
+        query = select(c.id, c.key, c.available_at).where(
+            c.available_at > AT_ONCE,
+            c.attempts > 0,
+            c.key.is_not(None),
+            c.lane.in_(sorted(lease.lanes)),
+        )
+        async with self._single.connect() as connection:
+            found = (await connection.execute(query)).all()
+        return [(number, key, aware(until)) for number, key, until in found]
 
     async def remove(self, ids: Collection[int]) -> None:
         """See `OutboxStore.remove`."""
         rest = list(ids)
-        async with self._engine.begin() as connection:
+        async with self._single.begin() as connection:
             while rest:
                 await connection.execute(self._remove, {"ids": rest[:_MOST_IDS]})
                 del rest[:_MOST_IDS]
 
-    async def postpone(self, rows: Sequence[Postponed]) -> None:
+    async def postpone(self, rows: Sequence[Postponed]) -> Sequence[datetime]:
         """See `OutboxStore.postpone`."""
-        now = datetime.now(UTC)
         async with self._engine.begin() as connection:
+            now = aware((await connection.execute(select(clock()))).scalar_one())
+            then = [now + timedelta(seconds=row.delay) for row in rows]
             await connection.execute(
                 self._postpone,
                 [
-                    {"row": r.id, "error": r.error, "then": now + timedelta(seconds=r.delay)}
-                    for r in rows
+                    {"row": row.id, "error": row.error, "then": until}
+                    for row, until in zip(rows, then, strict=True)
                 ],
             )
+        return then
+
+    async def defer(self, ids: Collection[int], until: datetime) -> None:
+        """See `OutboxStore.defer`."""
+        rest = list(ids)
+        async with self._engine.begin() as connection:
+            while rest:
+                values = {"ids": rest[:_MOST_IDS], "then": until}
+                await connection.execute(self._defer, values)
+                del rest[:_MOST_IDS]
+
+    async def park(self, rows: Sequence[Parked]) -> None:
+        """See `OutboxStore.park`."""
+        await self._parking.park(rows)
+
+    # --- watching -----------------------------------------------------------------------------
+
+    async def backlog(self) -> Backlog:
+        """See `OutboxStore.backlog`."""
+        count = select(
+            select(func.count()).select_from(self._tables.outbox).scalar_subquery(),
+            select(func.count()).select_from(self._tables.parked).scalar_subquery(),
+        )
+        async with self._single.connect() as connection:
+            pending, parked = (await connection.execute(count)).one()
+            return Backlog(pending, parked, await self._oldest_age(connection.execute))
+
+    async def oldest_age(self) -> float:
+        """See `OutboxStore.oldest_age`."""
+        async with self._single.connect() as connection:
+            return await self._oldest_age(connection.execute)
+
+    async def _oldest_age(
+        self, execute: Callable[[Select[Any]], Coroutine[Any, Any, Any]]
+    ) -> float:
+        c = self._tables.outbox.c
+        put = (
+            select(c.created_at)
+            .where(c.available_at <= AT_ONCE)
+            .order_by(c.available_at, c.id)
+            .limit(1)
+        )
+        then = (
+            select(c.available_at)
+            .where(c.available_at > AT_ONCE, c.available_at <= clock())
+            .order_by(c.available_at)
+            .limit(1)
+        )
+        ages = select(put.scalar_subquery(), then.scalar_subquery(), clock())
+        oldest_put, oldest_then, now = (await execute(ages)).one()
+        since = [aware(moment) for moment in (oldest_put, oldest_then) if moment is not None]
+        return max(((aware(now) - moment).total_seconds() for moment in since), default=0.0)
+
+    async def newest(self) -> int:
+        """See `OutboxStore.newest`."""
+        async with self._single.connect() as connection:
+            newest = select(func.max(self._tables.outbox.c.id))
+            return (await connection.execute(newest)).scalar_one() or 0
+
+    async def has_due(self, up_to: int) -> bool:
+        """See `OutboxStore.has_due`."""
+        c = self._tables.outbox.c
+        async with self._single.connect() as connection:
+            found = select(exists().where(c.id <= up_to, c.available_at <= clock()))
+            return bool((await connection.execute(found)).scalar_one())
 
     def listen(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
-        """See `OutboxStore.listen`: hears of the commits of this process."""
+        """See `OutboxStore.listen`: hears of this process's commits, on PostgreSQL of all."""
         return self._listen(wake)
 
     @asynccontextmanager
     async def _listen(self, wake: Callable[[], None]) -> AsyncGenerator[None]:
-        with listening(self._engine.url, wake):
+        async with AsyncExitStack() as stack:
+            stack.enter_context(listening(self._engine.url, wake))
+            if self._dialect == "postgresql":
+                channel = postgresql.channel_of(self._tables.outbox)
+                await stack.enter_async_context(postgresql.listening(self._engine, channel, wake))
             yield
 
+    # --- parked rows --------------------------------------------------------------------------
 
-def _row(
-    number: int,
-    event_id: str,
-    topic: str,
-    key: str | None,
-    event_type: str,
-    headers: str,
-    body: object,  # bytes, unless somebody wrote to SQLite what the column should not hold
-    attempts: int,
-) -> OutboxRow:
-    fault: OutboxError | None = None
-    decoded: dict[str, str] = {}
-    try:
-        decoded = _decode_headers(headers)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's
-        fault = OutboxError(f"its headers are no JSON object of strings: {error}")
-    if not isinstance(body, bytes):
-        fault = OutboxError(f"its body holds no bytes: {type(body).__name__}")
-        body = b""
-    message = Message(topic, event_type, event_id, body, decoded, key)
-    return OutboxRow(number, message, attempts, fault)
+    async def parked(self, *, limit: int, after: int | None) -> Sequence[ParkedRow]:
+        """See `OutboxStore.parked`."""
+        return await self._parking.parked(limit=limit, after=after)
+
+    async def redrive(self, ids: Sequence[int]) -> Sequence[int]:
+        """See `OutboxStore.redrive`."""
+        return await self._parking.redrive(ids)
+
+    async def discard(self, ids: Sequence[int]) -> Sequence[int]:
+        """See `OutboxStore.discard`."""
+        return await self._parking.discard(ids)
+
+    async def purge(self, older_than: timedelta, *, limit: int) -> int:
+        """See `OutboxStore.purge`."""
+        return await self._parking.purge(older_than, limit=limit)
+
+
+def _id(row: OutboxRow) -> int:
+    return row.id

@@ -1,32 +1,38 @@
-"""The outbox table.
+"""The tables of the outbox: what waits, what was parked, and which relays are at work.
 
-| column | holds |
+| column of `outbox` | holds |
 |---|---|
-| `id` | a sequence that is never used twice: what the relay orders and deletes by |
+| `id` | a sequence that is never used twice: what relays order and delete by |
 | `event_id` | the event's UUIDv7, the same wherever it travels |
 | `topic`, `key`, `type`, `version` | as sent; `key` is NULL for events without order |
 | `lane` | a hash of the key, or of the event's id, from 0 to `LANES` - 1: relays share by it |
 | `headers`, `body` | the message: a JSON object of strings, and bytes |
 | `created_at` | when `put` was called, UTC |
-| `available_at` | not before this, UTC; NULL, as for nearly all, is at once and needs no clock |
+| `available_at` | not before this, UTC; `AT_ONCE`, in 1970, for nearly all |
 | `attempts`, `last_error` | how often it could not be sent, and why |
 
-The relay's two questions, `available_at IS NULL ORDER BY id` and `available_at <= now`, are
-answered from one index, so rows that wait for later cost nothing however many they are.
+The relay's two questions, what is due at once by `id` and what was postponed until now, are
+answered from one index, so rows that wait for later cost nothing however many they are. There is no
+NULL in it on purpose: of a table that was not analyzed yet, as one whose backlog has just grown,
+PostgreSQL believes that few rows are NULL and would sort them all.
+
+`outbox_parked` has the same columns but `available_at`, and `reason` and `parked_at`; its `id` is
+the one that the row had. `outbox_relays` has a row for each relay at work, with its lanes and when
+its lease runs out, and one without a name, which is what they lock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
-from zlib import crc32
 
 from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
-    DateTime,
+    Double,
     Index,
     Insert,
     Integer,
@@ -40,28 +46,30 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects import mysql
-from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.exc import DBAPIError
 
 from events.errors import OutboxTableError
+from events.integration.implementation.sqlalchemy.clock import moment
 
 __all__ = [
+    "AT_ONCE",
     "CURE",
-    "LANES",
     "LONGEST_NAME",
     "Row",
+    "Tables",
+    "default_table",
     "insert_rows",
-    "lane_of",
     "outbox_table",
     "require_columns",
 ]
 
 Row: TypeAlias = Mapping[str, Any]
 
-LANES = 64
-"""Part of the table's layout: changing it would put a key's old and new rows on two lanes."""
-
 LONGEST_NAME = 255
 """Characters that the columns `type` and `key` hold."""
+
+AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+"""What `available_at` is for events that are to be sent as soon as they are committed."""
 
 
 CURE = (
@@ -69,13 +77,20 @@ CURE = (
     "metadata.create_all or an Alembic revision; pass table= if it has another name"
 )
 
+_ON_MYSQL: dict[str, Any] = {
+    f"{name}_{option}": value
+    for name in ("mysql", "mariadb")
+    for option, value in (("charset", "utf8mb4"), ("engine", "InnoDB"))
+}
+
 _inserts: WeakKeyDictionary[Table, Insert] = WeakKeyDictionary()
 
 
 def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None = None) -> Table:
-    """Add the outbox table to your MetaData, where `create_all` and Alembic see it.
+    """Add the tables of the outbox to your MetaData, where `create_all` and Alembic see them.
 
-    Returns the one that is there already if called again with the same name.
+    Besides the one named, which is returned, these are `<name>_parked` and `<name>_relays`. Returns
+    the one that is there already if called again with the same name.
     """
     given: object = metadata
     if not isinstance(given, MetaData):
@@ -85,6 +100,29 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
     found = metadata.tables.get(f"{schema}.{name}" if schema else name)
     if found is not None:
         return found
+    Table(
+        f"{name}_parked",
+        metadata,
+        Column("id", BigInteger, primary_key=True, autoincrement=False),
+        *_message_columns(),
+        Column("attempts", Integer, nullable=False),
+        Column("last_error", Text),
+        Column("reason", String(32), nullable=False),
+        Column("parked_at", moment(), nullable=False),
+        schema=schema,
+        **_ON_MYSQL,
+    )
+    Table(
+        f"{name}_relays",
+        metadata,
+        Column("relay", _exact(LONGEST_NAME), primary_key=True),
+        Column("token", String(32), nullable=False),
+        Column("lanes", String(LONGEST_NAME), nullable=False),
+        Column("lease_seconds", Double, nullable=False),
+        Column("expires_at", moment(), nullable=False),
+        schema=schema,
+        **_ON_MYSQL,
+    )
     return Table(
         name,
         metadata,
@@ -94,43 +132,71 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
             primary_key=True,
             autoincrement=True,
         ),
+        *_message_columns(),
+        Column("available_at", moment(), nullable=False),
+        Column("attempts", Integer, nullable=False, server_default=text("0")),
+        Column("last_error", Text),
+        Index(f"ix_{name}_due", "available_at", "id"),
+        schema=schema,
+        sqlite_autoincrement=True,  # else SQLite gives the last row's id again once it is deleted
+        **_ON_MYSQL,
+    )
+
+
+def _message_columns() -> list[Column[Any]]:
+    long_text = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
+    long_bytes = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
+    return [
         Column("event_id", String(LONGEST_NAME), nullable=False),
         Column("topic", String(LONGEST_NAME), nullable=False),
         Column("key", String(LONGEST_NAME)),
         Column("lane", SmallInteger, nullable=False),
         Column("type", String(LONGEST_NAME), nullable=False),
         Column("version", Integer, nullable=False),
-        Column("headers", Text, nullable=False),
-        Column(
-            "body",
-            LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb"),
-            nullable=False,
-        ),
-        Column("created_at", _moment(), nullable=False),
-        Column("available_at", _moment()),
-        Column("attempts", Integer, nullable=False, server_default=text("0")),
-        Column("last_error", Text),
-        Index(f"ix_{name}_due", "available_at", "id"),
-        schema=schema,
-        sqlite_autoincrement=True,  # else SQLite gives the last row's id again once it is deleted
-    )
-
-
-def require_columns(table: Table, there: Collection[str]) -> None:
-    """Raise `OutboxTableError` if the table has not every column of this layout."""
-    missing = [
-        column.name for column in outbox_table(MetaData()).columns if column.name not in there
+        Column("headers", long_text, nullable=False),
+        Column("body", long_bytes, nullable=False),
+        Column("created_at", moment(), nullable=False),
     ]
+
+
+def _exact(length: int) -> String:
+    """Return a text in which 'a' is not 'A', as MariaDB's would be."""
+    exact = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
+    return String(length).with_variant(exact, "mysql", "mariadb")
+
+
+class Tables:
+    """An outbox table with its companions, found by their names.
+
+    Raises `OutboxTableError` if the table given is not what `outbox_table` makes.
+    """
+
+    def __init__(self, table: Table) -> None:
+        require_columns(table, table.columns.keys())
+        metadata = MetaData()
+        outbox_table(metadata, table.name, schema=table.schema)
+        self.outbox = table
+        self.parked = metadata.tables[f"{table.fullname}_parked"]
+        self.relays = metadata.tables[f"{table.fullname}_relays"]
+
+    def __iter__(self) -> Iterator[Table]:
+        return iter((self.outbox, self.parked, self.relays))
+
+
+def default_table() -> Table:
+    """Return the table of the default name, for those who need not name theirs."""
+    return _DEFAULT
+
+
+def require_columns(table: Table, there: Collection[str], layout: Table | None = None) -> None:
+    """Raise `OutboxTableError` if the table has not every column of this layout."""
+    layout = layout if layout is not None else default_table()
+    missing = [column.name for column in layout.columns if column.name not in there]
     if missing:
         raise OutboxTableError(
             table.fullname,
             f"it has no column {', '.join(missing)}, so it is of another layout: migrate it",
         )
-
-
-def lane_of(key: str | None, event_id: str) -> int:
-    """Return the lane of a key, or of an event without one; the same in every process."""
-    return crc32((event_id if key is None else key).encode()) % LANES
 
 
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
@@ -145,12 +211,18 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
         statement = _inserts[table] = insert(table).inline()
     try:
         connection.execute(statement, rows)
-    except (OperationalError, ProgrammingError) as error:
+    except DBAPIError as error:
         reason = str(error.orig)
-        if "no such table" in reason or "has no column" in reason:
+        if any(phrase in reason for phrase in _NO_SUCH):
             raise OutboxTableError(table.fullname, f"{reason}; {CURE}") from error
         raise
 
 
-def _moment() -> DateTime:
-    return DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+_NO_SUCH = (
+    "no such table",  # SQLite
+    "has no column",
+    "does not exist",  # PostgreSQL, tables and columns
+    "doesn't exist",  # MariaDB
+    "Unknown column",
+)
+_DEFAULT = outbox_table(MetaData())

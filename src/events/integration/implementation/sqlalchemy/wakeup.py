@@ -10,7 +10,9 @@ from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-from sqlalchemy import URL
+from sqlalchemy import URL, Engine, Table
+
+from events.integration.implementation.sqlalchemy import postgresql
 
 __all__ = ["listening", "nudge"]
 
@@ -27,8 +29,10 @@ def listening(url: URL, wake: Callable[[], None]) -> Generator[None]:
         _listeners[url].remove(wake)
 
 
-def nudge(url: URL) -> None:
-    """Wake all who listen to this database."""
-    if url in _listeners:
-        for wake in tuple(_listeners[url]):
+def nudge(engine: Engine, table: Table) -> None:
+    """Wake all who wait for rows in this outbox: here at once, elsewhere soon where that works."""
+    if engine.url in _listeners:
+        for wake in tuple(_listeners[engine.url]):
             wake()
+    if engine.dialect.name == "postgresql":
+        postgresql.notify(engine, postgresql.channel_of(table))
