@@ -23,7 +23,11 @@ default_role = "backticks"  # of docstrings: see _ext/docstrings.py
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"members": True, "undoc-members": True, "show-inheritance": True}
+autodoc_default_options = {
+    "undoc-members": True,
+    "show-inheritance": True,
+    "exclude-members": "inherit_cache",  # of SQLAlchemy, whose text is for itself
+}
 python_use_unqualified_type_names = True
 maximum_signature_line_length = 80
 napoleon_numpy_docstring = False

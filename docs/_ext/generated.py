@@ -7,6 +7,10 @@ meaning without an option.
 
 `{log-lines} package ...` lists what the modules of these packages log, from their source.
 
+`{api} module ...` describes what these modules export. Where several modules export one thing, it is
+described once: by the first of `PLACES`, else by the module that defines it. `{api-rest}` describes
+what is exported by none of `PLACES`.
+
 `{public-names}` lists what every public module exports, and where it is described. A name that is
 described nowhere is a warning.
 """
@@ -17,6 +21,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -27,6 +32,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
+from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
@@ -168,6 +174,111 @@ def logged(package: str) -> list[tuple[str, str]]:
     )
 
 
+PLACES = (
+    "events.errors",
+    "events.domain",
+    "events.domain.implementation.dishka",
+    "events.integration",
+    "events.integration.health",
+    "events.integration.implementation.base",
+    "events.integration.implementation.memory",
+    "events.integration.implementation.rabbitmq",
+    "events.integration.implementation.redis",
+    "events.integration.implementation.nats",
+    "events.integration.implementation.sqlalchemy",
+    "events.integration.implementation.dishka",
+    "events.integration.outbox",
+    "events.relay",
+    "events.testing",
+    "events.testing.faults",
+    "events.testing.contracts",
+    "events.testing.contracts.harness",
+    "events.testing.contracts.outbox",
+    "events.testing.contracts.probe",
+    "events.testing.contracts.properties",
+    "events.integration.transport",
+    "events.integration.message",
+)
+
+
+@cache
+def placed() -> dict[str, list[str]]:
+    """Give each module the names that are described there, everything exactly once."""
+    exported = dict(public_names())
+    others = sorted(set(exported) - set(PLACES), key=lambda module: (-module.count("."), module))
+    result: dict[str, list[str]] = {}
+    seen: set[tuple[str, int]] = set()
+    for module in (*PLACES, *others):
+        for name in exported.get(module, ()):
+            value = resolve(f"{module}.{name}")
+            if (name, id(value)) not in seen:
+                seen.add((name, id(value)))
+                result.setdefault(module, []).append(name)
+    return result
+
+
+class Api(SphinxDirective):
+    """`{api} module ...`: see the module."""
+
+    required_arguments = 1
+    optional_arguments = 40
+
+    def modules(self) -> list[str]:
+        """Give the modules to describe."""
+        for module in set(self.arguments) - set(PLACES):
+            logger.warning("%s is none of PLACES", module, location=self.get_location())
+        return self.arguments
+
+    def run(self) -> list[nodes.Node]:
+        """Have autodoc describe them."""
+        parts = [description(module, placed().get(module, [])) for module in self.modules()]
+        return self.parse_text_to_nodes("```{eval-rst}\n" + "\n".join(parts) + "\n```\n")
+
+
+class ApiRest(Api):
+    """`{api-rest}`: see the module."""
+
+    required_arguments = 0
+
+    def modules(self) -> list[str]:
+        """Give all modules that no page names."""
+        return sorted(set(placed()) - set(PLACES))
+
+
+def description(module: str, names: list[str]) -> str:
+    """Write what describes these names: classes and functions by autodoc, the rest by hand."""
+    values = {name: resolve(f"{module}.{name}") for name in names}
+    made = [name for name, value in values.items() if inspect.isclass(value) or callable(value)]
+    made = [name for name in made if not is_alias(values[name])]
+    lines = [f".. automodule:: {module}", f"   :members: {', '.join(made)}", ""]
+    if not made:
+        lines[1] = "   :no-members:"
+    for name in names:
+        if name not in made:
+            value = values[name]
+            lines += ["", f".. py:data:: {name}", f"   :module: {module}"]
+            if isinstance(value, str | int | float):
+                lines.append(f"   :value: {' '.join(repr(value).split())}")
+            lines += ["", *(f"   {line}" for line in comment_of(module, name)), ""]
+    return "\n".join(lines)
+
+
+def is_alias(value: object) -> bool:
+    """Tell whether this is a type that was given another name, which autodoc would not describe."""
+    return not (inspect.isclass(value) or inspect.isroutine(value))
+
+
+def comment_of(module: str, name: str) -> list[str]:
+    """Give the string that stands below the definition, in whatever module that is."""
+    value = resolve(f"{module}.{name}")
+    for other, names in public_names():
+        if name in names and resolve(f"{other}.{name}") is value:
+            found = ModuleAnalyzer.for_module(other).find_attr_docs().get(("", name))
+            if found:
+                return found
+    return []
+
+
 class PublicNames(SphinxDirective):
     """`{public-names}`: see the module."""
 
@@ -258,6 +369,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.add_directive("options", Options)
     app.add_directive("log-lines", LogLines)
+    app.add_directive("api", Api)
+    app.add_directive("api-rest", ApiRest)
     app.add_directive("public-names", PublicNames)
     app.connect("env-updated", note_names)
     app.connect("missing-reference", resolve_name)
