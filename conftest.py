@@ -2,8 +2,8 @@
 
 The snippets of one document share one namespace, from top to bottom, as a reader reads them. An
 async snippet says `asyncio.run(main())` itself, as a reader would have to. A snippet that must
-not run is fenced as `python no-run`, and a comment above the fence says why. The tutorial makes files
-of its snippets: `tests/acceptance/test_tutorial.py` does what it says.
+not run is fenced as `python no-run`, and a comment says why. The tutorial makes files of its
+snippets: `tests/acceptance/test_tutorial.py` does what it says.
 """
 
 from __future__ import annotations

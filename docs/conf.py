@@ -6,14 +6,21 @@ import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 project = "events"
 author = "The integration-events contributors"
 project_copyright = author
 release = version = version_of("integration-events")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings", "generated"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "docs._ext.api",
+    "docs._ext.docstrings",
+    "docs._ext.tables",
+]
 exclude_patterns = ["_ext"]
 
 myst_enable_extensions = ["colon_fence"]

@@ -31,7 +31,7 @@ LOADS = {
     ("image", "href"),
     ("use", "href"),
 }
-RELATIONS_THAT_LOAD_NOTHING = {"canonical", "alternate", "author", "license", "next", "prev", "index"}
+LOADS_NOTHING = frozenset({"alternate", "author", "canonical", "index", "license", "next", "prev"})
 IN_CSS = re.compile(r"""url\(\s*['"]?([^'")]+)|@import\s+['"]([^'"]+)""")
 
 
@@ -47,23 +47,26 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """See `HTMLParser`."""
         given = {name: value or "" for name, value in attrs}
         self._in_style = tag == "style"
         self.anchors |= {given[name] for name in ("id", "name") if given.get(name)}
         self.loads += [value for name, value in given.items() if (tag, name) in LOADS]
         if "style" in given:
             self.loads += in_css(given["style"])
-        if tag == "link" and not set(given.get("rel", "").split()) & RELATIONS_THAT_LOAD_NOTHING:
+        if tag == "link" and not LOADS_NOTHING & set(given.get("rel", "").split()):
             self.loads.append(given.get("href", ""))
         elif tag in {"a", "link"} and "href" in given:
             self.links.append(given["href"])
 
     def handle_data(self, data: str) -> None:
+        """See `HTMLParser`."""
         if self._in_style:
             self.loads += in_css(data)
 
     def handle_endtag(self, tag: str) -> None:
-        self._in_style = False
+        """See `HTMLParser`."""
+        self._in_style = self._in_style and tag != "style"
 
 
 def in_css(text: str) -> list[str]:
@@ -79,23 +82,20 @@ def is_elsewhere(url: str) -> bool:
 
 def faults(site: Path) -> Iterator[str]:
     """Give what is wrong with the pages and style sheets below a folder."""
+    site = site.resolve()
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
     if not pages:
         yield f"{site} holds no page"
-    for path, page in pages.items():
-        name = path.relative_to(site)
-        for url in page.loads:
-            if is_elsewhere(url):
-                yield f"{name} loads {url} from another host"
-            elif not url.startswith("data:"):
-                yield from missing(site, path, url, pages)
-        for url in page.links:
-            if not urlsplit(url).scheme and not is_elsewhere(url):
-                yield from missing(site, path, url, pages)
+    loads = [(path, url) for path, page in pages.items() for url in page.loads]
+    links = [(path, url) for path, page in pages.items() for url in page.links]
     for path in sorted(site.rglob("*.css")):
-        for url in in_css(path.read_text(encoding="utf-8")):
-            if is_elsewhere(url):
-                yield f"{path.relative_to(site)} loads {url} from another host"
+        loads += [(path, url) for url in in_css(path.read_text(encoding="utf-8"))]
+    for path, url in loads:
+        if is_elsewhere(url):
+            yield f"{path.relative_to(site)} loads {url} from another host"
+    for path, url in loads + links:
+        if not (urlsplit(url).scheme or is_elsewhere(url)):
+            yield from missing(site, path, url, pages)
 
 
 def missing(site: Path, path: Path, url: str, pages: dict[Path, Page]) -> Iterator[str]:
@@ -114,7 +114,7 @@ def inventory(site: Path) -> dict[str, str]:
     """Give the place of every Python name, as Sphinx writes it for other projects."""
     raw = (site / "objects.inv").read_bytes()
     text = zlib.decompress(raw.split(b"\n", 4)[4]).decode()
-    found = {}
+    found: dict[str, str] = {}
     for line in text.splitlines():
         name, kind, _, place, _ = line.split(" ", 4)
         if kind.startswith("py:"):
@@ -143,12 +143,13 @@ def main(site: Path, names: list[str]) -> int:
     """Print what is wrong, and return the exit status."""
     site = site.resolve()
     found = [*faults(site), *(undescribed(site, names) if names else ())]
-    for fault in found:
-        print(fault)
+    status = 1
     if not found:
         count = sum(1 for _ in site.rglob("*.html"))
-        print(f"{count} pages, nothing from other hosts, every link and public name leads somewhere")
-    return 1 if found else 0
+        found.append(f"{count} pages: nothing from other hosts, and every link leads somewhere")
+        status = 0
+    print(*found, sep="\n")
+    return status
 
 
 if __name__ == "__main__":

@@ -80,9 +80,8 @@ def table(block: list[str]) -> list[str]:
     """Convert a table of pipes, whose cells hold no pipe."""
     rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in block]
     result = [".. list-table::", "   :header-rows: 1", ""]
-    for row in (rows[0], *rows[2:]):
-        result += [f"   {'-' if i else '* -'} {cell}".replace("   - ", "     - ") for i, cell in
-                   enumerate(row)]
+    for first, *others in (rows[0], *rows[2:]):
+        result += [f"   * - {first}", *(f"     - {cell}" for cell in others)]
     return result
 
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import URL, Connection, MetaData, inspect
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
+from events.integration.implementation.sqlalchemy import LANES, outbox_table
+from tests.databases.database import new_database
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -45,8 +53,11 @@ def test_commands_can_be_parsed(page: Path) -> None:
 
 def deployments() -> dict[str, Any]:
     found = yaml_in(DOCS / "how-to" / "kubernetes.md")
-    return {each["metadata"]["name"]: each["spec"]["template"]["spec"] for each in found
-            if each.get("kind") == "Deployment"}
+    return {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"]
+        for each in found
+        if each.get("kind") == "Deployment"
+    }
 
 
 def test_pods_are_given_longer_than_a_shutdown_takes() -> None:
@@ -57,8 +68,10 @@ def test_pods_are_given_longer_than_a_shutdown_takes() -> None:
 
 def test_probes_ask_for_what_the_worker_answers() -> None:
     (container,) = deployments()["worker"]["containers"]
-    asked = {container[f"{probe}Probe"]["httpGet"]["path"] for probe in
-             ("startup", "readiness", "liveness")}
+    asked = {
+        container[f"{probe}Probe"]["httpGet"]["path"]
+        for probe in ("startup", "readiness", "liveness")
+    }
     answered = re.findall(r'@app\.get\("(.*?)"\)', (DOCS / "how-to" / "kubernetes.md").read_text())
     assert asked == set(answered)
 
@@ -79,3 +92,48 @@ def test_the_documented_transport_passes_the_contracts(tmp_path: Path) -> None:
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
     assert int(passed[1]) >= 15, done.stdout
+
+
+# --- the outbox's revision ------------------------------------------------------------------------
+
+DRIVERS = ["sqlite+aiosqlite", "postgresql+asyncpg", "mariadb+asyncmy"]
+
+
+@pytest.fixture(params=DRIVERS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[URL]:
+    driver: str = request.param
+    if driver.startswith("sqlite"):
+        yield URL.create(driver, database=str(tmp_path / "a.db"))
+        return
+    with new_database(driver.partition("+")[0]) as new:
+        yield new.url(driver)
+
+
+async def test_the_documented_revision_makes_the_tables(database: URL) -> None:
+    metadata = MetaData()
+    outbox_table(metadata)
+    (revision,) = [
+        code for code in fences(DOCS / "how-to" / "outbox.md", "python") if "def upgrade" in code
+    ]
+
+    def migrate(connection: Connection) -> tuple[list[Any], list[str]]:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        namespace: dict[str, Any] = {}
+        exec(revision, namespace)
+        with Operations.context(context):
+            namespace["upgrade"]()
+            differences = compare_metadata(context, metadata)
+            namespace["downgrade"]()
+        return differences, inspect(connection).get_table_names()
+
+    engine = create_async_engine(database)
+    async with engine.begin() as connection:
+        differences, left = await connection.run_sync(migrate)
+    await engine.dispose()
+    assert differences == []
+    assert left == []
+
+
+def test_the_number_of_lanes_is_what_the_page_says() -> None:
+    page = (DOCS / "explanation" / "outbox.md").read_text(encoding="utf-8")
+    assert f"one of {LANES} **lanes**" in page

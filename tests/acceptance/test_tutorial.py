@@ -87,8 +87,10 @@ def commands(text: str) -> Iterator[Command]:
 
 
 def matches(expected: str, printed: str) -> bool:
-    pattern = re.escape(expected).replace(re.escape("...\n"), r"(?s:.*)").replace(
-        re.escape("..."), r".*?"
+    pattern = (
+        re.escape(expected)
+        .replace(re.escape("...\n"), r"(?s:.*)")
+        .replace(re.escape("..."), r".*?")
     )
     return re.fullmatch(pattern, printed) is not None
 
