@@ -46,4 +46,6 @@ html_static_path = ["_static"]
 html_css_files = ["events.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_use_index = False  # reference/api/names.md is one that can be read
+html_domain_indices = False
 html_theme_options = {"navigation_with_keys": True, "top_of_page_buttons": []}

@@ -83,9 +83,16 @@ class Api(SphinxDirective):
             log.warning("%s is none of PLACES", module, location=self.get_location())
         return list(self.arguments)
 
+    def title(self, module: str) -> str:  # noqa: ARG002 - for those that give one
+        """Give what stands above a module."""
+        return ""
+
     def run(self) -> list[nodes.Node]:
         """Have autodoc describe them."""
-        parts = [description(module, placed().get(module, [])) for module in self.modules()]
+        parts = [
+            self.title(module) + description(module, placed().get(module, []))
+            for module in self.modules()
+        ]
         return self.parse_text_to_nodes("```{eval-rst}\n" + "\n".join(parts) + "\n```\n")
 
 
@@ -97,6 +104,10 @@ class ApiRest(Api):
     def modules(self) -> list[str]:
         """Give all modules that no page names."""
         return sorted(set(placed()) - set(PLACES))
+
+    def title(self, module: str) -> str:
+        """Give its name."""
+        return f".. rubric:: ``{module}``\n\n"
 
 
 def description(module: str, names: list[str]) -> str:
