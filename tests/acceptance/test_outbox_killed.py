@@ -92,7 +92,7 @@ async def write(engine: AsyncEngine) -> None:
 
 async def relay(engine: AsyncEngine, journal: str) -> None:
     store = SQLAlchemyOutboxStore(engine)
-    await OutboxRelay(store, JournalBus(Path(journal)), batch=7).run()
+    await OutboxRelay(store, JournalBus(Path(journal)), batch=7, lease=1.0).run()
 
 
 @asynccontextmanager
@@ -140,7 +140,7 @@ async def test_writers_and_relays_killed_at_random_lose_nothing(tmp_path: Path) 
             await second.wait()
             assert {writer.returncode, mover.returncode} == {-signal.SIGKILL}
 
-    async with OutboxRelay(SQLAlchemyOutboxStore(engine), JournalBus(journal)) as last:
+    async with OutboxRelay(SQLAlchemyOutboxStore(engine), JournalBus(journal), lease=1.0) as last:
         async with asyncio.timeout(DEADLINE):
             await last.drain()
     async with engine.connect() as connection:

@@ -14,6 +14,7 @@ from sqlalchemy import MetaData, insert
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from events.integration.implementation.sqlalchemy import (
+    AT_ONCE,
     SQLAlchemyOutbox,
     SQLAlchemyOutboxStore,
     lane_of,
@@ -65,6 +66,7 @@ class SQLAlchemyDatabase:
             "headers": msgspec.json.encode(message.headers).decode(),
             "body": message.body,
             "created_at": datetime.now(UTC),
+            "available_at": AT_ONCE,
         }
         async with self.engine.begin() as connection:
             await connection.execute(insert(self.table), values)

@@ -26,6 +26,7 @@ from events.integration.implementation.sqlalchemy import (
     outbox_table,
 )
 from events.integration.topology import Topic
+from events.testing.contracts.outbox import pending
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ async def run(actions: Sequence[str]) -> tuple[list[int], list[int]]:
         async with engine.connect() as connection:
             things = await connection.execute(select(Thing.number).order_by(Thing.number))
             saved = list(things.scalars())
-        rows = await SQLAlchemyOutboxStore(engine).due(1_000)
+        rows = await pending(SQLAlchemyOutboxStore(engine))
         await engine.dispose()
         return saved, [msgspec.json.decode(row.message.body)["number"] for row in rows]
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import MetaData, event, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from events.errors import MessageTooLargeError, OutboxError, OutboxTableError
+from events.errors import BusError, OutboxError, OutboxTableError
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.sqlalchemy import (
     SQLAlchemyOutbox,
@@ -22,9 +22,9 @@ from events.integration.implementation.sqlalchemy import (
     outbox_table,
 )
 from events.integration.message import Message
-from events.integration.outbox import OutboxRelay, OutboxRow, Postponed
+from events.integration.outbox import Lease, OutboxRelay, OutboxRow, Postponed
 from events.integration.topology import Topic
-from events.testing.contracts.outbox import ForwardedBus
+from events.testing.contracts.outbox import ForwardedBus, pending
 
 TOPIC = Topic("numbers")
 TABLE = outbox_table(MetaData())
@@ -117,8 +117,10 @@ async def test_a_commit_wakes_a_relay_with_an_engine_of_its_own(
     idle = asyncio.Event()
 
     class Store(SQLAlchemyOutboxStore):
-        async def due(self, limit: int) -> Sequence[OutboxRow]:
-            rows = await super().due(limit)
+        async def due(
+            self, lease: Lease, limit: int, *, after: int | None = None
+        ) -> Sequence[OutboxRow]:
+            rows = await super().due(lease, limit, after=after)
             if not rows:
                 idle.set()
             return rows
@@ -151,21 +153,22 @@ async def test_a_postponed_row_keeps_error_and_attempts_and_comes_back(
 ) -> None:
     await put(engine, 1, 2)
     store = SQLAlchemyOutboxStore(engine)
-    first, second = await store.due(10)
-    await store.postpone([Postponed(first.id, "KeyError: 'x'", 3_600.0)])
-    assert await store.due(10) == [second]
+    first, second = await pending(store)
+    (then,) = await store.postpone([Postponed(first.id, "KeyError: 'x'", 3_600.0)])
+    assert 3_590 < (then - datetime.now(UTC)).total_seconds() <= 3_601
+    assert await pending(store) == [second]
     async with engine.connect() as connection:
         row = (await connection.execute(select(TABLE).where(TABLE.c.id == first.id))).one()
     assert (row.attempts, row.last_error) == (1, "KeyError: 'x'")
     await store.postpone([Postponed(first.id, "again", -1.0)])
-    assert [(row.id, row.attempts) for row in await store.due(10)] == [(1, 2), (2, 0)]
+    assert [(row.id, row.attempts) for row in await pending(store)] == [(1, 2), (2, 0)]
 
 
 async def test_a_refused_row_is_postponed_in_the_table(engine: AsyncEngine) -> None:
     class Refusing(ForwardedBus):
         async def forward(self, messages: Sequence[Message]) -> Sequence[None]:
             await super().forward(messages)
-            return [MessageTooLargeError("t", "t", 2, 1)] * len(messages)  # type: ignore[list-item]
+            return [BusError("no such exchange")] * len(messages)  # type: ignore[list-item]
 
     await put(engine, 1)
     async with OutboxRelay(SQLAlchemyOutboxStore(engine), Refusing()) as relay:
@@ -174,7 +177,7 @@ async def test_a_refused_row_is_postponed_in_the_table(engine: AsyncEngine) -> N
     async with engine.connect() as connection:
         row = (await connection.execute(select(TABLE))).one()
     assert row.attempts == 1
-    assert row.last_error.startswith("MessageTooLargeError")
+    assert row.last_error == "BusError: no such exchange"
     assert row.available_at > row.created_at
 
 
@@ -187,7 +190,7 @@ async def test_a_refused_row_is_postponed_in_the_table(engine: AsyncEngine) -> N
         ("body = 'text'", "OutboxError: its body holds no bytes: str"),
     ],
 )
-async def test_a_corrupt_row_is_postponed_with_its_error_and_the_others_go_on(
+async def test_a_corrupt_row_is_parked_with_its_error_and_the_others_go_on(
     engine: AsyncEngine, corruption: str, error: str
 ) -> None:
     await put(engine, 1, 2, 3)
@@ -200,10 +203,10 @@ async def test_a_corrupt_row_is_postponed_with_its_error_and_the_others_go_on(
         assert relay.health().healthy
     assert bus.numbers == [1, 3]
     async with engine.connect() as connection:
-        columns = TABLE.c.id, TABLE.c.attempts, TABLE.c.last_error
-        (found,) = (await connection.execute(select(*columns))).all()
-    assert found[:2] == (2, 1)
-    assert found.last_error.startswith(error)
+        assert (await connection.execute(select(TABLE.c.id))).all() == []
+    (parked,) = await relay.parked()
+    assert (parked.id, parked.reason, parked.attempts) == (2, "unreadable", 0)
+    assert parked.error.startswith(error)
 
 
 async def test_no_statement_has_more_parameters_than_databases_take(engine: AsyncEngine) -> None:
@@ -219,7 +222,7 @@ async def test_no_statement_has_more_parameters_than_databases_take(engine: Asyn
     del sizes[:]
     await SQLAlchemyOutboxStore(engine).remove(range(2_500))
     assert sizes == [1_000, 1_000, 500]
-    assert await SQLAlchemyOutboxStore(engine).due(10) == []
+    assert await pending(SQLAlchemyOutboxStore(engine)) == []
 
 
 async def test_both_halves_of_the_question_walk_the_index(engine: AsyncEngine) -> None:
@@ -231,7 +234,7 @@ async def test_both_halves_of_the_question_walk_the_index(engine: AsyncEngine) -
         asked.append((statement, parameters))
 
     event.listen(engine.sync_engine, "before_cursor_execute", note)
-    await SQLAlchemyOutboxStore(engine).due(10)
+    await SQLAlchemyOutboxStore(engine).due(Lease("a", "b", frozenset({1}), 1.0, 1.0), 10)
     ((statement, parameters),) = asked
     async with engine.connect() as connection:
         plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)

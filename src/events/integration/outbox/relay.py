@@ -259,7 +259,7 @@ class OutboxRelay:
             stopped = asyncio.create_task(stop.wait())
             try:
                 async with self:
-                    await self._wait_alive(stopped)
+                    await self._wait_alive(self._running(), stopped)
             finally:
                 stopped.cancel()
 
@@ -270,23 +270,26 @@ class OutboxRelay:
         bus or database are in trouble, so give it a deadline. Raises `OutboxError` if the relay is
         not started, or stops meanwhile.
         """
-        newest = await self._ask(self._store.newest)
-        while await self._ask(lambda: self._store.has_due(newest)):
+        relaying = self._running()
+        newest = await self._ask(relaying, self._store.newest)
+        while await self._ask(relaying, lambda: self._store.has_due(newest)):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._turns.append(turn)
             self._woken.set()
             try:
-                await self._wait_alive(turn)
+                await self._wait_alive(relaying, turn)
             finally:
                 turn.cancel()
                 self._turns = [other for other in self._turns if other is not turn]
 
-    async def _ask(self, question: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def _ask(
+        self, relaying: asyncio.Task[None], question: Callable[[], Coroutine[Any, Any, T]]
+    ) -> T:
         """Ask the store until it answers, as long as the relay lives."""
         while True:
             asked = asyncio.create_task(question())
             try:
-                await self._wait_alive(asked)
+                await self._wait_alive(relaying, asked)
                 return asked.result()
             except OutboxError:
                 raise
@@ -296,13 +299,15 @@ class OutboxRelay:
             finally:
                 asked.cancel()
 
-    async def _wait_alive(self, awaited: asyncio.Future[Any]) -> None:
-        task = self._task
-        if task is None:
+    def _running(self) -> asyncio.Task[None]:
+        if self._task is None:
             raise OutboxError(f"{self!r} is not started; use `async with` or `await startup()`")
-        await asyncio.wait([awaited, task], return_when=asyncio.FIRST_COMPLETED)
+        return self._task
+
+    async def _wait_alive(self, relaying: asyncio.Task[None], awaited: asyncio.Future[Any]) -> None:
+        await asyncio.wait([awaited, relaying], return_when=asyncio.FIRST_COMPLETED)
         if not awaited.done():
-            cause = None if task.cancelled() else task.exception()
+            cause = None if relaying.cancelled() else relaying.exception()
             raise OutboxError(f"{self!r} has stopped") from cause
 
     # --- watching -----------------------------------------------------------------------------

@@ -14,10 +14,11 @@ except ImportError as error:
 from events.integration.implementation.sqlalchemy.outbox import SQLAlchemyOutbox
 from events.integration.implementation.sqlalchemy.sqlite import enable_wal
 from events.integration.implementation.sqlalchemy.store import SQLAlchemyOutboxStore
-from events.integration.implementation.sqlalchemy.tables import outbox_table
+from events.integration.implementation.sqlalchemy.tables import AT_ONCE, outbox_table
 from events.integration.outbox import LANES, lane_of
 
 __all__ = [
+    "AT_ONCE",
     "LANES",
     "SQLAlchemyOutbox",
     "SQLAlchemyOutboxStore",

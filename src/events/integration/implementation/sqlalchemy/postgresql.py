@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 from zlib import crc32
 
-from sqlalchemy import Engine, Table, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Connection, Engine, Table, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.integration.topology import RetryPolicy
 
@@ -87,8 +87,8 @@ async def _listen(engine: AsyncEngine, channel: str, wake: Callable[[], None]) -
     failures = 0
     while True:
         try:
-            async with engine.connect() as connection:
-                hear = await _begin(connection, channel, wake)
+            async with _own_connection(engine) as raw:
+                hear = await _begin(raw, channel, wake)
                 if failures:
                     logger.info("listens on %r again", channel)
                 failures = 0
@@ -103,13 +103,29 @@ async def _listen(engine: AsyncEngine, channel: str, wake: Callable[[], None]) -
         await asyncio.sleep(_BACKOFF.delay_after(max(failures, 1)))
 
 
+@asynccontextmanager
+async def _own_connection(engine: AsyncEngine) -> AsyncGenerator[Any]:
+    """Give a connection of the driver's, made as the engine makes them, and close it at the exit.
+
+    The pool does not count it, and may open another in its place.
+    """
+    async with engine.connect() as connection:
+        raw: Any = (await connection.get_raw_connection()).driver_connection
+        await connection.run_sync(_detach)
+        try:
+            yield raw
+        finally:
+            await raw.close()
+
+
+def _detach(connection: Connection) -> None:
+    connection.detach()
+
+
 async def _begin(
-    connection: AsyncConnection, channel: str, wake: Callable[[], None]
-) -> Callable[[], Any]:
+    raw: Any, channel: str, wake: Callable[[], None]
+) -> Callable[[], Coroutine[Any, Any, object]]:
     """Listen, and return what hears until the connection is lost."""
-    raw: Any = (await connection.get_raw_connection()).driver_connection
-    # It is ours until it is closed: the pool may open another in its place.
-    await connection.run_sync(lambda sync: sync.detach())
     if hasattr(raw, "add_listener"):  # asyncpg
         lost = asyncio.Event()
         raw.add_termination_listener(lambda _: lost.set())
