@@ -2,7 +2,8 @@
 
 - a block that is indented, or that draws with arrows, is shown as it stands;
 - a table of pipes becomes a table;
-- `name` links to what is documented under it, and is code where nothing is.
+- `name` links to what is documented under it, and is code where nothing is; in the pages' prose so
+  do the names of classes and functions.
 
 Sections such as `Args:` are napoleon's, which runs after this.
 """
@@ -106,17 +107,29 @@ def backticks(
     if not NAME.fullmatch(shown):
         return [code], []
     env = inliner.document.settings.env
-    link = pending_xref(
-        rawtext,
-        code,
-        reftype="backticks",
-        reftarget=shown,
-        refdoc=env.docname,
-        refwarn=False,
-    )
-    link["module"] = env.ref_context.get("py:module") or ""
-    link["class"] = env.ref_context.get("py:class") or ""
-    return [link], []
+    module, owner = (env.ref_context.get(f"py:{kind}") or "" for kind in ("module", "class"))
+    return [link_to(shown, code, env, module=module, owner=owner)], []
+
+
+def link_to(
+    name: str, code: nodes.Element, env: BuildEnvironment, *, module: str = "", owner: str = ""
+) -> pending_xref:
+    """Make a link that `resolve` completes, when all pages are read."""
+    link = pending_xref("", code, reftype="backticks", reftarget=name, refdoc=env.docname)
+    link["refwarn"] = False
+    link["module"], link["class"] = module, owner
+    return link
+
+
+def link_prose(app: Sphinx, doctree: nodes.document) -> None:
+    """Link names in the prose of the pages, as those in docstrings are."""
+    for code in list(doctree.findall(nodes.literal)):
+        name = code.astext()
+        inside = code.parent
+        if NAME.fullmatch(name) and not isinstance(
+            inside, nodes.reference | nodes.title | nodes.rubric | pending_xref
+        ):
+            code.replace_self(link_to(name, code.deepcopy(), app.env))
 
 
 def resolve(
@@ -130,8 +143,10 @@ def resolve(
     entry = objects.get(f"{module}.{owner}.{name}") or objects.get(f"{module}.{name}")
     if entry is None and "." in name:
         entry = objects.get(name) or only(objects, name)
-    elif entry is None and name[0].isupper():
+    elif entry is None and (name[0].isupper() or "_" in name):  # not `send`, nor `upcast`
         entry = only(objects, name)
+        if entry is not None and entry.objtype not in {"class", "exception", "function"}:
+            entry = None
     if entry is None or entry.objtype == "module":
         return child
     uri = app.builder.get_relative_uri(node["refdoc"], entry.docname)
@@ -160,5 +175,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("backticks", backticks)
     app.connect("autodoc-process-docstring", process, priority=400)
     app.connect("doctree-read", unlink_builtins)
+    app.connect("doctree-read", link_prose)
     app.connect("missing-reference", resolve)
     return {"parallel_read_safe": True}
