@@ -4,11 +4,12 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from events.testing.contracts.outbox import OutboxContract
+from events.testing.contracts.relays import RelaysContract
 from tests.contracts.sqlalchemy_outbox import SQLAlchemyDatabase
 from tests.databases.database import new_database
 
 
-class TestMariaDBOutbox(OutboxContract):
+class TestMariaDBOutbox(OutboxContract, RelaysContract):
     @pytest.fixture
     async def database(self) -> AsyncGenerator[SQLAlchemyDatabase]:
         with new_database("mariadb") as made:

@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from events.testing.contracts.outbox import OutboxContract
+from events.testing.contracts.relays import RelaysContract
 from tests.contracts.sqlalchemy_outbox import SQLAlchemyDatabase
 from tests.databases.database import new_database
 
@@ -21,9 +22,9 @@ class OnPostgreSQL:
             await engine.dispose()
 
 
-class TestPostgreSQLOutbox(OnPostgreSQL, OutboxContract):
+class TestPostgreSQLOutbox(OnPostgreSQL, OutboxContract, RelaysContract):
     driver = "postgresql+asyncpg"
 
 
-class TestPsycopgOutbox(OnPostgreSQL, OutboxContract):
+class TestPsycopgOutbox(OnPostgreSQL, OutboxContract, RelaysContract):
     driver = "postgresql+psycopg"

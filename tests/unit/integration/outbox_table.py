@@ -113,11 +113,11 @@ class Table:
             replace(self.rows[number], was_postponed=number in self.then) for number in sorted(ids)
         ]
 
-    async def failing(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
+    async def waiting(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
         return [
             (r.id, r.message.key, START + timedelta(seconds=self.then[r.id]))
             for r in self.rows.values()
-            if r.attempts and r.id in self.then and r.message.key is not None
+            if r.id in self.errors and r.message.key is not None
             if lane_of(r.message.key, r.message.id) in lease.lanes
         ]
 
@@ -126,11 +126,13 @@ class Table:
         for number in ids:
             self.rows.pop(number, None)
             self.then.pop(number, None)
+            self.errors.pop(number, None)
 
     async def postpone(self, rows: Sequence[Postponed]) -> Sequence[datetime]:
         self._maybe_fail("postpone")
         for postponed in rows:
             self.postponed[postponed.id] = postponed
+            self.errors[postponed.id] = postponed.error
             self.then[postponed.id] = self.now + postponed.delay
             before = self.rows[postponed.id]
             self.rows[postponed.id] = replace(before, attempts=before.attempts + 1)
@@ -139,12 +141,14 @@ class Table:
     async def defer(self, ids: Collection[int], until: datetime) -> None:
         for number in ids:
             self.then[number] = (until - START).total_seconds()
+            self.errors[number] = "waits for another"
 
     async def park(self, rows: Sequence[Parked]) -> None:
         self._maybe_fail("park")
         for parked in rows:
             message = self.rows.pop(parked.id).message
             self.then.pop(parked.id, None)
+            self.errors.pop(parked.id, None)
             self.in_parking[parked.id] = ParkedRow(
                 parked.id, message, parked.reason, parked.error, parked.attempts, START, START
             )

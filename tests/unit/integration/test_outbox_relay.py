@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import signal
 from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -14,14 +17,17 @@ from events.errors import (
     BusError,
     BusNotStartedError,
     BusUnavailableError,
+    MessageTooLargeError,
+    NoSuchParkedRowError,
     OutboxError,
     SendOutcomeUnknownError,
+    UnsupportedByBusError,
 )
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 from events.integration.message import Message
-from events.integration.outbox import OutboxRelay, OutboxRow, relay, trouble
+from events.integration.outbox import OutboxRelay, OutboxRow, RelayStats, lanes, relay, trouble
 from events.integration.topology import (
     EventHandlerConsumer,
     IntegrationEventBusRegistration,
@@ -228,6 +234,215 @@ async def test_a_database_that_fails_to_read_is_tried_again(
     assert bus.accepted == ["1"]
     assert len(caplog.records) == 1
     assert "LookupError: the database cannot read" in caplog.text
+
+
+# --- parked rows ----------------------------------------------------------------------------------
+
+
+async def test_after_its_attempts_a_row_is_parked_with_its_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table, bus = Table(1, 2), Forwarding(lambda i: BusError("no exchange") if i == "1" else None)
+    policy = RetryPolicy(attempts=3, delay=0.0)
+    async with OutboxRelay(table, bus, retry=policy) as relay, asyncio.timeout(DEADLINE):
+        while not table.in_parking:
+            await relay.drain()
+        (parked,) = await relay.parked()
+    assert (parked.id, parked.attempts, parked.reason) == (1, 3, "retries-exhausted")
+    assert parked.error == "BusError: no exchange"
+    assert table.rows == {}
+    errors = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    assert errors == [
+        "test.relay.numbered 1 for topic 'numbers' cannot be sent and is parked after 3 attempts "
+        "(retries-exhausted): BusError: no exchange"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MessageTooLargeError("numbers", "t", 9, 8), "too-large"),
+        (UnsupportedByBusError("bus", "this", "that"), "retries-exhausted"),
+    ],
+)
+async def test_what_will_never_be_taken_is_parked_at_once(error: BusError, reason: str) -> None:
+    table, bus = Table(1, 2), Forwarding(lambda id_: error if id_ == "1" else None)
+    policy = RetryPolicy(dead_letter_on=(UnsupportedByBusError,))
+    async with OutboxRelay(table, bus, retry=policy) as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+    assert (table.in_parking[1].reason, table.in_parking[1].attempts) == (reason, 1)
+    assert bus.accepted == ["2"]
+
+
+async def test_parked_rows_are_paged_redriven_and_discarded() -> None:
+    bad = {"1", "2", "3"}
+    table = Table(1, 2, 3, 4)
+    bus = Forwarding(lambda id_: BusError("no") if id_ in bad else None)
+    relay = OutboxRelay(table, bus, retry=RetryPolicy(attempts=1))
+    async with relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+    # Stopped, it can still be asked.
+    one, two, three = await relay.parked()
+    assert await relay.parked(limit=2) == [one, two]
+    assert await relay.parked(after=two.id) == [three]
+    bad.clear()
+    assert await relay.redrive([one, two.id]) == 2
+    assert await relay.discard(three) == 1
+    assert await relay.parked() == []
+    with pytest.raises(NoSuchParkedRowError, match="no parked rows 3, 77: they were redriven"):
+        await relay.discard([77, 3])
+    async with relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+    assert bus.accepted == ["4", "1", "2"]
+
+
+async def test_old_parked_rows_are_deleted_on_request(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "events.integration")
+    table = Table(1, 2)
+    bus = Forwarding(lambda _: BusError("no"))
+    policy = RetryPolicy(attempts=1)
+    async with OutboxRelay(table, bus, retry=policy) as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+    assert len(table.in_parking) == 2
+    async with OutboxRelay(table, bus, keep_parked=timedelta(days=7)):
+        await until(lambda: not table.in_parking)
+        await until(lambda: "deleted 2 rows parked over 7 days, 0:00:00 ago" in caplog.text)
+
+
+# --- lag and rate ---------------------------------------------------------------------------------
+
+
+async def test_lag_is_warned_of_once_and_its_end_is_told(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "events.integration")
+    table, bus = Table(1), Forwarding(unavailable)
+    async with OutboxRelay(table, bus, lease=0.05, lag_warning=60) as relay:
+        await until(lambda: relay.health().trouble)
+        table.now = 100
+        await until(lambda: "100 s behind, over its bound of 60 s: is the bus down" in caplog.text)
+        attended = table.attended
+        await until(lambda: table.attended > attended + 3)
+        assert caplog.text.count("s behind") == 1
+        bus.answer = lambda _: None
+        table.now = 101
+        async with asyncio.timeout(DEADLINE):
+            await relay.drain()
+        await until(lambda: "the outbox has caught up" in caplog.text)
+
+
+async def test_stats_count_rows_and_tell_the_rate() -> None:
+    table = Table(*range(1, 101))
+    bus = Forwarding(lambda id_: BusError("no") if id_ == "7" else None)
+    policy = RetryPolicy(attempts=1)
+    async with OutboxRelay(table, bus, retry=policy) as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+        table.rows[500], table.then[500], table.now = row(500), 1_000.0, 30.0
+        stats = await relay.stats()
+    assert stats == RelayStats(pending=1, parked=1, oldest_age=30.0, rate=9.9)
+
+
+# --- its lease ------------------------------------------------------------------------------------
+
+
+async def test_a_relay_that_was_paused_past_its_lease_sends_nothing_before_it_attends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(lanes, "_clock", lambda: lambda: now[0])
+    table, bus = Table(1, 2), Forwarding()
+    paused: list[int] = []
+
+    def on_step(step: str) -> None:
+        if step == "selected" and not paused:
+            paused.append(table.attended)
+            now[0] += 31
+
+    async with OutboxRelay(table, bus, on_step=on_step) as relay, asyncio.timeout(DEADLINE):
+        await until(lambda: paused)
+        await relay.drain()
+    assert table.attended > paused[0]
+    assert [calls for calls in bus.calls if calls] == [2]
+    assert "was paused for longer than its lease, and attends anew" in caplog.text
+
+
+async def test_a_bus_that_hangs_is_given_up_before_the_lease_runs_out() -> None:
+    table, bus = Table(1), Gated()
+    async with OutboxRelay(table, bus, lease=0.2) as relay:
+        await bus.entered.wait()
+        await until(lambda: relay.health().trouble)
+        assert "TimeoutError" in (relay.health().trouble or "")
+        assert table.rows.keys() == {1}
+        assert table.postponed == {}
+        bus.gate.set()
+        async with asyncio.timeout(DEADLINE):
+            await relay.drain()
+    assert bus.accepted == ["1"]
+
+
+async def test_a_slow_bare_bus_keeps_what_it_has_sent_when_the_lease_ends() -> None:
+    class Slow(Bare):
+        async def send(self, topic: Topic, event: IntegrationEvent) -> None:
+            await asyncio.sleep(0.02)
+            await super().send(topic, event)
+
+    table, bus = Table(*range(1, 41)), Slow()
+    async with OutboxRelay(table, bus, lease=0.3) as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+    assert sorted({event.number for _, event in bus.sent}) == list(range(1, 41))  # type: ignore[attr-defined]
+    assert len(bus.sent) <= 40 + 5, "each batch began anew"
+
+
+async def test_two_relays_under_one_name_end_one_of_them(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = Table()
+    one = OutboxRelay(table, Forwarding(), name="orders", lease=0.1)
+    two = OutboxRelay(table, Forwarding(), name="orders", lease=0.1)
+    async with one, two, asyncio.timeout(DEADLINE):
+        # The table's clock stands still, so every renewal is seen as one.
+        monkeypatch.setattr(table, "attend", _ticking(table))
+        await until(lambda: not (one.health().alive and two.health().alive))
+    assert "two relays run under the name 'orders'" in caplog.text
+
+
+def _ticking(table: Table) -> Callable[..., Any]:
+    attend = table.attend
+
+    async def ticking(decide: Any) -> Any:
+        table.now += 0.01
+        return await attend(decide)
+
+    return ticking
+
+
+async def test_a_database_that_fails_at_attending_is_tried_again_at_ease(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table, bus = Table(1), Forwarding()
+    table.broken = {"attend": 3, "leave": 1}
+    caplog.set_level(logging.INFO, "events.integration")
+    async with OutboxRelay(table, bus) as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+    assert bus.accepted == ["1"]
+    assert caplog.text.count("the database cannot attend") == 1
+    assert "could not give its lease back, which runs out: LookupError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("lease", 0, "lease must be above 0, not 0"),
+        ("batch", 0, "batch must be above 0, not 0"),
+        ("poll_interval", -1, "poll_interval must be above 0, not -1"),
+        ("name", "", "name must have 1 to 255 characters"),
+        ("name", "x" * 256, "name must have 1 to 255 characters"),
+        ("order", "fifo", "order='fifo': there are 'best_effort' and 'per_key'"),
+    ],
+)
+def test_options_that_cannot_work_are_refused(option: str, value: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        OutboxRelay(Table(), Forwarding(), **{option: value})
 
 
 # --- a bus on the bare port -----------------------------------------------------------------------

@@ -6,14 +6,14 @@
 the first of each key is in the first wave, the second in the second, and so on. A row that was
 refused is *failing* until it is sent or parked, and the later ones of its key wait for it:
 
-    read, its key is not failing, or this is the failing row ------> its wave
-    read after the failing row, in one batch ----------------------> a later wave
-    read without it ------------> deferred until the failing row's time
-    in a wave after a refusal --> deferred until the refused row's new time
+    read, with all earlier rows of its key that wait ---> its wave
+    read without one of them ---------------------------> deferred until that one's time
+    in a wave after a refusal --------------------------> deferred until the refused row's new time
 
 Deferred rows have the time of the row they wait for and higher ids, so they are read after it.
-Which rows are failing is in the table (they have attempts and a time to come), so a relay that is
-given a lane learns it from there.
+Which rows are failing or deferred is in the table: they have a time, and a reason beside it. So a
+relay that is given a lane learns it from there. A row that was put with a time of its own waits for
+that, and none waits for it.
 
 The order of ids is that of the commits, key by key, if the writers of a key take turns, as they do
 that update the row of one aggregate before the commit: `put` on a session takes ids after that.
@@ -39,7 +39,7 @@ class Plan(Struct, frozen=True):
     """Waves that leave one after another, and rows that wait, by the time they wait for."""
 
     waves: Sequence[Sequence[OutboxRow]]
-    deferred: Mapping[datetime, Sequence[int]] = {}
+    deferred: Mapping[datetime, Sequence[OutboxRow]] = {}
 
 
 class RowOrder(Protocol):
@@ -50,16 +50,16 @@ class RowOrder(Protocol):
         """Tell whether no row may be passed over, and no batch read before the last has left."""
         ...
 
-    def learn(self, failing: Iterable[tuple[int, str, datetime]]) -> None:
-        """Take over what the table says of the rows that are failing."""
+    def learn(self, waiting: Iterable[tuple[int, str, datetime]]) -> None:
+        """Take over what the table says of the rows that failed or were deferred."""
         ...
 
     def plan(self, rows: Sequence[OutboxRow]) -> Plan:
         """Lay out a batch."""
         ...
 
-    def failed(self, row: OutboxRow, until: datetime) -> None:
-        """Remember that this row is failing, and when it is tried again."""
+    def waits(self, row: OutboxRow, until: datetime) -> None:
+        """Remember that this row was postponed or deferred, and until when."""
         ...
 
     def over(self, rows: Iterable[OutboxRow]) -> None:
@@ -83,14 +83,14 @@ class BestEffort:
 
     strict = False
 
-    def learn(self, failing: Iterable[tuple[int, str, datetime]]) -> None:
+    def learn(self, waiting: Iterable[tuple[int, str, datetime]]) -> None:
         """Nothing waits for a failing row."""
 
     def plan(self, rows: Sequence[OutboxRow]) -> Plan:
         """One wave."""
         return Plan([rows])
 
-    def failed(self, row: OutboxRow, until: datetime) -> None:
+    def waits(self, row: OutboxRow, until: datetime) -> None:
         """Nothing waits for a failing row."""
 
     def over(self, rows: Iterable[OutboxRow]) -> None:
@@ -103,28 +103,26 @@ class PerKey:
     strict = True
 
     def __init__(self) -> None:
-        self._failing: dict[str, dict[int, datetime]] = {}
+        self._waiting: defaultdict[str, dict[int, datetime]] = defaultdict(dict)
 
-    def learn(self, failing: Iterable[tuple[int, str, datetime]]) -> None:
+    def learn(self, waiting: Iterable[tuple[int, str, datetime]]) -> None:
         """See `RowOrder.learn`."""
-        self._failing.clear()
-        for row, key, until in failing:
-            self._failing.setdefault(key, {})[row] = until
+        self._waiting.clear()
+        for row, key, until in waiting:
+            self._waiting[key][row] = until
 
     def plan(self, rows: Sequence[OutboxRow]) -> Plan:
         """See `RowOrder.plan`."""
         waves: list[list[OutboxRow]] = []
-        deferred: defaultdict[datetime, list[int]] = defaultdict(list)
+        deferred: defaultdict[datetime, list[OutboxRow]] = defaultdict(list)
         depth: Counter[str] = Counter()
-        here = {row.id for row in rows} if self._failing else set[int]()
+        blockers = self._blockers(rows)
         for row in rows:
-            key = row.message.key
-            if key is None:
-                position = 0
-            else:
-                until = self._blocked(key, row.id, here)
-                if until is not None:
-                    deferred[until].append(row.id)
+            key, position = row.message.key, 0
+            if key is not None:
+                blocker, until = blockers.get(key, (row.id, None))
+                if until is not None and blocker < row.id:
+                    deferred[until].append(row)
                     continue
                 position = depth[key]
                 depth[key] += 1
@@ -133,26 +131,32 @@ class PerKey:
             waves[position].append(row)
         return Plan(waves, deferred)
 
-    def _blocked(self, key: str, row: int, here: set[int]) -> datetime | None:
-        """Return the time of a failing row that must leave before this one and is not here."""
-        failing = self._failing.get(key, {})
-        return max(
-            (until for other, until in failing.items() if other < row and other not in here),
-            default=None,
-        )
+    def _blockers(self, rows: Sequence[OutboxRow]) -> dict[str, tuple[int, datetime]]:
+        """Return, for the keys of these rows, the first row that waits and is not among them."""
+        if not self._waiting:
+            return {}
+        here = {row.id for row in rows}
+        found: dict[str, tuple[int, datetime]] = {}
+        for key in {row.message.key for row in rows if row.message.key in self._waiting}:
+            missing = self._waiting[key or ""].keys() - here
+            if missing and key is not None:
+                first = min(missing)
+                found[key] = first, self._waiting[key][first]
+        return found
 
-    def failed(self, row: OutboxRow, until: datetime) -> None:
-        """See `RowOrder.failed`."""
+    def waits(self, row: OutboxRow, until: datetime) -> None:
+        """See `RowOrder.waits`."""
         if row.message.key is not None:
-            self._failing.setdefault(row.message.key, {})[row.id] = until
+            self._waiting[row.message.key][row.id] = until
 
     def over(self, rows: Iterable[OutboxRow]) -> None:
         """See `RowOrder.over`."""
-        if not self._failing:
+        if not self._waiting:
             return
         for row in rows:
-            failing = self._failing.get(row.message.key or "")
-            if failing is not None:
-                failing.pop(row.id, None)
-                if not failing and row.message.key is not None:
-                    del self._failing[row.message.key]
+            key = row.message.key
+            if key is not None and key in self._waiting:
+                waiting = self._waiting[key]
+                waiting.pop(row.id, None)
+                if not waiting:
+                    del self._waiting[key]

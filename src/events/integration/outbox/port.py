@@ -160,8 +160,8 @@ class OutboxStore(Protocol):
         """
         ...
 
-    async def failing(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
-        """Return id, key and next time of each row in these lanes that waits after a refusal."""
+    async def waiting(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
+        """Return id, key and time of each row in these lanes that was postponed or deferred."""
         ...
 
     async def remove(self, ids: Collection[int]) -> None:
@@ -173,7 +173,7 @@ class OutboxStore(Protocol):
         ...
 
     async def defer(self, ids: Collection[int], until: datetime) -> None:
-        """Have rows wait until a time that `postpone` returned: it is not their fault."""
+        """Have rows wait for another one, until a time that `postpone` returned for that."""
         ...
 
     async def park(self, rows: Sequence[Parked]) -> None:

@@ -132,7 +132,7 @@ class OutboxRelay:
         on_step: Called after each step, for tests that stop a relay between two of them.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, each with its default
         self,
         store: OutboxStore,
         bus: IntegrationEventBus,
@@ -428,8 +428,9 @@ class OutboxRelay:
     async def _attend(self) -> None:
         if await self._membership.attend():
             await self._reader.start_over()
-            if self._order.strict:
-                self._order.learn(await self._store.failing(self._membership.lease))
+        if self._order.strict:
+            # Each time, as somebody may have deleted by hand a row that others wait for.
+            self._order.learn(await self._store.waiting(self._membership.lease))
         if self._busy:
             self._busy = False
             self._gauge.lag(await self._store.oldest_age())
@@ -443,8 +444,8 @@ class OutboxRelay:
             return 0, None
         await self._settler.unreadable(rows)
         plan = self._order.plan([row for row in rows if row.fault is None])
-        for until, ids in plan.deferred.items():
-            await self._settler.defer(ids, until)
+        for until, deferred in plan.deferred.items():
+            await self._settler.defer(deferred, until)
         self._reader.read_ahead(self._membership.lease)
         outcome = await forward_in_waves(
             self._forward, plan.waves, lambda: self._membership.sending_time

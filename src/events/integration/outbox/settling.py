@@ -55,9 +55,12 @@ class Settler:
             [(row, Parked(row.id, UNREADABLE, describe(e), row.attempts)) for row, e in faults]
         )
 
-    async def defer(self, ids: Sequence[int], until: datetime) -> None:
+    async def defer(self, rows: Sequence[OutboxRow], until: datetime) -> None:
         """Have rows wait for one of their key."""
+        ids = [row.id for row in rows]
         await self._trouble.insist(lambda: self._store.defer(ids, until))
+        for row in rows:
+            self._order.waits(row, until)
 
     async def _refused(
         self,
@@ -114,13 +117,13 @@ class Settler:
         await self._trouble.insist(write)
         due = {row.id: until for (row, _), until in zip(postponed, times, strict=True)}
         for row, _ in postponed:
-            self._order.failed(row, due[row.id])
-        waiting: defaultdict[datetime, list[int]] = defaultdict(list)
+            self._order.waits(row, due[row.id])
+        waiting: defaultdict[datetime, list[OutboxRow]] = defaultdict(list)
         for row, refused in untried:
             if refused.id in due:
-                waiting[due[refused.id]].append(row.id)
-        for until, ids in waiting.items():
-            await self.defer(ids, until)
+                waiting[due[refused.id]].append(row)
+        for until, rows in waiting.items():
+            await self.defer(rows, until)
 
 
 def _name(row: OutboxRow) -> str:

@@ -46,6 +46,7 @@ pytest.register_assert_rewrite(
     "events.testing.contracts.failure",
     "events.testing.contracts.lifecycle",
     "events.testing.contracts.outbox",
+    "events.testing.contracts.relays",
     "events.testing.contracts.scenario",
 )
 

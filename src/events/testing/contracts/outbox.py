@@ -44,8 +44,10 @@ __all__ = [
     "OutboxContract",
     "OutboxDatabase",
     "UnitOfWork",
+    "frozen_at",
     "pending",
     "relay_and_die",
+    "relay_process",
 ]
 
 T = TypeVar("T")
@@ -163,16 +165,25 @@ async def pending(store: OutboxStore) -> Sequence[OutboxRow]:
 async def relay_and_die(store: OutboxStore, journal: str, step: str) -> None:
     """Relay into a journal until the outbox is empty, or die by SIGKILL where the step says.
 
-    "sending" is in the middle of a batch; the others are the relay's own steps.
+    "sending" is in the middle of a batch; the others are the relay's own steps. With "frozen" it
+    stops itself by SIGSTOP once it has rows in its hand.
     """
 
     def on_step(done: str) -> None:
         if done == step:
             _die()
+        if (done, step) == ("selected", "frozen") and not frozen_at(Path(journal)).exists():
+            frozen_at(Path(journal)).touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     bus = JournalBus(Path(journal), die_after=5 if step == "sending" else None)
     async with OutboxRelay(store, bus, lease=LEASE, on_step=on_step) as relay:
         await relay.drain()
+
+
+def frozen_at(journal: Path) -> Path:
+    """Return the file that says that the relay of this journal has stopped itself."""
+    return journal.with_suffix(".frozen")
 
 
 def _die() -> None:
@@ -297,12 +308,12 @@ class OutboxContract:
         ids = [row.message.id for row in await pending(database.store)]
         journal = tmp_path / "accepted"
 
-        assert await _relay_process(database, journal, step) == -signal.SIGKILL
+        assert await _killed(database, journal, step) == -signal.SIGKILL
         before = _read(journal)
         assert before == ids[:accepted]
         assert len(await pending(database.store)) == left
 
-        assert await _relay_process(database, journal, "none") == 0
+        assert await _killed(database, journal, "none") == 0
         times = Counter(_read(journal))
         assert list(times) == ids, "lost, or sent with another id"
         assert [id_ for id_ in ids if times[id_] > 1] == (before if left else [])
@@ -316,12 +327,19 @@ async def _relayed(database: OutboxDatabase) -> ForwardedBus:
     return bus
 
 
-async def _relay_process(database: OutboxDatabase, journal: Path, step: str) -> int:
-    command = [*database.relay_command, str(journal), step]
-    process = await asyncio.create_subprocess_exec(*command)
+async def _killed(database: OutboxDatabase, journal: Path, step: str) -> int:
+    async with relay_process(database, journal, step) as process, asyncio.timeout(DEADLINE):
+        return await process.wait()
+
+
+@asynccontextmanager
+async def relay_process(
+    database: OutboxDatabase, journal: Path, step: str
+) -> AsyncGenerator[asyncio.subprocess.Process]:
+    """Start a process that calls `relay_and_die`, and see that it has ended in the end."""
+    process = await asyncio.create_subprocess_exec(*database.relay_command, str(journal), step)
     try:
-        async with asyncio.timeout(DEADLINE):
-            return await process.wait()
+        yield process
     finally:
         if process.returncode is None:
             process.kill()

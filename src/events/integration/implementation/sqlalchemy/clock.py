@@ -6,8 +6,8 @@ transaction.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import DateTime
 from sqlalchemy.dialects import mysql
@@ -34,22 +34,15 @@ class clock(FunctionElement[datetime]):  # noqa: N801 - it is used as a function
     type = moment()
 
 
-@compiles(clock)
-def _default(element: clock, compiler: Any, **options: Any) -> str:
-    return "CURRENT_TIMESTAMP"
+def _write(sql: str) -> Callable[..., str]:
+    return lambda *_, **__: sql
 
 
-@compiles(clock, "postgresql")
-def _postgresql(element: clock, compiler: Any, **options: Any) -> str:
-    return "statement_timestamp()"
-
-
-@compiles(clock, "mysql", "mariadb")
-def _mysql(element: clock, compiler: Any, **options: Any) -> str:
-    return "utc_timestamp(6)"
-
-
-@compiles(clock, "sqlite")
-def _sqlite(element: clock, compiler: Any, **options: Any) -> str:
+for _dialect, _sql in {
+    "postgresql": "statement_timestamp()",
+    "mysql": "utc_timestamp(6)",
+    "mariadb": "utc_timestamp(6)",
     # Milliseconds, written as SQLAlchemy writes microseconds, so that texts compare as times do.
-    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+    "sqlite": "strftime('%Y-%m-%d %H:%M:%f000', 'now')",
+}.items():
+    compiles(clock, _dialect)(_write(_sql))

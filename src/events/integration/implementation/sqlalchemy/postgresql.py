@@ -128,8 +128,15 @@ async def _begin(
     """Listen, and return what hears until the connection is lost."""
     if hasattr(raw, "add_listener"):  # asyncpg
         lost = asyncio.Event()
-        raw.add_termination_listener(lambda _: lost.set())
-        await raw.add_listener(channel, lambda *_: wake())
+
+        def hear_loss(_connection: object) -> None:
+            lost.set()
+
+        def hear_commit(*_notification: object) -> None:
+            wake()
+
+        raw.add_termination_listener(hear_loss)
+        await raw.add_listener(channel, hear_commit)
         return lost.wait
     if hasattr(raw, "notifies"):  # psycopg
         await raw.set_autocommit(True)

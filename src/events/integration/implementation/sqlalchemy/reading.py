@@ -78,7 +78,9 @@ class DueQuery:
         later = self._half(true(), c.available_at > AT_ONCE, c.available_at <= clock())
         return union_all(select(first.subquery()), select(later.subquery()))
 
-    def _half(self, postponed: ColumnElement[bool], *where: ColumnElement[bool]) -> Select[Any]:
+    def _half(
+        self, postponed: ColumnElement[bool], *where: ColumnElement[bool]
+    ) -> Select[*tuple[Any, ...]]:
         c, relays = self._tables.outbox.c, self._tables.relays.c
         lanes = bindparam("lanes", type_=BigInteger())
         # Written into the statement: a plan for any limit at all would be one for a large one.

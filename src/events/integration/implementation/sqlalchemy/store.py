@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Connection,
-    Select,
+    Executable,
     Table,
     bindparam,
     delete,
@@ -49,6 +49,7 @@ from events.integration.outbox import (
 
 __all__ = ["SQLAlchemyOutboxStore"]
 
+_DEFERRED = "waits for an earlier event of its key"
 _MOST_IDS = 1_000  # in one statement: databases limit the number of its parameters
 
 
@@ -97,7 +98,7 @@ class SQLAlchemyOutboxStore:
         self._defer = (
             update(table)
             .where(one_of(c.id, "ids", BigInteger(), self._dialect))
-            .values(available_at=bindparam("then"))
+            .values(available_at=bindparam("then"), last_error=_DEFERRED)
         )
 
     def __repr__(self) -> str:
@@ -139,7 +140,7 @@ class SQLAlchemyOutboxStore:
         """See `OutboxStore.due`."""
         statement, values = self._due(lease, limit, after)
         async with self._single.connect() as connection:
-            found = (await connection.execute(statement, values)).all()
+            found: Any = (await connection.execute(statement, values)).all()
         rows: list[OutboxRow] = []
         for number, event_id, topic, key, type_, headers, body, attempts, postponed in found:
             message, fault = message_of(event_id, topic, key, type_, headers, body)
@@ -147,12 +148,12 @@ class SQLAlchemyOutboxStore:
         rows.sort(key=_id)
         return rows
 
-    async def failing(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
-        """See `OutboxStore.failing`."""
+    async def waiting(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
+        """See `OutboxStore.waiting`."""
         c = self._tables.outbox.c
         query = select(c.id, c.key, c.available_at).where(
             c.available_at > AT_ONCE,
-            c.attempts > 0,
+            c.last_error.is_not(None),
             c.key.is_not(None),
             c.lane.in_(sorted(lease.lanes)),
         )
@@ -212,9 +213,7 @@ class SQLAlchemyOutboxStore:
         async with self._single.connect() as connection:
             return await self._oldest_age(connection.execute)
 
-    async def _oldest_age(
-        self, execute: Callable[[Select[Any]], Coroutine[Any, Any, Any]]
-    ) -> float:
+    async def _oldest_age(self, execute: Callable[[Executable], Coroutine[Any, Any, Any]]) -> float:
         c = self._tables.outbox.c
         put = (
             select(c.created_at)

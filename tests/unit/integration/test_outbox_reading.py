@@ -1,0 +1,176 @@
+"""Reading on, reading ahead, and scanning, without passing anything over for good."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from events.integration.outbox import Lease, OutboxRow
+from events.integration.outbox.reading import Reader
+from tests.unit.integration.outbox_table import Table, row
+
+LEASE = Lease("me", "t", frozenset(range(32)), 30.0, 30.0)
+
+
+class Asked(Table):
+    """Notes from where it is read; `slow` is how long a read takes by the loop's clock."""
+
+    def __init__(self, *numbers: int) -> None:
+        super().__init__(*numbers)
+        self.leases["me"] = (LEASE, 30.0)
+        self.asked: list[int | None] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def due(
+        self, lease: Lease, limit: int, *, after: int | None = None
+    ) -> Sequence[OutboxRow]:
+        self.asked.append(after)
+        await self.gate.wait()
+        return await super().due(lease, limit, after=after)
+
+
+class Time:
+    """The event loop's clock, in a test's hands."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_000.0
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: self.now)
+
+
+@pytest.fixture
+async def time(monkeypatch: pytest.MonkeyPatch) -> Time:
+    return Time(monkeypatch)
+
+
+def ids(rows: Sequence[OutboxRow]) -> list[int]:
+    return [row.id for row in rows]
+
+
+async def test_after_a_full_scan_it_reads_on(time: Time) -> None:
+    table = Asked(*range(1, 8))
+    reader = Reader(table, 3, scans_only=False)
+    assert ids(await reader.next(LEASE)) == [1, 2, 3]
+    assert not reader.caught_up
+    assert ids(await reader.next(LEASE)) == [4, 5, 6]
+    assert ids(await reader.next(LEASE)) == [7]
+    assert reader.caught_up
+    assert table.asked == [None, 3, 6]
+
+
+async def test_now_and_then_it_scans_and_finds_what_was_committed_late(time: Time) -> None:
+    table = Asked(*range(10, 20))
+    reader = Reader(table, 3, scans_only=False)
+    await reader.next(LEASE)
+    table.commit(5)
+    assert ids(await reader.next(LEASE)) == [13, 14, 15]
+    assert reader.scan_in is not None
+    time.now += reader.scan_in
+    assert 5 in ids(await reader.next(LEASE))
+
+
+async def test_what_was_read_ahead_is_the_next_batch(time: Time) -> None:
+    table = Asked(*range(1, 8))
+    reader = Reader(table, 3, scans_only=False)
+    await reader.next(LEASE)
+    reader.read_ahead(LEASE)
+    reader.read_ahead(LEASE)
+    await asyncio.sleep(0)
+    assert table.asked == [None, 3]
+    assert ids(await reader.next(LEASE)) == [4, 5, 6]
+    assert table.asked == [None, 3]
+
+
+async def test_nothing_is_read_ahead_of_the_last_batch(time: Time) -> None:
+    table = Asked(1, 2)
+    reader = Reader(table, 3, scans_only=False)
+    await reader.next(LEASE)
+    reader.read_ahead(LEASE)
+    await asyncio.sleep(0)
+    assert table.asked == [None]
+
+
+async def test_starting_over_forgets_what_was_read_ahead(time: Time) -> None:
+    table = Asked(*range(1, 8))
+    reader = Reader(table, 3, scans_only=False)
+    await reader.next(LEASE)
+    table.gate.clear()
+    reader.read_ahead(LEASE)
+    starting = asyncio.create_task(reader.start_over())
+    await asyncio.sleep(0)
+    assert not starting.done(), "the connection is in use"
+    table.gate.set()
+    await starting
+    assert ids(await reader.next(LEASE)) == [1, 2, 3]
+
+
+async def test_a_failure_ahead_comes_with_the_next_batch_or_is_forgotten(time: Time) -> None:
+    table = Asked(*range(1, 8))
+    reader = Reader(table, 3, scans_only=False)
+    await reader.next(LEASE)
+    table.broken = {"read": 1}
+    reader.read_ahead(LEASE)
+    with pytest.raises(LookupError):
+        await reader.next(LEASE)
+    assert ids(await reader.next(LEASE)) == [4, 5, 6]
+    table.broken = {"read": 1}
+    reader.read_ahead(LEASE)
+    await reader.start_over()
+    assert ids(await reader.next(LEASE)) == [1, 2, 3]
+
+
+async def test_a_strict_order_scans_each_time(time: Time) -> None:
+    table = Asked(*range(1, 8))
+    reader = Reader(table, 3, scans_only=True)
+    for _ in range(2):
+        assert ids(await reader.next(LEASE)) == [1, 2, 3]
+        reader.read_ahead(LEASE)
+        await asyncio.sleep(0)
+    assert table.asked == [None, None]
+    assert reader.scan_in is None
+
+
+async def test_what_was_postponed_does_not_move_the_place_to_read_on(time: Time) -> None:
+    table = Asked(*range(1, 8))
+    table.add(row(100))
+    table.then = {100: 0.0}
+    reader = Reader(table, 3, scans_only=False)
+    assert ids(await reader.next(LEASE)) == [1, 2, 3, 100]
+    assert ids(await reader.next(LEASE)) == [4, 5, 6]
+
+
+async def test_many_late_rows_are_scanned_until_all_are_seen(time: Time) -> None:
+    table = Asked(*range(100, 109))
+    reader = Reader(table, 3, scans_only=False)
+    await reader.next(LEASE)
+    await reader.next(LEASE)
+    table.commit(*range(1, 8))
+    time.now += 10
+    seen: list[int] = []
+    for _ in range(8):
+        rows = await reader.next(LEASE)
+        seen += ids(rows)
+        await table.remove(ids(rows))
+    assert set(range(1, 8)) < set(seen)
+
+
+async def test_a_slow_scan_is_not_repeated_soon(time: Time) -> None:
+    class Slow(Asked):
+        async def due(
+            self, lease: Lease, limit: int, *, after: int | None = None
+        ) -> Sequence[OutboxRow]:
+            rows = await super().due(lease, limit, after=after)
+            time.now += 2.0 if after is None else 0.0
+            return rows
+
+    table = Slow(*range(1, 1_000))
+    reader = Reader(table, 3, scans_only=False)
+    for _ in range(100):
+        await reader.next(LEASE)
+        time.now += 0.1
+    assert table.asked.count(None) == 1
+    time.now += 20
+    await reader.next(LEASE)
+    assert table.asked[-1] is None
