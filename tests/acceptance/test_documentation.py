@@ -94,6 +94,19 @@ def test_the_documented_transport_passes_the_contracts(tmp_path: Path) -> None:
     assert int(passed[1]) >= 15, done.stdout
 
 
+# --- links outside of the site --------------------------------------------------------------------
+
+OUTSIDE = [*ROOT.glob("*.md"), *sorted(ROOT.glob("examples/**/*.md"))]
+
+
+@pytest.mark.parametrize("page", OUTSIDE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_that_are_there(page: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    links = re.findall(r"\]\((?!\w+:)([^)#]+)", text)
+    gone = [link for link in links if not (page.parent / link).exists()]
+    assert not gone, f"{page.name} links to {gone}"
+
+
 # --- the outbox's revision ------------------------------------------------------------------------
 
 DRIVERS = ["sqlite+aiosqlite", "postgresql+asyncpg", "mariadb+asyncmy"]
