@@ -101,7 +101,8 @@ OUTSIDE = [*ROOT.glob("*.md"), *sorted(ROOT.glob("examples/**/*.md"))]
 
 @pytest.mark.parametrize("page", OUTSIDE, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_to_files_that_are_there(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     links = re.findall(r"\]\((?!\w+:)([^)#]+)", text)
     gone = [link for link in links if not (page.parent / link).exists()]
     assert not gone, f"{page.name} links to {gone}"
