@@ -27,10 +27,12 @@
         │   ├── BatchSendError                  some events of a `send_many` were not taken
         │   ├── ConsumerStoppedError            a consumer ended that should have run on
         │   └── NoSuchDeadLetterError (LookupError)
-        └── OutboxError
-            ├── OutboxTableError                a table is missing or of another layout
-            ├── RelayNameTakenError             another relay runs, or ran, under this name
-            └── NoSuchParkedRowError (LookupError)
+        ├── OutboxError
+        │   ├── OutboxTableError                a table is missing or of another layout
+        │   ├── RelayNameTakenError             another relay runs, or ran, under this name
+        │   └── NoSuchParkedRowError (LookupError)
+        └── InboxError
+            └── InboxTableError                 the table is missing or of another layout
 
 Errors hold the objects they speak of as attributes and render their text when asked.
 """
@@ -60,6 +62,8 @@ __all__ = [
     "HandlerDefinitionError",
     "HandlerNotBuiltError",
     "HandlerNotRegisteredError",
+    "InboxError",
+    "InboxTableError",
     "IntegrationEventError",
     "InvalidDomainEventError",
     "InvalidEventError",
@@ -473,3 +477,21 @@ class NoSuchParkedRowError(OutboxError, LookupError):
             f"no parked rows {', '.join(map(str, self.ids))}: they were redriven or discarded "
             f"already, or deleted as keep_parked says"
         )
+
+
+# --- inbox ------------------------------------------------------------------------------------
+
+
+class InboxError(IntegrationEventError):
+    """Base of the inbox's errors."""
+
+
+@dataclass(eq=False)
+class InboxTableError(InboxError):
+    """Raised when the inbox table is missing, or is of another layout than this version's."""
+
+    table: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"inbox table {self.table!r}: {self.reason}"

@@ -4,7 +4,7 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import EventKey, EventRegistry, IntegrationEvent
 from events.integration.message import DeadLetter, Delivery, Message, correlate, current_delivery
 from events.integration.outbox import Outbox, OutboxRelay
-from events.integration.pipeline import Handle, IncomingEvent, Middleware
+from events.integration.pipeline import Handle, IncomingEvent, ManagedMiddleware, Middleware
 from events.integration.topology import (
     Consumer,
     EventHandlerConsumer,
@@ -26,6 +26,7 @@ __all__ = [
     "IntegrationEvent",
     "IntegrationEventBus",
     "IntegrationEventBusRegistration",
+    "ManagedMiddleware",
     "Message",
     "Middleware",
     "Outbox",

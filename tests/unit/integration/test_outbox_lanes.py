@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -195,11 +196,11 @@ def test_a_lease_is_trusted_from_before_it_was_asked_for(clock: Clock) -> None:
 
 
 def test_the_clock_goes_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lanes.time, "CLOCK_BOOTTIME", 7, raising=False)
-    monkeypatch.setattr(lanes.time, "clock_gettime", lambda which: 42.0 + which)
+    monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
+    monkeypatch.setattr(time, "clock_gettime", lambda which: 42.0 + which)
     assert lanes._clock()() == 49.0
-    monkeypatch.delattr(lanes.time, "CLOCK_BOOTTIME")
-    assert lanes._clock() is lanes.time.monotonic
+    monkeypatch.delattr(time, "CLOCK_BOOTTIME")
+    assert lanes._clock() is time.monotonic
 
 
 # --- membership -----------------------------------------------------------------------------------

@@ -53,10 +53,10 @@ async def test_after_a_full_scan_it_reads_on(time: Time) -> None:
     table = Asked(*range(1, 8))
     reader = Reader(table, 3, scans_only=False)
     assert ids(await reader.next(LEASE)) == [1, 2, 3]
-    assert not reader.caught_up
+    full = reader.caught_up
     assert ids(await reader.next(LEASE)) == [4, 5, 6]
     assert ids(await reader.next(LEASE)) == [7]
-    assert reader.caught_up
+    assert (full, reader.caught_up) == (False, True)
     assert table.asked == [None, 3, 6]
 
 

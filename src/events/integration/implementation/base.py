@@ -27,7 +27,7 @@ from events.integration.event import IntegrationEvent
 from events.integration.health import BusHealth
 from events.integration.message import DeadLetter, Message
 from events.integration.pipeline.lifecycle import LifecycleLock, calling, first_of
-from events.integration.pipeline.middleware import Middleware
+from events.integration.pipeline.middleware import Middleware, Middlewares
 from events.integration.pipeline.roster import Roster, check
 from events.integration.pipeline.sender import Sender
 from events.integration.topology import (
@@ -45,7 +45,8 @@ class BusOptions(TypedDict, total=False):
     """The options that every bus over a transport takes. Times are in seconds, sizes in bytes.
 
     - `source` names this service in each event (the CloudEvents attribute); `"/events"`.
-    - `middlewares` run around each attempt to handle an event, the first one outermost; none.
+    - `middlewares` run around each attempt to handle an event, the first one outermost; none. A
+      `ManagedMiddleware` is started and stopped with the bus.
     - `retry` is the policy of registrations that name none; `RetryPolicy()`.
     - `send_timeout` is how long `send` waits for the broker; 10.
     - `startup_timeout` is how long `startup` may take in all; 30.
@@ -86,9 +87,10 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                 repr(self),
                 f"retry must be a RetryPolicy, as in RetryPolicy(attempts=3), not {given!r}",
             )
+        self._middlewares = Middlewares(middlewares)
         self._roster = Roster(
             transport,
-            middlewares=middlewares,
+            middlewares=self._middlewares,
             retry=retry or RetryPolicy(),
             max_body_size=max_body_size,
         )
@@ -120,6 +122,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             try:
                 async with asyncio.timeout(self._startup_timeout):
                     await self.transport.connect()
+                    await self._middlewares.startup()
                     self._started = True
                     for registration in tuple(self.registrations):
                         await self._subscribe_unless_gone(registration)
@@ -153,7 +156,10 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         finally:
             self._started = False
             self._roster.clear()
-            await self.transport.close()
+            try:
+                await self._middlewares.shutdown()
+            finally:
+                await self.transport.close()
 
     async def run(
         self, *, signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT)

@@ -17,7 +17,7 @@ runs inside the scope and can ask `current_scope()` for what the handler will ge
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from typing import Generic, Protocol, TypeVar
 
@@ -47,8 +47,10 @@ __all__ = [
     "IntegrationEventHandler",
     "IntegrationEventImplementationProvider",
     "current_scope",
+    "from_scope",
 ]
 
+T = TypeVar("T")
 E_contra = TypeVar("E_contra", bound="IntegrationEvent", contravariant=True)
 
 _scope: ContextVar[AsyncContainer | None] = ContextVar("events.dishka_scope", default=None)
@@ -95,6 +97,34 @@ def current_scope() -> AsyncContainer:
             "or have IntegrationEventImplementationProvider make it",
         )
     return scope
+
+
+class _FromScope(Generic[T]):
+    def __init__(self, wanted: type[T]) -> None:
+        self._wanted = wanted
+
+    async def __call__(self) -> T:
+        return await current_scope().get(self._wanted)
+
+    def check(self, outer: Sequence[Middleware]) -> None:
+        if not any(isinstance(each, DishkaScope) for each in outer):
+            raise InvalidTopologyError(
+                repr(self),
+                "no DishkaScope stands before it in the bus's middlewares, so there will be no "
+                "scope to take it from: middlewares=[DishkaScope(container), ...]",
+            )
+
+    def __repr__(self) -> str:
+        return f"from_scope({getattr(self._wanted, '__qualname__', self._wanted)})"
+
+
+def from_scope(wanted: type[T]) -> Callable[[], Awaitable[T]]:
+    """Return a function that gets this from the scope of the event that is being handled.
+
+    For middlewares that share an object with the handler, as the inbox does its session:
+    `SQLAlchemyInbox(from_scope(AsyncSession))`. The scope owns what it gave.
+    """
+    return _FromScope(wanted)
 
 
 class DishkaHandler(Generic[E_contra]):

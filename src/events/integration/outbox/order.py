@@ -137,9 +137,8 @@ class PerKey:
             return {}
         here = {row.id for row in rows}
         found: dict[str, tuple[int, datetime]] = {}
-        for key in {row.message.key for row in rows if row.message.key in self._waiting}:
-            missing = self._waiting[key or ""].keys() - here
-            if missing and key is not None:
+        for key in {row.message.key for row in rows}.intersection(self._waiting):
+            if key is not None and (missing := self._waiting[key].keys() - here):
                 first = min(missing)
                 found[key] = first, self._waiting[key][first]
         return found

@@ -1,8 +1,16 @@
-"""What runs around each handling of an event."""
+"""What runs around each handling of an event.
+
+A `Middleware` is any callable of the right form. One that has something to open, to watch or to
+refuse is a `ManagedMiddleware`, which its bus looks after:
+
+    startup --> check, for each registration, before it receives --> attempts --> shutdown
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Protocol, TypeAlias
 
@@ -10,9 +18,17 @@ from msgspec import Struct
 
 from events.integration.event import IntegrationEvent
 from events.integration.message import Delivery
-from events.integration.topology import IntegrationEventBusRegistration
+from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy
 
-__all__ = ["Handle", "IncomingEvent", "Middleware", "compose"]
+__all__ = [
+    "Handle",
+    "IncomingEvent",
+    "ManagedMiddleware",
+    "Middleware",
+    "Middlewares",
+    "Serving",
+    "compose",
+]
 
 
 class IncomingEvent(Struct, frozen=True):
@@ -37,6 +53,68 @@ class Middleware(Protocol):
     async def __call__(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
         """Run around one attempt."""
         ...
+
+
+class Serving(Struct, frozen=True):
+    """What a bus is about to serve: a registration, and what will run around its handlings.
+
+    `retry` is the policy that holds for it, its own or the bus's. `middlewares` are all of the
+    bus's, the outermost first.
+    """
+
+    registration: IntegrationEventBusRegistration
+    retry: RetryPolicy
+    middlewares: Sequence[Middleware] = ()
+
+
+class ManagedMiddleware(ABC):
+    """Base of a middleware that lives with its bus. Override what it needs.
+
+    A middleware of several buses is started and stopped by each of them.
+    """
+
+    @abstractmethod
+    async def __call__(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
+        """Run around one attempt; see `Middleware`."""
+
+    def check(self, serving: Serving) -> None:  # noqa: B027 - to be overridden where needed
+        """Raise `InvalidTopologyError` for a registration that it could not serve.
+
+        Called before the consumer receives, at the bus's `startup` and at `register`.
+        """
+
+    async def startup(self) -> None:  # noqa: B027 - as above
+        """Open what attempts need. Called when the bus is connected; raising fails its startup."""
+
+    async def shutdown(self) -> None:  # noqa: B027 - as above
+        """Close it. Called when the last handler has ended, in whatever task stops the bus."""
+
+
+class Middlewares:
+    """Look after the managed ones among the middlewares of one bus."""
+
+    def __init__(self, middlewares: Sequence[Middleware]) -> None:
+        self._all = tuple(middlewares)
+        self._managed = [each for each in self._all if isinstance(each, ManagedMiddleware)]
+        self._started = AsyncExitStack()
+
+    def __iter__(self) -> Iterator[Middleware]:
+        return iter(self._all)
+
+    def check(self, registration: IntegrationEventBusRegistration, retry: RetryPolicy) -> None:
+        """Have each say whether it can serve the registration."""
+        for middleware in self._managed:
+            middleware.check(Serving(registration, retry, self._all))
+
+    async def startup(self) -> None:
+        """Start them, the outermost first."""
+        for middleware in self._managed:
+            await middleware.startup()
+            self._started.push_async_callback(middleware.shutdown)
+
+    async def shutdown(self) -> None:
+        """Stop those that were started, the innermost first, and raise what the last one raises."""
+        await self._started.aclose()
 
 
 def compose(middlewares: Sequence[Middleware], handle: Handle) -> Handle:

@@ -7,11 +7,11 @@ subscribe --> receiving --close--> ending --> forgotten
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from events.errors import ConsumerStoppedError, InvalidTopologyError
 from events.integration.health import ConsumerHealth
-from events.integration.pipeline.middleware import Middleware
+from events.integration.pipeline.middleware import Middlewares
 from events.integration.pipeline.receiver import Receiver
 from events.integration.pipeline.scheduler import DeliveryScheduler
 from events.integration.pipeline.subscriber import Subscriber
@@ -30,12 +30,12 @@ class Roster:
         self,
         transport: Transport,
         *,
-        middlewares: Sequence[Middleware],
+        middlewares: Middlewares,
         retry: RetryPolicy,
         max_body_size: int,
     ) -> None:
         self._transport = transport
-        self._middlewares = tuple(middlewares)
+        self._middlewares = middlewares
         self._retry = retry
         self._max_body_size = max_body_size
         self._subscribers: dict[tuple[str, str], Subscriber] = {}
@@ -43,13 +43,15 @@ class Roster:
 
     async def subscribe(self, registration: IntegrationEventBusRegistration) -> None:
         """Return when the consumer receives."""
+        retry = registration.retry or self._retry
+        self._middlewares.check(registration, retry)
         scheduler = DeliveryScheduler(registration.concurrency)
         receiver = Receiver(
             registration,
             scheduler,
             EventDecoder(registration.events),
-            middlewares=self._middlewares,
-            retry=registration.retry or self._retry,
+            middlewares=tuple(self._middlewares),
+            retry=retry,
             max_body_size=self._max_body_size,
             features=self._transport.features,
         )

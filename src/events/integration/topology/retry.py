@@ -10,6 +10,8 @@ from events.errors import InvalidTopologyError
 
 __all__ = ["RetryPolicy"]
 
+_GROWTHS = 64  # after so many, a delay grows no more
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
@@ -50,11 +52,25 @@ class RetryPolicy:
 
     def delay_after(self, attempt: int) -> float:
         """Return how long to wait after this attempt failed."""
-        # The exponent is bounded because a float's power overflows where max_delay has long cut in.
-        delay = min(self.delay * self.factor ** min(attempt - 1, 64), self.max_delay)
+        delay = self._delay_after(attempt)
         if not self.jitter:
             return delay
         return delay * random.uniform(1 - self.jitter, 1 + self.jitter)  # noqa: S311 - no secret
+
+    @property
+    def window(self) -> float:
+        """Return how long after its first failure an event may be tried again, at the longest.
+
+        The time that handlers and brokers take comes on top.
+        """
+        delays, growing = self.attempts - 1, min(self.attempts - 1, _GROWTHS + 1)
+        total = sum(self._delay_after(attempt) for attempt in range(1, growing + 1))
+        total += (delays - growing) * self._delay_after(delays)
+        return total * (1 + self.jitter)
+
+    def _delay_after(self, attempt: int) -> float:
+        # The exponent is bounded because a float's power overflows where max_delay has long cut in.
+        return min(self.delay * self.factor ** min(attempt - 1, _GROWTHS), self.max_delay)
 
 
 def _are_exceptions(given: object) -> bool:

@@ -44,6 +44,7 @@ import pytest
 pytest.register_assert_rewrite(
     "events.testing.contracts.delivery",
     "events.testing.contracts.failure",
+    "events.testing.contracts.inbox",
     "events.testing.contracts.lifecycle",
     "events.testing.contracts.outbox",
     "events.testing.contracts.relays",

@@ -1,4 +1,4 @@
-"""The outbox on SQLAlchemy: a table in the user's MetaData, written in the user's transaction."""
+"""Outbox and inbox on SQLAlchemy: tables in the user's MetaData, in the user's transaction."""
 
 from importlib import import_module
 
@@ -11,7 +11,10 @@ try:
 except ImportError as error:
     raise MissingExtraError(__name__, "sqlalchemy") from error
 
+from events.integration.implementation.sqlalchemy.inbox import SQLAlchemyInbox
+from events.integration.implementation.sqlalchemy.inbox_table import inbox_table
 from events.integration.implementation.sqlalchemy.outbox import SQLAlchemyOutbox
+from events.integration.implementation.sqlalchemy.sessions import current_session
 from events.integration.implementation.sqlalchemy.sqlite import enable_wal
 from events.integration.implementation.sqlalchemy.store import SQLAlchemyOutboxStore
 from events.integration.implementation.sqlalchemy.tables import AT_ONCE, outbox_table
@@ -20,9 +23,12 @@ from events.integration.outbox import LANES, lane_of
 __all__ = [
     "AT_ONCE",
     "LANES",
+    "SQLAlchemyInbox",
     "SQLAlchemyOutbox",
     "SQLAlchemyOutboxStore",
+    "current_session",
     "enable_wal",
+    "inbox_table",
     "lane_of",
     "outbox_table",
 ]

@@ -1,0 +1,150 @@
+"""The row of one delivery in the session that handles it: first, and in the same commit.
+
+    claim --row was there--> duplicate
+      | inserted
+      v
+    claimed --commit, the handler's own or the inbox's--> kept
+      ^   | rolled back by the handler
+      |   v
+      '-- lost: the next transaction of the session begins with the row again
+              '--somebody else has claimed it meanwhile--> duplicate
+
+A database may roll back by itself (MariaDB after a deadlock) or refuse all but a rollback
+(PostgreSQL after any error), and a handler that swallows the error does not know. So once there was
+an error on the connection, the row is looked for before each commit.
+"""
+
+from __future__ import annotations
+
+from weakref import WeakSet
+
+from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy.exc import DBAPIError, UnboundExecutionError
+from sqlalchemy.orm import Session, SessionTransaction
+
+from events.errors import InboxError, InboxTableError
+from events.integration.implementation.sqlalchemy.inbox_table import InboxTable, Row
+
+__all__ = ["Claim", "DuplicateError", "connection_of"]
+
+_INFO_KEY = "events.inbox"
+_watched: WeakSet[Engine] = WeakSet()
+
+
+class DuplicateError(Exception):
+    """Raised through a handler that has rolled back, when somebody else has its event by now."""
+
+
+class Claim:
+    """One row in one session, from before the handler is called until it has ended."""
+
+    def __init__(self, session: Session, inbox: InboxTable, row: Row) -> None:
+        """Insert the row, or find it there: see `is_duplicate`."""
+        self.session = session
+        self._duplicate = False
+        self._inbox = inbox
+        self._row = row
+        self._kept = False
+        self._troubled = False
+        self._within: SessionTransaction | None = None
+        connection = connection_of(session, inbox)
+        self._engine = connection.engine
+        self._insert(connection)
+        if not self._duplicate:
+            _watch(self._engine)
+            event.listen(session, "after_begin", self._after_begin)
+            event.listen(session, "before_commit", self._before_commit)
+            event.listen(session, "after_commit", self._after_commit)
+
+    def is_duplicate(self) -> bool:
+        """Tell whether somebody else has handled the event, before or meanwhile."""
+        return self._duplicate
+
+    def release(self) -> None:
+        """Let go of the session, which may have other uses after this."""
+        if event.contains(self.session, "after_begin", self._after_begin):
+            event.remove(self.session, "after_begin", self._after_begin)
+            event.remove(self.session, "before_commit", self._before_commit)
+            event.remove(self.session, "after_commit", self._after_commit)
+        self._within = None
+
+    def commit(self, session: Session) -> None:
+        """Commit what the handler did, and the row with it. Raises `DuplicateError`."""
+        if self._duplicate:
+            raise DuplicateError
+        if not self._kept and self._within is not session.get_transaction():
+            # It rolled back, and did nothing in this database after that.
+            connection = connection_of(session, self._inbox)  # and with it the row, see below
+            if self._within is not session.get_transaction():
+                self._again(connection)
+        session.commit()
+
+    def _insert(self, connection: Connection) -> None:
+        self._within = self.session.get_transaction()
+        connection.info[_INFO_KEY] = self  # of the pooled connection, until its next claim
+        self._duplicate = not self._inbox.insert(connection, self._row)
+
+    def _again(self, connection: Connection) -> None:
+        self._troubled = False
+        self._insert(connection)
+        if self._duplicate:
+            raise DuplicateError
+
+    def _after_begin(self, session: Session, _: SessionTransaction, connection: Connection) -> None:
+        current = session.get_transaction()
+        if self._kept or current is self._within or connection.engine is not self._engine:
+            return
+        self._again(connection)
+
+    def _before_commit(self, session: Session) -> None:
+        if not self._troubled or self._kept or self._within is not session.get_transaction():
+            return
+        try:
+            there = self._inbox.holds(connection_of(session, self._inbox), self._row)
+        except DBAPIError as error:
+            raise InboxError(_SWALLOWED) from error
+        if not there:
+            raise InboxError(_SWALLOWED)
+        self._troubled = False
+
+    def _after_commit(self, session: Session) -> None:
+        if self._within is session.get_transaction() and not session.in_nested_transaction():
+            self._kept = True
+
+    def saw_error(self) -> None:
+        """Take note that a statement failed, and with it perhaps the transaction."""
+        if self._within is not None:
+            self._troubled = True
+
+
+_SWALLOWED = (
+    "a statement of the handler failed, and the database has undone the transaction with it, the "
+    "inbox's row too: let the error out of the handler, or put the statement into a savepoint "
+    "(`async with session.begin_nested():`)"
+)
+
+
+def connection_of(session: Session, inbox: InboxTable) -> Connection:
+    """Return the connection on which the session writes the inbox's table."""
+    if not session.in_transaction():
+        session.begin()  # whether or not it begins by itself
+    try:
+        return session.connection(bind_arguments={"clause": inbox.table})
+    except UnboundExecutionError as error:
+        table = inbox.table.fullname
+        cure = f"the session has no engine for it: bind it with binds={{{table}: ...}}"
+        raise InboxTableError(table, cure) from error
+
+
+def _watch(engine: Engine) -> None:
+    if engine not in _watched:
+        _watched.add(engine)
+        event.listen(engine, "handle_error", _on_error)
+
+
+def _on_error(context: ExceptionContext) -> None:
+    connection = context.connection
+    if connection is not None and not connection.closed and not connection.invalidated:
+        claim = connection.info.get(_INFO_KEY)
+        if isinstance(claim, Claim):
+            claim.saw_error()

@@ -1,0 +1,201 @@
+"""The inbox table, and the two things done to it: a row is claimed, old rows are purged.
+
+| column | holds |
+|---|---|
+| `consumer` | the consumer's name |
+| `message_id` | the event's id, if that is a UUID; else topic, source and id, or a hash of them |
+| `handled_at` | when it was claimed, UTC |
+
+The two first are the primary key, which is what makes an effect happen once: they are compared byte
+for byte, as no name or id may be taken for another one. An id that is not unique by itself, as a
+number from a foreign producer or a place in one stream, is told from others by topic and source.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    DateTime,
+    Index,
+    Insert,
+    MetaData,
+    String,
+    Table,
+    delete,
+    insert,
+    inspect,
+    select,
+)
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.exc import IntegrityError, NoSuchTableError
+from sqlalchemy.types import TypeEngine
+
+from events.errors import InboxError, InboxTableError
+from events.integration.cloudevents import attribute
+from events.integration.message import Delivery
+
+__all__ = ["InboxTable", "inbox_table", "message_key"]
+
+Row: TypeAlias = Mapping[str, Any]
+
+LONGEST_NAME: Final = 255
+"""Characters that the columns `consumer` and `message_id` hold."""
+
+_CURE = (
+    "add it to your MetaData with inbox_table(metadata), then create it with metadata.create_all "
+    "or an Alembic revision; pass table= if it has another name"
+)
+_KEY = ("consumer", "message_id")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
+_PLAIN = re.compile(r"[!-~]{1,255}")  # visible ASCII: what every database keeps and compares as is
+_DUPLICATE_ENTRY = 1062  # MySQL's and MariaDB's number of the error
+
+
+def inbox_table(metadata: MetaData, name: str = "inbox", *, schema: str | None = None) -> Table:
+    """Add the inbox table to your MetaData, where `create_all` and Alembic see it.
+
+    Returns the one that is there already if called again with the same name.
+    """
+    given: object = metadata
+    if not isinstance(given, MetaData):
+        what = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
+        cure = f": pass {given.__name__}.metadata" if isinstance(given, type) else ""
+        raise TypeError(f"inbox_table needs a MetaData, not {what}{cure}")
+    found = metadata.tables.get(f"{schema}.{name}" if schema else name)
+    if found is not None:
+        return found
+    moment = DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
+    return Table(
+        name,
+        metadata,
+        Column("consumer", _exact("utf8mb4"), primary_key=True),
+        Column("message_id", _exact("ascii"), primary_key=True),
+        Column("handled_at", moment, nullable=False),
+        Index(f"ix_{name}_handled_at", "handled_at"),
+        schema=schema,
+        sqlite_with_rowid=False,  # the key is the table: one tree to write to less
+    )
+
+
+def _exact(charset: str) -> TypeEngine[str]:
+    """Return the type of a text that is equal to itself alone; MySQL's usual ones ignore case."""
+    exact = mysql.VARCHAR(LONGEST_NAME, charset=charset, collation=f"{charset}_bin")
+    return String(LONGEST_NAME).with_variant(exact, "mysql", "mariadb")
+
+
+def message_key(delivery: Delivery) -> str:
+    """Return what tells this message from all others of its consumer, over all redeliveries."""
+    if _UUID.fullmatch(delivery.id):
+        return delivery.id
+    parts = [delivery.topic, attribute(delivery.headers, "source") or "", delivery.id]
+    key = ":".join(parts)
+    if all(_PLAIN.fullmatch(part) for part in parts if part) and len(key) <= LONGEST_NAME:
+        return key
+    return f"sha256:{sha256(repr(parts).encode(errors='backslashreplace')).hexdigest()}"
+
+
+class InboxTable:
+    """What the inbox does in its table, in the transaction of whoever calls it."""
+
+    def __init__(self, table: Table) -> None:
+        self.table = table
+        missing = [name for name in (*_KEY, "handled_at") if name not in table.columns]
+        if missing:
+            raise InboxTableError(table.fullname, _another_layout(missing))
+        self._inserts: dict[str, Insert] = {}
+
+    def require(self, connection: Connection) -> None:
+        """Raise `InboxTableError` unless the table is there, with its columns and its key."""
+        table, inspector = self.table, inspect(connection)
+        try:
+            columns = {c["name"]: c for c in inspector.get_columns(table.name, table.schema)}
+            key = inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"]
+        except NoSuchTableError as error:
+            raise InboxTableError(table.fullname, f"it is not there; {_CURE}") from error
+        missing = [column.name for column in table.columns if column.name not in columns]
+        if missing:
+            raise InboxTableError(table.fullname, _another_layout(missing))
+        if set(key) != set(_KEY):
+            raise InboxTableError(
+                table.fullname,
+                f"its primary key is ({', '.join(key)}), not ({', '.join(_KEY)}), so it would not "
+                f"notice what was handled already: migrate it",
+            )
+        for name in _KEY:
+            length = getattr(columns[name]["type"], "length", None)
+            if length is not None and length < LONGEST_NAME:
+                raise InboxTableError(
+                    table.fullname,
+                    f"its column {name} holds {length} characters, not {LONGEST_NAME}: widen it",
+                )
+
+    def insert(self, connection: Connection, row: Row) -> bool:
+        """Insert the row, unless it is there; say whether it was inserted.
+
+        Of two transactions that insert the same row, one waits for the end of the other.
+        """
+        statement = self._inserts.get(connection.dialect.name)
+        if statement is None:
+            statement = self._insert(connection.dialect.name)
+            # SQLAlchemy asks for the count of an insert only if told to.
+            statement = statement.execution_options(preserve_rowcount=True)
+            self._inserts[connection.dialect.name] = statement
+        try:
+            inserted = connection.execute(statement, row).rowcount
+        except IntegrityError as error:
+            # MariaDB's own way to say that it does nothing, INSERT IGNORE, would hide other faults.
+            if error.orig is not None and error.orig.args[:1] == (_DUPLICATE_ENTRY,):
+                return False
+            raise
+        if inserted not in {0, 1}:  # taken for a duplicate, an event would be lost
+            driver = connection.dialect.driver
+            raise InboxError(f"{driver} says that an insert of one row inserted {inserted}")
+        return inserted == 1
+
+    def _insert(self, dialect: str) -> Insert:
+        if dialect == "postgresql":
+            return postgresql.insert(self.table).on_conflict_do_nothing(index_elements=_KEY)
+        if dialect == "sqlite":
+            return sqlite.insert(self.table).on_conflict_do_nothing(index_elements=_KEY)
+        if dialect in {"mysql", "mariadb"}:
+            return insert(self.table)
+        raise InboxError(f"the inbox runs on PostgreSQL, MariaDB, MySQL and SQLite, not {dialect}")
+
+    def holds(self, connection: Connection, row: Row) -> bool:
+        """Tell whether the row is there, as this transaction sees it."""
+        c = self.table.c
+        found = select(c.consumer).where(
+            c.consumer == row["consumer"], c.message_id == row["message_id"]
+        )
+        return connection.execute(found).first() is not None
+
+    def expired(self, before: datetime, batch: int) -> Callable[[Connection], datetime | None]:
+        """Return a query of the time up to which a batch of the oldest rows can be removed.
+
+        It gives None where less than a batch is older than `before`.
+        """
+        at = self.table.c.handled_at
+        query = select(at).where(at < before).order_by(at).offset(batch - 1).limit(1)
+
+        def run(connection: Connection) -> datetime | None:
+            found: datetime | None = connection.execute(query).scalar()
+            return found if found is None or found.tzinfo else found.replace(tzinfo=UTC)
+
+        return run
+
+    def remove(self, connection: Connection, before: datetime, *, inclusive: bool) -> int:
+        """Remove the rows older than that, and say how many they were."""
+        at = self.table.c.handled_at
+        old = at <= before if inclusive else at < before
+        return connection.execute(delete(self.table).where(old)).rowcount
+
+
+def _another_layout(missing: list[str]) -> str:
+    return f"it has no column {', '.join(missing)}, so it is of another layout: migrate it"

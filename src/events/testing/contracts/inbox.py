@@ -1,0 +1,399 @@
+"""What an inbox must show on every database: conformance 37.
+
+A test file gives the fixture `database`; what the suite needs of it is an `InboxDatabase`. It
+starts empty, with its tables made.
+"""
+# ruff: noqa: D102 - a test's name is its documentation
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import pytest
+
+from events.integration.event import IntegrationEvent
+from events.integration.message import Delivery
+from events.integration.pipeline import IncomingEvent, Middleware
+from events.integration.topology import Consumer, IntegrationEventBusRegistration, Topic
+from events.testing.waiting import eventually
+
+__all__ = ["InboxContract", "InboxDatabase", "Noted", "handle_and_die"]
+
+TOPIC = Topic("inbox-contract")
+DEADLINE = 30.0
+ID = "0192e4a0-0000-7000-8000-000000000001"
+ANOTHER = "0192e4a0-0000-7000-8000-000000000002"
+
+
+class InboxDatabase(Protocol):
+    """A database with an inbox and a table of effects, as this suite uses it."""
+
+    @property
+    def inbox(self) -> Middleware:
+        """Return the inbox, ready for deliveries."""
+        ...
+
+    @property
+    def worker_command(self) -> Sequence[str]:
+        """Return a command that calls `handle_and_die(database, *arguments)` in a new process."""
+        ...
+
+    async def write(self, effect: int) -> None:
+        """Write an effect in the transaction of the event that is being handled.
+
+        One that is there already, or was written in this transaction, fails.
+        """
+        ...
+
+    async def put(self, event: IntegrationEvent) -> None:
+        """Put an event into the outbox in that transaction."""
+        ...
+
+    async def commit(self) -> None:
+        """Commit that transaction, as a handler might."""
+        ...
+
+    async def roll_back(self) -> None:
+        """Roll it back, as a handler might."""
+        ...
+
+    async def effects(self) -> list[int]:
+        """Return the committed effects, in the order of their numbers."""
+        ...
+
+    async def rows(self) -> int:
+        """Return how many rows the inbox has committed."""
+        ...
+
+    async def waiting(self) -> int:
+        """Return how many events the outbox has committed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Noted(IntegrationEvent):
+    """An event that is told from others by its number."""
+
+    type = "events.testing.noted"
+    version = 1
+    number: int
+
+
+class _Named(Consumer):
+    async def on_event(self, event: IntegrationEvent) -> None:
+        raise NotImplementedError
+
+
+class _FailedError(Exception):
+    """What a handler of the suite raises."""
+
+
+Handler = Callable[[], Awaitable[None]]
+
+
+async def deliver(
+    database: InboxDatabase, handler: Handler, id: str = ID, consumer: str = "worker"
+) -> bool:
+    """Deliver a message; say whether the handler was called."""
+    called = False
+
+    async def call(_: IncomingEvent) -> None:
+        nonlocal called
+        called = True
+        await handler()
+
+    registration = IntegrationEventBusRegistration(_Named(consumer), TOPIC, [Noted])
+    delivery = Delivery(TOPIC.name, consumer, id, b"{}", {})
+    async with asyncio.timeout(DEADLINE):
+        await database.inbox(IncomingEvent(Noted(1), delivery, registration), call)
+    return called
+
+
+async def handle_and_die(database: InboxDatabase, step: str) -> None:
+    """Handle a message, and die by SIGKILL where the step says.
+
+    "written" is in the handler, after its effect; "committed" is after all, before the bus would
+    acknowledge; "none" is never.
+    """
+
+    async def handler() -> None:
+        await database.write(1)
+        if step == "written":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    await deliver(database, handler)
+    if step == "committed":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class InboxContract:
+    """Give the fixture `database`."""
+
+    @pytest.fixture
+    def database(self) -> InboxDatabase:
+        """Return a database whose inbox is empty."""
+        raise NotImplementedError
+
+    # --- one after the other ------------------------------------------------------------------
+
+    async def test_37_the_second_delivery_is_not_handled(self, database: InboxDatabase) -> None:
+        async def handler() -> None:
+            await database.write(1)
+
+        assert await deliver(database, handler)
+        assert not await deliver(database, handler)
+        assert (await database.effects(), await database.rows()) == ([1], 1)
+
+    async def test_37_each_consumer_and_each_message_is_handled(
+        self, database: InboxDatabase
+    ) -> None:
+        for number, (id_, consumer) in enumerate(
+            [(ID, "worker"), (ANOTHER, "worker"), (ID, "other"), (ANOTHER, "other")]
+        ):
+
+            async def handler(number: int = number) -> None:
+                await database.write(number)
+
+            assert await deliver(database, handler, id_, consumer)
+        assert (await database.effects(), await database.rows()) == ([0, 1, 2, 3], 4)
+
+    async def test_37_names_and_ids_that_look_alike_are_not_the_same(
+        self, database: InboxDatabase
+    ) -> None:
+        ids = ["a", "A", "ä", "Ä", "a ", "a\0", "x" * 10_000, "x" * 9_999, "1", "01"]
+        for id_ in ids:
+            assert await deliver(database, _nothing, id_), f"{id_[:10]!r} was taken for another"
+        for consumer in ("emails", "Emails", "émails", "Ключ"):
+            assert await deliver(database, _nothing, ID, consumer), consumer
+        for id_ in ids:
+            assert not await deliver(database, _nothing, id_), f"{id_[:10]!r} was handled twice"
+        assert await database.rows() == len(ids) + 4
+
+    async def test_37_a_handler_that_raises_leaves_no_row(self, database: InboxDatabase) -> None:
+        async def handler() -> None:
+            await database.write(1)
+            raise _FailedError
+
+        with pytest.raises(_FailedError):
+            await deliver(database, handler)
+        assert (await database.effects(), await database.rows()) == ([], 0)
+
+        async def again() -> None:
+            await database.write(2)
+
+        assert await deliver(database, again)
+        assert (await database.effects(), await database.rows()) == ([2], 1)
+
+    async def test_37_a_cancelled_handler_leaves_no_row(self, database: InboxDatabase) -> None:
+        written = asyncio.Event()
+
+        async def handler() -> None:
+            await database.write(1)
+            written.set()
+            await asyncio.Event().wait()
+
+        running = asyncio.create_task(deliver(database, handler))
+        await asyncio.wait_for(written.wait(), DEADLINE)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert (await database.effects(), await database.rows()) == ([], 0)
+        assert await deliver(database, _nothing)
+
+    async def test_37_events_that_it_puts_out_ride_along(self, database: InboxDatabase) -> None:
+        async def failing() -> None:
+            await database.put(Noted(1))
+            raise _FailedError
+
+        with pytest.raises(_FailedError):
+            await deliver(database, failing)
+        assert await database.waiting() == 0
+
+        async def handler() -> None:
+            await database.put(Noted(2))
+
+        assert await deliver(database, handler)
+        assert not await deliver(database, handler)
+        assert await database.waiting() == 1
+
+    # --- at the same time ---------------------------------------------------------------------
+
+    async def test_37_of_two_at_once_one_waits(self, database: InboxDatabase) -> None:
+        first, second, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def slow() -> None:
+            await database.write(1)
+            first.set()
+            await go.wait()
+
+        async def late() -> None:
+            second.set()
+            await database.write(2)
+
+        one = asyncio.create_task(deliver(database, slow))
+        await asyncio.wait_for(first.wait(), DEADLINE)
+        two = asyncio.create_task(deliver(database, late))
+        await asyncio.wait([two], timeout=0.3)
+        assert not second.is_set(), "both were in their handlers"
+        go.set()
+        assert await one
+        assert await asyncio.gather(two, return_exceptions=True) == [False]
+        assert (await database.effects(), await database.rows()) == ([1], 1)
+
+    async def test_37_if_the_first_fails_the_one_that_waited_handles(
+        self, database: InboxDatabase
+    ) -> None:
+        first, go = asyncio.Event(), asyncio.Event()
+
+        async def failing() -> None:
+            await database.write(1)
+            first.set()
+            await go.wait()
+            raise _FailedError
+
+        async def late() -> None:
+            await database.write(2)
+
+        one = asyncio.create_task(deliver(database, failing))
+        await asyncio.wait_for(first.wait(), DEADLINE)
+        two = asyncio.create_task(deliver(database, late))
+        await asyncio.wait([two], timeout=0.3)
+        go.set()
+        with pytest.raises(_FailedError):
+            await one
+        assert await two
+        assert (await database.effects(), await database.rows()) == ([2], 1)
+
+    async def test_37_many_at_once_have_one_effect(self, database: InboxDatabase) -> None:
+        async def handler() -> None:
+            await asyncio.sleep(0)
+            await database.write(1)
+
+        calls = await asyncio.gather(
+            *(deliver(database, handler) for _ in range(8)), return_exceptions=True
+        )
+        # A database may refuse one of them, as after a deadlock: then it is delivered again.
+        assert calls.count(True) <= 1, calls
+        assert await deliver(database, handler) is (True not in calls)
+        assert (await database.effects(), await database.rows()) == ([1], 1)
+
+    # --- handlers that end the transaction themselves -----------------------------------------
+
+    async def test_37_the_row_rides_in_the_first_commit(self, database: InboxDatabase) -> None:
+        async def handler() -> None:
+            await database.write(1)
+            await database.commit()
+            await database.write(2)
+            raise _FailedError
+
+        with pytest.raises(_FailedError):
+            await deliver(database, handler)
+        assert (await database.effects(), await database.rows()) == ([1], 1)
+        assert not await deliver(database, handler)
+        assert await database.effects() == [1]
+
+    async def test_37_what_follows_a_commit_is_committed_too(self, database: InboxDatabase) -> None:
+        async def handler() -> None:
+            await database.write(1)
+            await database.commit()
+            await database.write(2)
+
+        assert await deliver(database, handler)
+        assert (await database.effects(), await database.rows()) == ([1, 2], 1)
+
+    async def test_37_a_handler_that_rolls_back_and_returns_has_handled(
+        self, database: InboxDatabase
+    ) -> None:
+        async def handler() -> None:
+            await database.write(1)
+            await database.roll_back()
+
+        assert await deliver(database, handler)
+        assert (await database.effects(), await database.rows()) == ([], 1)
+        assert not await deliver(database, handler)
+
+    async def test_37_after_a_rollback_the_row_comes_first_again(
+        self, database: InboxDatabase
+    ) -> None:
+        async def handler() -> None:
+            await database.write(1)
+            await database.roll_back()
+            await database.write(2)
+            await database.commit()
+            raise _FailedError
+
+        with pytest.raises(_FailedError):
+            await deliver(database, handler)
+        assert (await database.effects(), await database.rows()) == ([2], 1)
+        assert not await deliver(database, handler)
+
+    @pytest.mark.parametrize("writes", [0, 1])
+    async def test_37_who_rolls_back_may_lose_the_event_to_another(
+        self, database: InboxDatabase, writes: int
+    ) -> None:
+        async def other() -> None:
+            await database.write(2)
+
+        async def handler() -> None:
+            await database.write(1)
+            await database.roll_back()
+            assert await asyncio.create_task(deliver(database, other))
+            if writes:
+                await database.write(3)
+
+        await deliver(database, handler)  # as a duplicate: it was handled meanwhile
+        assert (await database.effects(), await database.rows()) == ([2], 1)
+
+    async def test_37_an_error_that_is_swallowed_loses_nothing(
+        self, database: InboxDatabase
+    ) -> None:
+        async def handler() -> None:
+            await database.write(1)
+            try:
+                await database.write(1)
+            except Exception:  # noqa: BLE001 - of whatever database
+                return
+            pytest.fail("the same effect was written twice")
+
+        try:
+            await deliver(database, handler)
+        except Exception:  # noqa: BLE001 - what the database has undone must not look handled
+            assert (await database.effects(), await database.rows()) == ([], 0)
+        else:
+            assert (await database.effects(), await database.rows()) == ([1], 1)
+
+    # --- killed -------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(("step", "kept"), [("written", 0), ("committed", 1)])
+    async def test_37_a_killed_process_has_the_effect_once(
+        self, database: InboxDatabase, step: str, kept: int
+    ) -> None:
+        assert await _worker(database, step) == -signal.SIGKILL
+        # A server notices a moment later that its client is gone, and rolls back.
+        await eventually(lambda: _counted(database, kept), DEADLINE)
+        assert await _worker(database, "none") == 0
+        assert (await database.effects(), await database.rows()) == ([1], 1)
+
+
+async def _nothing() -> None:
+    """Handle without an effect."""
+
+
+async def _counted(database: InboxDatabase, kept: int) -> bool:
+    return (len(await database.effects()), await database.rows()) == (kept, kept)
+
+
+async def _worker(database: InboxDatabase, step: str) -> int:
+    process = await asyncio.create_subprocess_exec(*database.worker_command, step)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            return await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

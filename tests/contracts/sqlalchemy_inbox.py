@@ -1,0 +1,106 @@
+"""A SQLAlchemy database for the inbox contract; as a program, a worker that dies on it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+
+from sqlalchemy import URL, Column, Integer, MetaData, Table, func, insert, make_url, select
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+
+from events.integration import IntegrationEvent, Topic
+from events.integration.implementation.sqlalchemy import (
+    SQLAlchemyInbox,
+    SQLAlchemyOutbox,
+    current_session,
+    inbox_table,
+    outbox_table,
+)
+from events.testing.contracts.inbox import handle_and_die
+from tests.databases.database import new_database
+
+
+class SQLAlchemyInboxDatabase:
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.metadata = MetaData()
+        self.table = inbox_table(self.metadata)
+        self.outbox = outbox_table(self.metadata)
+        self.written = Table(
+            "effects",
+            self.metadata,
+            Column("number", Integer, primary_key=True, autoincrement=False),
+        )
+        self.sessions = async_sessionmaker(engine)
+        self.inbox = SQLAlchemyInbox(self.sessions)
+
+    @property
+    def worker_command(self) -> Sequence[str]:
+        url = self.engine.url.render_as_string(hide_password=False)
+        return [sys.executable, "-m", "tests.contracts.sqlalchemy_inbox", url]
+
+    async def create(self) -> None:
+        async with self.engine.begin() as connection:
+            await connection.run_sync(self.metadata.create_all)
+
+    async def write(self, effect: int) -> None:
+        await current_session().execute(insert(self.written).values(number=effect))
+
+    async def put(self, event: IntegrationEvent) -> None:
+        await SQLAlchemyOutbox(current_session()).put(Topic("elsewhere"), event)
+
+    async def commit(self) -> None:
+        await current_session().commit()
+
+    async def roll_back(self) -> None:
+        await current_session().rollback()
+
+    async def effects(self) -> list[int]:
+        async with self.engine.connect() as connection:
+            found = await connection.scalars(select(self.written.c.number))
+            return sorted(found)
+
+    async def rows(self) -> int:
+        return await self._count(self.table)
+
+    async def waiting(self) -> int:
+        return await self._count(self.outbox)
+
+    async def _count(self, table: Table) -> int:
+        async with self.engine.connect() as connection:
+            return int(
+                (await connection.execute(select(func.count()).select_from(table))).scalar_one()
+            )
+
+
+@asynccontextmanager
+async def created(url: URL) -> AsyncGenerator[SQLAlchemyInboxDatabase]:
+    """Give a database with its tables."""
+    engine = create_async_engine(url)
+    try:
+        database = SQLAlchemyInboxDatabase(engine)
+        await database.create()
+        yield database
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def on_server(driver: str) -> AsyncGenerator[SQLAlchemyInboxDatabase]:
+    """Give a database on the machine's server, reached by this driver."""
+    kind = "postgresql" if driver.startswith("postgresql") else "mariadb"
+    with new_database(kind) as there:
+        async with created(there.url(driver)) as database:
+            yield database
+
+
+async def main(url: str, step: str) -> None:
+    engine = create_async_engine(make_url(url))
+    await handle_and_die(SQLAlchemyInboxDatabase(engine), step)
+    await engine.dispose()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
