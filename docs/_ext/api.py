@@ -116,6 +116,12 @@ def description(module: str, names: list[str]) -> str:
     made = [name for name, value in values.items() if isclass(value) or isroutine(value)]
     members = f":members: {', '.join(made)}" if made else ":no-members:"
     lines = [f".. automodule:: {module}", f"   {members}", ""]
+    package, _, last = module.rpartition(".")
+    if last in dict(public_names()).get(package, ()):  # a function has the name of its module
+        lines = []
+        for name in made:
+            kind, more = ("class", "   :members:") if isclass(values[name]) else ("function", "")
+            lines += [f".. auto{kind}:: {module}::{name}", more, ""]
     for name in names:
         if name not in made:
             lines += [f".. py:data:: {name}", f"   :module: {module}"]

@@ -13,17 +13,16 @@ SRC = Path(__file__).parents[2] / "src"
 
 
 def resolve(path: str) -> Any:
-    """Import the longest module that the path begins with, and follow the rest."""
-    parts = path.split(".")
-    for cut in range(len(parts), 0, -1):
-        try:
-            found = import_module(".".join(parts[:cut]))
-        except ModuleNotFoundError:
-            continue
-        for part in parts[cut:]:
-            found = getattr(found, part)
-        return found
-    raise ModuleNotFoundError(path)
+    """Give what a dotted path names; where a module and a name in a package are alike, the name."""
+    parent, dot, name = path.rpartition(".")
+    if not dot:
+        return import_module(name)
+    try:
+        return getattr(import_module(parent), name)
+    except ModuleNotFoundError:
+        return getattr(resolve(parent), name)
+    except AttributeError:
+        return import_module(path)
 
 
 def public_names() -> Iterator[tuple[str, list[str]]]:
