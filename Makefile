@@ -8,7 +8,7 @@ ARGS ?=
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo test lint docs bench format requirements build clean venv
+.PHONY: help demo chat test lint docs bench format requirements build clean venv
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -17,9 +17,12 @@ help: ## show this list
 demo: venv ## run the example: a user registers, mails are sent, nothing is lost
 	@$(BIN)/python -m examples.user_registration $(ARGS)
 
+chat: venv ## run the chat at http://127.0.0.1:8000/; REDIS_URL=... for several servers of one chat
+	@$(BIN)/python -m examples.online_chat $(ARGS)
+
 # With ARGS it may be a part of the suite, whose coverage says nothing.
 test: venv ## run all tests with coverage; ARGS="..." go to pytest (then without coverage)
-	@./scripts/servers rabbitmq redis nats postgresql mariadb
+	@./scripts/servers rabbitmq redis nats postgresql mariadb chromium
 	$(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),--cov --cov-report=term:skip-covered)
 
 lint: venv ## ruff, mypy, pyright and the import floors

@@ -134,7 +134,7 @@ async def measure(driver: str, rounds: int, count: int) -> None:
     )
     print(
         f"{driver:20} {wall['without']:8.3f} {wall['with']:8.3f} {added:+8.3f} ms "
-        f"(reach {REACH[driver.split('+')[0]]:.1f})   CPU "
+        f"(reach {REACH[driver.split('+', maxsplit=1)[0]]:.1f})   CPU "
         f"{cpu['without']:6.3f} {cpu['with']:6.3f} {cpu['with'] - cpu['without']:+6.3f} ms"
     )
 

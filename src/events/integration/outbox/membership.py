@@ -55,8 +55,16 @@ class Membership:
         Raises `RelayNameTakenError` while the name's lease is that of another process.
         """
         granted = self._tenure.begin()
+        before_asking = self._tenure.remaining
+
+        def decide(leases: Sequence[Lease]) -> Attendance:
+            # A pause while it was asked would look like a clock that was set.
+            if before_asking - self._tenure.remaining < self.lease.length / 4:
+                self._compare_clocks(leases)
+            return attend(leases, self.lease)
+
         try:
-            result = await self._store.attend(self._decide)
+            result = await self._store.attend(decide)
         except RelayNameTakenError as taken:
             before, self._rival = self._rival, taken
             if before is not None and before.token == taken.token:
@@ -72,18 +80,16 @@ class Membership:
         logger.info("relay %s holds %d of %d lanes", self.lease.relay, len(self.lease.lanes), LANES)
         return True
 
-    def _decide(self, leases: Sequence[Lease]) -> Attendance:
+    def _compare_clocks(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
-            if lease.token == self.lease.token:
-                moved = self._tenure.remaining - lease.remaining
-                if abs(moved) > lease.length / 2:
-                    logger.warning(
-                        "the database's clock was set %s by about %.0f s; leases that seem to "
-                        "run out by this may have a batch sent twice",
-                        "forward" if moved > 0 else "back",
-                        abs(moved),
-                    )
-        return attend(leases, self.lease)
+            moved = self._tenure.remaining - lease.remaining
+            if lease.token == self.lease.token and abs(moved) > lease.length / 2:
+                logger.warning(
+                    "the database's clock was set %s by about %.0f s; leases that seem to run out "
+                    "by this may have a batch sent twice",
+                    "forward" if moved > 0 else "back",
+                    abs(moved),
+                )
 
     async def leave(self) -> None:
         """Give all lanes to the other relays, at once."""

@@ -7,7 +7,7 @@ import logging
 import random
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Connection, Engine, StaticPool
+from sqlalchemy import Engine, StaticPool
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -46,21 +46,20 @@ class Purge:
         """Remove what is old by now, and say how many rows that were."""
         engine, before, removed = AsyncEngine(sync_engine), datetime.now(UTC) - self._retention, 0
         if engine.dialect.name in {"mysql", "mariadb"}:
-            # Else the delete locks the gap behind the rows as well, where new ones are inserted.
+            # Else a row that another process has removed leaves a lock on the gap where it was.
             engine = engine.execution_options(isolation_level="READ COMMITTED")
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
             async with engine.connect() as connection:
-                last = await connection.run_sync(self._inbox.expired(before, _BATCH))
-            async with engine.begin() as connection:
-                removed += await connection.run_sync(self._remove, last, before)
-            if last is None:
+                keys = await connection.run_sync(self._inbox.expired, before, _BATCH)
+            if keys:
+                async with engine.begin() as connection:
+                    await connection.run_sync(self._inbox.remove, keys, before)
+            removed += len(keys)
+            if len(keys) < _BATCH:
                 return removed
             await asyncio.sleep(loop.time() - began)  # the other half of the time is the others'
-
-    def _remove(self, connection: Connection, last: datetime | None, before: datetime) -> int:
-        return self._inbox.remove(connection, last or before, inclusive=last is not None)
 
     async def _run(self) -> None:
         while True:
