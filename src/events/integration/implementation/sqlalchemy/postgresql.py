@@ -94,6 +94,7 @@ async def _listen(engine: AsyncEngine, channel: str, wake: Callable[[], None]) -
                 failures = 0
                 wake()  # for what was committed before it could be heard
                 await hear()
+                raise ConnectionError("the connection was closed")
         except Exception as error:  # noqa: BLE001 - as the driver raises what it does
             failures += 1
             if failures == 1:
