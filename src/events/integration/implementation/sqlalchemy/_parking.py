@@ -19,8 +19,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from events.integration.implementation.sqlalchemy.clock import aware, clock, moment
-from events.integration.implementation.sqlalchemy.reading import message_of
+from events.integration.implementation.sqlalchemy._clock import aware, clock, moment
+from events.integration.implementation.sqlalchemy._reading import message_of
 from events.integration.implementation.sqlalchemy.tables import AT_ONCE, Tables
 from events.integration.outbox import Parked, ParkedRow
 

@@ -18,8 +18,8 @@ from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from events.errors import OutboxError, OutboxTableError
+from events.integration.implementation.sqlalchemy._wakeup import nudge
 from events.integration.implementation.sqlalchemy.tables import Row, insert_rows
-from events.integration.implementation.sqlalchemy.wakeup import nudge
 
 __all__ = ["SessionBuffer"]
 

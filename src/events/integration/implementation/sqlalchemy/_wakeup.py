@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import URL, Engine, Table
 
-from events.integration.implementation.sqlalchemy import postgresql
+from events.integration.implementation.sqlalchemy import _postgresql
 
 __all__ = ["listening", "nudge"]
 
@@ -35,4 +35,4 @@ def nudge(engine: Engine, table: Table) -> None:
         for wake in tuple(_listeners[engine.url]):
             wake()
     if engine.dialect.name == "postgresql":
-        postgresql.notify(engine, postgresql.channel_of(table))
+        _postgresql.notify(engine, _postgresql.channel_of(table))

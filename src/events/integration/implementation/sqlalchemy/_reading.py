@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 
 from events.errors import OutboxError
-from events.integration.implementation.sqlalchemy.clock import clock, moment
+from events.integration.implementation.sqlalchemy._clock import clock, moment
 from events.integration.implementation.sqlalchemy.tables import AT_ONCE, Tables
 from events.integration.message import Message
 from events.integration.outbox import Lease

@@ -9,8 +9,9 @@ from datetime import datetime
 
 from events.errors import MessageTooLargeError
 from events.integration.message import RETRIES_EXHAUSTED, TOO_LARGE
-from events.integration.outbox.forwarding import Outcome
-from events.integration.outbox.order import RowOrder
+from events.integration.outbox._forwarding import Outcome
+from events.integration.outbox._order import RowOrder
+from events.integration.outbox._trouble import Trouble
 from events.integration.outbox.port import (
     UNREADABLE,
     OutboxRow,
@@ -18,7 +19,6 @@ from events.integration.outbox.port import (
     Parked,
     Postponed,
 )
-from events.integration.outbox.trouble import Trouble
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
 
