@@ -11,8 +11,8 @@ ONLY ?=
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo demo-rabbitmq chat test lint bench bench-faults bench-guard soak-brokers format \
-	requirements build clean venv
+.PHONY: help demo demo-rabbitmq chat test lint docs bench bench-faults bench-guard soak-brokers \
+	format requirements build clean venv
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -57,6 +57,11 @@ soak-brokers: venv ## the buses' tests five times, on cores kept busy; ARGS="--r
 	@./scripts/servers rabbitmq redis nats openssl
 	@$(BIN)/python -m tests.soak $(ARGS)
 
+docs: venv ## build the documentation into build/docs, and check its links
+	rm -rf build/docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees -b html docs build/docs
+	$(BIN)/python scripts/check_site.py build/docs tests/public_api.txt
+
 format: venv ## let ruff fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -72,7 +77,7 @@ build: venv ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove .venv, dist and every cache
-	rm -rf .venv .venv-bench dist .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 venv:
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap

@@ -18,7 +18,7 @@ from tests.brokers.rabbitmq_server import RabbitMQServer
 
 _LOCAL = "amqp://guest:guest@127.0.0.1:5672/"
 
-# As the library names them: see docs/buses/rabbitmq.md.
+# As the library names them: see docs/reference/buses/rabbitmq.md.
 _QUEUE = f"{NAME}@{USERS.name}"
 QUEUES = (_QUEUE, f"{_QUEUE}:suspects", f"{NAME}:dead")
 
