@@ -11,7 +11,10 @@ exception of the driver's leaves this module or `_link`.
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, Protocol, TypeAlias, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -26,9 +29,12 @@ try:
 except ImportError as error:  # pragma: no cover - the packaging test runs it
     raise MissingExtraError(__name__, "redis") from error
 
+_pack: Callable[[Any], bytes] | None = None
+with suppress(ImportError):  # the extra brings it, and the driver does without
+    _pack = import_module("hiredis").pack_command
+
 __all__ = [
     "CONNECTION_ERRORS",
-    "FATAL_ERRORS",
     "Connection",
     "Connector",
     "DisconnectedError",
@@ -36,11 +42,12 @@ __all__ = [
     "ReplyError",
     "ResponseError",
     "connector",
+    "is_fatal",
     "masked",
+    "packed",
 ]
 
 CONNECTION_ERRORS = (RedisError, OSError, TimeoutError, EOFError)
-FATAL_ERRORS = (AuthenticationError, NoPermissionError)
 
 _CODES = {
     "NoScriptError": "NOSCRIPT",
@@ -49,6 +56,17 @@ _CODES = {
 }
 _in_script = re.compile(r"^Error running script.*@user_script: ?\d+: -?([A-Z]+) ").match
 _SCHEMES = frozenset({"redis", "rediss", "unix"})
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Tell whether another try to connect would end alike."""
+    if isinstance(error, (AuthenticationError, NoPermissionError)):
+        return True
+    # What TLS said is the cause; the driver wraps it.
+    return any(
+        isinstance(each, ssl.SSLCertVerificationError)
+        for each in (error, error.__cause__, error.__context__)
+    )
 
 
 class ReplyError(Exception):
@@ -98,6 +116,13 @@ class Connection(Protocol):
 
 
 Connector: TypeAlias = Callable[[], Connection]
+
+
+def packed(connection: Connection, commands: Sequence[tuple[Any, ...]]) -> list[bytes]:
+    """Return commands as they are written: by hiredis, as the driver takes four times as long."""
+    if _pack is None:
+        return connection.pack_commands(commands)
+    return [b"".join(map(_pack, commands))]
 
 
 def connector(bus: str, server: str | Redis) -> Connector:
