@@ -74,7 +74,7 @@ def _tables(results: Results) -> list[str]:
         rows = [result for result in results.values() if result.property == number]
         if not rows:
             continue
-        lines += ["", f"### {number}. {title}", ""]
+        lines += ["", f"## {number}. {title}", ""]
         lines += ["| bus | library | sent | accepted | handled | duplicates | lost | resumed | |"]
         lines += ["|---|---|--:|--:|--:|--:|--:|--:|---|"]
         for bus, shown in BUSES.items():
