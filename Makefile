@@ -11,8 +11,8 @@ ONLY ?=
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo demo-rabbitmq chat test lint docs bench bench-faults bench-guard soak-brokers \
-	format requirements build clean venv
+.PHONY: help demo demo-rabbitmq chat test lint docs bench bench-faults bench-guard soak-brokers format \
+	requirements build clean venv
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -39,6 +39,11 @@ lint: venv ## ruff, mypy, pyright and the import floors
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+docs: venv ## build the documentation into build/docs, and check its links
+	rm -rf build/docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees -b html docs build/docs
+	$(BIN)/python scripts/check_site.py build/docs tests/public_api.txt
+
 bench: ## measure against drivers and peers; ONLY=publish,relay for some, ARGS="--short"
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
 	@./scripts/servers rabbitmq redis nats postgresql mariadb
@@ -56,11 +61,6 @@ bench-faults: venv ## put ours and FastStream to the same crashes, half an hour
 soak-brokers: venv ## the buses' tests five times, on cores kept busy; ARGS="--rounds 2 redis"
 	@./scripts/servers rabbitmq redis nats openssl
 	@$(BIN)/python -m tests.soak $(ARGS)
-
-docs: venv ## build the documentation into build/docs, and check its links
-	rm -rf build/docs
-	$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees -b html docs build/docs
-	$(BIN)/python scripts/check_site.py build/docs tests/public_api.txt
 
 format: venv ## let ruff fix and format
 	$(BIN)/ruff check --fix .

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from benchmarks.faults.stage import ROOT, Outcome
 
 JSON = ROOT / "benchmarks" / "results" / "faults.json"
-PAGE = ROOT / "docs" / "buses" / "faults.md"
+PAGE = ROOT / "docs" / "reference" / "buses" / "faults.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 BUSES = {"rabbitmq": "RabbitMQ", "redis": "Redis Streams", "nats": "NATS JetStream"}
 TITLES = {
@@ -74,7 +74,7 @@ def _tables(results: Results) -> list[str]:
         rows = [result for result in results.values() if result.property == number]
         if not rows:
             continue
-        lines += ["", f"### {number}. {title}", ""]
+        lines += ["", f"## {number}. {title}", ""]
         lines += ["| bus | library | sent | accepted | handled | duplicates | lost | resumed | |"]
         lines += ["|---|---|--:|--:|--:|--:|--:|--:|---|"]
         for bus, shown in BUSES.items():
