@@ -11,7 +11,8 @@ ONLY ?=
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo test lint bench bench-guard format requirements build clean venv
+.PHONY: help demo chat test lint bench bench-faults bench-guard soak-brokers format requirements
+.PHONY: build clean venv
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -20,9 +21,12 @@ help: ## show this list
 demo: venv ## run the example: a user registers, mails are sent, nothing is lost
 	@$(BIN)/python -m examples.user_registration $(ARGS)
 
+chat: venv ## run the chat at http://127.0.0.1:8000/; REDIS_URL=... for several servers of one chat
+	@$(BIN)/python -m examples.online_chat $(ARGS)
+
 # With ARGS it may be a part of the suite, whose coverage says nothing.
 test: venv ## run all tests with coverage; ARGS="..." go to pytest (then without coverage)
-	@./scripts/servers rabbitmq redis nats postgresql mariadb
+	@./scripts/servers rabbitmq redis nats postgresql mariadb chromium openssl
 	$(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),--cov --cov-report=term:skip-covered)
 
 lint: venv ## ruff, mypy, pyright and the import floors
@@ -40,6 +44,15 @@ bench: ## measure against drivers and peers; ONLY=publish,relay for some, ARGS="
 bench-guard: ## count the instructions of dispatch and serialization (needs valgrind)
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
 	@.venv-bench/bin/python -m benchmarks.guard $(ARGS)
+
+bench-faults: venv ## put ours and FastStream to the same crashes, half an hour
+	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
+	@./scripts/servers rabbitmq redis nats
+	@$(BIN)/python -m benchmarks.faults $(ARGS)
+
+soak-brokers: venv ## the buses' tests five times, on cores kept busy; ARGS="--rounds 2 redis"
+	@./scripts/servers rabbitmq redis nats openssl
+	@$(BIN)/python -m tests.soak $(ARGS)
 
 format: venv ## let ruff fix and format
 	$(BIN)/ruff check --fix .

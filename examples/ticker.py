@@ -60,6 +60,8 @@ async def tick(bus: TransportIntegrationEventBus) -> None:
     number = 0
     while True:
         await asyncio.sleep(1)
+        if not bus.health().started:  # `run` starts it, and stops it in the end
+            continue
         number += 1
         try:
             await bus.send(TICKS, TickedV1(number))

@@ -38,6 +38,20 @@ class RedisServer(PrivateServer):
                 return False
 
 
+class ReplicaServer(RedisServer):
+    """A Redis that follows another one."""
+
+    def __init__(self, folder: Path, master: RedisServer) -> None:
+        super().__init__(folder)
+        self._master = master
+
+    def command(self, binary: str) -> list[str]:
+        return [
+            *(*super().command(binary), "--replicaof", "127.0.0.1", str(self._master.port)),
+            *("--repl-diskless-sync-delay", "0"),
+        ]
+
+
 class SentinelServer(RedisServer):
     """A Sentinel, which is the same binary in another role."""
 
@@ -46,10 +60,15 @@ class SentinelServer(RedisServer):
         return [binary, str(self.folder / "sentinel.conf"), "--sentinel"]
 
     def monitor(self, server: RedisServer) -> None:
-        """Have it watch the server, as the master `main`."""
+        """Have it watch the server, as the master `main`, and be quick to give it up."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            connection.sendall(f"SENTINEL MONITOR main 127.0.0.1 {server.port} 1\r\n".encode())
-            assert connection.recv(64).startswith(b"+OK")
+            for said in (
+                f"MONITOR main 127.0.0.1 {server.port} 1",
+                "SET main down-after-milliseconds 500",
+                "SET main failover-timeout 3000",
+            ):
+                connection.sendall(f"SENTINEL {said}\r\n".encode())
+                assert connection.recv(64).startswith(b"+OK")
 
 
 @functools.cache

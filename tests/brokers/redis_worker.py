@@ -2,6 +2,8 @@
 
     python -m tests.brokers.redis_worker URL TOPIC CONSUMER OUT '{"delay": 0.05, "killer": 3}'
 
+With `"broken": true` the bus itself fails at whatever it receives, as a defect in it would.
+
 Lines of OUT are `begin NUMBER ATTEMPT` and `end NUMBER`, and `ready` when it receives.
 """
 
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
+from events.integration.implementation.redis._entries import Entry
 from events.integration.message import current_delivery
 from events.integration.topology import (
     Consumer,
@@ -61,6 +64,8 @@ async def main(url: str, topic: str, consumer: str, out: str, given: str) -> Non
         flaky=options.pop("flaky", False),
     )
     concurrency = options.pop("concurrency", 1)
+    if options.pop("broken", False):
+        Entry.read = None  # type: ignore[assignment]
     bus = RedisStreamsIntegrationEventBus(url, **options)
     registration = IntegrationEventBusRegistration(
         worker,

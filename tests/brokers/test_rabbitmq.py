@@ -324,15 +324,18 @@ async def test_a_wrong_password_is_a_clear_error(rabbitmq_url: str) -> None:
 async def test_one_line_is_logged_when_the_connection_is_lost_and_one_when_it_is_back(
     rabbitmq_server: RabbitMQServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with RabbitMQIntegrationEventBus(rabbitmq_server.url) as bus:
-        with caplog.at_level(logging.WARNING):
-            await asyncio.to_thread(rabbitmq_server.ctl, "close_all_connections", "by the test")
-            await eventually(
-                lambda: any("is back" in record.message for record in caplog.records), 20
-            )
+    name = f"RabbitMQ at {rabbitmq_server.url.replace(':guest@', ':***@')}"
+    caplog.set_level(logging.INFO, logger="events.integration")
+    consumer = registration(Probe("told"), Topic("told"))
+    async with RabbitMQIntegrationEventBus(rabbitmq_server.url, [consumer]) as bus:
+        assert caplog.messages == [f"{name} is connected"]
+        caplog.clear()
+        # Two connections, for one to publish and one to consume.
+        await asyncio.to_thread(rabbitmq_server.ctl, "close_all_connections", "by the test")
+        await eventually(lambda: any("again after" in line for line in caplog.messages), 20)
         lines = [record.getMessage() for record in caplog.records]
         assert len(lines) == 2, lines
-        assert "lost the connection" in lines[0]
+        assert lines[0].startswith(f"{name} lost its connection: ")
         assert "by the test" in lines[0]
         assert bus.health().connected
 

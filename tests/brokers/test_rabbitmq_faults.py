@@ -15,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from pika.exceptions import ChannelClosedByBroker  # type: ignore[import-untyped]
 
 from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
@@ -117,13 +118,9 @@ async def new_worker(
             end(worker._process)
 
 
-async def settle_down() -> None:
-    """Let queues that were just made become able to survive SIGKILL.
-
-    RabbitMQ 3.10 writes what it must know of a new quorum queue half a second later; killed before
-    that, a single node has a queue that never elects a leader again. No client can help that.
-    """
-    await asyncio.sleep(1)
+async def settle_down(server: RabbitMQServer) -> None:
+    """Wait until the queues that were just made would survive SIGKILL."""
+    await eventually(server.knows_its_quorum_queues, 20)
 
 
 def left(server: RabbitMQServer, queue: str) -> int:
@@ -157,7 +154,7 @@ async def test_23_the_broker_is_restarted_in_mid_stream() -> None:
     registration = IntegrationEventBusRegistration(probe, topic, [Numbered], concurrency=50)
     with private_server() as server:
         async with RabbitMQIntegrationEventBus(server.url, [registration], send_timeout=30) as bus:
-            await settle_down()
+            await settle_down(server)
             accepted: set[int] = set()
             refused: list[BusError] = []
             numbers = iter(range(count))
@@ -195,7 +192,7 @@ async def test_what_was_accepted_survives_a_restart_before_anybody_consumes() ->
         async with RabbitMQIntegrationEventBus(server.url, [registration]) as bus:
             await bus.unregister(registration)
             await bus.send_many(topic, map(Numbered, range(500)))
-            await settle_down()
+            await settle_down(server)
         await asyncio.to_thread(server.restart)
         async with RabbitMQIntegrationEventBus(server.url, [registration]):
             await eventually(lambda: len(probe.numbers) == 500, 30)
@@ -271,6 +268,32 @@ async def test_25_waiting_for_the_broker_has_an_end() -> None:
     bus = RabbitMQIntegrationEventBus(url, wait_for_broker=True, startup_timeout=0.5)
     with pytest.raises(BusUnavailableError):
         await bus.startup()
+
+
+async def test_23_the_next_host_takes_over_with_all_that_is_needed_made_anew(
+    rabbitmq_server: RabbitMQServer,
+) -> None:
+    """Two brokers that know nothing of each other: what waited in the first is not moved."""
+    topic, probe = Topic("two-hosts"), Probe("two-hosts")
+    registration = IntegrationEventBusRegistration(probe, topic, [Numbered])
+    with private_server() as first:
+        urls = [first.url, rabbitmq_server.url]
+        async with RabbitMQIntegrationEventBus(urls, [registration], send_timeout=20) as bus:
+            await bus.send(topic, Numbered(1))
+            await eventually(lambda: probe.numbers == [1])
+            first.kill()
+            # Once it consumes elsewhere: a queue has what was sent since it was declared.
+            await eventually(lambda: _is_consumed(rabbitmq_server, "two-hosts@two-hosts"), 20)
+            await bus.send_many(topic, map(Numbered, range(2, 50)))
+            await eventually(lambda: probe.numbers == list(range(1, 50)), 20)
+
+
+def _is_consumed(server: RabbitMQServer, queue: str) -> bool:
+    with Client(server.url) as client:
+        try:
+            return bool(client.channel.queue_declare(queue, passive=True).method.consumer_count)
+        except ChannelClosedByBroker:
+            return False
 
 
 async def test_26_sigterm_with_a_backlog(
@@ -365,7 +388,7 @@ async def test_28_a_handler_that_ends_while_the_broker_is_away() -> None:
         async with RabbitMQIntegrationEventBus(server.url, [registration]) as bus:
             await bus.send(topic, Numbered(1))
             await eventually(lambda: probe.running)
-            await settle_down()
+            await settle_down(server)
             await asyncio.to_thread(server.kill)
             await eventually(lambda: not bus.health().connected)
             gate.set()
@@ -376,6 +399,26 @@ async def test_28_a_handler_that_ends_while_the_broker_is_away() -> None:
             await eventually(lambda: 2 in probe.numbers)
         assert probe.numbers == [1, 2], "handled again, though it had been handled here"
         assert left(server, "away-consumer@away") == 0
+
+
+async def test_a_consumer_that_cannot_go_on_takes_its_process_down(
+    rabbitmq_server: RabbitMQServer, new_worker: Callable[..., Any]
+) -> None:
+    worker = await new_worker()
+    async with RabbitMQIntegrationEventBus(rabbitmq_server.url) as bus:
+        await bus.send(Topic(worker.topic), Numbered(1))
+        worker.start()
+        await eventually(lambda: worker.noted("ended") == [1], 30)
+        with Client(rabbitmq_server.url) as client:
+            client.channel.queue_delete(worker.queue)
+            client.channel.queue_declare(worker.queue, durable=True)  # of another type
+        assert await worker.wait() == 1
+
+
+def heard_from(bus: RabbitMQIntegrationEventBus) -> int:
+    """Count the broker's heartbeats on the bus's connection that heard the fewest."""
+    checkers = [each._connection._heartbeat_checker for each in connections(bus)]
+    return min(int(checker._heartbeat_frames_received) for checker in checkers)
 
 
 async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(
@@ -394,7 +437,7 @@ async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(
         [IntegrationEventBusRegistration(probe, topic, [Numbered])],
     )
     async with other:
-        await asyncio.sleep(3)  # several of the shortest heartbeats
+        await eventually(lambda: heard_from(other) >= 4, 20)
         assert not probe.arrivals, "it was given to another while its handler runs"
         worker.kill()
         await eventually(lambda: probe.numbers == [1], 20)

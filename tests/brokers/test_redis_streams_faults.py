@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from redis.asyncio import Redis
 from events.errors import (
     BusError,
     BusUnavailableError,
-    ConsumerStoppedError,
     SendOutcomeUnknownError,
 )
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
@@ -205,6 +204,22 @@ async def _sends(bus: RedisStreamsIntegrationEventBus, number: int) -> bool:
     return True
 
 
+async def test_24_a_send_keeps_its_deadline_while_others_have_longer_ones(
+    server: RedisServer,
+) -> None:
+    async with new_bus(server, connect_timeout=10.0, send_timeout=0.5) as bus:
+        server.freeze()
+        reading = asyncio.ensure_future(bus.dead_letters("nobody"))  # it has ten seconds
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        with pytest.raises(SendOutcomeUnknownError):
+            await bus.send(TOPIC, Numbered(1))
+        assert time.monotonic() - began < 1
+        server.thaw()
+        with suppress(BusUnavailableError):  # it was behind the same silence
+            await reading
+
+
 async def test_24_a_bus_that_sends_nothing_notices_too(server: RedisServer) -> None:
     async with new_bus(server) as bus:
         server.freeze()
@@ -381,15 +396,11 @@ def _ended(processes: list[Process]) -> set[int]:
 
 
 async def test_a_consumer_that_ends_by_itself_takes_the_process_down(
-    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+    server: RedisServer, worker: Any
 ) -> None:
-    def broken(*_: Any) -> Any:
-        raise ZeroDivisionError
-
-    bus = new_bus(server)
-    await bus.register(on(Probe("worker")))
-    await bus.startup()
-    monkeypatch.setattr("events.integration.implementation.redis._group.Entry.read", broken)
-    await bus.send(TOPIC, Numbered(1))
-    with pytest.raises(ConsumerStoppedError):
-        await asyncio.wait_for(bus.run(signals=()), PATIENCE)
+    async with sending(server, range(1)):
+        process = worker(broken=True)
+        assert await process.ended() == 1
+        assert process.said("begin") == []
+        log = process._out.with_suffix(".log").read_text()
+        assert "ConsumerStoppedError: consumer 'worker' on topic 'faults' stopped by itself" in log

@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 
-from sqlalchemy import URL, Column, Integer, MetaData, Table, func, insert, make_url, select
+from sqlalchemy import URL, Column, Integer, MetaData, Table, func, insert, make_url, null, select
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from events.integration import IntegrationEvent, Topic
@@ -28,10 +28,12 @@ class SQLAlchemyInboxDatabase:
         self.metadata = MetaData()
         self.table = inbox_table(self.metadata)
         self.outbox = outbox_table(self.metadata)
+        # Not unique: the table must not be what keeps an effect from happening twice.
         self.written = Table(
             "effects",
             self.metadata,
-            Column("number", Integer, primary_key=True, autoincrement=False),
+            Column("id", Integer, primary_key=True, autoincrement=True),
+            Column("number", Integer, nullable=False),
         )
         self.sessions = async_sessionmaker(engine)
         self.inbox = SQLAlchemyInbox(self.sessions)
@@ -47,6 +49,9 @@ class SQLAlchemyInboxDatabase:
 
     async def write(self, effect: int) -> None:
         await current_session().execute(insert(self.written).values(number=effect))
+
+    async def fail(self) -> None:
+        await current_session().execute(insert(self.written).values(number=null()))
 
     async def put(self, event: IntegrationEvent) -> None:
         await SQLAlchemyOutbox(current_session()).put(Topic("elsewhere"), event)
@@ -76,11 +81,13 @@ class SQLAlchemyInboxDatabase:
 
 
 @asynccontextmanager
-async def created(url: URL) -> AsyncGenerator[SQLAlchemyInboxDatabase]:
+async def created(
+    url: URL, kind: type[SQLAlchemyInboxDatabase] | None = None
+) -> AsyncGenerator[SQLAlchemyInboxDatabase]:
     """Give a database with its tables."""
     engine = create_async_engine(url)
     try:
-        database = SQLAlchemyInboxDatabase(engine)
+        database = (kind or SQLAlchemyInboxDatabase)(engine)
         await database.create()
         yield database
     finally:

@@ -25,8 +25,18 @@ class StreamsHarness(Harness):
         self.buses: list[RedisStreamsIntegrationEventBus] = []
         self.made: set[tuple[str, str]] = set()
 
+    @property
+    def url(self) -> str:
+        """Where the server is, for whoever may do anything there."""
+        return redis_url()
+
+    @property
+    def bus_url(self) -> str:
+        """Where it is for the buses."""
+        return self.url
+
     def new_bus(self, **options: Unpack[BusOptions]) -> RedisStreamsIntegrationEventBus:
-        url = f"{redis_url()}?client_name={self.name}"
+        url = f"{self.bus_url}?client_name={self.name}"
         bus = RedisStreamsIntegrationEventBus(url, **options)
         self.buses.append(bus)
         return bus
@@ -41,7 +51,7 @@ class StreamsHarness(Harness):
 
     @asynccontextmanager
     async def break_dead_letters(self) -> AsyncGenerator[None, None]:
-        async with Redis.from_url(redis_url()) as redis:
+        async with Redis.from_url(self.url) as redis:
             for key in self.keys():
                 await redis.set(key, "no stream")
             try:
@@ -50,13 +60,13 @@ class StreamsHarness(Harness):
                 await redis.delete(*self.keys())
 
     async def lose_connection(self, bus: TransportIntegrationEventBus) -> None:
-        async with Redis.from_url(redis_url()) as redis:
+        async with Redis.from_url(self.url) as redis:
             for client in await redis.client_list():
                 if client["name"] == self.name:
                     await redis.client_kill_filter(_id=client["id"])
 
     async def open_resources(self) -> dict[str, int]:
-        async with Redis.from_url(redis_url()) as redis:
+        async with Redis.from_url(self.url) as redis:
             clients = [c for c in await redis.client_list() if c["name"] == self.name]
             ids = 0
             for bus in self.buses:
@@ -70,7 +80,7 @@ class StreamsHarness(Harness):
     async def aclose(self) -> None:
         # The names of one test end alike.
         endings = {r.topic.name.rpartition("-")[2] for bus in self.buses for r in bus.registrations}
-        async with Redis.from_url(redis_url()) as redis:
+        async with Redis.from_url(self.url) as redis:
             for ending in endings:
                 keys = [key async for key in redis.scan_iter(match=f"*-{ending}*")]
                 await redis.delete(*keys)

@@ -5,7 +5,10 @@ To write it anew: python -m tests.unit.test_documented_features
 
 from pathlib import Path
 
-from events.integration.implementation.memory import InMemoryTransport
+from events.integration.implementation.memory import (
+    InMemoryBroadcastTransport,
+    InMemoryTransport,
+)
 from events.integration.implementation.nats import NatsTransport
 from events.integration.implementation.rabbitmq import RabbitMQTransport
 from events.integration.implementation.redis import RedisPubSubTransport, RedisStreamsTransport
@@ -16,6 +19,7 @@ BEGIN, END = "<!-- features: begin -->\n", "<!-- features: end -->"
 
 BUSES: dict[str, TransportFeatures] = {
     "in-memory": InMemoryTransport.features,
+    "in-memory broadcast": InMemoryBroadcastTransport.features,
     "RabbitMQ": RabbitMQTransport.features,
     "Redis Streams": RedisStreamsTransport.features,
     "Redis pub/sub": RedisPubSubTransport.features,

@@ -40,7 +40,8 @@ async def eventually(
 ) -> Any:
     """Return what the condition gives as soon as it is true; it may be async.
 
-    A condition that raises AssertionError is not true yet, so a function of asserts will do.
+    A condition that raises AssertionError is not true yet, so a function of asserts will do that
+    ends in `return True`.
 
         >>> arrived = []
         >>> async def main():

@@ -217,6 +217,24 @@ async def test_run_ends_on_a_signal_and_notices_registrations_that_come_and_go()
     assert transport.calls[-1] == "close"
 
 
+async def test_run_ends_on_a_signal_while_it_waits_for_the_broker() -> None:
+    class Unreachable(ManualTransport):
+        async def connect(self) -> None:
+            self.calls.append("connect")
+            await asyncio.Event().wait()
+
+    transport = Unreachable()
+    bus = bus_over(transport, [registered()])
+    running = asyncio.create_task(bus.run(signals=[signal.SIGUSR1]))
+    async with asyncio.timeout(5):
+        while "connect" not in transport.calls:
+            await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await running
+    assert not bus.health().started
+    assert transport.calls[-1] == "close"
+
+
 async def test_cancelling_run_shuts_down() -> None:
     transport = ManualTransport()
     running = asyncio.create_task(bus_over(transport, [registered()]).run())

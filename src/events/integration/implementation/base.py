@@ -171,8 +171,13 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         """
         stop = asyncio.Event()
         with calling(stop.set, on=signals):
-            async with self:
-                await first_of(stop.wait(), self._roster.watch())
+            try:
+                # Who starts waits for a broker, perhaps for long: a signal ends that, too.
+                await first_of(stop.wait(), self.startup())
+                if not stop.is_set():
+                    await first_of(stop.wait(), self._roster.watch())
+            finally:
+                await self.shutdown()
 
     def health(self) -> BusHealth:
         """Say whether the bus is connected and its consumers live; cheap enough for a probe."""

@@ -7,6 +7,7 @@ the process; for more, put the outbox before it or a durable bus in its place.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from types import MappingProxyType
 from typing import Unpack
@@ -21,6 +22,8 @@ from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Deliver, Subscription, TransportFeatures
 
 __all__ = ["InMemoryIntegrationEventBus", "InMemoryTransport"]
+
+logger = logging.getLogger("events.integration")
 
 _AT_HAND = 16  # deliveries per handler where some wait behind their key
 
@@ -107,6 +110,7 @@ class InMemoryTransport:
     async def connect(self) -> None:
         """Open for messages."""
         self.connected = True
+        logger.info("the in-memory bus is connected, nothing it carries outlives the process")
 
     def publish(self, message: Message) -> asyncio.Future[None]:
         """Put the message into the queues. It is there when this returns.

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
@@ -40,7 +41,7 @@ _LOOK = 0.2  # seconds between looks at the client, which tells of most of its e
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 5.0
 _DIALLING = 2.0  # seconds for one server to answer
 _CLOSING = 2.0
-_REFUSED = ("authorization", "authentication", "permissions")
+_REFUSED = ("authorization", "authentication", "permissions", "certificate_verify_failed")
 
 
 def masked(server: str) -> str:
@@ -154,6 +155,7 @@ class Link:
                 await self._connect(forever=False)
         except TimeoutError as error:
             raise BusUnavailableError(self.name, f"no connection: {self.reason}") from error
+        logger.info("%s is connected", self.name)
         self._watch = asyncio.create_task(self._keep_up(), name="nats-link")
 
     async def close(self) -> None:
@@ -169,6 +171,10 @@ class Link:
         while not self.up:
             self._changed.clear()
             await self._changed.wait()
+
+    def patience(self, timeout: float) -> float:
+        """Return how long to wait for answers in the end: not long while nobody can give any."""
+        return timeout if self.up else min(timeout, _CLOSING)
 
     def suspect(self) -> None:
         """Have the client looked at: it refused to write."""
@@ -191,6 +197,7 @@ class Link:
     # --- the watch ----------------------------------------------------------------------------
 
     async def _keep_up(self) -> None:
+        loop = asyncio.get_running_loop()
         while True:
             client = self.client
             reconnects = client.stats["reconnects"]
@@ -201,8 +208,9 @@ class Link:
                         await self._look_now.wait()
                 except TimeoutError:
                     continue
-            self._down("the connection was lost")
-            logger.warning("%s lost its connection, and reconnects", self.name)
+            began, why = loop.time(), self.reason or "the server hung up"
+            self._down(f"the connection was lost: {why}")
+            logger.warning("%s lost its connection: %s; reconnecting", self.name, why)
             try:
                 await self._connect(forever=True)
             except BusUnavailableError as error:
@@ -210,7 +218,7 @@ class Link:
                 for on_end in tuple(self._on_end):
                     on_end(error)
                 return
-            logger.info("%s is connected again", self.name)
+            logger.warning("%s is connected again after %.1f s", self.name, loop.time() - began)
 
     async def _connect(self, *, forever: bool) -> None:
         wait = _FIRST_WAIT
@@ -226,6 +234,7 @@ class Link:
                     raise BusUnavailableError(self.name, f"refused: {self.reason}") from error
             else:
                 self.up = True
+                self.reason = ""
                 self._changed.set()
                 for begin in self._begin:
                     begin()
@@ -273,6 +282,8 @@ class Link:
 
     async def _heard(self, error: Exception) -> None:
         self.reason = _said(error)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            raise error  # out of `connect`, which would try it again without a pause or an end
 
     async def _drop(self) -> None:
         """Have done with the client, and with the tasks of our subscriptions."""

@@ -128,16 +128,16 @@ class NatsSubscribed:
     async def close(self) -> None:
         await self.pause()
         try:
-            async with asyncio.timeout(self._session.timeout):
+            async with asyncio.timeout(self._session.link.patience(self._session.timeout)):
                 while self._leases:  # noqa: ASYNC110 - each of them would have to tell
                     await asyncio.sleep(_LOOK)
                 await self._session.writer.flush()
         except (NatsError, OSError, TimeoutError, BusError) as error:
             logger.warning(
-                "%s on %s: what was settled last may come again, as the server did not answer: %r",
+                "%s on %s: what was settled last may come again, as the server did not answer%s",
                 self._name,
                 self._stream.name,
-                error,
+                f": {error}" if str(error) else "",
             )
         for task in tuple(self._tasks):
             task.cancel()

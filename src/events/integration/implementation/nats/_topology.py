@@ -124,7 +124,8 @@ async def _make_stream(api: Api, spec: StreamSpec) -> _StreamInfo:
         raise _refused(
             f"NATS stream {spec.name!r} with subjects {spec.subject!r}", error
         ) from error
-    logger.info("made NATS stream %r with subjects %r", spec.name, spec.subject)
+    kept = "for ever" if spec.max_age is None else f"for {spec.max_age:g} s"
+    logger.info("made NATS stream %r with subjects %r, kept %s", spec.name, spec.subject, kept)
     return made
 
 

@@ -156,7 +156,7 @@ class NatsTransport:
 
     async def close(self) -> None:
         """See `Transport.close`. A client that was passed in stays open."""
-        await self._publisher.close(self._timeout)
+        await self._publisher.close(self._link.patience(self._timeout))
         self._writer.stop()
         await self._link.close()
 

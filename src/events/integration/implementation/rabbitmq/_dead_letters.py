@@ -15,12 +15,8 @@ from typing import Any
 
 from events.errors import BusUnavailableError
 from events.integration.implementation.rabbitmq import _wire as wire
-from events.integration.implementation.rabbitmq._driver import (
-    Channel,
-    DriverError,
-    Properties,
-    RefusedError,
-)
+from events.integration.implementation.rabbitmq._channel import Channel
+from events.integration.implementation.rabbitmq._driver import DriverError, Properties, RefusedError
 from events.integration.implementation.rabbitmq._link import Link
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._topology import dead_letter_queue, main_queue

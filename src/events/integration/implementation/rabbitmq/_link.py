@@ -4,8 +4,9 @@
        ^----------------------------close--------------------------------------------'
 
 Hosts are tried one after another, from the one after the last that answered; a round in which none
-does is followed by a pause that doubles, with jitter, up to ten seconds, for ever. One line is
-logged when the connection is lost, and one when it is back.
+does is followed by a pause that doubles, with jitter, up to ten seconds, for ever. The links of one
+bus are mostly lost together, so their `Outage` logs one line when the first is lost, and one when
+all are back.
 """
 
 from __future__ import annotations
@@ -16,13 +17,39 @@ import random
 from collections.abc import Callable, Sequence
 
 from events.errors import BusUnavailableError
-from events.integration.implementation.rabbitmq._driver import Connection, DriverError, masked
+from events.integration.implementation.rabbitmq._connection import Connection
+from events.integration.implementation.rabbitmq._driver import DriverError, masked
 
-__all__ = ["Link"]
+__all__ = ["Link", "Outage"]
 
 logger = logging.getLogger("events.integration")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
+
+
+class Outage:
+    """What the links of one bus have lost, told once when it begins and once when it is over."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._down: set[Link] = set()
+        self._began = 0.0
+
+    def begin(self, link: Link, reason: str) -> None:
+        """Have one more link down."""
+        if not self._down:
+            self._began = asyncio.get_running_loop().time()
+            logger.warning("%s lost its connection: %s; reconnecting", self.name, reason)
+        self._down.add(link)
+
+    def end(self, link: Link, *, closed: bool = False) -> None:
+        """Have this link up again, or closed while it was down."""
+        if link not in self._down:
+            return
+        self._down.discard(link)
+        if not self._down and not closed:
+            took = asyncio.get_running_loop().time() - self._began
+            logger.warning("%s is connected again after %.1f s", self.name, took)
 
 
 class Link:
@@ -31,6 +58,7 @@ class Link:
     def __init__(
         self,
         what: str,
+        outage: Outage,
         urls: Sequence[str],
         *,
         timeout: float,
@@ -38,6 +66,7 @@ class Link:
         on_down: Callable[[], None],
     ) -> None:
         self._what = what
+        self._outage = outage
         self._urls = list(urls)
         self._timeout = timeout
         self._on_up = on_up
@@ -68,7 +97,7 @@ class Link:
             pause = _FIRST_PAUSE
             while (reason := await self._connect()) is not None:
                 if not wait:
-                    raise BusUnavailableError(f"RabbitMQ ({self._what})", reason)
+                    raise BusUnavailableError(self._outage.name, reason)
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
@@ -90,28 +119,25 @@ class Link:
             self.connection = connection
             self._on_up(connection)
             return None
+        if len(reasons) == 1:
+            return reasons[0].partition(": ")[2]  # there is but one host, and it is named already
         return "; ".join(reasons)
 
     def _lost(self, reason: str) -> None:
         self.connection = None
-        logger.warning("lost the connection to RabbitMQ for %s: %s", self._what, reason)
+        self._outage.begin(self, reason)
         self._on_down()
         self._reconnecting = asyncio.create_task(self._reconnect(), name=f"rabbitmq {self._what}")
 
     async def _reconnect(self) -> None:
-        loop = asyncio.get_running_loop()
-        began, pause = loop.time(), _FIRST_PAUSE
+        pause = _FIRST_PAUSE
         # The first pause as well: a broker that closes each new connection must not be hammered.
         await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
         while await self._connect() is not None:
             pause = min(2 * pause, _LONGEST_PAUSE)
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
         self._reconnecting = None
-        logger.warning(
-            "the connection to RabbitMQ for %s is back after %.1f s",
-            self._what,
-            loop.time() - began,
-        )
+        self._outage.end(self)
 
     async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - it hangs up in the end
         """Disconnect and stay so; return when the socket is closed."""
@@ -120,6 +146,7 @@ class Link:
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
+            self._outage.end(self, closed=True)
             connection, self.connection = self.connection, None
             if connection is not None:
                 await connection.close(timeout)

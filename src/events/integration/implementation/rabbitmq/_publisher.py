@@ -27,9 +27,9 @@ from events.errors import (
     InvalidTopologyError,
     SendOutcomeUnknownError,
 )
+from events.integration.implementation.rabbitmq._channel import Channel
+from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._driver import (
-    Channel,
-    Connection,
     DriverError,
     Properties,
     RefusedError,
@@ -41,6 +41,7 @@ __all__ = ["Publisher"]
 
 logger = logging.getLogger("events.integration")
 
+_NOBODY_THERE = 2.0  # seconds for a connection to come back while the bus is being stopped
 _SWEEPS = 20  # looks at the deadlines, in the time of one
 _REDECLARED = 3  # times that a place is made again for one message that was returned
 _PAUSE = 0.2  # seconds until a channel that the broker closed is opened again
@@ -130,11 +131,17 @@ class Publisher:
         self._declared.discard(place)
 
     async def drain(self) -> None:
-        """Return when every message is confirmed, or its deadline has passed."""
+        """Return when every message is confirmed, or its deadline has passed.
+
+        Without a connection it does not wait for long: whoever stops the bus would wait in vain.
+        """
         self._closed = True
         futures = [out.future for out in self._open if not out.future.done()]
         if futures:
-            await asyncio.wait(futures, timeout=self._timeout * (1 + 1 / _SWEEPS))
+            patience = self._timeout * (1 + 1 / _SWEEPS)
+            if self._connection is None:
+                patience = min(patience, _NOBODY_THERE)
+            await asyncio.wait(futures, timeout=patience)
         for out in self._open:
             self._expire(out)
         self._open.clear()
@@ -338,7 +345,9 @@ class Publisher:
             message_id = str(out.properties.message_id)
             out.future.set_exception(SendOutcomeUnknownError("RabbitMQ", message_id, reason))
             return
-        if self._connection is None:
+        if self._connection is None and self._closed:
+            reason = "not connected, and the bus is stopped"
+        elif self._connection is None:
             reason = f"not connected for {self._timeout:g} s"
         elif self._connection.blocked:
             reason = f"it took no messages for {self._timeout:g} s: an alarm, of memory or disk"

@@ -30,12 +30,10 @@ from typing import Any
 
 from events.errors import BusError, InvalidTopologyError
 from events.integration.implementation.rabbitmq import _wire as wire
-from events.integration.implementation.rabbitmq._driver import (
-    Channel,
-    Connection,
-    DriverError,
-    Properties,
-)
+from events.integration.implementation.rabbitmq._channel import Channel
+from events.integration.implementation.rabbitmq._connection import Connection
+from events.integration.implementation.rabbitmq._driver import DriverError, Properties
+from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, Held, Orphans
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._topology import Names, Queue, bind, declare
 from events.integration.message import Ack, Reject, Retry, Settlement
@@ -49,26 +47,7 @@ logger = logging.getLogger("events.integration")
 _COMES_BACK = 2  # times, and it is a suspect; a deploy takes back what is at hand once
 _AT_HAND = 16  # deliveries per handler where some wait behind their key
 _MOST_AT_HAND = 65_535  # AMQP has 16 bits for it
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0
-_ORPHANS = 10_000  # that are remembered when their handlers have ended
-
-
-class _Held:
-    """A delivery that is not acknowledged."""
-
-    __slots__ = ("body", "channel", "pause", "properties", "settlement", "suspect", "tag", "type")
-
-    def __init__(
-        self, channel: Channel, method: Any, properties: Properties, body: bytes, *, suspect: bool
-    ) -> None:
-        self.channel = channel
-        self.tag: int = method.delivery_tag
-        self.type: str = method.routing_key
-        self.properties = properties
-        self.body = body
-        self.suspect = suspect
-        self.settlement: Settlement | None = None
-        self.pause = _FIRST_PAUSE
+_LONGEST_PAUSE = 30.0
 
 
 class RabbitMQSubscribed:
@@ -96,9 +75,9 @@ class RabbitMQSubscribed:
         self._channel: Channel | None = None
         self._tags: list[str] = []
         self._attaching: asyncio.Task[None] | None = None
-        self._held: set[_Held] = set()
-        self._orphans: dict[tuple[str, int], _Held] = {}
-        self._released: list[_Held] = []  # in the course of closing, to go back in their order
+        self._held: set[Held] = set()
+        self._orphans = Orphans()
+        self._released: list[Held] = []  # in the course of closing, to go back in their order
         self._timers: set[asyncio.TimerHandle] = set()
         self._taking = True
         self._settled = asyncio.Event()
@@ -157,19 +136,14 @@ class RabbitMQSubscribed:
         self._channel = None
         self._tags.clear()
         for held in self._held:
-            self._orphan(held)
+            self._orphans.add(held)
         self._held.clear()
-
-    def _orphan(self, held: _Held) -> None:
-        message_id = wire.id_of(held.properties)
-        if message_id is not None:
-            self._orphans[message_id, wire.attempt_of(held.properties)] = held
 
     def _channel_closed(self, reason: DriverError) -> None:
         self._detach()
         if self._connection is not None and self._connection.is_open and self._taking:
             logger.warning("RabbitMQ closed the channel of %s: %s", self._names.main, reason)
-            self._attach_later(_FIRST_PAUSE)
+            self._attach_later(FIRST_PAUSE)
 
     def _cancelled(self) -> None:
         """Begin anew: the broker has ended a consumer, mostly because its queue was deleted."""
@@ -179,7 +153,7 @@ class RabbitMQSubscribed:
         logger.warning("RabbitMQ took %s away from its consumer, starting anew", self._names.main)
         self._detach()
         self._loop.create_task(channel.close())
-        self._attach_later(_FIRST_PAUSE)
+        self._attach_later(FIRST_PAUSE)
 
     def _attach_later(self, pause: float) -> None:
         if self._taking and (self._attaching is None or self._attaching.done()):
@@ -202,7 +176,7 @@ class RabbitMQSubscribed:
             except DriverError as error:
                 if connection.is_open:
                     logger.warning("%s cannot be consumed yet: %s", self._names.main, error)
-                pause = min(max(2 * pause, _FIRST_PAUSE), _LONGEST_PAUSE)
+                pause = min(max(2 * pause, FIRST_PAUSE), _LONGEST_PAUSE)
                 continue
             # Lost while it was on its way: `up` saw it under way and left it to us.
             if self._channel is not None or self._connection is None:
@@ -215,11 +189,11 @@ class RabbitMQSubscribed:
     ) -> Callable[[Any, Properties, bytes], None]:
         def receive(method: Any, properties: Properties, body: bytes) -> None:
             if self._taking and channel is self._channel:
-                self._received(_Held(channel, method, properties, body, suspect=suspect), method)
+                self._received(Held(channel, method, properties, body, suspect=suspect), method)
 
         return receive
 
-    def _received(self, held: _Held, method: Any) -> None:
+    def _received(self, held: Held, method: Any) -> None:
         properties = held.properties
         message_id = wire.id_of(properties)
         attempt = wire.attempt_of(properties)
@@ -231,7 +205,7 @@ class RabbitMQSubscribed:
             self._move(held, self._names.suspects if held.suspect else self._names.main, again)
             return
         if method.redelivered:
-            orphan = self._orphans.pop((message_id, attempt), None)
+            orphan = self._orphans.take(message_id, attempt)
             if orphan is not None:
                 self._adopt(orphan, held)
                 return
@@ -259,19 +233,19 @@ class RabbitMQSubscribed:
         """Return after how many returns a message is a suspect; classic queues tell but one."""
         return _COMES_BACK if self._names.counts_returns else 1
 
-    def _adopt(self, orphan: _Held, held: _Held) -> None:
+    def _adopt(self, orphan: Held, held: Held) -> None:
         """Have what became of a delivery, or will, settle the one that came in its place."""
         orphan.channel, orphan.tag, orphan.suspect = held.channel, held.tag, held.suspect
         self._held.add(orphan)
         if orphan.settlement is not None:
             self._settle(orphan, orphan.settlement)
 
-    def _settle(self, held: _Held, settlement: Settlement) -> None:
+    def _settle(self, held: Held, settlement: Settlement) -> None:
         held.settlement = settlement
         if held not in self._held:  # an orphan: it may come again, and then it is settled at once
             if isinstance(settlement, Ack):
                 held.body = b""
-            self._forget_old_orphans()
+            self._orphans.forget_old()
             return
         if isinstance(settlement, Ack):
             held.channel.ack(held.tag)
@@ -287,7 +261,7 @@ class RabbitMQSubscribed:
         else:
             self._release(held)
 
-    def _release(self, held: _Held) -> None:
+    def _release(self, held: Held) -> None:
         if held.suspect:
             # Given back, it would come with the mark of one that has killed its process.
             attempt = wire.attempt_of(held.properties)
@@ -299,7 +273,7 @@ class RabbitMQSubscribed:
             self._released.append(held)
         self._done(held)
 
-    def _move(self, held: _Held, queue: Queue, properties: Properties) -> None:
+    def _move(self, held: Held, queue: Queue, properties: Properties) -> None:
         """Publish it to another of the consumer's queues, and acknowledge it when it is there."""
         published = self._publisher.publish(
             "", queue.name, properties, held.body, place=queue, mandatory=True
@@ -318,7 +292,7 @@ class RabbitMQSubscribed:
         published.add_done_callback(moved)
 
     def _move_later(
-        self, held: _Held, queue: Queue, properties: Properties, error: BaseException
+        self, held: Held, queue: Queue, properties: Properties, error: BaseException
     ) -> None:
         if not isinstance(error, BusError) or not self._taking:
             self._done(held)  # it is the broker's again when the channel ends
@@ -340,13 +314,9 @@ class RabbitMQSubscribed:
         self._timers.add(timer)
         held.pause = min(2 * held.pause, _LONGEST_PAUSE)
 
-    def _done(self, held: _Held) -> None:
+    def _done(self, held: Held) -> None:
         self._held.discard(held)
         self._settled.set()
-
-    def _forget_old_orphans(self) -> None:
-        while len(self._orphans) > _ORPHANS:
-            del self._orphans[next(iter(self._orphans))]
 
     # --- the end ------------------------------------------------------------------------------
 

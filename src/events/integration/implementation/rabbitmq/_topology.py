@@ -22,7 +22,8 @@ from urllib.parse import unquote
 from msgspec import Struct
 
 from events.errors import InvalidTopologyError
-from events.integration.implementation.rabbitmq._driver import Channel, RefusedError
+from events.integration.implementation.rabbitmq._channel import Channel
+from events.integration.implementation.rabbitmq._driver import RefusedError
 
 __all__ = ["Exchange", "Names", "Place", "Queue", "QueueType", "declare"]
 

@@ -7,17 +7,14 @@ that publish: acknowledgements must not wait behind that.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from events.errors import BusUnavailableError, InvalidTopologyError
+from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._dead_letters import RabbitMQDeadLetters
-from events.integration.implementation.rabbitmq._driver import (
-    Connection,
-    DriverError,
-    check_url,
-    masked,
-)
-from events.integration.implementation.rabbitmq._link import Link
+from events.integration.implementation.rabbitmq._driver import DriverError, check_url, masked
+from events.integration.implementation.rabbitmq._link import Link, Outage
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._subscribed import RabbitMQSubscribed
 from events.integration.implementation.rabbitmq._topology import Exchange, Names, QueueType
@@ -26,6 +23,8 @@ from events.integration.message import Message
 from events.integration.transport import Deliver, Subscription, TransportFeatures
 
 __all__ = ["RabbitMQTransport"]
+
+logger = logging.getLogger("events.integration")
 
 
 class RabbitMQTransport:
@@ -93,8 +92,10 @@ class RabbitMQTransport:
         if self._publisher is not None:
             return
         publisher = self._publisher = Publisher(self._timeout)
+        outage = Outage(f"RabbitMQ at {', '.join(map(masked, self._urls))}")
         self._outward = Link(
             "publishing",
+            outage,
             self._urls,
             timeout=self._timeout,
             on_up=publisher.up,
@@ -102,6 +103,7 @@ class RabbitMQTransport:
         )
         self._inward = Link(
             "consuming",
+            outage,
             self._urls,
             timeout=self._timeout,
             on_up=self._up,
@@ -109,6 +111,7 @@ class RabbitMQTransport:
         )
         self._dead_letters = RabbitMQDeadLetters(self._inward, publisher, timeout=self._timeout)
         await self._outward.open(wait=self._wait_for_broker)
+        logger.info("%s is connected", outage.name)
 
     def publish(self, message: Message) -> asyncio.Future[None]:
         """See `Transport.publish`; the topic's exchange is made if it is missing."""

@@ -11,6 +11,7 @@ exception of the driver's leaves this module or `_link`.
 from __future__ import annotations
 
 import re
+import ssl
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -34,7 +35,6 @@ with suppress(ImportError):  # the extra brings it, and the driver does without
 
 __all__ = [
     "CONNECTION_ERRORS",
-    "FATAL_ERRORS",
     "Connection",
     "Connector",
     "DisconnectedError",
@@ -42,12 +42,12 @@ __all__ = [
     "ReplyError",
     "ResponseError",
     "connector",
+    "is_fatal",
     "masked",
     "packed",
 ]
 
 CONNECTION_ERRORS = (RedisError, OSError, TimeoutError, EOFError)
-FATAL_ERRORS = (AuthenticationError, NoPermissionError)
 
 _CODES = {
     "NoScriptError": "NOSCRIPT",
@@ -56,6 +56,17 @@ _CODES = {
 }
 _in_script = re.compile(r"^Error running script.*@user_script: ?\d+: -?([A-Z]+) ").match
 _SCHEMES = frozenset({"redis", "rediss", "unix"})
+
+
+def is_fatal(error: BaseException) -> bool:
+    """Tell whether another try to connect would end alike."""
+    if isinstance(error, (AuthenticationError, NoPermissionError)):
+        return True
+    # What TLS said is the cause; the driver wraps it.
+    return any(
+        isinstance(each, ssl.SSLCertVerificationError)
+        for each in (error, error.__cause__, error.__context__)
+    )
 
 
 class ReplyError(Exception):

@@ -88,7 +88,7 @@ class StreamConsumer:
             connector,
             self.name,
             timeout=options.timeout,
-            level=logging.INFO,
+            level=logging.DEBUG,  # the bus's own connection tells of a server that is gone
             greeting=lambda: (("PING",), ("CLIENT", "ID")),
         )
         self._settler = Settler(link, self.keys, self.me, self._forget)

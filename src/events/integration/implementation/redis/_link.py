@@ -22,12 +22,12 @@ from typing import Any, TypeAlias, cast
 
 from events.integration.implementation.redis._connecting import (
     CONNECTION_ERRORS,
-    FATAL_ERRORS,
     Connection,
     Connector,
     DisconnectedError,
     ReplyError,
     ResponseError,
+    is_fatal,
     packed,
 )
 from events.integration.implementation.redis._scripts import Script
@@ -70,7 +70,8 @@ class Link:
     `name` is what it logs as, at `level`. `timeout` is how long an answer may take, and making a
     connection. `greeting` is asked for what to say first on each new one, and the link is up when
     all of that is answered. `on_push` gets the messages of subscriptions; `readable` holds them
-    back while it is cleared. `on_lost` hears of each connection that was up and is gone.
+    back while it is cleared. `on_lost` tells of each connection that was up and is gone, instead of
+    the line in the log.
     """
 
     def __init__(
@@ -82,7 +83,7 @@ class Link:
         level: int = logging.WARNING,
         greeting: Callable[[], Sequence[Command]] = lambda: (("PING",),),
         on_push: Callable[[list[bytes]], None] | None = None,
-        on_lost: Callable[[], None] | None = None,
+        on_lost: Callable[[str], None] | None = None,
     ) -> None:
         self._connector = connector
         self._name = name
@@ -98,8 +99,8 @@ class Link:
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
         self._first: asyncio.Future[None] | None = None
-        self._why = "it was never connected"
-        self._was_up = False
+        self._why = ""
+        self._lost_at: float | None = None
         self._idle = asyncio.Event()
         self.readable = asyncio.Event()
         self.readable.set()
@@ -126,9 +127,14 @@ class Link:
             return future
         self._queue.append(request)
         self._wake.set()
-        if self._timer is None:
-            self._timer = loop.call_at(deadline, self._expire)
+        if self._timer is None or deadline < self._timer.when():
+            self._look_at(deadline)
         return future
+
+    def _look_at(self, when: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(when, self._expire)
 
     async def run_script(self, script: Script, keys: Sequence[str], *args: Any) -> Any:
         """Run a script by its digest, and teach it to a server that does not know it."""
@@ -143,19 +149,20 @@ class Link:
         self._timer = None
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self._sent and self._sent[0].deadline <= now:
-            self._break(f"no answer within {self._timeout:g} s")
+        # Answers come in line: the one that is overdue may wait behind one with a later deadline.
+        if any(request.deadline <= now for request in self._sent):
+            self._break("no answer in time")
         for _ in range(len(self._queue)):
             request = self._queue.popleft()
             if request.deadline > now:
                 self._queue.append(request)
             else:
-                why = f"no connection in time: {self._why}"
+                why = f"no connection in time: {self._why or 'no answer'}"
                 request.fail(DisconnectedError(why, sent=False))
-        ends = [requests[0].deadline for requests in (self._sent, self._queue) if requests]
+        ends = [request.deadline for request in (*self._sent, *self._queue)]
         if ends:
             # The deadline of what is given up just now is over: look again when it is gone.
-            self._timer = loop.call_at(max(min(ends), now + 0.01), self._expire)
+            self._look_at(max(min(ends), now + 0.01))
         self._check_idle()
 
     def _break(self, why: str) -> None:
@@ -179,7 +186,8 @@ class Link:
         try:
             await asyncio.wait({first}, timeout=timeout)
             if not first.done():
-                raise DisconnectedError(self._why, sent=False)
+                why = self._why or f"no answer within {timeout:g} s"
+                raise DisconnectedError(why, sent=False)
             first.result()
         except BaseException:
             await self.close(0)
@@ -227,7 +235,7 @@ class Link:
                     await connection.connect()
             except CONNECTION_ERRORS as error:
                 why = _text(error) or f"no connection within {self._timeout:g} s"
-                if isinstance(error, FATAL_ERRORS):
+                if is_fatal(error):
                     self._give_up(why)
             else:
                 why = await self._serve(connection)
@@ -292,11 +300,11 @@ class Link:
         self.up.set()
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
-        if self._was_up:
-            logger.log(min(self._level, logging.INFO), "%s is connected again", self._name)
-        else:
+        if self._lost_at is None:
             logger.log(min(self._level, logging.INFO), "%s is connected", self._name)
-        self._was_up = True
+        else:
+            took = asyncio.get_running_loop().time() - self._lost_at
+            logger.log(self._level, "%s is connected again after %.1f s", self._name, took)
 
     async def _write(self, connection: Connection, greeting: list[_Request]) -> str:
         batch = greeting
@@ -360,9 +368,11 @@ class Link:
     def _lost(self, why: str, *, was_up: bool) -> None:
         self._why = why
         if was_up:
-            logger.log(self._level, "%s lost its connection: %s; reconnecting", self._name, why)
+            self._lost_at = asyncio.get_running_loop().time()
             if self._on_lost is not None:
-                self._on_lost()
+                self._on_lost(why)
+            else:
+                logger.log(self._level, "%s lost its connection: %s; reconnecting", self._name, why)
 
     def _give_up(self, why: str) -> None:
         """Let `open` raise, as another try would end alike; a link that was up goes on trying."""

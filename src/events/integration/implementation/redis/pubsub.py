@@ -273,13 +273,14 @@ class RedisPubSubTransport:
                 self._listening.readable.set()
             yield
 
-    def _on_lost(self) -> None:
+    def _on_lost(self, why: str) -> None:
         self.interruptions += 1
         logger.error(
-            "%s: its subscriptions were interrupted (number %d); what is published until they are "
-            "back is not received. If the server dropped a slow subscriber, its log says so",
+            "%s: its subscriptions were interrupted (number %d): %s; what is published until they "
+            "are back is not received. If the server dropped a slow subscriber, its log says so",
             self._name,
             self.interruptions,
+            why,
         )
 
 

@@ -30,15 +30,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from events.errors import InboxError, InvalidTopologyError
-from events.integration.implementation.sqlalchemy.claim import Claim, connection_of
+from events.integration.implementation.sqlalchemy._claim import Claim, connection_of
+from events.integration.implementation.sqlalchemy._purging import Purge
 from events.integration.implementation.sqlalchemy.inbox_table import (
-    LONGEST_NAME,
     InboxTable,
     Row,
     inbox_table,
     message_key,
 )
-from events.integration.implementation.sqlalchemy.purging import Purge
 from events.integration.implementation.sqlalchemy.sessions import (
     Handling,
     Sessions,
@@ -106,17 +105,10 @@ class SQLAlchemyInbox(ManagedMiddleware):
     # --- its life with a bus ------------------------------------------------------------------
 
     def check(self, serving: Serving) -> None:
-        """Refuse a consumer that the table cannot hold, and an inbox in the wrong place.
+        """Refuse a second inbox, and one in front of what it gets its sessions from.
 
         Warns of a retention that is shorter than what it has to cover.
         """
-        name = serving.registration.consumer.name
-        if len(name) > LONGEST_NAME or "\0" in name or name != name.rstrip():
-            raise InvalidTopologyError(
-                f"registration of {serving.registration}",
-                f"the inbox holds consumer names of up to {LONGEST_NAME} characters, without NUL "
-                f"and without spaces at the end",
-            )
         inboxes = [each for each in serving.middlewares if isinstance(each, SQLAlchemyInbox)]
         if len(inboxes) > 1:
             raise InvalidTopologyError(

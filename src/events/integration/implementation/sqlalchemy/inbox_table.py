@@ -3,7 +3,7 @@
 | column | holds |
 |---|---|
 | `consumer` | the consumer's name |
-| `message_id` | the event's id, if that is a UUID; else topic, source and id, or a hash of them |
+| `message_id` | the event's id, if that is a UUID; else topic, source and id, or their hash |
 | `handled_at` | when it was claimed, UTC |
 
 The two first are the primary key, which is what makes an effect happen once: they are compared byte
@@ -14,20 +14,20 @@ number from a foreign producer or a place in one stream, is told from others by 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import (
     Column,
     Connection,
-    DateTime,
     Index,
     Insert,
     MetaData,
     String,
     Table,
+    bindparam,
     delete,
     insert,
     inspect,
@@ -39,6 +39,7 @@ from sqlalchemy.types import TypeEngine
 
 from events.errors import InboxError, InboxTableError
 from events.integration.cloudevents import attribute
+from events.integration.implementation.sqlalchemy._clock import moment
 from events.integration.message import Delivery
 
 __all__ = ["InboxTable", "inbox_table", "message_key"]
@@ -54,7 +55,7 @@ _CURE = (
 )
 _KEY = ("consumer", "message_id")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
-_PLAIN = re.compile(r"[!-~]{1,255}")  # visible ASCII: what every database keeps and compares as is
+_PLAIN = re.compile(r"[!-~]*")  # visible ASCII: what every database keeps and compares as is
 _DUPLICATE_ENTRY = 1062  # MySQL's and MariaDB's number of the error
 
 
@@ -71,13 +72,12 @@ def inbox_table(metadata: MetaData, name: str = "inbox", *, schema: str | None =
     found = metadata.tables.get(f"{schema}.{name}" if schema else name)
     if found is not None:
         return found
-    moment = DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
     return Table(
         name,
         metadata,
         Column("consumer", _exact("utf8mb4"), primary_key=True),
         Column("message_id", _exact("ascii"), primary_key=True),
-        Column("handled_at", moment, nullable=False),
+        Column("handled_at", moment(), nullable=False),
         Index(f"ix_{name}_handled_at", "handled_at"),
         schema=schema,
         sqlite_with_rowid=False,  # the key is the table: one tree to write to less
@@ -95,8 +95,8 @@ def message_key(delivery: Delivery) -> str:
     if _UUID.fullmatch(delivery.id):
         return delivery.id
     parts = [delivery.topic, attribute(delivery.headers, "source") or "", delivery.id]
-    key = ":".join(parts)
-    if all(_PLAIN.fullmatch(part) for part in parts if part) and len(key) <= LONGEST_NAME:
+    key = " ".join(parts)  # which none of them has in it
+    if all(_PLAIN.fullmatch(part) for part in parts) and len(key) <= LONGEST_NAME:
         return key
     return f"sha256:{sha256(repr(parts).encode(errors='backslashreplace')).hexdigest()}"
 
@@ -176,25 +176,24 @@ class InboxTable:
         )
         return connection.execute(found).first() is not None
 
-    def expired(self, before: datetime, batch: int) -> Callable[[Connection], datetime | None]:
-        """Return a query of the time up to which a batch of the oldest rows can be removed.
+    def expired(self, connection: Connection, before: datetime, batch: int) -> list[Row]:
+        """Return the keys of the oldest rows, a batch at most, that are older than that."""
+        c = self.table.c
+        oldest = select(c.consumer, c.message_id).where(c.handled_at < before)
+        found = connection.execute(oldest.order_by(c.handled_at).limit(batch))
+        return [{"of": consumer, "id": message_id} for consumer, message_id in found]
 
-        It gives None where less than a batch is older than `before`.
+    def remove(self, connection: Connection, keys: Sequence[Row], before: datetime) -> None:
+        """Remove these rows, each found by its key.
+
+        A condition on the time alone would have MariaDB lock, and wait for, rows of deliveries that
+        are under way.
         """
-        at = self.table.c.handled_at
-        query = select(at).where(at < before).order_by(at).offset(batch - 1).limit(1)
-
-        def run(connection: Connection) -> datetime | None:
-            found: datetime | None = connection.execute(query).scalar()
-            return found if found is None or found.tzinfo else found.replace(tzinfo=UTC)
-
-        return run
-
-    def remove(self, connection: Connection, before: datetime, *, inclusive: bool) -> int:
-        """Remove the rows older than that, and say how many they were."""
-        at = self.table.c.handled_at
-        old = at <= before if inclusive else at < before
-        return connection.execute(delete(self.table).where(old)).rowcount
+        c = self.table.c
+        one = delete(self.table).where(
+            c.consumer == bindparam("of"), c.message_id == bindparam("id"), c.handled_at < before
+        )
+        connection.execute(one, keys)
 
 
 def _another_layout(missing: list[str]) -> str:

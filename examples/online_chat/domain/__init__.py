@@ -1,0 +1,1 @@
+"""What a room, a name, an id and a message are, and which are none."""

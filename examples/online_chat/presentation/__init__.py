@@ -1,0 +1,1 @@
+"""The page's side: HTTP, and the protocol over the socket."""

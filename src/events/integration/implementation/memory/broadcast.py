@@ -1,0 +1,171 @@
+"""The in-memory broadcast: whoever listens at the moment gets the event, and nothing is kept.
+
+The embedded twin of Redis pub/sub. Where consumers come and go under names that never come back, as
+one for each open socket, it is the one to take: a consumer that is unregistered leaves nothing
+behind, while a queue of `InMemoryIntegrationEventBus` would wait for it, and grow, for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from types import MappingProxyType
+from typing import Unpack
+
+from msgspec.structs import replace
+
+from events.errors import BusUnavailableError
+from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
+from events.integration.message import Delivery, Message, Settlement
+from events.integration.topology import IntegrationEventBusRegistration
+from events.integration.transport import Deliver, Subscription, TransportFeatures
+
+__all__ = ["InMemoryBroadcastIntegrationEventBus", "InMemoryBroadcastTransport", "InMemoryChannels"]
+
+
+class InMemoryChannels:
+    """Who listens to which topic. Buses that share one hear each other, as processes would."""
+
+    def __init__(self) -> None:
+        self._listeners: dict[str, list[InMemoryListener]] = {}
+
+    @property
+    def listeners(self) -> int:
+        """Return how many registrations listen."""
+        return sum(map(len, self._listeners.values()))
+
+    def publish(self, message: Message) -> None:
+        """Hand the message to all who listen to its topic now."""
+        for listener in tuple(self._listeners.get(message.topic, ())):
+            listener.take(message)
+
+    def join(self, listener: InMemoryListener) -> None:
+        """Begin to hand over what comes from now on."""
+        self._listeners.setdefault(listener.topic, []).append(listener)
+
+    def leave(self, listener: InMemoryListener) -> None:
+        """Hand over nothing more."""
+        listeners = self._listeners[listener.topic]
+        listeners.remove(listener)
+        if not listeners:
+            del self._listeners[listener.topic]
+
+
+class InMemoryListener:
+    """A `Subscribed`: one registration's ear on its topic."""
+
+    def __init__(
+        self, channels: InMemoryChannels, subscription: Subscription, deliver: Deliver
+    ) -> None:
+        self.topic = subscription.topic
+        self._consumer = subscription.consumer
+        self._channels = channels
+        self._deliver = deliver
+        self._unsettled: set[asyncio.Future[Settlement]] = set()
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._listening = True
+        channels.join(self)
+
+    @property
+    def last_poll(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def take(self, message: Message) -> None:
+        delivery = Delivery(
+            message.topic,
+            self._consumer,
+            message.id,
+            message.body,
+            message.headers,
+            key=message.key,
+        )
+        # Retries were waited for in place, and what was rejected is logged: nothing is left to do.
+        future = self._deliver(delivery)
+        self._unsettled.add(future)
+        future.add_done_callback(self._unsettled.discard)
+
+    async def pause(self) -> None:
+        if self._listening:
+            self._listening = False
+            self._channels.leave(self)
+
+    async def close(self) -> None:
+        await self.pause()
+        while self._unsettled:
+            await asyncio.wait(self._unsettled)
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    async def wait_closed(self) -> None:
+        await asyncio.shield(self._closed)
+
+
+class InMemoryBroadcastTransport:
+    """A `Transport` to all who listen in this process."""
+
+    features = TransportFeatures(
+        durability="nothing",
+        delivery="broadcast",
+        before_first_start="gone",
+        headers=True,
+        delayed_retry=False,
+        dead_letters=False,
+        ordered=True,
+    )
+    dead_letters = None
+
+    def __init__(self, channels: InMemoryChannels | None = None) -> None:
+        self.channels = channels or InMemoryChannels()
+        self.connected = False
+
+    async def connect(self) -> None:
+        """Open for messages."""
+        self.connected = True
+
+    def publish(self, message: Message) -> asyncio.Future[None]:
+        """Hand the message to all who listen, before this returns; then let others run."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        if not self.connected:
+            done.set_exception(BusUnavailableError(type(self).__name__, "it is closed"))
+            return done
+        # A copy, read-only: the sender's dict is the sender's to change.
+        headers = MappingProxyType(dict(message.headers))
+        self.channels.publish(replace(message, headers=headers))
+        loop.call_soon(_end, done)
+        return done
+
+    async def subscribe(self, subscription: Subscription, deliver: Deliver) -> InMemoryListener:
+        """Listen from now on."""
+        return InMemoryListener(self.channels, subscription, deliver)
+
+    async def close(self) -> None:
+        """Take no more messages."""
+        self.connected = False
+
+
+def _end(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
+
+
+class InMemoryBroadcastIntegrationEventBus(TransportIntegrationEventBus):
+    """Broadcast events within this process: in order, to whoever listens, and to nobody later.
+
+    As `RedisPubSubIntegrationEventBus`, without a server: every registration gets everything, those
+    of one consumer name on several buses too; a handler that fails is tried again in place; after
+    the last attempt the event is logged and dropped. Nothing holds back who sends faster than a
+    consumer handles. Give several buses one `channels` to have them hear each other. Otherwise as
+    `TransportIntegrationEventBus`, with the options of `BusOptions`.
+    """
+
+    def __init__(
+        self,
+        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        *,
+        channels: InMemoryChannels | None = None,
+        **options: Unpack[BusOptions],
+    ) -> None:
+        transport = InMemoryBroadcastTransport(channels)
+        super().__init__(transport, registrations, **options)
+        self.channels = transport.channels

@@ -1,0 +1,181 @@
+"""A channel of a connection: open from its making until it is lost or closed, like that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from events.integration.implementation.rabbitmq._driver import (
+    UNENCODABLE,
+    ClosedByBroker,
+    DriverError,
+    LostError,
+    Properties,
+    RefusedError,
+    SilentError,
+    reason_of,
+)
+
+__all__ = ["Channel"]
+
+
+class Channel:
+    """An open channel. `on_closed` is called once, with the reason, unless we closed it.
+
+    `publish`, `ack` and `nack` send and return; all others are calls with an answer.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._channel: Any = None
+        self._closing = False
+        self._calls: set[asyncio.Future[Any]] = set()
+        self.on_closed: Callable[[DriverError], object] = _ignore
+
+    async def open(self, connection: Any) -> None:
+        """Open it; for `Connection.channel`."""
+        opened = self._future()
+        self._channel = connection.channel(on_open_callback=partial(_resolve, opened))
+        self._channel.add_on_close_callback(self._on_close)
+        await self._answer(opened)
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it is of use."""
+        return bool(self._channel.is_open)
+
+    def _future(self) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
+        return future
+
+    def _on_close(self, _: Any, error: Any) -> None:
+        reason: DriverError
+        if isinstance(error, ClosedByBroker):
+            reason = RefusedError(error.reply_code, error.reply_text)
+        else:
+            reason = LostError(reason_of(error))
+        for call in tuple(self._calls):
+            if not call.done():
+                call.set_exception(reason)
+        if not self._closing:
+            self._closing = True
+            self.on_closed(reason)
+
+    async def _answer(self, future: asyncio.Future[Any]) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await future
+        except TimeoutError:
+            raise SilentError(f"no answer within {self._timeout:g} s") from None
+
+    async def call(self, verb: str, **arguments: Any) -> Any:
+        """Call one of the broker's methods, and return its answer."""
+        if not self.is_open:
+            raise LostError("the channel is closed")
+        answered = self._future()
+        try:
+            getattr(self._channel, verb)(**arguments, callback=partial(_resolve, answered))
+        except UNENCODABLE as error:
+            answered.cancel()
+            raise RefusedError(0, str(error) or type(error).__name__) from error
+        return await self._answer(answered)
+
+    async def confirms(self, on_confirm: Callable[[Any], None]) -> None:
+        """Have each publish answered to `on_confirm`, with the method's `delivery_tag`."""
+
+        def confirmed(frame: Any) -> None:
+            on_confirm(frame.method)
+
+        await self.call("confirm_delivery", ack_nack_callback=confirmed)
+
+    def on_return(self, returned: Callable[[str, Properties], None]) -> None:
+        """Have `returned` called for what was mandatory and went nowhere: its key, properties."""
+
+        def on_return(_: Any, method: Any, properties: Properties, __: bytes) -> None:
+            returned(method.routing_key, properties)
+
+        self._channel.add_on_return_callback(on_return)
+
+    async def consume(
+        self,
+        queue: str,
+        on_message: Callable[[Any, Properties, bytes], None],
+        *,
+        prefetch: int,
+        exclusive: bool = False,
+    ) -> str:
+        """Start to receive; return the consumer's tag."""
+
+        def delivered(_: Any, method: Any, properties: Properties, body: bytes) -> None:
+            on_message(method, properties, body)
+
+        await self.call("basic_qos", prefetch_count=prefetch)
+        answer = await self.call(
+            "basic_consume",
+            queue=queue,
+            on_message_callback=delivered,
+            exclusive=exclusive,
+        )
+        tag: str = answer.method.consumer_tag
+        return tag
+
+    def on_cancelled(self, cancelled: Callable[[], None]) -> None:
+        """Have `cancelled` called when the broker ends a consumer, as when its queue is deleted."""
+
+        def on_cancel(_: Any) -> None:
+            cancelled()
+
+        self._channel.add_on_cancel_callback(on_cancel)
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        properties: Properties,
+        body: bytes,
+        mandatory: bool,  # noqa: FBT001 - called once
+    ) -> None:
+        """Send a message.
+
+        Raises:
+            ValueError: it cannot be encoded; nothing was sent.
+        """
+        try:
+            self._channel.basic_publish(exchange, routing_key, body, properties, mandatory)
+        except UNENCODABLE as error:
+            raise ValueError(str(error) or type(error).__name__) from error
+
+    def ack(self, tag: int) -> None:
+        """Acknowledge one delivery, if the channel is still open."""
+        if self._channel.is_open:
+            self._channel.basic_ack(tag)
+
+    def nack(self, tag: int, *, multiple: bool = False) -> None:
+        """Give one delivery back, or all up to it, if the channel is still open."""
+        if self._channel.is_open:
+            self._channel.basic_nack(tag, multiple, requeue=True)
+
+    async def close(self) -> None:
+        """Close it; what was not acknowledged is the broker's again when this returns."""
+        self._closing = True
+        if self._channel.is_open:
+            closed = self._future()
+            self._channel.add_on_close_callback(partial(_resolve, closed))
+            self._channel.close()
+            with suppress(DriverError):  # then it is gone all the same
+                await self._answer(closed)
+
+
+def _resolve(future: asyncio.Future[Any], answer: Any = None, *_: Any) -> None:
+    if not future.done():
+        future.set_result(answer)
+
+
+def _ignore(_: Any) -> None:
+    pass

@@ -1,0 +1,160 @@
+"""A connection to RabbitMQ: open from its making until it is lost or closed, never opened again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
+
+from events.integration.implementation.rabbitmq._channel import Channel
+from events.integration.implementation.rabbitmq._driver import (
+    AsyncioConnection,
+    LostError,
+    SilentError,
+    StreamLost,
+    URLParameters,
+    quiet_driver,
+    reason_of,
+)
+
+__all__ = ["Connection"]
+
+_HEARTBEAT = 30  # seconds; unless the URL says otherwise
+
+
+class _CoalescingConnection(AsyncioConnection):  # type: ignore[misc]
+    """Send what one turn of the loop writes with one system call, not one for each frame.
+
+    A message is three frames and an acknowledgement one; the calls would cost half of all the time.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._frames: list[bytes] = []
+        AsyncioConnection.__init__(self, *args, **kwargs)
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        if not self._frames:
+            asyncio.get_running_loop().call_soon(self._emit_frames)
+        self._frames.append(data)
+
+    def _adapter_disconnect_stream(self) -> None:
+        self._emit_frames()
+        AsyncioConnection._adapter_disconnect_stream(self)  # noqa: SLF001
+
+    def _emit_frames(self) -> None:
+        data = b"".join(self._frames)
+        self._frames.clear()
+        if data and self._transport is not None:
+            AsyncioConnection._adapter_emit_data(self, data)  # noqa: SLF001
+
+
+_open_connection: Any = _CoalescingConnection
+
+
+class Connection:
+    """An open connection. `on_lost` is called once, with the reason, unless we closed it."""
+
+    def __init__(self) -> None:
+        self._connection: Any = None
+        self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._closing = False
+        self.blocked = False
+        self.on_lost: Callable[[str], object] = _ignore
+        self.on_blocked: Callable[[bool], object] = _ignore
+
+    @classmethod
+    async def open(cls, url: str, timeout: float) -> Self:  # noqa: ASYNC109 - it cleans up
+        """Connect, or raise `LostError` or `SilentError`; cancelled, nothing stays open."""
+        quiet_driver()
+        parameters = URLParameters(url)
+        parameters.connection_attempts = 1
+        parameters.socket_timeout = parameters.stack_timeout = timeout
+        if "heartbeat=" not in url:
+            parameters.heartbeat = _HEARTBEAT
+        self = cls()
+        try:
+            self._connection = _open_connection(
+                parameters,
+                on_open_callback=self._on_open,
+                on_open_error_callback=self._on_open_error,
+                on_close_callback=self._on_close,
+                custom_ioloop=asyncio.get_running_loop(),
+            )
+            async with asyncio.timeout(timeout):
+                await self._opened
+        except TimeoutError:
+            self.abort()
+            raise SilentError(f"no answer within {timeout:g} s") from None
+        except BaseException:
+            self.abort()
+            raise
+        connection = self._connection
+        connection.add_on_connection_blocked_callback(partial(self._set_blocked, True))  # noqa: FBT003
+        connection.add_on_connection_unblocked_callback(partial(self._set_blocked, False))  # noqa: FBT003
+        return self
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it is of use."""
+        return bool(self._connection.is_open)
+
+    @property
+    def channels(self) -> int:
+        """Return how many channels are open on it."""
+        return len(self._connection._channels)  # noqa: SLF001 - it has no other way to tell
+
+    def _on_open(self, _: Any) -> None:
+        if not self._opened.done():
+            self._opened.set_result(None)
+
+    def _on_open_error(self, _: Any, error: BaseException) -> None:
+        if not self._opened.done():
+            self._opened.set_exception(LostError(reason_of(error)))
+        self._end()
+
+    def _on_close(self, _: Any, error: BaseException) -> None:
+        closing, self._closing = self._closing, True
+        if not self._opened.done():
+            self._opened.set_exception(LostError(reason_of(error)))
+        self._end()
+        if not closing:
+            self.on_lost(reason_of(error))
+
+    def _end(self) -> None:
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    def _set_blocked(self, blocked: bool, *_: Any) -> None:  # noqa: FBT001 - a callback
+        self.blocked = blocked
+        self.on_blocked(blocked)
+
+    async def channel(self, timeout: float) -> Channel:  # noqa: ASYNC109 - it cleans up
+        """Open a channel, within the timeout for it and for each later call."""
+        if not self.is_open:
+            raise LostError("the connection is closed")
+        channel = Channel(timeout)
+        await channel.open(self._connection)
+        return channel
+
+    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - it cleans up
+        """Say goodbye, and hang up if there is no answer in time."""
+        self._closing = True
+        if self._connection.is_open:
+            self._connection.close()
+            await asyncio.wait({self._closed}, timeout=timeout)
+        self.abort()
+        await asyncio.wait({self._closed}, timeout=1)
+
+    def abort(self) -> None:
+        """Hang up. `on_lost` is called if nobody closed it."""
+        if self._connection is not None and not self._connection.is_closed:
+            # Its public `close` waits for a broker that may be frozen.
+            self._connection._terminate_stream(  # noqa: SLF001
+                StreamLost("given up")
+            )
+
+
+def _ignore(_: Any) -> None:
+    pass

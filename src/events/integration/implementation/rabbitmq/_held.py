@@ -1,0 +1,59 @@
+"""Deliveries that are not acknowledged: on their channel, or left behind by one that was lost."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from events.integration.implementation.rabbitmq import _wire as wire
+from events.integration.implementation.rabbitmq._channel import Channel
+from events.integration.implementation.rabbitmq._driver import Properties
+from events.integration.message import Settlement
+
+__all__ = ["FIRST_PAUSE", "Held", "Orphans"]
+
+FIRST_PAUSE = 0.2  # seconds before something is tried again; each next one is twice as long
+_MOST_ORPHANS = 10_000  # that are remembered when their handlers have ended
+
+
+class Held:
+    """A delivery that is not acknowledged."""
+
+    __slots__ = ("body", "channel", "pause", "properties", "settlement", "suspect", "tag", "type")
+
+    def __init__(
+        self, channel: Channel, method: Any, properties: Properties, body: bytes, *, suspect: bool
+    ) -> None:
+        self.channel = channel
+        self.tag: int = method.delivery_tag
+        self.type: str = method.routing_key
+        self.properties = properties
+        self.body = body
+        self.suspect = suspect
+        self.settlement: Settlement | None = None
+        self.pause = FIRST_PAUSE
+
+
+class Orphans:
+    """Deliveries whose channel was lost, and which may come again: to us, or to another process."""
+
+    def __init__(self) -> None:
+        self._orphans: dict[tuple[str, int], Held] = {}
+
+    def add(self, held: Held) -> None:
+        """Remember one, unless nothing tells it from others."""
+        message_id = wire.id_of(held.properties)
+        if message_id is not None:
+            self._orphans[message_id, wire.attempt_of(held.properties)] = held
+
+    def take(self, message_id: str, attempt: int) -> Held | None:
+        """Return the one that has come again, and forget it."""
+        return self._orphans.pop((message_id, attempt), None)
+
+    def forget_old(self) -> None:
+        """Forget the oldest of too many."""
+        while len(self._orphans) > _MOST_ORPHANS:
+            del self._orphans[next(iter(self._orphans))]
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._orphans.clear()

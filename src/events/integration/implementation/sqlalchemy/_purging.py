@@ -1,0 +1,77 @@
+"""Removing old rows of the inbox: now and then, in small transactions, in no delivery's way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Engine, StaticPool
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from events.integration.implementation.sqlalchemy.inbox_table import InboxTable
+
+__all__ = ["Purge"]
+
+logger = logging.getLogger("events.integration")
+
+_BATCH = 1_000
+
+
+class Purge:
+    """Remove what is older than the retention, on a timer or when asked to."""
+
+    def __init__(self, inbox: InboxTable, retention: timedelta, every: float) -> None:
+        self.engine: Engine | None = None  # known when the first session is
+        self._inbox = inbox
+        self._retention = retention
+        self._every = every
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Start the timer, if it does not run."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+
+    async def end(self) -> None:
+        """Stop the timer, and return when it has stopped."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+
+    async def once(self, sync_engine: Engine) -> int:
+        """Remove what is old by now, and say how many rows that were."""
+        engine, before, removed = AsyncEngine(sync_engine), datetime.now(UTC) - self._retention, 0
+        if engine.dialect.name in {"mysql", "mariadb"}:
+            # Else a row that another process has removed leaves a lock on the gap where it was.
+            engine = engine.execution_options(isolation_level="READ COMMITTED")
+        loop = asyncio.get_running_loop()
+        while True:
+            began = loop.time()
+            async with engine.connect() as connection:
+                keys = await connection.run_sync(self._inbox.expired, before, _BATCH)
+            if keys:
+                async with engine.begin() as connection:
+                    await connection.run_sync(self._inbox.remove, keys, before)
+            removed += len(keys)
+            if len(keys) < _BATCH:
+                return removed
+            await asyncio.sleep(loop.time() - began)  # the other half of the time is the others'
+
+    async def _run(self) -> None:
+        while True:
+            # Processes that start together do not purge together.
+            await asyncio.sleep(self._every * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            # A connection that is shared with handlers is in the middle of their transactions.
+            if self.engine is None or isinstance(self.engine.pool, StaticPool):
+                continue
+            try:
+                removed = await self.once(self.engine)
+            except (SQLAlchemyError, OSError) as error:
+                logger.warning("cannot remove old rows of the inbox: %s", error)
+            else:
+                if removed:
+                    logger.info("removed %d rows of the inbox", removed)

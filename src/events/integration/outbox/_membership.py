@@ -1,0 +1,97 @@
+"""One relay among several: its lease, and what it says of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Sequence
+from uuid import uuid4
+
+from events.errors import RelayNameTakenError
+from events.integration.outbox.lanes import LANES, Attendance, Lease, Tenure, attend
+from events.integration.outbox.port import OutboxStore
+
+__all__ = ["Membership"]
+
+logger = logging.getLogger("events.integration")
+
+_MARGIN = 0.1  # of a lease, that nothing is sent in any more
+_EVERY = 1 / 3  # of a lease, between two times that it is renewed
+_WAITING = 1 / 30  # of a lease, the same while lanes are missing
+
+
+class Membership:
+    """Keeps the lease of a relay. One for each time it is started.
+
+    Args:
+        store: Where the leases are.
+        name: The relay's name, or None for one that no other has.
+        length: Seconds that a lease lasts.
+    """
+
+    def __init__(self, store: OutboxStore, name: str | None, length: float) -> None:
+        token = uuid4().hex
+        name = name or f"{socket.gethostname()}:{os.getpid()}:{token[:8]}"
+        self._store = store
+        self._tenure = Tenure()
+        self._attend_at = 0.0
+        self._rival: RelayNameTakenError | None = None
+        self.lease = Lease(name, token, frozenset(), length, 0.0)
+
+    @property
+    def sending_time(self) -> float:
+        """Return how many seconds of sending the lease still allows; none or less if it ran out."""
+        return self._tenure.remaining - self.lease.length * _MARGIN
+
+    @property
+    def attend_in(self) -> float:
+        """Return in how many seconds the relay has to attend."""
+        return max(0.0, self._tenure.remaining - self._attend_at)
+
+    async def attend(self) -> bool:
+        """Renew the lease, and tell whether the lanes have changed.
+
+        Raises `RelayNameTakenError` while the name's lease is that of another process.
+        """
+        granted = self._tenure.begin()
+        before_asking = self._tenure.remaining
+
+        def decide(leases: Sequence[Lease]) -> Attendance:
+            # A pause while it was asked would look like a clock that was set.
+            if before_asking - self._tenure.remaining < self.lease.length / 4:
+                self._compare_clocks(leases)
+            return attend(leases, self.lease)
+
+        try:
+            result = await self._store.attend(decide)
+        except RelayNameTakenError as taken:
+            before, self._rival = self._rival, taken
+            if before is not None and before.token == taken.token:
+                taken.alive = taken.remaining > before.remaining  # somebody has renewed it
+            raise
+        granted(result.own.length)
+        self._rival = None
+        before_, self.lease = self.lease.lanes, result.own
+        missing = result.share > len(self.lease.lanes)
+        self._attend_at = self.lease.length * (1 - (_WAITING if missing else _EVERY))
+        if self.lease.lanes == before_:
+            return False
+        logger.info("relay %s holds %d of %d lanes", self.lease.relay, len(self.lease.lanes), LANES)
+        return True
+
+    def _compare_clocks(self, leases: Sequence[Lease]) -> None:
+        for lease in leases:
+            moved = self._tenure.remaining - lease.remaining
+            if lease.token == self.lease.token and abs(moved) > lease.length / 2:
+                logger.warning(
+                    "the database's clock was set %s by about %.0f s; leases that seem to run out "
+                    "by this may have a batch sent twice",
+                    "forward" if moved > 0 else "back",
+                    abs(moved),
+                )
+
+    async def leave(self) -> None:
+        """Give all lanes to the other relays, at once."""
+        self._tenure.end()
+        await self._store.leave(self.lease)
