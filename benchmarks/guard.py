@@ -5,9 +5,9 @@
 Time on a shared machine is noise; instructions are not. Each piece of work runs under callgrind,
 beside a floor that does the same without us, and what is compared with the committed figure is how
 many times the floor's instructions ours takes: that depends little on the compiler and the machine,
-but on the Python, so each has its own figures. What reads the clock and draws random bytes, as making a message does,
-differs by 6 % from run to run and is left out.
-It exits with 1 if that grew by more than TOLERANCE.
+but on the Python, so each has its own figures. It exits with 1 if that grew by more than TOLERANCE.
+What reads the clock and draws random bytes, as making a message does, differs by 6 % from run to
+run and is left out.
 
 All runs in one process, as starting it is what takes long under callgrind. Between two pieces of
 work it calls getppid, at which callgrind writes down what it has counted since the last time.
