@@ -28,6 +28,5 @@ SERIALIZATION: dict[str, Callable[[], object]] = {
     "encode-floor": partial(encode, plain),
     "decode": partial(codec.decode, message.body),
     "decode-floor": partial(decode, body),
-    "message": partial(serializer.encode, "orders", ours),
     "delivery": partial(decoder.decode, delivery),
 }
