@@ -56,6 +56,7 @@ class Table:
         self.now = 0.0
         self.reads = 0
         self.attended = 0
+        self.asked = 0
         self.wakes: list[Callable[[], None]] = []
 
     def _maybe_fail(self, verb: str) -> None:
@@ -114,6 +115,7 @@ class Table:
         ]
 
     async def waiting(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
+        self._maybe_fail("tell who waits")
         return [
             (r.id, r.message.key, START + timedelta(seconds=self.then[r.id]))
             for r in self.rows.values()
@@ -164,6 +166,7 @@ class Table:
         return max(self.rows, default=0)
 
     async def has_due(self, up_to: int) -> bool:
+        self.asked += 1
         self._maybe_fail("ask")
         await asyncio.sleep(0)
         return any(n <= up_to and self.then.get(n, 0) <= self.now for n in self.rows)

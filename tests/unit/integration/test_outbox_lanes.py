@@ -234,6 +234,18 @@ async def test_leaving_frees_the_lanes_at_once_and_is_trusted_no_more(clock: Clo
     assert two.lease.lanes == ALL
 
 
+async def test_lanes_that_another_has_held_meanwhile_are_new_ones(clock: Clock) -> None:
+    table = Table()
+    one, two = Membership(table, "one", 30.0), Membership(table, "two", 30.0)
+    await one.attend()
+    clock.now += 31
+    table.now += 31
+    await two.attend()
+    await two.leave()
+    assert await one.attend(), "what was read before is not to be sent"
+    assert one.lease.lanes == ALL
+
+
 async def test_a_name_is_taken_over_from_a_process_that_died(clock: Clock) -> None:
     table = Table()
     await Membership(table, "one", 30.0).attend()

@@ -27,7 +27,16 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 from events.integration.message import Message
-from events.integration.outbox import OutboxRelay, OutboxRow, RelayStats, _trouble, lanes, relay
+from events.integration.outbox import (
+    LANES,
+    Lease,
+    OutboxRelay,
+    OutboxRow,
+    RelayStats,
+    _trouble,
+    lanes,
+    relay,
+)
 from events.integration.topology import (
     EventHandlerConsumer,
     IntegrationEventBusRegistration,
@@ -366,6 +375,82 @@ async def test_a_relay_that_was_paused_past_its_lease_sends_nothing_before_it_at
     assert "was paused for longer than its lease, and attends anew" in caplog.text
 
 
+async def test_a_relay_that_has_lost_all_lanes_in_a_full_batch_lets_others_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, looks = [1_000.0], [0]
+
+    def clock() -> float:
+        looks[0] += 1
+        assert looks[0] < 10_000, "it goes round without a rest"
+        return now[0]
+
+    monkeypatch.setattr(lanes, "_clock", lambda: clock)
+    table, bus = Table(1, 2), Forwarding()
+    rival = Lease("rival", "t", frozenset(range(LANES)), 30.0, 30.0)
+
+    def on_step(step: str) -> None:
+        if step == "removed":
+            now[0] += 31
+            table.leases = {"rival": (rival, 30.0)}
+
+    async with OutboxRelay(table, bus, batch=1, on_step=on_step) as relay:
+        await until(lambda: table.attended == 2)
+        looked = looks[0]
+        await until(lambda: looks[0] > looked + 5 or not relay.health().alive)
+        assert relay.health().alive
+        assert relay.health().lanes == 0
+    assert bus.accepted == ["1"]
+
+
+@pytest.mark.parametrize("error", [BusError("no"), MessageTooLargeError("numbers", "t", 9, 8)])
+async def test_what_was_refused_under_a_lease_that_ran_out_is_left_to_who_has_it_now(
+    monkeypatch: pytest.MonkeyPatch, error: BusError
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(lanes, "_clock", lambda: lambda: now[0])
+    table, bus = Table(1, 2), Forwarding(lambda id_: error if id_ == "1" else None)
+
+    def on_step(step: str) -> None:
+        if step == "sent":
+            now[0] += 31
+            bus.answer = lambda _: None
+
+    async with OutboxRelay(table, bus, on_step=on_step) as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+    assert bus.accepted == ["2", "1"]
+    assert table.postponed == {}
+    assert table.in_parking == {}
+
+
+async def test_a_refusal_that_cannot_be_written_before_the_lease_ends_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(lanes, "_clock", lambda: lambda: now[0])
+    table, bus = Table(1), Forwarding(lambda _: BusError("no"))
+    table.broken = {"postpone": 1_000_000}
+    async with OutboxRelay(table, bus, order="per_key") as relay, asyncio.timeout(DEADLINE):
+        await until(lambda: table.broken["postpone"] < 1_000_000)
+        bus.answer = lambda _: None
+        now[0] += 31
+        await relay.drain()
+    assert bus.accepted == ["1"]
+
+
+async def test_rows_that_wait_are_known_before_any_of_their_lanes_is_sent() -> None:
+    table, bus = Table(), Forwarding()
+    table.add(row(1, "a"), row(2, "a"))
+    table.then[1], table.errors[1] = 100.0, "BusError: no"
+    table.broken = {"tell who waits": 3}
+    async with OutboxRelay(table, bus, order="per_key") as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+        assert bus.accepted == []
+        table.now = 100.0
+        await relay.drain()
+    assert bus.accepted == ["1", "2"]
+
+
 async def test_a_bus_that_hangs_is_given_up_before_the_lease_runs_out() -> None:
     table, bus = Table(1), Gated()
     async with OutboxRelay(table, bus, lease=0.2) as relay:
@@ -665,6 +750,16 @@ async def test_drain_waits_for_what_was_committed_before_it() -> None:
         assert bus.accepted == ["1", "2"]
 
 
+async def test_drain_waits_at_ease_for_rows_in_the_lanes_of_another() -> None:
+    table = Table(1)
+    table.leases["rival"] = Lease("rival", "t", frozenset(range(LANES)), 30.0, 30.0), 30.0
+    async with OutboxRelay(table, Forwarding()) as relay:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await relay.drain()
+    assert 1 < table.asked < 30
+
+
 async def test_drains_that_were_given_up_are_not_kept() -> None:
     table, bus = Table(1), Forwarding(unavailable)
     async with OutboxRelay(table, bus) as relay:
@@ -716,6 +811,45 @@ async def test_run_raises_if_the_relay_dies_and_health_says_so(
         await relay.run(signals=())
     assert isinstance(caught.value.__cause__, Deadly)
     assert "stopped by itself" in caplog.text
+
+
+@pytest.mark.parametrize("verb", ["forward", "attend", "due", "remove"])
+async def test_a_driver_that_cancels_what_it_should_fail_stops_no_relay(
+    verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, bus = Table(1), Forwarding()
+    owner: Any = bus if verb == "forward" else table
+    works = getattr(owner, verb)
+    cancelled: list[object] = []
+
+    async def cancels(*args: Any, **options: Any) -> Any:
+        if not cancelled and args[0]:
+            cancelled.append(args)
+            raise asyncio.CancelledError
+        return await works(*args, **options)
+
+    monkeypatch.setattr(owner, verb, cancels)
+    async with OutboxRelay(table, bus) as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+        assert relay.health().healthy
+    assert cancelled
+    assert bus.accepted == ["1"]
+
+
+async def test_beginning_anew_leaves_no_task_behind() -> None:
+    class Deadly(BaseException):
+        pass
+
+    def die(step: object) -> None:
+        raise Deadly
+
+    before = asyncio.all_tasks()
+    relay = OutboxRelay(Table(), Forwarding(), on_step=die, keep_parked=timedelta(days=7))
+    for _ in range(2):
+        await relay.startup()
+        await until(lambda: not relay.health().alive)
+    await relay.shutdown()
+    assert asyncio.all_tasks() == before
 
 
 async def test_several_relays_on_one_table_lose_nothing() -> None:

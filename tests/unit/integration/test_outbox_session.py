@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import Column, Integer, MetaData, Table, Text, create_engine, event, func, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.util import await_only
 
 from events.errors import (
     InvalidTopologyError,
@@ -158,6 +159,44 @@ async def test_a_savepoint_left_open_rides_with_the_commit(engine: AsyncEngine) 
         await SQLAlchemyOutbox(session).put(USERS, Registered(5))
         await root.commit()
     assert await numbers(engine) == [1, 2, 3, 4, 5]
+
+
+async def test_a_savepoint_that_fails_has_no_later_one_write_before_the_commit(
+    engine: AsyncEngine,
+) -> None:
+    written: list[str] = []
+
+    def note(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(("INSERT INTO outbox", "UPDATE users")):
+            written.append(statement.split(maxsplit=1)[0])
+
+    event.listen(engine.sync_engine, "before_cursor_execute", note)
+    async with AsyncSession(engine) as session, session.begin():
+        user = User(id=1, name="a")
+        session.add(user)
+        await session.flush()
+        await SQLAlchemyOutbox(session).put(USERS, Registered(0))
+        with pytest.raises(IntegrityError):
+            async with session.begin_nested():
+                session.add(User(id=2, name=None))  # refused by the flush of the savepoint's end
+        async with session.begin_nested():
+            await SQLAlchemyOutbox(session).put(USERS, Registered(1))
+        user.name = "c"
+    assert written == ["UPDATE", "INSERT"]
+    assert await numbers(engine) == [0, 1]
+
+
+async def test_a_put_that_comes_too_late_for_the_commit_is_told(engine: AsyncEngine) -> None:
+    def put(session: Session) -> None:
+        await_only(SQLAlchemyOutbox(asynchronous).put(USERS, Registered(2)))
+
+    for moment in ("before_commit", "after_commit"):
+        async with AsyncSession(engine) as asynchronous:
+            await SQLAlchemyOutbox(asynchronous).put(USERS, Registered(1))
+            event.listen(asynchronous.sync_session, moment, put)
+            with pytest.raises(OutboxError, match="events were put too late"):
+                await asynchronous.commit()
+    assert await numbers(engine) == [1, 1]
 
 
 async def test_rolling_back_with_a_savepoint_open_drops_all(engine: AsyncEngine) -> None:

@@ -45,19 +45,27 @@ class Membership:
         return self._tenure.remaining - self.lease.length * _MARGIN
 
     @property
+    def holds(self) -> bool:
+        """Tell whether its lanes are nobody else's yet."""
+        return self._tenure.remaining > 0
+
+    @property
     def attend_in(self) -> float:
         """Return in how many seconds the relay has to attend."""
         return max(0.0, self._tenure.remaining - self._attend_at)
 
     async def attend(self) -> bool:
-        """Renew the lease, and tell whether the lanes have changed.
+        """Renew the lease, and tell whether the lanes have changed, or were another's meanwhile.
 
         Raises `RelayNameTakenError` while the name's lease is that of another process.
         """
         granted = self._tenure.begin()
         before_asking = self._tenure.remaining
+        renewed = False
 
         def decide(leases: Sequence[Lease]) -> Attendance:
+            nonlocal renewed
+            renewed = any(lease.token == self.lease.token for lease in leases)
             # A pause while it was asked would look like a clock that was set.
             if before_asking - self._tenure.remaining < self.lease.length / 4:
                 self._compare_clocks(leases)
@@ -75,10 +83,10 @@ class Membership:
         before_, self.lease = self.lease.lanes, result.own
         missing = result.share > len(self.lease.lanes)
         self._attend_at = self.lease.length * (1 - (_WAITING if missing else _EVERY))
-        if self.lease.lanes == before_:
-            return False
-        logger.info("relay %s holds %d of %d lanes", self.lease.relay, len(self.lease.lanes), LANES)
-        return True
+        if self.lease.lanes != before_:
+            held = len(self.lease.lanes)
+            logger.info("relay %s holds %d of %d lanes", self.lease.relay, held, LANES)
+        return self.lease.lanes != before_ or (bool(before_) and not renewed)
 
     def _compare_clocks(self, leases: Sequence[Lease]) -> None:
         for lease in leases:

@@ -57,6 +57,7 @@ class Reader:
     async def start_over(self) -> None:
         """Begin with a scan next time, and forget what was read ahead."""
         ahead, self._ahead, self._after = self._ahead, None, None
+        self._full = False  # what is behind the last batch is not known: there may be no lanes left
         if ahead is not None:
             # Not cancelled: that would cost the connection. What it read stays in the table.
             await asyncio.wait([ahead])

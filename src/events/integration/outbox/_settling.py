@@ -1,10 +1,14 @@
-"""What is written to the table once the bus has answered."""
+"""What is written to the table once the bus has answered.
+
+A row that was accepted is removed whoever holds its lane by now. What was refused is written only
+under the lease: later the row is another relay's, which may have passed it, or be sending it.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from events.errors import MessageTooLargeError
@@ -28,11 +32,20 @@ logger = logging.getLogger("events.integration")
 
 
 class Settler:
-    """Removes what was accepted, postpones or parks what was refused, until the database has it."""
+    """Removes what was accepted, postpones or parks what was refused, until the database has it.
+
+    `holds` tells whether the rows are this relay's yet.
+    """
 
     def __init__(
-        self, store: OutboxStore, order: RowOrder, retry: RetryPolicy, trouble: Trouble
+        self,
+        store: OutboxStore,
+        order: RowOrder,
+        retry: RetryPolicy,
+        trouble: Trouble,
+        holds: Callable[[], bool],
     ) -> None:
+        self._holds = holds
         self._store = store
         self._order = order
         self._retry = retry
@@ -58,9 +71,9 @@ class Settler:
     async def defer(self, rows: Sequence[OutboxRow], until: datetime) -> None:
         """Have rows wait for one of their key."""
         ids = [row.id for row in rows]
-        await self._trouble.insist(lambda: self._store.defer(ids, until))
-        for row in rows:
-            self._order.waits(row, until)
+        if await self._trouble.insist(lambda: self._store.defer(ids, until), while_=self._holds):
+            for row in rows:
+                self._order.waits(row, until)
 
     async def _refused(
         self,
@@ -99,8 +112,9 @@ class Settler:
                 why.reason,
                 why.error,
             )
-        await self._trouble.insist(lambda: self._store.park([why for _, why in parked]))
-        self._order.over([row for row, _ in parked])
+        whys = [why for _, why in parked]
+        if await self._trouble.insist(lambda: self._store.park(whys), while_=self._holds):
+            self._order.over([row for row, _ in parked])
 
     async def _postpone(
         self,
@@ -114,7 +128,8 @@ class Settler:
         async def write() -> None:
             times[:] = await self._store.postpone([row for _, row in postponed])
 
-        await self._trouble.insist(write)
+        if not await self._trouble.insist(write, while_=self._holds):
+            return
         due = {row.id: until for (row, _), until in zip(postponed, times, strict=True)}
         for row, _ in postponed:
             self._order.waits(row, due[row.id])

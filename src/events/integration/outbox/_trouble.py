@@ -6,10 +6,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
+from events.errors import OutboxError
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
 
-__all__ = ["Trouble"]
+__all__ = ["Trouble", "not_cancelled"]
 
 logger = logging.getLogger("events.integration")
 
@@ -48,14 +49,33 @@ class Trouble:
         """Begin the waiting anew: something went well."""
         self._failures = 0
 
-    async def insist(self, write: Callable[[], Awaitable[object]]) -> None:
-        """Write until the database takes it."""
-        while True:
+    async def insist(
+        self, write: Callable[[], Awaitable[object]], *, while_: Callable[[], bool] | None = None
+    ) -> bool:
+        """Write until the database takes it, or `while_` does not hold: tell whether it has."""
+        while while_ is None or while_():
             try:
                 await write()
+            except asyncio.CancelledError as error:
+                self.note(not_cancelled(error))
+                await asyncio.sleep(self.delay)
             except Exception as error:  # noqa: BLE001 - as the store raises what its library does
                 self.note(error)
                 await asyncio.sleep(self.delay)
             else:
                 self._failures = 0
-                return
+                return True
+        return False
+
+
+def not_cancelled(error: asyncio.CancelledError) -> Exception:
+    """Return as an error the cancellation of something else, which a driver lets out at times.
+
+    That of the running task is raised.
+    """
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise error
+    cause = OutboxError("bus or database gave up a call by cancelling it")
+    cause.__cause__ = error
+    return cause

@@ -44,7 +44,7 @@ from events.integration.outbox._membership import Membership
 from events.integration.outbox._order import Order, order_named
 from events.integration.outbox._reading import Reader
 from events.integration.outbox._settling import Settler
-from events.integration.outbox._trouble import Trouble
+from events.integration.outbox._trouble import Trouble, not_cancelled
 from events.integration.outbox.port import OutboxRow, OutboxStore, ParkedRow
 from events.integration.pipeline.lifecycle import LifecycleLock, calling
 from events.integration.pipeline.retry import describe
@@ -172,16 +172,23 @@ class OutboxRelay:
         self._on_step = on_step or _ignore
         self._order = order_named(order)
         self._trouble = Trouble(self.__repr__)
-        self._settler = Settler(store, self._order, retry or RetryPolicy(), self._trouble)
+        self._settler = Settler(
+            store,
+            self._order,
+            retry or RetryPolicy(),
+            self._trouble,
+            lambda: self._membership.holds,
+        )
         self._gauge = Gauge(lag_warning)
         self._lifecycle = LifecycleLock()
         self._task: asyncio.Task[None] | None = None
         self._purging: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._woken = asyncio.Event()
-        self._turns: list[asyncio.Future[None]] = []
+        self._turns: list[asyncio.Future[int]] = []
         self._last_read: float | None = None
         self._busy = False
+        self._attended = False
         self._membership = Membership(store, name, lease)
         self._reader = Reader(store, batch, scans_only=self._order.strict)
 
@@ -208,6 +215,9 @@ class OutboxRelay:
             self._reader = Reader(self._store, self._batch, scans_only=self._order.strict)
             self._task = asyncio.create_task(self._relay(), name=f"{self!r}")
             self._task.add_done_callback(_log_end)
+            if self._purging is not None:  # of the time before, which ended by itself
+                self._purging.cancel()
+                self._purging = None
             if self._keep_parked is not None:
                 self._purging = asyncio.create_task(self._purge(self._keep_parked))
 
@@ -270,10 +280,10 @@ class OutboxRelay:
         bus or database are in trouble, so give it a deadline. Raises `OutboxError` if the relay is
         not started, or stops meanwhile.
         """
-        relaying = self._running()
+        relaying, rest = self._running(), 0.0
         newest = await self._ask(relaying, self._store.newest)
         while await self._ask(relaying, lambda: self._store.has_due(newest)):
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
             self._turns.append(turn)
             self._woken.set()
             try:
@@ -281,6 +291,9 @@ class OutboxRelay:
             finally:
                 turn.cancel()
                 self._turns = [other for other in self._turns if other is not turn]
+            # If nothing left, what is due is in the lanes of another relay.
+            rest = 0.0 if turn.result() else min(max(rest * 2, _FIRST_POLL), self._poll_interval)
+            await asyncio.sleep(rest)
 
     async def _ask(
         self, relaying: asyncio.Task[None], question: Callable[[], Coroutine[Any, Any, T]]
@@ -403,18 +416,13 @@ class OutboxRelay:
         sent = 0
         trouble: Exception | None = None
         try:
-            if self._membership.attend_in <= 0:
-                await self._attend()
-            if self._membership.lease.lanes:
-                rows = await self._reader.next(self._membership.lease)
-                self._last_read = asyncio.get_running_loop().time()
-                if rows:
-                    self._busy = True
-                    sent, trouble = await self._pass_on(rows)
+            sent, trouble = await self._go_round()
         except RelayNameTakenError as error:
             if error.alive:
                 raise
             trouble = error
+        except asyncio.CancelledError as error:
+            trouble = not_cancelled(error)
         except Exception as error:  # noqa: BLE001 - a relay is never quietly dead
             trouble = error
         if trouble is not None:
@@ -422,15 +430,30 @@ class OutboxRelay:
         self._trouble.note(trouble)
         for turn in turns:
             if not turn.done():
-                turn.set_result(None)
+                turn.set_result(sent)
         return sent
 
+    async def _go_round(self) -> tuple[int, Exception | None]:
+        # Rows of lanes of which it is not known what waits in them would leave out of order.
+        if self._membership.attend_in <= 0 or not self._attended:
+            await self._attend()
+        if not self._membership.lease.lanes:
+            return 0, None
+        rows = await self._reader.next(self._membership.lease)
+        self._last_read = asyncio.get_running_loop().time()
+        if not rows:
+            return 0, None
+        self._busy = True
+        return await self._pass_on(rows)
+
     async def _attend(self) -> None:
+        self._attended = False
         if await self._membership.attend():
             await self._reader.start_over()
         if self._order.strict:
             # Each time, as somebody may have deleted by hand a row that others wait for.
             self._order.learn(await self._store.waiting(self._membership.lease))
+        self._attended = True
         if self._busy:
             self._busy = False
             self._gauge.lag(await self._store.oldest_age())

@@ -32,7 +32,7 @@ class SessionBuffer:
     def __init__(self, session: Session) -> None:
         self._rows: dict[SessionTransaction, dict[Table, list[Row]]] = {}
         self._released: set[SessionTransaction] = set()
-        self._committing = 0
+        self._committing: list[SessionTransaction | None] = []  # the innermost at each beginning
         self._written_to: set[tuple[Engine, Table]] = set()
         event.listen(session, "before_commit", self._before_commit)
         event.listen(session, "after_commit", self._after_commit)
@@ -56,29 +56,33 @@ class SessionBuffer:
                     f"use `async with session.begin():`"
                 )
             current = session.begin()
+        _refuse_if_over(current)
         self._rows.setdefault(current, {}).setdefault(table, []).append(row)
 
     def _before_commit(self, session: Session) -> None:
-        self._committing += 1
+        self._committing.append(_current(session))
         # With a savepoint open it is either that which is released, or all: then what is in the
         # savepoint comes to the transaction later, and `_after_transaction_end` writes it.
         if not session.in_nested_transaction():
             self._write(session)
 
     def _after_commit(self, session: Session) -> None:
-        self._committing -= 1
+        if self._committing:
+            self._committing.pop()
         current = _current(session)
         if session.in_nested_transaction() and current is not None:
             self._released.add(current)
             return
         for engine, table in self._written_to:
             nudge(engine, table)
+        if current is not None and self._rows.get(current):
+            raise OutboxError(_TOO_LATE)
 
     def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
         rows = self._rows.pop(transaction, {})
         parent = transaction.parent
         if parent is None:
-            self._committing = 0
+            self._committing.clear()
             self._written_to.clear()
         elif transaction in self._released:
             self._released.discard(transaction)
@@ -87,6 +91,8 @@ class SessionBuffer:
                 outer.setdefault(table, []).extend(inner)
             if self._committing and not session.in_nested_transaction():
                 self._write(session)
+        else:  # rolled back, perhaps by its own commit
+            self._committing = [other for other in self._committing if other is not transaction]
 
     def _write(self, session: Session) -> None:
         current = _current(session)
@@ -105,6 +111,17 @@ class SessionBuffer:
             self._written_to.add((connection.engine, table))
             # Only now: a commit that failed here, and is tried again, must write them.
             del tables[table]
+
+
+_TOO_LATE = (
+    "events were put too late: the transaction has been committed without them; put them before "
+    "the commit begins, not in a listener of `before_commit` or `after_commit`"
+)
+
+
+def _refuse_if_over(transaction: SessionTransaction) -> None:
+    if not transaction.is_active:
+        raise OutboxError(_TOO_LATE)
 
 
 def _current(session: Session) -> SessionTransaction | None:
