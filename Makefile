@@ -1,14 +1,18 @@
-# Every target makes its environment by itself; nothing but make, git and a Python is needed beforehand.
+# Every target makes its environment by itself; nothing but make, git and a Python is needed
+# beforehand.
 #
 #   PYTHON=python3.13   the interpreter for .venv and .venv-bench
 #   ARGS="..."          passed on, e.g. make test ARGS="-k outbox -x"
+#   ONLY=publish        of the benchmarks this one, or several with commas
 
 PYTHON ?=
 ARGS ?=
+ONLY ?=
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo chat test lint bench bench-faults soak-brokers format requirements build clean venv
+.PHONY: help demo demo-rabbitmq chat test lint docs bench bench-faults bench-guard soak-brokers \
+	format requirements build clean venv
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -16,6 +20,9 @@ help: ## show this list
 
 demo: venv ## run the example: a user registers, mails are sent, nothing is lost
 	@$(BIN)/python -m examples.user_registration $(ARGS)
+
+demo-rabbitmq: venv ## the same as three processes on RabbitMQ, two of which are killed meanwhile
+	@$(BIN)/python -m examples.user_registration.demo_rabbitmq $(ARGS)
 
 chat: venv ## run the chat at http://127.0.0.1:8000/; REDIS_URL=... for several servers of one chat
 	@$(BIN)/python -m examples.online_chat $(ARGS)
@@ -32,8 +39,14 @@ lint: venv ## ruff, mypy, pyright and the import floors
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-bench: venv ## measure the dispatch of domain events
-	@$(BIN)/python -m benchmarks.dispatch $(ARGS)
+bench: ## measure against drivers and peers; ONLY=publish,relay for some, ARGS="--short"
+	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
+	@./scripts/servers rabbitmq redis nats postgresql mariadb
+	@.venv-bench/bin/python -m benchmarks $(ONLY) $(ARGS)
+
+bench-guard: ## count the instructions of dispatch and serialization (needs valgrind)
+	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
+	@.venv-bench/bin/python -m benchmarks.guard $(ARGS)
 
 bench-faults: venv ## put ours and FastStream to the same crashes, half an hour
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
@@ -43,6 +56,11 @@ bench-faults: venv ## put ours and FastStream to the same crashes, half an hour
 soak-brokers: venv ## the buses' tests five times, on cores kept busy; ARGS="--rounds 2 redis"
 	@./scripts/servers rabbitmq redis nats openssl
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+docs: venv ## build the documentation into build/docs, and check its links
+	rm -rf build/docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -d build/doctrees -b html docs build/docs
+	$(BIN)/python scripts/check_site.py build/docs tests/public_api.txt
 
 format: venv ## let ruff fix and format
 	$(BIN)/ruff check --fix .
@@ -59,7 +77,7 @@ build: venv ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove .venv, dist and every cache
-	rm -rf .venv .venv-bench dist .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 venv:
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap

@@ -1,78 +1,111 @@
-"""Both services in one process, on the in-memory bus: for trying things out, and for tests."""
+"""Both services in one process, on the in-memory bus: for trying things out, and for tests.
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+Each is composed as in its own process; what differs is the bus, and that the relay and the email
+service live as long as the HTTP application does.
+"""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from dishka import AsyncContainer, Provider, Scope, make_async_container, provide  # pyright: ignore[reportUnknownVariableType]
-from dishka.integrations.fastapi import setup_dishka
+from dishka import AsyncContainer, Provider, Scope, provide  # pyright: ignore[reportUnknownVariableType]
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.domain import DomainEventHandler
-from events.domain.implementation.dishka import DomainEventImplementationProvider
-from events.integration import IntegrationEventBus, Middleware, OutboxRelay
-from events.integration.implementation.dishka import IntegrationEventImplementationProvider
-from events.integration.implementation.memory import InMemoryIntegrationEventBus
-from events.integration.implementation.sqlalchemy import SQLAlchemyOutboxStore
-from examples.user_registration.email_service.presentation.consumer import email_registration
-from examples.user_registration.email_service.providers import EmailServiceProvider
-from examples.user_registration.settings import Settings
-from examples.user_registration.user_service.application.ports import EmailTakenError
-from examples.user_registration.user_service.presentation.api import email_taken, router
-from examples.user_registration.user_service.providers import (
-    DOMAIN_EVENT_HANDLERS,
-    UserServiceProvider,
+from events.integration import (
+    IntegrationEventBus,
+    IntegrationEventBusRegistration,
+    Middleware,
+    OutboxRelay,
 )
+from events.integration.implementation.base import TransportIntegrationEventBus
+from events.integration.implementation.dishka import IntegrationEventImplementationProvider
+from events.integration.implementation.memory import InMemoryBroker, InMemoryIntegrationEventBus
+from examples.user_registration import email_service, user_service
+from examples.user_registration.chassis.migrations import upgrade
+from examples.user_registration.email_service.container import create_container as email_container
+from examples.user_registration.email_service.settings import EmailServiceSettings
+from examples.user_registration.user_service.container import create_container as user_container
+from examples.user_registration.user_service.presentation.app import create_app as user_app
+from examples.user_registration.user_service.relay import create_relay
+from examples.user_registration.user_service.settings import UserServiceSettings
 
 
 class RelayProvider(Provider):
-    """The relay, running from when it is first asked for until the container closes."""
+    """The user service's relay, running from when it is first asked for to the container's end."""
 
     @provide(scope=Scope.APP)
     async def relay(
-        self, engine: AsyncEngine, bus: IntegrationEventBus
+        self, engine: AsyncEngine, bus: IntegrationEventBus, settings: UserServiceSettings
     ) -> AsyncIterator[OutboxRelay]:
-        async with OutboxRelay(SQLAlchemyOutboxStore(engine), bus) as relay:
+        async with create_relay(engine, bus, settings) as relay:
             yield relay
 
 
-def create_container(
-    settings: Settings,
-    *overrides: Provider,
-    middlewares: Sequence[Middleware] = (),
+@dataclass(frozen=True)
+class Containers:
+    """All there is to run, and to close: a container for each service, and what joins them."""
+
+    users: AsyncContainer
+    email: AsyncContainer
+    broker: InMemoryBroker
+
+
+def create_containers(
+    users: UserServiceSettings,
+    email: EmailServiceSettings,
+    *,
+    overrides: Sequence[Provider] = (),
     more_handlers: Sequence[type[DomainEventHandler[Any]]] = (),
-) -> AsyncContainer:
-    """Wire everything up; `overrides` take the place of what they provide as well."""
-    registration = email_registration(
-        attempts=settings.mail_attempts, delay=settings.mail_retry_delay
-    )
-    return make_async_container(
-        DomainEventImplementationProvider([*DOMAIN_EVENT_HANDLERS, *more_handlers]),
-        IntegrationEventImplementationProvider(
-            InMemoryIntegrationEventBus, [registration], middlewares=middlewares
+    middlewares: Sequence[Middleware] = (),
+) -> Containers:
+    """Wire both services up; `overrides` and `more_handlers` are for the user service."""
+    broker = InMemoryBroker()
+
+    def make_bus(
+        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        /,
+        *,
+        middlewares: Sequence[Middleware] = (),
+    ) -> InMemoryIntegrationEventBus:
+        return InMemoryIntegrationEventBus(registrations, broker=broker, middlewares=middlewares)
+
+    return Containers(
+        user_container(
+            users,
+            IntegrationEventImplementationProvider(make_bus),
+            RelayProvider(),
+            *overrides,
+            more_handlers=more_handlers,
         ),
-        UserServiceProvider(),
-        EmailServiceProvider(),
-        RelayProvider(),
-        *overrides,
-        context={Settings: settings},
+        email_container(email, make_bus, middlewares=middlewares),
+        broker,
     )
 
 
-def create_app(container: AsyncContainer) -> FastAPI:
+async def migrate(users: UserServiceSettings, email: EmailServiceSettings) -> None:
+    """Make the tables of both services, or bring them up to date."""
+    await upgrade(user_service.ALEMBIC, users.database_url)
+    await upgrade(email_service.ALEMBIC, email.database_url)
+
+
+def create_app(containers: Containers) -> FastAPI:
     """Make the HTTP application, which starts and stops everything behind it."""
+    app = user_app(containers.users)
+    serve_users = app.router.lifespan_context
 
     @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncGenerator[None]:
-        try:
-            await container.get(OutboxRelay)  # and with it the bus, and with that the consumers
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(serve_users(app))
+            stack.push_async_callback(containers.email.close)
+            # The consumers first, so that they are there for what the relay finds.
+            await containers.email.get(TransportIntegrationEventBus)
+            await containers.email.get(OutboxRelay)
+            await containers.users.get(OutboxRelay)
             yield
-        finally:
-            await container.close()
 
-    app = FastAPI(title="User registration", lifespan=lifespan)
-    app.include_router(router)
-    app.add_exception_handler(EmailTakenError, email_taken)
-    setup_dishka(container, app)
+    app.router.lifespan_context = lifespan
     return app

@@ -14,6 +14,13 @@ one, which is where the bus is started and the engine disposed of:
 
 SIGTERM and SIGINT let the batch in flight end. The exit status is 0 after a signal, 1 if the relay
 or what it needs failed, and 2 if the argument is wrong.
+
+With a verb it does one thing and ends, beside relays that run or without any:
+
+    python -m events.relay module:factory stats             how many rows wait, and since when
+    python -m events.relay module:factory parked            what could not be sent, and why
+    python -m events.relay module:factory redrive 17 18     have these sent after all
+    python -m events.relay module:factory discard all       delete them for good
 """
 
 from __future__ import annotations
@@ -24,15 +31,16 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeAlias, cast
 
 from events.errors import EventsError
-from events.integration.outbox import OutboxRelay
+from events.integration.outbox import OutboxRelay, ParkedRow
 
 __all__ = ["main"]
 
+Ids: TypeAlias = Sequence[int] | None
 RelayFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[OutboxRelay]]
 
 logger = logging.getLogger("events.relay")
@@ -42,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the relay that the factory makes, and return the exit status."""
     parser = argparse.ArgumentParser(prog="events.relay", description="Run an outbox relay.")
     parser.add_argument("factory", help="what makes the relay, as in myservice.relay:make_relay")
+    parser.add_argument(
+        "verb", nargs="?", choices=["run", *_VERBS], default="run", help="default: %(default)s"
+    )
+    parser.add_argument("ids", nargs="*", help="of parked rows, or 'all': for redrive and discard")
     parser.add_argument("--log-level", default="INFO", help="default: %(default)s")
     arguments = parser.parse_args(argv)
     try:
@@ -49,18 +61,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             level=arguments.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
+        ids = _ids(arguments.verb, arguments.ids)
         factory = _load(arguments.factory)
     except ValueError as error:
         parser.error(str(error))
     try:
-        asyncio.run(_run(factory))
+        asyncio.run(_run(factory, arguments.verb, ids))
     except EventsError as error:
         logger.critical("%s", error)
         return 1
     return 0
 
 
-async def _run(factory: RelayFactory) -> None:
+async def _run(factory: RelayFactory, verb: str, ids: Ids) -> None:
     made: object = factory()
     if not isinstance(made, AbstractAsyncContextManager):
         raise TypeError(
@@ -68,12 +81,73 @@ async def _run(factory: RelayFactory) -> None:
             f"@asynccontextmanager that yields one"
         )
     context: AbstractAsyncContextManager[Any] = made
+    if isinstance(made, OutboxRelay) and verb != "run":
+        context = nullcontext(made)  # to enter it would be to start it
     async with context as relay:
         if not isinstance(relay, OutboxRelay):
             raise TypeError(f"{factory!r} gave {relay!r}, which is not an OutboxRelay")
+        if verb != "run":
+            await _VERBS[verb](relay, ids)
+            return
         logger.info("%r runs; stop it with SIGTERM", relay)
         await relay.run()
     logger.info("%r has stopped", relay)
+
+
+def _ids(verb: str, given: Sequence[str]) -> Ids:
+    """Return the ids, or None for all; ValueError says what is wrong with them."""
+    if verb not in _WITH_IDS:
+        if given:
+            raise ValueError(f"{verb} takes no ids: {' '.join(given)}")
+        return []
+    if list(given) == ["all"]:
+        return None
+    if not given or not all(text.isdecimal() for text in given):
+        raise ValueError(f"{verb} needs the ids of parked rows, as `parked` shows them, or 'all'")
+    return [int(text) for text in given]
+
+
+async def _stats(relay: OutboxRelay, _ids: Ids) -> None:
+    stats = await relay.stats()
+    print(  # noqa: T201 - it was asked for
+        f"pending {stats.pending}, oldest due {stats.oldest_age:.1f} s ago, parked {stats.parked}"
+    )
+
+
+async def _parked(relay: OutboxRelay, _ids: Ids) -> None:
+    async for row in _all_parked(relay):
+        message = row.message
+        print(  # noqa: T201 - it was asked for
+            f"{row.id}\t{row.parked_at:%Y-%m-%d %H:%M:%S}Z\t{message.topic}\t{message.type}\t"
+            f"{message.id}\t{row.reason}, {row.attempts} attempts: {row.error.splitlines()[0]}"
+        )
+
+
+async def _redrive(relay: OutboxRelay, ids: Ids) -> None:
+    rows = [row.id async for row in _all_parked(relay)] if ids is None else ids
+    print(f"redriven: {await relay.redrive(rows)}")  # noqa: T201 - it was asked for
+
+
+async def _discard(relay: OutboxRelay, ids: Ids) -> None:
+    rows = [row.id async for row in _all_parked(relay)] if ids is None else ids
+    print(f"discarded: {await relay.discard(rows)}")  # noqa: T201 - it was asked for
+
+
+async def _all_parked(relay: OutboxRelay) -> AsyncIterator[ParkedRow]:
+    page = await relay.parked()
+    while page:
+        for row in page:
+            yield row
+        page = await relay.parked(after=page[-1].id)
+
+
+_WITH_IDS = {"redrive", "discard"}
+_VERBS: dict[str, Callable[[OutboxRelay, Ids], Awaitable[None]]] = {
+    "stats": _stats,
+    "parked": _parked,
+    "redrive": _redrive,
+    "discard": _discard,
+}
 
 
 def _load(path: str) -> RelayFactory:

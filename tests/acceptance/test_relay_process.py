@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import sys
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from events.integration import IntegrationEvent, IntegrationEventBus, OutboxRelay
+from events.integration import IntegrationEvent, IntegrationEventBus, OutboxRelay, RetryPolicy
 from events.integration.implementation.sqlalchemy import SQLAlchemyOutboxStore
 
 
@@ -58,6 +59,16 @@ async def make_relay():
 
 def bare():
     return OutboxRelay(SQLAlchemyOutboxStore(engine()), FileBus())
+
+
+class Full(IntegrationEventBus):
+    async def send(self, topic, event):
+        raise ValueError("the file is full\\nof lines")
+
+
+def refusing():
+    policy = RetryPolicy(attempts=1)
+    return OutboxRelay(SQLAlchemyOutboxStore(engine()), Full(), retry=policy)
 
 
 def nothing():
@@ -148,6 +159,58 @@ async def test_a_wrong_argument_is_named(
     _, err = await asyncio.wait_for(process.communicate(), 30)
     assert text in err.decode()
     assert process.returncode == status
+
+
+async def said(folder: Path, *arguments: str) -> list[str]:
+    process = await start(folder, *arguments)
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0, err.decode()
+    return out.decode().splitlines()
+
+
+async def test_what_could_not_be_sent_is_shown_redriven_and_discarded(folder: Path) -> None:
+    (stats,) = await said(folder, "service:bare", "stats")
+    assert re.fullmatch(r"pending 3, oldest due \d+\.\d s ago, parked 0", stats)
+    assert await said(folder, "service:bare", "parked") == []
+
+    relaying = await start(folder, "service:refusing")
+    async with asyncio.timeout(30):
+        while not (await said(folder, "service:bare", "stats"))[0].endswith("parked 3"):
+            await asyncio.sleep(0.01)
+    relaying.terminate()
+    await asyncio.wait_for(relaying.communicate(), 30)
+
+    rows = [line.split("\t") for line in (await said(folder, "service:make_relay", "parked"))[:-1]]
+    assert [(row[0], row[2], row[3]) for row in rows] == [
+        (str(number), "notes", Noted.type) for number in (1, 2, 3)
+    ]
+    assert {row[5] for row in rows} == {
+        "retries-exhausted, 1 attempts: ValueError: the file is full"
+    }
+    assert await said(folder, "service:bare", "discard", "2") == ["discarded: 1"]
+    assert await said(folder, "service:bare", "redrive", "all") == ["redriven: 2"]
+    assert await said(folder, "service:bare", "parked") == []
+    assert not (folder / "sent").exists(), "asking relays nothing"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["pakred"], 2, "invalid choice: 'pakred'"),
+        (["parked", "1"], 2, "parked takes no ids: 1"),
+        (["redrive"], 2, "redrive needs the ids of parked rows, as `parked` shows them, or 'all'"),
+        (["redrive", "one"], 2, "redrive needs the ids of parked rows"),
+        (["discard", "7"], 1, "no parked rows 7: they were redriven or discarded already"),
+    ],
+)
+async def test_a_wrong_verb_or_id_is_named(
+    folder: Path, arguments: list[str], status: int, text: str
+) -> None:
+    process = await start(folder, "service:bare", *arguments)
+    _, err = await asyncio.wait_for(process.communicate(), 30)
+    assert text in err.decode()
+    assert process.returncode == status
+    assert "Traceback" not in err.decode()
 
 
 async def test_a_missing_table_ends_it_with_the_cure_and_no_traceback(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The table of docs/buses/README.md says what the transports declare.
+"""The table of docs/reference/buses/index.md says what the transports declare.
 
 To write it anew: python -m tests.unit.test_documented_features
 """
@@ -14,7 +14,7 @@ from events.integration.implementation.rabbitmq import RabbitMQTransport
 from events.integration.implementation.redis import RedisPubSubTransport, RedisStreamsTransport
 from events.integration.transport import TransportFeatures
 
-PAGE = Path(__file__).parents[2] / "docs" / "buses" / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "buses" / "index.md"
 BEGIN, END = "<!-- features: begin -->\n", "<!-- features: end -->"
 
 BUSES: dict[str, TransportFeatures] = {

@@ -1,3 +1,4 @@
 from events.integration import Topic
 
-USERS = Topic("users")
+# A broker is shared by many, so what is ours there bears our name.
+USERS = Topic("registration.users")

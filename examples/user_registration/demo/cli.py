@@ -1,18 +1,19 @@
-"""The command line of the demo."""
+"""The command lines of the demos."""
 
 import argparse
 import asyncio
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import suppress
+from typing import Any
 
+from examples.user_registration.chassis.http import CannotStartError
 from examples.user_registration.demo.play import play
 from examples.user_registration.demo.scenes import RESERVED
-from examples.user_registration.demo.serving import CannotStartError
 from examples.user_registration.user_service.domain.email import InvalidEmailError, email_address
 
-_DEFAULT = ("ada@example.com", "grace@example.com")
+DEFAULT = ("ada@example.com", "grace@example.com")
 _DESCRIPTION = """\
 Registers users over HTTP and follows each registration through the domain event, the outbox, the
 relay, the bus and the email service to an SMTP server; then lets things fail, and shows what
@@ -21,20 +22,32 @@ becomes of them. Everything runs in this process, on loopback, and is gone after
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = _parse(arguments)
+    parser = parser_of_emails("examples.user_registration", "demo", _DESCRIPTION, RESERVED)
+    parser.add_argument(
+        "--port",
+        type=_port,
+        default=0,
+        help="the port of 127.0.0.1 for the HTTP service; a free one if not given",
+    )
+    options = parse(parser, arguments)
+    return run(lambda: play(options.emails or DEFAULT, port=options.port))
+
+
+def run(play: Callable[[], Coroutine[Any, Any, bool]]) -> int:
+    """Play a demo to its end, and return the exit status."""
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
         reconfigure(errors="replace")  # not every terminal can show every character
     try:
-        return asyncio.run(_play(options.emails or _DEFAULT, options.port))
+        return asyncio.run(_until_signal(play))
     except CannotStartError as error:
         print(f"cannot start: {error}", file=sys.stderr)
         return 1
 
 
-async def _play(emails: Sequence[str], port: int) -> int:
+async def _until_signal(play: Callable[[], Coroutine[Any, Any, bool]]) -> int:
     """Play until the end, or until a signal: then close everything, however often it comes."""
-    playing = asyncio.create_task(play(emails, port=port))
+    playing = asyncio.create_task(play())
     signals: list[signal.Signals] = []
 
     def stop(number: signal.Signals) -> None:
@@ -54,40 +67,41 @@ async def _play(emails: Sequence[str], port: int) -> int:
         return 128 + signals[0]
 
 
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+def parser_of_emails(
+    module: str, target: str, description: str, reserved: Collection[str]
+) -> argparse.ArgumentParser:
+    """Return a parser of addresses to register, except those with a part in the demo."""
+
+    def email(argument: str) -> str:
+        try:
+            address = email_address(argument)
+        except InvalidEmailError as error:
+            raise argparse.ArgumentTypeError(f"{error}; give one like ada@example.com") from None
+        if address in reserved:
+            raise argparse.ArgumentTypeError(f"{address} has a part in a later scene; give another")
+        return address
+
     parser = argparse.ArgumentParser(
-        prog="python -m examples.user_registration",
-        description=_DESCRIPTION,
-        epilog='with make: make demo ARGS="alice@example.com bob@example.com"',
+        prog=f"python -m {module}",
+        description=description,
+        epilog=f'with make: make {target} ARGS="alice@example.com bob@example.com"',
     )
     parser.add_argument(
         "emails",
         metavar="EMAIL",
         nargs="*",
-        type=_email,
-        help=f"addresses to register; {' and '.join(_DEFAULT)} if none is given",
+        type=email,
+        help=f"addresses to register; {' and '.join(DEFAULT)} if none is given",
     )
-    parser.add_argument(
-        "--port",
-        type=_port,
-        default=0,
-        help="the port of 127.0.0.1 for the HTTP service; a free one if not given",
-    )
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     for email in set(options.emails):
         if options.emails.count(email) > 1:
             parser.error(f"argument EMAIL: {email} is given more than once")
     return options
-
-
-def _email(argument: str) -> str:
-    try:
-        email = email_address(argument)
-    except InvalidEmailError as error:
-        raise argparse.ArgumentTypeError(f"{error}; give one like ada@example.com") from None
-    if email in RESERVED:
-        raise argparse.ArgumentTypeError(f"{email} has a part in a later scene; give another")
-    return email
 
 
 def _port(argument: str) -> int:

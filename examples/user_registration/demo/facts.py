@@ -6,9 +6,11 @@ from collections.abc import Generator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from events.integration import DeadLetter
+from events.integration import DeadLetter, OutboxRelay
 from events.integration.implementation.base import TransportIntegrationEventBus
+from events.integration.outbox import ParkedRow
 from examples.user_registration.demo.mail_server import MailServer
+from examples.user_registration.email_service.presentation.consumer import NAME as EMAIL_SERVICE
 
 
 class Database:
@@ -41,9 +43,14 @@ class Database:
 
 class Facts:
     def __init__(
-        self, database: Database, mail: MailServer, bus: TransportIntegrationEventBus
+        self,
+        database: Database,
+        mail: MailServer,
+        bus: TransportIntegrationEventBus,
+        mail_relay: OutboxRelay,
     ) -> None:
         self.database = database
+        self._mail_relay = mail_relay
         self._mail = mail
         self._bus = bus
 
@@ -58,8 +65,16 @@ class Facts:
 
     async def dead_letters(self) -> dict[str, DeadLetter]:
         """Return those of the email service by the address of their user."""
-        letters = await self._bus.dead_letters("email-service")
+        letters = await self._bus.dead_letters(EMAIL_SERVICE)
         return {json.loads(letter.message.body)["email"]: letter for letter in letters}
+
+    async def parked(self) -> dict[str, ParkedRow]:
+        """Return the mails that the mail server does not take, by their recipient."""
+        rows = await self._mail_relay.parked()
+        return {json.loads(row.message.body)["recipient"]: row for row in rows}
+
+    async def parked_attempts(self) -> dict[str, int]:
+        return {email: row.attempts for email, row in (await self.parked()).items()}
 
     async def dead_letter_reasons(self) -> dict[str, tuple[str, int]]:
         letters = await self.dead_letters()

@@ -1,8 +1,13 @@
-"""A handler that fails when it is told to, beside those of the service."""
+"""Handlers that fail when they are told to, beside those of the services."""
+
+from collections import defaultdict
+from math import inf
 
 from dishka import Provider, Scope, provide  # pyright: ignore[reportUnknownVariableType]
 
 from events.domain import DomainEventHandler, DomainEventHandlerRegistry
+from events.integration import Handle, IncomingEvent
+from examples.user_registration.contracts import UserRegisteredV1
 from examples.user_registration.demo.timeline import Timeline
 from examples.user_registration.user_service.domain.user import UserRegistered
 
@@ -11,6 +16,19 @@ class Faults:
     def __init__(self, timeline: Timeline) -> None:
         self.timeline = timeline
         self.fail_for: set[str] = set()
+        self.email_failures: dict[str, float] = defaultdict(int)
+
+    def fail_email(self, email: str, *, times: float = inf) -> None:
+        """Have the email service fail on so many attempts for this user."""
+        self.email_failures[email] = times
+
+    async def fail_email_if_told(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
+        """A middleware of the email service: fail after its handler, in the same transaction."""
+        await call_next(incoming)
+        event = incoming.event
+        if isinstance(event, UserRegisteredV1) and self.email_failures[event.email] > 0:
+            self.email_failures[event.email] -= 1
+            raise RuntimeError("the demo told it to")
 
 
 class FailIfTold(DomainEventHandler[UserRegistered]):

@@ -5,6 +5,9 @@ import re
 from collections.abc import Generator
 from contextlib import contextmanager
 
+import structlog
+
+from examples.user_registration.chassis.logs import to_stdlib
 from examples.user_registration.demo.timeline import Timeline
 
 _uuid = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -17,12 +20,14 @@ def log_to(timeline: Timeline) -> Generator[None]:
     root, library = logging.getLogger(), logging.getLogger("events")
     level = library.level
     root.addHandler(handler)
+    to_stdlib([])  # what the services log of their own is no warning, so it is not shown
     library.setLevel(logging.INFO)
     try:
         yield
     finally:
         library.setLevel(level)
         root.removeHandler(handler)
+        structlog.reset_defaults()
 
 
 class _TimelineHandler(logging.Handler):
@@ -38,8 +43,7 @@ class _TimelineHandler(logging.Handler):
         if error and str(error) not in text:
             notes: list[str] = getattr(error, "__notes__", [])
             text = "; ".join([f"{text}: {type(error).__name__}: {error}", *notes])
-        found = _uuid.search(text)
-        correlation_id = found[0] if found else ""
+        correlation_id = getattr(record, "correlation_id", "")
         self._timeline.say(
             "log",
             _uuid.sub(lambda each: f"…{each[0][-6:]}", text),

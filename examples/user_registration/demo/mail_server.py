@@ -21,14 +21,22 @@ class Answer:
     recipient: str
     reply: str
     mail: EmailMessage | None = None
+    is_copy: bool = False
 
 
 class MailServer:
+    """Mailboxes that keep one mail of each Message-ID, as those of many providers do."""
+
     def __init__(self, on_answer: Callable[[Answer], None]) -> None:
         self._on_answer = on_answer
         self._refusals: dict[str, Iterator[str]] = {}
         self._mailboxes: dict[str, list[EmailMessage]] = defaultdict(list)
         self._server: asyncio.Server | None = None
+        self.copies = 0
+
+    @property
+    def mailboxes(self) -> dict[str, list[EmailMessage]]:
+        return {recipient: list(mails) for recipient, mails in self._mailboxes.items() if mails}
 
     def mails(self, recipient: str) -> list[EmailMessage]:
         return list(self._mailboxes[recipient])
@@ -82,5 +90,10 @@ class MailServer:
         return _TAKEN
 
     def deliver(self, recipient: str, mail: EmailMessage) -> None:
-        self._mailboxes[recipient].append(mail)
-        self._on_answer(Answer(recipient, _TAKEN, mail))
+        mailbox = self._mailboxes[recipient]
+        is_copy = any(mail["Message-ID"] == other["Message-ID"] for other in mailbox)
+        if is_copy:
+            self.copies += 1
+        else:
+            mailbox.append(mail)
+        self._on_answer(Answer(recipient, _TAKEN, mail, is_copy))

@@ -29,6 +29,7 @@ async def play(
     """
     timeline = Timeline(Console(highlight=False))
     checks = Checks(timeline, patience)
+    timeline.head()
     with log_to(timeline):
         async with stage(timeline, make_mail_server, overrides, port) as everything:
             everything.introduce()

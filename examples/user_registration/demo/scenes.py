@@ -3,14 +3,18 @@
 from collections.abc import Sequence
 from functools import partial
 
+from events.integration import correlate
+from examples.user_registration.contracts import USERS
 from examples.user_registration.demo.checks import Checks
 from examples.user_registration.demo.stage import ATTEMPTS, Stage
 
 ROLLED_BACK = "edsger@rollback.example"
 DELAYED = "barbara@greylist.example"
-BUSY = "alan@busy.example"
+UNLUCKY = "alan@unlucky.example"
+HOPELESS = "alonzo@hopeless.example"
 UNKNOWN = "kurt@unknown.example"
-RESERVED = frozenset({ROLLED_BACK, DELAYED, BUSY, UNKNOWN})
+TWICE = "haskell@twice.example"
+RESERVED = frozenset({ROLLED_BACK, DELAYED, UNLUCKY, HOPELESS, UNKNOWN, TWICE})
 
 _BUSY = "451 4.3.0 mailbox busy"
 _UNKNOWN = "550 5.1.1 no such mailbox"
@@ -50,9 +54,9 @@ async def a_failure_leaves_nothing(stage: Stage, check: Checks, _emails: Sequenc
 
 async def a_failure_is_retried(stage: Stage, check: Checks, _emails: Sequence[str]) -> None:
     check.scene("A handler that fails twice succeeds at last")
-    email = DELAYED
-    stage.mail.refuse(email, _BUSY, times=2)
-    stage.timeline.say("demo", f"the mail server answers 451 twice for {email}")
+    email = UNLUCKY
+    stage.faults.fail_email(email, times=2)
+    stage.timeline.say("demo", f"the email service fails twice for {email}")
     check.that("201: the client need not know", await stage.register(email), 201)
     await one_mail_arrives(stage, check, email)
     attempts = await stage.attempts.of(email)
@@ -61,37 +65,71 @@ async def a_failure_is_retried(stage: Stage, check: Checks, _emails: Sequence[st
 
 async def a_dead_letter_is_redriven(stage: Stage, check: Checks, _emails: Sequence[str]) -> None:
     check.scene("What cannot be handled is kept, and redriven")
-    facts = stage.facts
-    stage.mail.refuse(UNKNOWN, _UNKNOWN)
-    stage.mail.refuse(BUSY, _BUSY)
-    stage.timeline.say("demo", f"the mail server answers 550 each time for {UNKNOWN}")
-    stage.timeline.say("demo", f"and 451 each time for {BUSY}")
-    check.that("201: the user is registered", await stage.register(UNKNOWN), 201)
-    check.that("201: the user is registered", await stage.register(BUSY), 201)
-    kept = {UNKNOWN: ("unretryable", 1), BUSY: ("retries-exhausted", ATTEMPTS)}
-    await check.until("both events are dead letters", facts.dead_letter_reasons, kept)
+    facts, email = stage.facts, HOPELESS
+    stage.faults.fail_email(email)
+    stage.timeline.say("demo", f"the email service fails each time for {email}")
+    check.that("201: the user is registered", await stage.register(email), 201)
+    kept = {email: ("retries-exhausted", ATTEMPTS)}
+    await check.until("the event is a dead letter", facts.dead_letter_reasons, kept)
 
-    letters = await facts.dead_letters()
-    for email, letter in letters.items():
-        text = f"for {email}: {letter.reason}, attempts: {letter.attempts}\n{letter.error}"
-        stage.timeline.say("dead", text, letter.message.id)
-        check.that("it has no mail", await facts.mails(email), 0)
+    letter = (await facts.dead_letters())[email]
+    text = f"for {email}: {letter.reason}, attempts: {letter.attempts}\n{letter.error}"
+    stage.timeline.say("dead", text, letter.message.correlation_id)
+    check.that("no mail of all the attempts was sent", await facts.mails(email), 0)
+
+    stage.faults.fail_email(email, times=0)
+    stage.timeline.say("demo", "the email service works again: redrive")
+    redriven = await stage.bus.redrive(letter.consumer, [letter])
+    check.that("the dead letter is redriven", redriven, 1)
+    await one_mail_arrives(stage, check, email)
+    await check.until("no dead letter is left", facts.dead_letter_reasons, {})
+    check.that("no other consumer got it again", await stage.onlooker.seen(email), 1)
+
+
+async def a_refused_mail_is_kept(stage: Stage, check: Checks, _emails: Sequence[str]) -> None:
+    check.scene("A mail that the server refuses is tried again, or parked")
+    facts = stage.facts
+    stage.mail.refuse(DELAYED, _BUSY, times=2)
+    stage.mail.refuse(UNKNOWN, _UNKNOWN)
+    stage.timeline.say("demo", f"the mail server answers 451 twice for {DELAYED}")
+    stage.timeline.say("demo", f"and 550 each time for {UNKNOWN}")
+    check.that("201: the user is registered", await stage.register(DELAYED), 201)
+    check.that("201: the user is registered", await stage.register(UNKNOWN), 201)
+    await one_mail_arrives(stage, check, DELAYED)
+    await check.until("the other is parked at once", facts.parked_attempts, {UNKNOWN: 1})
+    row = (await facts.parked())[UNKNOWN]
+    stage.timeline.say("dead", f"for {UNKNOWN}: {row.error}", row.message.correlation_id)
 
     stage.mail.accept(UNKNOWN)
-    stage.mail.accept(BUSY)
-    stage.timeline.say("demo", "the mail server takes mail for both again: redrive")
-    redriven = await stage.bus.redrive("email-service", letters.values())
-    check.that("both dead letters are redriven", redriven, 2)
-    for email in (UNKNOWN, BUSY):
-        await one_mail_arrives(stage, check, email)
-    await check.until("no dead letter is left", facts.dead_letter_reasons, {})
-    seen = [await stage.onlooker.seen(email) for email in (UNKNOWN, BUSY)]
-    check.that("no other consumer got them again", seen, [1, 1])
+    stage.timeline.say("demo", f"the mail server knows {UNKNOWN} now: redrive")
+    check.that("the parked mail is redriven", await stage.mail_relay.redrive([row]), 1)
+    await one_mail_arrives(stage, check, UNKNOWN)
+    check.that("no mail is parked", await facts.parked_attempts(), {})
+
+
+async def a_copy_changes_nothing(stage: Stage, check: Checks, _emails: Sequence[str]) -> None:
+    check.scene("An event that comes twice leads to one mail")
+    email = TWICE
+    check.that("201: the user is registered", await stage.register(email), 201)
+    await one_mail_arrives(stage, check, email)
+    await check.until("one event was sent", partial(_seen, stage, email), 1)
+    assert stage.onlooker.last is not None
+    event, event_id = stage.onlooker.last
+    stage.timeline.say("demo", "the same event is sent once more, under the same id")
+    with correlate(stage.timeline.correlation_id(email)):
+        await stage.bus.send(USERS, event, id=event_id)
+    await check.until("who has no inbox gets it twice", partial(_seen, stage, email), 2)
+    await check.stays("who has one acts once", partial(stage.facts.mails, email), 1, seconds=0.3)
+    check.that("no mailbox got a copy", stage.mail.copies, 0)
+
+
+async def _seen(stage: Stage, email: str) -> int:
+    return await stage.onlooker.seen(email)
 
 
 async def one_mail_arrives(stage: Stage, check: Checks, email: str) -> None:
     await check.until("one mail has arrived", partial(stage.facts.mails, email), 1)
-    await check.until("the email service is done", partial(stage.attempts.done, email), 1)
+    check.that("the email service has handled one event", await stage.attempts.done(email), 1)
 
 
 SCENES = (
@@ -99,4 +137,6 @@ SCENES = (
     a_failure_leaves_nothing,
     a_failure_is_retried,
     a_dead_letter_is_redriven,
+    a_refused_mail_is_kept,
+    a_copy_changes_nothing,
 )

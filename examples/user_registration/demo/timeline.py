@@ -12,6 +12,7 @@ _ACTORS = {
     "http": "cyan",
     "domain": "magenta",
     "outbox": "yellow",
+    "users": "cyan",
     "relay": "blue",
     "email": "green",
     "smtp": "bright_green",

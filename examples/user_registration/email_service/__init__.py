@@ -1,1 +1,5 @@
-"""Writes to people. Knows of users only what it is told."""
+"""Who is written to. Hears of users by events, and owes each of them one mail."""
+
+from pathlib import Path
+
+ALEMBIC = Path(__file__).parent / "alembic.ini"

@@ -153,10 +153,8 @@ def _check_float(value: Any) -> None:
 
 
 def _check_offset(value: Any) -> None:
-    if not isinstance(value, (datetime, time)):
-        return
-    zone = value.tzinfo
-    if zone is UTC or zone is None:
+    zone = getattr(value, "tzinfo", None)
+    if zone is UTC or zone is None or not isinstance(value, (datetime, time)):
         return
     offset = value.utcoffset()
     if offset is None:

@@ -52,6 +52,11 @@ class Message(Struct, frozen=True):
     headers: Mapping[str, str]
     key: str | None = None
 
+    @property
+    def correlation_id(self) -> str:
+        """Return the id of the chain of events that this belongs to: its own if it is the first."""
+        return _correlation_id(self)
+
 
 class Delivery(Struct, frozen=True):
     """A message as a transport hands it to one consumer.
@@ -72,12 +77,16 @@ class Delivery(Struct, frozen=True):
     @property
     def correlation_id(self) -> str:
         """Return the id of the chain of events that this belongs to: its own if it is the first."""
-        return unquote(self.headers.get("ce-correlationid", "")) or self.id
+        return _correlation_id(self)
 
     @property
     def causation_id(self) -> str | None:
         """Return the id of the event whose handler sent this one."""
         return unquote(self.headers.get("ce-causationid", "")) or None
+
+
+def _correlation_id(message: Message | Delivery) -> str:
+    return unquote(message.headers.get("ce-correlationid", "")) or message.id
 
 
 class Ack(Struct, frozen=True):
@@ -136,7 +145,8 @@ _correlation: ContextVar[str | None] = ContextVar("events.correlation", default=
 def set_current_delivery(delivery: Delivery) -> None:
     """Make this the current delivery of the running task, which handles nothing else."""
     _current.set(delivery)
-    _correlation.set(None)  # of whoever registered the consumer, perhaps; never of this delivery
+    if _correlation.get() is not None:  # of whoever registered the consumer; never of this delivery
+        _correlation.set(None)
 
 
 def current_delivery() -> Delivery | None:

@@ -22,6 +22,7 @@ __all__ = ["uuid7"]
 SUPPLY = 4096
 LEEWAY = 60_000 << 12
 VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+FRACTIONS = [f"{fraction:03x}" for fraction in range(1 << 12)]
 
 
 def _no_supply() -> None:
@@ -29,13 +30,14 @@ def _no_supply() -> None:
     _supply.clear()
 
 
-_supply: list[str] = []
+_supply: list[str] = []  # the second half of ids, from the variant on
 _last = 0
+_this_milli = (-1, "")
 
 
 def uuid7(now: int | None = None) -> str:
     """Give a new id in its canonical form. `now` is `time.time_ns()`, for those who have it."""
-    global _last  # noqa: PLW0603
+    global _last, _this_milli  # noqa: PLW0603
     millis, nanos = divmod(time_ns() if now is None else now, 1_000_000)
     # Twelve bits of fraction: 2**12 ticks in the 10**6 ns of a millisecond.
     tick = millis << 12 | (nanos << 12) // 1_000_000
@@ -45,11 +47,25 @@ def uuid7(now: int | None = None) -> str:
     try:
         random = _supply.pop()
     except IndexError:
-        drawn = os.urandom(SUPPLY).hex()
-        random = drawn[:16]
-        _supply.extend(drawn[at : at + 16] for at in range(16, len(drawn), 16))
-    time = f"{tick:015x}"
-    return f"{time[:8]}-{time[8:12]}-7{time[12:]}-{VARIANT[random[0]]}{random[1:4]}-{random[4:]}"
+        random = _restocked()
+    # Read and written as one, since threads share it.
+    kept, text = _this_milli
+    if tick >> 12 != kept:
+        time = f"{tick >> 12:012x}"
+        text = f"{time[:8]}-{time[8:]}-7"
+        _this_milli = (tick >> 12, text)
+    return text + FRACTIONS[tick & 0xFFF] + random
+
+
+def _restocked() -> str:
+    """Draw a supply of random halves, and give one of them."""
+    drawn = os.urandom(SUPPLY).hex()
+    halves = [
+        f"-{VARIANT[drawn[at]]}{drawn[at + 1 : at + 4]}-{drawn[at + 4 : at + 16]}"
+        for at in range(0, len(drawn), 16)
+    ]
+    _supply.extend(halves[1:])
+    return halves[0]
 
 
 if hasattr(os, "register_at_fork"):

@@ -15,8 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from events.errors import RelayNameTakenError
 from events.integration.outbox import LANES, Attendance, Lease, lanes
+from events.integration.outbox._membership import Membership
 from events.integration.outbox.lanes import Tenure, attend
-from events.integration.outbox.membership import Membership
 from tests.unit.integration.outbox_table import Table
 
 LENGTH = 10.0

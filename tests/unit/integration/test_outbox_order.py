@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from events.errors import BusError, BusUnavailableError
 from events.integration.message import Message
 from events.integration.outbox import OutboxRow
-from events.integration.outbox.forwarding import forward_in_waves
-from events.integration.outbox.order import BestEffort, PerKey, Plan, order_named
+from events.integration.outbox._forwarding import forward_in_waves
+from events.integration.outbox._order import BestEffort, PerKey, Plan, order_named
 from tests.unit.integration.outbox_table import START, row
 
 LATER = START + timedelta(seconds=10)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from events.integration.outbox import Lease, OutboxRow
-from events.integration.outbox.reading import Reader
+from events.integration.outbox._reading import Reader
 from tests.unit.integration.outbox_table import Table, row
 
 LEASE = Lease("me", "t", frozenset(range(32)), 30.0, 30.0)

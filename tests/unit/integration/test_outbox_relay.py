@@ -27,7 +27,7 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 from events.integration.message import Message
-from events.integration.outbox import OutboxRelay, OutboxRow, RelayStats, lanes, relay, trouble
+from events.integration.outbox import OutboxRelay, OutboxRow, RelayStats, _trouble, lanes, relay
 from events.integration.topology import (
     EventHandlerConsumer,
     IntegrationEventBusRegistration,
@@ -80,7 +80,7 @@ class Bare(IntegrationEventBus):
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = RetryPolicy(delay=0.001, factor=1, jitter=0)
-    monkeypatch.setattr(trouble, "_BACKOFF", quick)
+    monkeypatch.setattr(_trouble, "_BACKOFF", quick)
 
 
 async def drained(table: Table, bus: IntegrationEventBus, batch: int = 500) -> None:

@@ -38,7 +38,7 @@ from events.integration.implementation.sqlalchemy import (
     lane_of,
     outbox_table,
 )
-from events.integration.implementation.sqlalchemy.wakeup import listening
+from events.integration.implementation.sqlalchemy._wakeup import listening
 from events.integration.message import Delivery, _current
 from events.integration.topology import Topic
 from events.testing.contracts.outbox import pending

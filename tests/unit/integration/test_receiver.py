@@ -577,6 +577,17 @@ async def test_log_lines_bear_what_they_are_about_as_fields(
     )
 
 
+@pytest.mark.parametrize(
+    ("headers", "correlation_id"),
+    [({}, "id-1"), ({"ce-correlationid": "r%C3%A9gistration"}, "régistration")],
+)
+def test_a_message_and_its_delivery_name_the_same_correlation(
+    headers: dict[str, str], correlation_id: str
+) -> None:
+    assert Message("users", "t", "id-1", b"", headers).correlation_id == correlation_id
+    assert Delivery("users", "c", "id-1", b"", headers).correlation_id == correlation_id
+
+
 def test_a_message_is_frozen() -> None:
     message = Message("t", "type", "id", b"", {})
     with pytest.raises(AttributeError):

@@ -21,7 +21,7 @@ from events.integration.implementation.sqlalchemy import (
     SQLAlchemyOutbox,
     current_session,
 )
-from events.integration.implementation.sqlalchemy.claim import Claim
+from events.integration.implementation.sqlalchemy._claim import Claim
 from events.integration.implementation.sqlalchemy.inbox import _row
 from events.integration.implementation.sqlalchemy.sessions import Handling
 from events.testing.contracts import inbox as contract

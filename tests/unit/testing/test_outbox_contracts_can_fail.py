@@ -24,8 +24,8 @@ from events.integration.outbox import (
     Parked,
     ParkedRow,
 )
-from events.integration.outbox.membership import Membership
-from events.integration.outbox.order import BestEffort
+from events.integration.outbox._membership import Membership
+from events.integration.outbox._order import BestEffort
 from events.testing.contracts import outbox, relays
 from events.testing.contracts.outbox import OutboxContract
 from events.testing.contracts.relays import RelaysContract

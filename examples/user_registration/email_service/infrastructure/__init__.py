@@ -1,1 +1,1 @@
-"""The ports, on SMTP."""
+"""A database for what is owed, and a mail server that takes it."""

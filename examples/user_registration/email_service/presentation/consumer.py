@@ -1,21 +1,18 @@
-from events.integration import (
-    EventHandlerConsumer,
-    IntegrationEventBusRegistration,
-    RetryPolicy,
-)
+from events.integration import EventHandlerConsumer, IntegrationEventBusRegistration, RetryPolicy
 from events.integration.implementation.dishka import DishkaHandler
 from examples.user_registration.contracts import USERS, UserRegisteredV1
-from examples.user_registration.email_service.application.ports import MailRefusedError
-from examples.user_registration.email_service.application.send_welcome import SendWelcome
+from examples.user_registration.email_service.application.welcome_user import WelcomeUser
+
+NAME = "registration.email"
 
 
-def email_registration(*, attempts: int, delay: float) -> IntegrationEventBusRegistration:
-    consumer = EventHandlerConsumer("email-service")
-    consumer.add_handler(UserRegisteredV1, DishkaHandler(SendWelcome))
+def create_registration(retry: RetryPolicy) -> IntegrationEventBusRegistration:
+    consumer = EventHandlerConsumer(NAME)
+    consumer.add_handler(UserRegisteredV1, DishkaHandler(WelcomeUser))
     return IntegrationEventBusRegistration(
         consumer,
         USERS,
         consumer.handlers.keys(),
-        concurrency=8,  # no mail waits for another
-        retry=RetryPolicy(attempts=attempts, delay=delay, dead_letter_on=(MailRefusedError,)),
+        concurrency=8,  # no user waits for another
+        retry=retry,
     )

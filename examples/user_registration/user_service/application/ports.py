@@ -8,6 +8,12 @@ class EmailTakenError(Exception):
         super().__init__(f"{email} is registered already")
 
 
+class PasswordHasher(Protocol):
+    async def hash(self, password: str) -> str:
+        """Return what can be stored; it takes a while, and lets others run meanwhile."""
+        ...
+
+
 class Users(Protocol):
     async def add(self, user: User) -> None:
         """Store the user in the current transaction; raise `EmailTakenError`."""

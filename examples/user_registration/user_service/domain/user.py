@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -12,11 +12,12 @@ from examples.user_registration.user_service.domain.email import email_address
 class User(AggregateRoot):
     id: UUID
     email: str
+    password_hash: str = field(repr=False)
     registered_at: datetime
 
     @classmethod
-    def register(cls, email: str) -> User:
-        user = cls(uuid4(), email_address(email), datetime.now(UTC))
+    def register(cls, email: str, password_hash: str) -> User:
+        user = cls(uuid4(), email_address(email), password_hash, datetime.now(UTC))
         user.publish_event(UserRegistered(user))
         return user
 

@@ -1,1 +1,1 @@
-"""The ports, on SQLAlchemy."""
+"""The ports, on SQLAlchemy and Argon2."""

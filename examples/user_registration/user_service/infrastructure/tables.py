@@ -1,19 +1,23 @@
-from sqlalchemy import Column, DateTime, String, Table, Uuid
+from sqlalchemy import Column, DateTime, MetaData, String, Table, UniqueConstraint, Uuid
 from sqlalchemy.orm import registry
 
 from events.integration.implementation.sqlalchemy import outbox_table
 from examples.user_registration.user_service.domain.user import User
 
-mapper = registry()
+metadata = MetaData()
+
+EMAIL_IS_UNIQUE = "uq_users_email"
 
 users = Table(
     "users",
-    mapper.metadata,
+    metadata,
     Column("id", Uuid, primary_key=True),
-    Column("email", String(254), nullable=False, unique=True),
+    Column("email", String(254), nullable=False),
+    Column("password_hash", String(255), nullable=False),
     Column("registered_at", DateTime(timezone=True), nullable=False),
+    UniqueConstraint("email", name=EMAIL_IS_UNIQUE),
 )
-outbox = outbox_table(mapper.metadata)
+outbox = outbox_table(metadata)
 
 # Mapped from outside, so that the domain does not know of the database.
-mapper.map_imperatively(User, users)
+registry(metadata=metadata).map_imperatively(User, users)

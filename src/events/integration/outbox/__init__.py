@@ -1,7 +1,7 @@
 """The outbox: events stored in the user's transaction, and sent afterwards, at least once."""
 
+from events.integration.outbox._order import Order
 from events.integration.outbox.lanes import LANES, Attendance, Lease, lane_of
-from events.integration.outbox.order import Order
 from events.integration.outbox.port import (
     Backlog,
     Outbox,

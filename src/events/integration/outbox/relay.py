@@ -38,14 +38,14 @@ from msgspec import Struct
 
 from events.errors import NoSuchParkedRowError, OutboxError, RelayNameTakenError
 from events.integration.bus import IntegrationEventBus
-from events.integration.outbox.forwarding import ForwardingBus, forward_in_waves, forward_to
-from events.integration.outbox.gauge import Gauge
-from events.integration.outbox.membership import Membership
-from events.integration.outbox.order import Order, order_named
+from events.integration.outbox._forwarding import ForwardingBus, forward_in_waves, forward_to
+from events.integration.outbox._gauge import Gauge
+from events.integration.outbox._membership import Membership
+from events.integration.outbox._order import Order, order_named
+from events.integration.outbox._reading import Reader
+from events.integration.outbox._settling import Settler
+from events.integration.outbox._trouble import Trouble
 from events.integration.outbox.port import OutboxRow, OutboxStore, ParkedRow
-from events.integration.outbox.reading import Reader
-from events.integration.outbox.settling import Settler
-from events.integration.outbox.trouble import Trouble
 from events.integration.pipeline.lifecycle import LifecycleLock, calling
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy

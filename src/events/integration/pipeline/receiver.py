@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 from types import MappingProxyType
 
@@ -113,15 +113,17 @@ class Receiver:
         self, delivery: Delivery, event: IntegrationEvent, failure: BaseException | None
     ) -> Settlement:
         """Handle the event until it is handled, given up, or the broker's again."""
-        first, task = delivery.attempt, asyncio.current_task()
+        first = delivery.attempt
         while True:
             try:
                 if failure is not None:
                     raise failure
-                await self._attempt(delivery, event)
+                set_current_delivery(delivery)
+                await self._handle(IncomingEvent(event, delivery, self._registration))
             except _ENDING:
                 raise
             except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure
+                task = asyncio.current_task()
                 if self._scheduler.has_cancelled(task):
                     return self._give_back(0.0, delivery.attempt - 1, first)
                 verdict = self._judge(delivery, _as_failure(error))
@@ -145,12 +147,8 @@ class Receiver:
             return Release()
         return Retry(after, attempt)
 
-    async def _attempt(self, delivery: Delivery, event: IntegrationEvent) -> None:
-        set_current_delivery(delivery)
-        await self._handle(IncomingEvent(event, delivery, self._registration))
-
-    async def _consume(self, incoming: IncomingEvent) -> None:
-        await incoming.registration.consumer.on_event(incoming.event)
+    def _consume(self, incoming: IncomingEvent) -> Awaitable[None]:
+        return incoming.registration.consumer.on_event(incoming.event)
 
     def _judge(self, delivery: Delivery, error: BaseException) -> Wait | Retry | Reject:
         verdict = judge(self._retry, error, delivery.attempt, delayed_retry=self._delayed_retry)

@@ -18,7 +18,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextvars import copy_context
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from events.integration.message import Release, Settlement
 
@@ -29,10 +29,16 @@ _DEAF = 5.0  # seconds that a job has to end after it was cancelled
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, Settlement]]
 
 
-class _Job(NamedTuple):
-    work: Work
-    key: Hashable | None
-    future: asyncio.Future[Settlement]
+class _Job:
+    __slots__ = ("future", "key", "task", "work")
+
+    def __init__(
+        self, work: Work, key: Hashable | None, future: asyncio.Future[Settlement]
+    ) -> None:
+        self.work = work
+        self.key = key
+        self.future = future
+        self.task: asyncio.Task[Settlement] | None = None  # while it runs
 
 
 class DeliveryScheduler:
@@ -128,9 +134,22 @@ class DeliveryScheduler:
         return jobs
 
     def _start(self, job: _Job) -> None:
-        task = self._loop.create_task(job.work(), context=self._context.copy())
+        task = self._loop.create_task(self._run(job), context=self._context.copy())
+        job.task = task
         self._running[task] = job
         task.add_done_callback(self._done)
+
+    async def _run(self, job: _Job) -> Settlement:
+        settlement = await job.work()
+        # Most jobs end here, and not a turn of the loop later, in a callback.
+        task = job.task
+        if task is not None and not task.cancelling():
+            task.remove_done_callback(self._done)
+            del self._running[task]
+            if not job.future.done():
+                job.future.set_result(settlement)
+            self._go_on(job)
+        return settlement
 
     def _done(self, task: asyncio.Task[Settlement]) -> None:
         job = self._running.pop(task)
@@ -142,6 +161,10 @@ class DeliveryScheduler:
         elif not job.future.done():
             failed = ending or task.cancelled()
             job.future.set_result(Release() if failed else task.result())
+        self._go_on(job)
+
+    def _go_on(self, job: _Job) -> None:
+        """Start what waited for this job to end."""
         if job.key is not None:
             behind = self._behind.get(job.key)
             if behind:

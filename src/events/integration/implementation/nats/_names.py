@@ -16,6 +16,7 @@ name: what is ours never meets a topic of a user's.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from events.errors import InvalidTopologyError
 
@@ -39,6 +40,7 @@ def token(kind: str, name: str) -> str:
     return encoded
 
 
+@lru_cache(1024)
 def type_subject(stream: str, type: str) -> str:
     """Return the subject of events of this type."""
     tokens = type.split(".")

@@ -46,16 +46,20 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "") + " "
 
 def outgoing(headers: Mapping[str, str], id: str, key: str | None) -> dict[str, str]:
     """Return what is sent for these headers of a message."""
-    sent = {MSG_ID: id if _survives(id) else quote(id)}
-    encoded: list[str] = []
-    for name, value in headers.items():
-        if _survives(value):
-            sent[name] = value
-        else:
-            sent[name] = quote(value, safe="")
-            encoded.append(name)
-    if encoded:
-        sent[ENCODED] = ",".join(encoded)
+    values = "".join(headers.values()) + id
+    if values.isascii() and values.isprintable() and " " not in values:  # as nearly always
+        sent = {MSG_ID: id, **headers}
+    else:
+        sent = {MSG_ID: id if _survives(id) else quote(id)}
+        encoded: list[str] = []
+        for name, value in headers.items():
+            if _survives(value):
+                sent[name] = value
+            else:
+                sent[name] = quote(value, safe="")
+                encoded.append(name)
+        if encoded:
+            sent[ENCODED] = ",".join(encoded)
     if key is not None and "ce-partitionkey" not in headers:
         sent[KEY] = text_out(key)
     return sent
@@ -95,7 +99,8 @@ def text_in(value: str | None) -> str | None:
 
 def size_of(headers: Mapping[str, str]) -> int:
     """Return how many bytes the headers take in a message; `outgoing` leaves ASCII only."""
-    return _FIRST_LINE + 2 + sum(len(n) + len(v) + _LINE for n, v in headers.items())
+    texts = len("".join(headers)) + len("".join(headers.values()))
+    return _FIRST_LINE + 2 + texts + _LINE * len(headers)
 
 
 def parse_block(block: bytes) -> dict[str, str]:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from importlib import import_module
 from typing import Any, Protocol, TypeAlias, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -27,6 +29,10 @@ try:
 except ImportError as error:  # pragma: no cover - the packaging test runs it
     raise MissingExtraError(__name__, "redis") from error
 
+_pack: Callable[[Any], bytes] | None = None
+with suppress(ImportError):  # the extra brings it, and the driver does without
+    _pack = import_module("hiredis").pack_command
+
 __all__ = [
     "CONNECTION_ERRORS",
     "Connection",
@@ -38,6 +44,7 @@ __all__ = [
     "connector",
     "is_fatal",
     "masked",
+    "packed",
 ]
 
 CONNECTION_ERRORS = (RedisError, OSError, TimeoutError, EOFError)
@@ -109,6 +116,13 @@ class Connection(Protocol):
 
 
 Connector: TypeAlias = Callable[[], Connection]
+
+
+def packed(connection: Connection, commands: Sequence[tuple[Any, ...]]) -> list[bytes]:
+    """Return commands as they are written: by hiredis, as the driver takes four times as long."""
+    if _pack is None:
+        return connection.pack_commands(commands)
+    return [b"".join(map(_pack, commands))]
 
 
 def connector(bus: str, server: str | Redis) -> Connector:

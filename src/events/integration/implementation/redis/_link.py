@@ -28,6 +28,7 @@ from events.integration.implementation.redis._connecting import (
     ReplyError,
     ResponseError,
     is_fatal,
+    packed,
 )
 from events.integration.implementation.redis._scripts import Script
 
@@ -313,8 +314,8 @@ class Link:
                 return "the connection was lost"
             self._sent.extend(batch)
             try:
-                packed = connection.pack_commands([request.args for request in batch])
-                await connection.send_packed_command(packed, check_health=False)
+                data = packed(connection, [request.args for request in batch])
+                await connection.send_packed_command(data, check_health=False)
             except CONNECTION_ERRORS as error:
                 return _text(error)
             # Before it has answered the greeting, a server that still loads may refuse the rest.

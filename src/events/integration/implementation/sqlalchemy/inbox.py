@@ -30,14 +30,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from events.errors import InboxError, InvalidTopologyError
-from events.integration.implementation.sqlalchemy.claim import Claim, connection_of
+from events.integration.implementation.sqlalchemy._claim import Claim, connection_of
+from events.integration.implementation.sqlalchemy._purging import Purge
 from events.integration.implementation.sqlalchemy.inbox_table import (
     InboxTable,
     Row,
     inbox_table,
     message_key,
 )
-from events.integration.implementation.sqlalchemy.purging import Purge
 from events.integration.implementation.sqlalchemy.sessions import (
     Handling,
     Sessions,

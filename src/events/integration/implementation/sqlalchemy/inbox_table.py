@@ -39,7 +39,7 @@ from sqlalchemy.types import TypeEngine
 
 from events.errors import InboxError, InboxTableError
 from events.integration.cloudevents import attribute
-from events.integration.implementation.sqlalchemy.clock import moment
+from events.integration.implementation.sqlalchemy._clock import moment
 from events.integration.message import Delivery
 
 __all__ = ["InboxTable", "inbox_table", "message_key"]

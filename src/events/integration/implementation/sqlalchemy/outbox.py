@@ -12,7 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 
 from events.errors import InvalidTopologyError, MessageTooLargeError, OutboxError
 from events.integration.event import IntegrationEvent
-from events.integration.implementation.sqlalchemy.buffer import SessionBuffer
+from events.integration.implementation.sqlalchemy._buffer import SessionBuffer
+from events.integration.implementation.sqlalchemy._wakeup import nudge
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
     LONGEST_NAME,
@@ -20,7 +21,6 @@ from events.integration.implementation.sqlalchemy.tables import (
     default_table,
     insert_rows,
 )
-from events.integration.implementation.sqlalchemy.wakeup import nudge
 from events.integration.outbox import lane_of
 from events.integration.serialization import Serializer
 from events.integration.topology import Topic

@@ -24,11 +24,12 @@ from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.errors import OutboxTableError
-from events.integration.implementation.sqlalchemy import postgresql, sqlite
-from events.integration.implementation.sqlalchemy.clock import aware, clock
-from events.integration.implementation.sqlalchemy.leases import Leases
-from events.integration.implementation.sqlalchemy.parking import Parking
-from events.integration.implementation.sqlalchemy.reading import DueQuery, message_of, one_of
+from events.integration.implementation.sqlalchemy import _postgresql, sqlite
+from events.integration.implementation.sqlalchemy._clock import aware, clock
+from events.integration.implementation.sqlalchemy._leases import Leases
+from events.integration.implementation.sqlalchemy._parking import Parking
+from events.integration.implementation.sqlalchemy._reading import DueQuery, message_of, one_of
+from events.integration.implementation.sqlalchemy._wakeup import listening
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
     CURE,
@@ -36,7 +37,6 @@ from events.integration.implementation.sqlalchemy.tables import (
     default_table,
     require_columns,
 )
-from events.integration.implementation.sqlalchemy.wakeup import listening
 from events.integration.outbox import (
     Attendance,
     Backlog,
@@ -254,8 +254,8 @@ class SQLAlchemyOutboxStore:
         async with AsyncExitStack() as stack:
             stack.enter_context(listening(self._engine.url, wake))
             if self._dialect == "postgresql":
-                channel = postgresql.channel_of(self._tables.outbox)
-                await stack.enter_async_context(postgresql.listening(self._engine, channel, wake))
+                channel = _postgresql.channel_of(self._tables.outbox)
+                await stack.enter_async_context(_postgresql.listening(self._engine, channel, wake))
             yield
 
     # --- parked rows --------------------------------------------------------------------------

@@ -49,7 +49,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 
 from events.errors import OutboxTableError
-from events.integration.implementation.sqlalchemy.clock import moment
+from events.integration.implementation.sqlalchemy._clock import moment
 
 __all__ = [
     "AT_ONCE",

@@ -1,0 +1,276 @@
+"""Redis: pub/sub, which keeps nothing, and Streams with a consumer group."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, Unpack
+
+import redis.asyncio
+from fast_depends.msgspec import MsgSpecSerializer
+from faststream.redis import PubSub, RedisBroker, StreamSub
+
+from benchmarks.contestants import PREFETCH, Contestant, decode, encode, meanwhile
+from benchmarks.contestants.ours import CONSUMER, Ours, Registrations
+from benchmarks.servers import REDIS
+from benchmarks.workload import Handle, Order, Send, in_flight
+from events.integration.implementation.base import BusOptions
+from events.integration.implementation.redis import (
+    RedisPubSubIntegrationEventBus,
+    RedisStreamsIntegrationEventBus,
+)
+
+
+@asynccontextmanager
+async def _client() -> AsyncGenerator[Any]:
+    async with redis.asyncio.Redis.from_url(REDIS) as client:
+        yield client
+
+
+async def _piped(
+    client: Any, add: Callable[[Any, Order], object], orders: Iterable[Order], at_once: int
+) -> None:
+    """Send so many with each round trip."""
+    with_each = client.pipeline(transaction=False)
+    for order in orders:
+        await _awaited(add(with_each, order))
+        if len(with_each) == at_once:
+            await with_each.execute()
+    if len(with_each):
+        await with_each.execute()
+
+
+async def _awaited(added: Any) -> None:
+    if asyncio.iscoroutine(added):
+        await added
+
+
+# --- pub/sub ----------------------------------------------------------------------------------
+
+
+class OursOnPubSub(Ours):
+    def bus(
+        self, registrations: Registrations = (), **options: Unpack[BusOptions]
+    ) -> RedisPubSubIntegrationEventBus:
+        return RedisPubSubIntegrationEventBus(REDIS, registrations, **options)
+
+
+class OursOnPubSubOneByOne(OursOnPubSub):
+    name = "ours, send by send"
+    many = False
+
+
+class RedisPyPubSub(Contestant):
+    name = "redis-py (hiredis, pipelines)"
+
+    @asynccontextmanager
+    async def publishing(self, place: str) -> AsyncGenerator[Send]:
+        async with _client() as client:
+
+            async def send(orders: Iterable[Order], at_once: int) -> None:
+                if at_once == 1:
+                    await in_flight(lambda order: client.publish(place, encode(order)), orders, 1)
+                else:
+                    await _piped(
+                        client,
+                        lambda pipe, order: pipe.publish(place, encode(order)),
+                        orders,
+                        at_once,
+                    )
+
+            yield send
+
+    @asynccontextmanager
+    async def consuming(self, place: str, handle: Handle) -> AsyncGenerator[None]:
+        async with _client() as client, client.pubsub(ignore_subscribe_messages=True) as listener:
+            await listener.subscribe(place)
+            await listener.get_message(timeout=1)
+
+            async def work() -> None:
+                async for message in listener.listen():
+                    await handle(decode(message["data"]))
+
+            async with meanwhile(work()):
+                yield
+
+
+class FastStreamOnRedis(Contestant):
+    """`pipelines` have to be made by hand there, and show what they bring."""
+
+    pipelines = False
+
+    def broker(self) -> RedisBroker:
+        return RedisBroker(REDIS, logger=None, serializer=MsgSpecSerializer())
+
+    def where(self, place: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def publishing(self, place: str) -> AsyncGenerator[Send]:
+        where = self.where(place)
+        async with self.broker() as broker, _client() as client:
+
+            async def send(orders: Iterable[Order], at_once: int) -> None:
+                if self.pipelines and at_once > 1:
+                    await _piped(
+                        client,
+                        lambda pipe, order: broker.publish(order, pipeline=pipe, **where),
+                        orders,
+                        at_once,
+                    )
+                else:
+                    await in_flight(lambda order: broker.publish(order, **where), orders, at_once)
+
+            yield send
+
+    def subscribed(self, place: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def consuming(self, place: str, handle: Handle) -> AsyncGenerator[None]:
+        async with self.broker() as broker:
+
+            @broker.subscriber(**self.subscribed(place))
+            async def received(order: Order) -> None:
+                await handle(order)
+
+            await broker.start()
+            yield
+
+
+class FastStreamOnPubSub(FastStreamOnRedis):
+    name = "FastStream (msgspec)"
+
+    def where(self, place: str) -> dict[str, Any]:
+        return {"channel": place}
+
+    def subscribed(self, place: str) -> dict[str, Any]:
+        return {"channel": PubSub(place)}
+
+
+class FastStreamOnPubSubPiped(FastStreamOnPubSub):
+    name = "FastStream (msgspec), pipelines by hand"
+    pipelines = True
+
+
+PUBSUB: tuple[Contestant, ...] = (
+    OursOnPubSub(),
+    OursOnPubSubOneByOne(),
+    RedisPyPubSub(),
+    FastStreamOnPubSub(),
+    FastStreamOnPubSubPiped(),
+)
+
+
+# --- Streams ----------------------------------------------------------------------------------
+
+
+class OnStreams(Contestant):
+    async def prepare(self, place: str) -> None:
+        async with _client() as client:
+            await client.xgroup_create(place, CONSUMER, id="0", mkstream=True)
+
+    async def remove(self, place: str) -> None:
+        async with _client() as client:
+            own = [key async for key in client.scan_iter(f"events:{{{place}}}:*", count=1000)]
+            await client.delete(place, f"events:{{{CONSUMER}}}:topics", *own)
+
+
+class OursOnStreams(Ours, OnStreams):
+    prepare = Ours.prepare
+
+    def bus(
+        self, registrations: Registrations = (), **options: Unpack[BusOptions]
+    ) -> RedisStreamsIntegrationEventBus:
+        return RedisStreamsIntegrationEventBus(REDIS, registrations, **options)
+
+
+class OursOnStreamsOneByOne(OursOnStreams):
+    name = "ours, send by send"
+    many = False
+
+
+class RedisPyStreams(OnStreams):
+    name = "redis-py (hiredis, one XACK a batch)"
+
+    @asynccontextmanager
+    async def publishing(self, place: str) -> AsyncGenerator[Send]:
+        async with _client() as client:
+
+            async def send(orders: Iterable[Order], at_once: int) -> None:
+                if at_once == 1:
+                    await in_flight(
+                        lambda order: client.xadd(place, {"data": encode(order)}), orders, 1
+                    )
+                else:
+                    await _piped(
+                        client,
+                        lambda pipe, order: pipe.xadd(place, {"data": encode(order)}),
+                        orders,
+                        at_once,
+                    )
+
+            yield send
+
+    @asynccontextmanager
+    async def consuming(self, place: str, handle: Handle) -> AsyncGenerator[None]:
+        async with _client() as client:
+
+            async def work() -> None:
+                done: list[bytes] = []
+                while True:
+                    with_acks = client.pipeline(transaction=False)
+                    if done:
+                        with_acks.xack(place, CONSUMER, *done)
+                    with_acks.xreadgroup(
+                        CONSUMER, "me", {place: ">"}, count=PREFETCH, block=1 if not done else None
+                    )
+                    entries = (await with_acks.execute())[-1]
+                    entries = (
+                        entries[0][1]
+                        if isinstance(entries, list) and entries
+                        else _entries(entries)
+                    )
+                    done = []
+                    for entry, fields in entries:
+                        await handle(decode(fields[b"data"]))
+                        done.append(entry)
+
+            async with meanwhile(work()):
+                yield
+
+
+def _entries(answer: Any) -> Any:
+    """Read an answer as RESP3 gives it."""
+    return next(iter(answer.values()))[0] if answer else ()
+
+
+class FastStreamOnStreams(FastStreamOnRedis, OnStreams):
+    name = "FastStream (msgspec)"
+
+    def where(self, place: str) -> dict[str, Any]:
+        return {"stream": place}
+
+    @asynccontextmanager
+    async def filling(self, place: str) -> AsyncGenerator[Send]:
+        async with FastStreamOnStreamsPiped().publishing(place) as send:
+            yield send
+
+    def subscribed(self, place: str) -> dict[str, Any]:
+        stream = StreamSub(place, group=CONSUMER, consumer="me", max_records=PREFETCH)
+        return {"stream": stream}
+
+
+class FastStreamOnStreamsPiped(FastStreamOnStreams):
+    name = "FastStream (msgspec), pipelines by hand"
+    pipelines = True
+
+
+STREAMS: tuple[Contestant, ...] = (
+    OursOnStreams(),
+    OursOnStreamsOneByOne(),
+    RedisPyStreams(),
+    FastStreamOnStreams(),
+    FastStreamOnStreamsPiped(),
+)

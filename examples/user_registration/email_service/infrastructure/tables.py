@@ -1,0 +1,10 @@
+"""Who was heard of, and what is owed: an inbox, and an outbox whose bus is a mail server."""
+
+from sqlalchemy import MetaData
+
+from events.integration.implementation.sqlalchemy import inbox_table, outbox_table
+
+metadata = MetaData()
+
+inbox = inbox_table(metadata)
+mails = outbox_table(metadata, "mails")

@@ -1,0 +1,111 @@
+"""Rows that wait in a session for its commit.
+
+    put --> with the innermost open savepoint, or the transaction
+              | savepoint released --> with what encloses it
+              | rolled back, or closed without commit --> dropped
+              v
+    before the commit: flush, then one INSERT with all rows --> after it: nudge the relays
+
+Written last, after the flush has taken the locks of the rows that it changes, the ids of one
+aggregate's events follow its commits. SQLAlchemy tells of all this in three events of the session:
+`before_commit` and `after_commit`, for savepoints too, and `after_transaction_end`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Engine, Table, event
+from sqlalchemy.exc import UnboundExecutionError
+from sqlalchemy.orm import Session, SessionTransaction
+
+from events.errors import OutboxError, OutboxTableError
+from events.integration.implementation.sqlalchemy._wakeup import nudge
+from events.integration.implementation.sqlalchemy.tables import Row, insert_rows
+
+__all__ = ["SessionBuffer"]
+
+_INFO_KEY = "events.outbox"
+
+
+class SessionBuffer:
+    """The rows of one session, and the listeners that write or drop them."""
+
+    def __init__(self, session: Session) -> None:
+        self._rows: dict[SessionTransaction, dict[Table, list[Row]]] = {}
+        self._released: set[SessionTransaction] = set()
+        self._committing = 0
+        self._written_to: set[tuple[Engine, Table]] = set()
+        event.listen(session, "before_commit", self._before_commit)
+        event.listen(session, "after_commit", self._after_commit)
+        event.listen(session, "after_transaction_end", self._after_transaction_end)
+
+    @classmethod
+    def of(cls, session: Session) -> SessionBuffer:
+        """Return the session's buffer, made on first use; a session that is closed keeps it."""
+        buffer = session.info.get(_INFO_KEY)
+        if not isinstance(buffer, cls):
+            buffer = session.info[_INFO_KEY] = cls(session)
+        return buffer
+
+    def add(self, session: Session, table: Table, row: Row) -> None:
+        """Keep a row until the commit. Begins a transaction if there is none, as `add` does."""
+        current = _current(session)
+        if current is None:
+            if not session.autobegin:
+                raise OutboxError(
+                    f"{session!r} has no transaction to put events into, and autobegin=False: "
+                    f"use `async with session.begin():`"
+                )
+            current = session.begin()
+        self._rows.setdefault(current, {}).setdefault(table, []).append(row)
+
+    def _before_commit(self, session: Session) -> None:
+        self._committing += 1
+        # With a savepoint open it is either that which is released, or all: then what is in the
+        # savepoint comes to the transaction later, and `_after_transaction_end` writes it.
+        if not session.in_nested_transaction():
+            self._write(session)
+
+    def _after_commit(self, session: Session) -> None:
+        self._committing -= 1
+        current = _current(session)
+        if session.in_nested_transaction() and current is not None:
+            self._released.add(current)
+            return
+        for engine, table in self._written_to:
+            nudge(engine, table)
+
+    def _after_transaction_end(self, session: Session, transaction: SessionTransaction) -> None:
+        rows = self._rows.pop(transaction, {})
+        parent = transaction.parent
+        if parent is None:
+            self._committing = 0
+            self._written_to.clear()
+        elif transaction in self._released:
+            self._released.discard(transaction)
+            outer = self._rows.setdefault(parent, {})
+            for table, inner in rows.items():
+                outer.setdefault(table, []).extend(inner)
+            if self._committing and not session.in_nested_transaction():
+                self._write(session)
+
+    def _write(self, session: Session) -> None:
+        current = _current(session)
+        if current is None or current not in self._rows:
+            return
+        session.flush()
+        tables = self._rows[current]
+        while tables:
+            table, rows = next(iter(tables.items()))
+            try:
+                connection = session.connection(bind_arguments={"clause": table})
+            except UnboundExecutionError as error:
+                cure = f"the session has no engine for it: bind it with binds={{{table.name}: ...}}"
+                raise OutboxTableError(table.fullname, cure) from error
+            insert_rows(connection, table, rows)
+            self._written_to.add((connection.engine, table))
+            # Only now: a commit that failed here, and is tried again, must write them.
+            del tables[table]
+
+
+def _current(session: Session) -> SessionTransaction | None:
+    return session.get_nested_transaction() or session.get_transaction()

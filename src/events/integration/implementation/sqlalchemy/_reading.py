@@ -1,0 +1,141 @@
+"""The relay's one query on its way: what is due in its lanes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    exists,
+    false,
+    literal,
+    select,
+    true,
+    tuple_,
+    union_all,
+)
+
+from events.errors import OutboxError
+from events.integration.implementation.sqlalchemy._clock import clock, moment
+from events.integration.implementation.sqlalchemy.tables import AT_ONCE, Tables
+from events.integration.message import Message
+from events.integration.outbox import Lease
+
+__all__ = ["DueQuery", "message_of", "one_of"]
+
+_decode_headers = msgspec.json.Decoder(dict[str, str]).decode
+
+
+class DueQuery:
+    """The rows that are due, from the beginning of the table or on from an id.
+
+    There are two halves: what is due at once, by id, and what was postponed until now, by its time.
+    Each is a walk along the index that ends with the limit; one for both would have what was
+    postponed wait for the whole backlog. The conditions are inequalities where PostgreSQL would
+    otherwise take them to leave so few rows, of a table it has no statistics of, that it sorts.
+    """
+
+    def __init__(self, tables: Tables, dialect: str) -> None:
+        self._tables = tables
+        self._on_postgresql = dialect == "postgresql"
+        self._scan = self._make(scan=True)
+        self._on = self._make(scan=False)
+
+    def __call__(self, lease: Lease, limit: int, after: int | None) -> tuple[Any, dict[str, Any]]:
+        """Return the statement and its parameters."""
+        values: dict[str, Any] = {
+            "limit": limit,
+            "relay": lease.relay,
+            "token": lease.token,
+            "lanes": sum(1 << lane for lane in lease.lanes),
+        }
+        if after is None:
+            return self._scan, values
+        return self._on, values | {"after": after}
+
+    def _make(self, *, scan: bool) -> Any:
+        c = self._tables.outbox.c
+        at_once = c.available_at <= AT_ONCE if self._on_postgresql else c.available_at == AT_ONCE
+        after = bindparam("after", type_=BigInteger())
+        if scan:
+            first = self._half(false(), at_once)
+        elif self._on_postgresql:  # this alone is where its walk along the index begins
+            first = self._half(
+                false(),
+                at_once,
+                tuple_(c.available_at, c.id) > tuple_(literal(AT_ONCE, moment()), after),
+            )
+        else:
+            first = self._half(false(), at_once, c.id > after)
+        if not scan:
+            return first
+        later = self._half(true(), c.available_at > AT_ONCE, c.available_at <= clock())
+        return union_all(select(first.subquery()), select(later.subquery()))
+
+    def _half(
+        self, postponed: ColumnElement[bool], *where: ColumnElement[bool]
+    ) -> Select[*tuple[Any, ...]]:
+        c, relays = self._tables.outbox.c, self._tables.relays.c
+        lanes = bindparam("lanes", type_=BigInteger())
+        # Written into the statement: a plan for any limit at all would be one for a large one.
+        limit = bindparam("limit", type_=Integer(), literal_execute=True)
+        return (
+            select(
+                c.id,
+                c.event_id,
+                c.topic,
+                c.key,
+                c.type,
+                c.headers,
+                c.body,
+                c.attempts,
+                postponed.label("was_postponed"),
+            )
+            .where(
+                *where,
+                # The set as bits, where PostgreSQL does not think that it can use an index.
+                lanes.bitwise_rshift(c.lane).bitwise_and(1) != 0,
+                exists().where(
+                    relays.relay == bindparam("relay"), relays.token == bindparam("token")
+                ),
+            )
+            .order_by(c.available_at, c.id)
+            .limit(limit)
+        )
+
+
+def one_of(column: ColumnElement[int], name: str, type_: Any, dialect: str) -> ColumnElement[bool]:
+    """Return the condition that the column is one of the parameter's values.
+
+    An array is one parameter, and one statement whatever its length, where there are arrays.
+    """
+    if dialect == "postgresql":
+        return column == bindparam(name, type_=ARRAY(type_)).any_()
+    return column.in_(bindparam(name, type_=type_, expanding=True))
+
+
+def message_of(
+    event_id: str,
+    topic: str,
+    key: str | None,
+    event_type: str,
+    headers: str,
+    body: object,  # bytes, unless somebody wrote to SQLite what the column should not hold
+) -> tuple[Message, OutboxError | None]:
+    """Return a row's message, and what is wrong with it."""
+    fault: OutboxError | None = None
+    decoded: dict[str, str] = {}
+    try:
+        decoded = _decode_headers(headers)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's
+        fault = OutboxError(f"its headers are no JSON object of strings: {error}")
+    if not isinstance(body, bytes):
+        fault = OutboxError(f"its body holds no bytes: {type(body).__name__}")
+        body = b""
+    return Message(topic, event_type, event_id, body, decoded, key), fault

@@ -1,0 +1,38 @@
+"""Who is to be woken in this process when rows have been committed to a database.
+
+Outbox and relay find one another by the database's URL, as a relay may well have an engine of its
+own. A nudge for a database that nobody listens to is dropped.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from sqlalchemy import URL, Engine, Table
+
+from events.integration.implementation.sqlalchemy import _postgresql
+
+__all__ = ["listening", "nudge"]
+
+_listeners: defaultdict[URL, list[Callable[[], None]]] = defaultdict(list)
+
+
+@contextmanager
+def listening(url: URL, wake: Callable[[], None]) -> Generator[None]:
+    """Have `wake` called on each nudge, in whatever thread that comes."""
+    _listeners[url].append(wake)
+    try:
+        yield
+    finally:
+        _listeners[url].remove(wake)
+
+
+def nudge(engine: Engine, table: Table) -> None:
+    """Wake all who wait for rows in this outbox: here at once, elsewhere soon where that works."""
+    if engine.url in _listeners:
+        for wake in tuple(_listeners[engine.url]):
+            wake()
+    if engine.dialect.name == "postgresql":
+        _postgresql.notify(engine, _postgresql.channel_of(table))

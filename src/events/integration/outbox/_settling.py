@@ -1,0 +1,131 @@
+"""What is written to the table once the bus has answered."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import datetime
+
+from events.errors import MessageTooLargeError
+from events.integration.message import RETRIES_EXHAUSTED, TOO_LARGE
+from events.integration.outbox._forwarding import Outcome
+from events.integration.outbox._order import RowOrder
+from events.integration.outbox._trouble import Trouble
+from events.integration.outbox.port import (
+    UNREADABLE,
+    OutboxRow,
+    OutboxStore,
+    Parked,
+    Postponed,
+)
+from events.integration.pipeline.retry import describe
+from events.integration.topology import RetryPolicy
+
+__all__ = ["Settler"]
+
+logger = logging.getLogger("events.integration")
+
+
+class Settler:
+    """Removes what was accepted, postpones or parks what was refused, until the database has it."""
+
+    def __init__(
+        self, store: OutboxStore, order: RowOrder, retry: RetryPolicy, trouble: Trouble
+    ) -> None:
+        self._store = store
+        self._order = order
+        self._retry = retry
+        self._trouble = trouble
+
+    async def settle(self, outcome: Outcome) -> None:
+        """Settle a batch."""
+        if outcome.accepted:
+            self._trouble.progress()  # a bus that takes some of them is not down
+            ids = [row.id for row in outcome.accepted]
+            await self._trouble.insist(lambda: self._store.remove(ids))
+            self._order.over(outcome.accepted)
+        if outcome.refused:
+            await self._refused(outcome.refused, outcome.untried)
+
+    async def unreadable(self, rows: Sequence[OutboxRow]) -> None:
+        """Park rows that are not what was put."""
+        faults = [(row, row.fault) for row in rows if row.fault is not None]
+        await self._park(
+            [(row, Parked(row.id, UNREADABLE, describe(e), row.attempts)) for row, e in faults]
+        )
+
+    async def defer(self, rows: Sequence[OutboxRow], until: datetime) -> None:
+        """Have rows wait for one of their key."""
+        ids = [row.id for row in rows]
+        await self._trouble.insist(lambda: self._store.defer(ids, until))
+        for row in rows:
+            self._order.waits(row, until)
+
+    async def _refused(
+        self,
+        refused: Sequence[tuple[OutboxRow, Exception]],
+        untried: Sequence[tuple[OutboxRow, OutboxRow]],
+    ) -> None:
+        parked: list[tuple[OutboxRow, Parked]] = []
+        postponed: list[tuple[OutboxRow, Postponed]] = []
+        for row, error in refused:
+            attempt, text = row.attempts + 1, describe(error)
+            if isinstance(error, MessageTooLargeError):
+                parked.append((row, Parked(row.id, TOO_LARGE, text, attempt)))
+            elif isinstance(error, self._retry.dead_letter_on) or attempt >= self._retry.attempts:
+                parked.append((row, Parked(row.id, RETRIES_EXHAUSTED, text, attempt)))
+            else:
+                delay = self._retry.delay_after(attempt)
+                postponed.append((row, Postponed(row.id, text, delay)))
+                logger.warning(
+                    "%s cannot be sent, attempt %d, again in %.3g s: %s",
+                    _name(row),
+                    attempt,
+                    delay,
+                    text,
+                )
+        await self._park(parked)
+        await self._postpone(postponed, untried)
+
+    async def _park(self, parked: Sequence[tuple[OutboxRow, Parked]]) -> None:
+        if not parked:
+            return
+        for row, why in parked:
+            logger.error(
+                "%s cannot be sent and is parked after %d attempts (%s): %s",
+                _name(row),
+                why.attempts,
+                why.reason,
+                why.error,
+            )
+        await self._trouble.insist(lambda: self._store.park([why for _, why in parked]))
+        self._order.over([row for row, _ in parked])
+
+    async def _postpone(
+        self,
+        postponed: Sequence[tuple[OutboxRow, Postponed]],
+        untried: Sequence[tuple[OutboxRow, OutboxRow]],
+    ) -> None:
+        if not postponed:
+            return
+        times: list[datetime] = []
+
+        async def write() -> None:
+            times[:] = await self._store.postpone([row for _, row in postponed])
+
+        await self._trouble.insist(write)
+        due = {row.id: until for (row, _), until in zip(postponed, times, strict=True)}
+        for row, _ in postponed:
+            self._order.waits(row, due[row.id])
+        waiting: defaultdict[datetime, list[OutboxRow]] = defaultdict(list)
+        for row, refused in untried:
+            if refused.id in due:
+                waiting[due[refused.id]].append(row)
+        for until, rows in waiting.items():
+            await self.defer(rows, until)
+
+
+def _name(row: OutboxRow) -> str:
+    message = row.message
+    return f"{message.type} {message.id} for topic {message.topic!r}"

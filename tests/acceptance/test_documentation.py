@@ -1,0 +1,153 @@
+"""What the documentation shows besides Python: YAML, the contracts, and what it says of both."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import URL, Connection, MetaData, inspect
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from events.integration.implementation.memory import InMemoryIntegrationEventBus
+from events.integration.implementation.sqlalchemy import LANES, outbox_table
+from tests.databases.database import new_database
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+
+
+def fences(page: Path, kind: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{kind}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def yaml_in(page: Path) -> list[Any]:
+    return [document for text in fences(page, "yaml") for document in yaml.safe_load_all(text)]
+
+
+def test_yaml_can_be_read() -> None:
+    documents = [document for page in PAGES for document in yaml_in(page)]
+    assert len(documents) >= 3
+    assert all(isinstance(document, dict) for document in documents)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_commands_can_be_parsed(page: Path) -> None:
+    for text in fences(page, "console"):
+        for command in re.findall(r"^\$ (.*)$", text, re.MULTILINE):
+            done = subprocess.run(
+                ["bash", "-n", "-c", command], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def deployments() -> dict[str, Any]:
+    found = yaml_in(DOCS / "how-to" / "kubernetes.md")
+    return {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"]
+        for each in found
+        if each.get("kind") == "Deployment"
+    }
+
+
+def test_pods_are_given_longer_than_a_shutdown_takes() -> None:
+    bus = InMemoryIntegrationEventBus()
+    needed = bus._shutdown_grace + bus._sender._timeout
+    assert deployments()["worker"]["terminationGracePeriodSeconds"] > needed
+
+
+def test_probes_ask_for_what_the_worker_answers() -> None:
+    (container,) = deployments()["worker"]["containers"]
+    asked = {
+        container[f"{probe}Probe"]["httpGet"]["path"]
+        for probe in ("startup", "readiness", "liveness")
+    }
+    answered = re.findall(r'@app\.get\("(.*?)"\)', (DOCS / "how-to" / "kubernetes.md").read_text())
+    assert asked == set(answered)
+
+
+def test_the_documented_transport_passes_the_contracts(tmp_path: Path) -> None:
+    page = (DOCS / "how-to" / "write-a-bus.md").read_text(encoding="utf-8")
+    on_a_transport, _, _ = page.partition("## On the bare port")
+    code = re.findall(r"^```python\n(.*?)^```$", on_a_transport, re.MULTILINE | re.DOTALL)
+    (tmp_path / "test_loudspeaker.py").write_text("\n".join(code))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "test_loudspeaker.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed
+    assert int(passed[1]) >= 15, done.stdout
+
+
+# --- links outside of the site --------------------------------------------------------------------
+
+OUTSIDE = [*ROOT.glob("*.md"), *sorted(ROOT.glob("examples/**/*.md"))]
+
+
+@pytest.mark.parametrize("page", OUTSIDE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_to_files_that_are_there(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    links = re.findall(r"\]\((?!\w+:)([^)#]+)", text)
+    gone = [link for link in links if not (page.parent / link).exists()]
+    assert not gone, f"{page.name} links to {gone}"
+
+
+# --- the outbox's revision ------------------------------------------------------------------------
+
+DRIVERS = ["sqlite+aiosqlite", "postgresql+asyncpg", "mariadb+asyncmy"]
+
+
+@pytest.fixture(params=DRIVERS)
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[URL]:
+    driver: str = request.param
+    if driver.startswith("sqlite"):
+        yield URL.create(driver, database=str(tmp_path / "a.db"))
+        return
+    with new_database(driver.partition("+")[0]) as new:
+        yield new.url(driver)
+
+
+async def test_the_documented_revision_makes_the_tables(database: URL) -> None:
+    metadata = MetaData()
+    outbox_table(metadata)
+    (revision,) = [
+        code for code in fences(DOCS / "how-to" / "outbox.md", "python") if "def upgrade" in code
+    ]
+
+    def migrate(connection: Connection) -> tuple[list[Any], list[str]]:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        namespace: dict[str, Any] = {}
+        exec(revision, namespace)
+        with Operations.context(context):
+            namespace["upgrade"]()
+            differences = compare_metadata(context, metadata)
+            namespace["downgrade"]()
+        return differences, inspect(connection).get_table_names()
+
+    engine = create_async_engine(database)
+    async with engine.begin() as connection:
+        differences, left = await connection.run_sync(migrate)
+    await engine.dispose()
+    assert differences == []
+    assert left == []
+
+
+def test_the_number_of_lanes_is_what_the_page_says() -> None:
+    page = (DOCS / "explanation" / "outbox.md").read_text(encoding="utf-8")
+    assert f"one of {LANES} **lanes**" in page
