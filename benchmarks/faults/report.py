@@ -14,7 +14,7 @@ from typing import TypeAlias
 from benchmarks.faults.stage import ROOT, Outcome
 
 JSON = ROOT / "benchmarks" / "results" / "faults.json"
-PAGE = ROOT / "docs" / "buses" / "faults.md"
+PAGE = ROOT / "docs" / "reference" / "buses" / "faults.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 BUSES = {"rabbitmq": "RabbitMQ", "redis": "Redis Streams", "nats": "NATS JetStream"}
 TITLES = {
