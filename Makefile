@@ -38,6 +38,7 @@ lint: venv ## ruff, mypy, pyright and the import floors
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	@! git ls-files --cached --ignored --exclude-standard | grep . # is ignored, and yet committed
 
 bench: ## measure against drivers and peers; ONLY=publish,relay for some, ARGS="--short"
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
