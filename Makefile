@@ -38,6 +38,7 @@ lint: venv ## ruff, mypy, pyright and the import floors
 	$(BIN)/mypy
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	@! git ls-files --cached --ignored --exclude-standard | grep . # is ignored, and yet committed
 
 docs: venv ## build the documentation into build/docs, and check its links
 	rm -rf build/docs
