@@ -271,7 +271,7 @@ async def test_after_its_attempts_a_row_is_parked_with_its_error(
     ("error", "reason"),
     [
         (MessageTooLargeError("numbers", "t", 9, 8), "too-large"),
-        (UnsupportedByBusError("bus", "this", "that"), "retries-exhausted"),
+        (UnsupportedByBusError("bus", "this", "that"), "unretryable"),
     ],
 )
 async def test_what_will_never_be_taken_is_parked_at_once(error: BusError, reason: str) -> None:
@@ -757,7 +757,7 @@ async def test_drain_waits_at_ease_for_rows_in_the_lanes_of_another() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
                 await relay.drain()
-    assert 1 < table.asked < 30
+    assert 1 < table.questions < 30
 
 
 async def test_drains_that_were_given_up_are_not_kept() -> None:

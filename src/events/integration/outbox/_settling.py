@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from events.errors import MessageTooLargeError
-from events.integration.message import RETRIES_EXHAUSTED, TOO_LARGE
+from events.integration.message import RETRIES_EXHAUSTED, TOO_LARGE, UNRETRYABLE
 from events.integration.outbox._forwarding import Outcome
 from events.integration.outbox._order import RowOrder
 from events.integration.outbox._trouble import Trouble
@@ -86,7 +86,9 @@ class Settler:
             attempt, text = row.attempts + 1, describe(error)
             if isinstance(error, MessageTooLargeError):
                 parked.append((row, Parked(row.id, TOO_LARGE, text, attempt)))
-            elif isinstance(error, self._retry.dead_letter_on) or attempt >= self._retry.attempts:
+            elif isinstance(error, self._retry.dead_letter_on):
+                parked.append((row, Parked(row.id, UNRETRYABLE, text, attempt)))
+            elif attempt >= self._retry.attempts:
                 parked.append((row, Parked(row.id, RETRIES_EXHAUSTED, text, attempt)))
             else:
                 delay = self._retry.delay_after(attempt)
