@@ -29,8 +29,9 @@ class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
         delivery_limit: How often a quorum queue delivers a message to processes that die before
             they have looked at it, until it is a dead letter.
         prefetch: How many events a registration has at hand; by its concurrency if None.
-        wait_for_broker: Have `startup` wait for a broker that is down, as long as it may take,
-            instead of raising `BusUnavailableError` at once.
+        wait_for_broker: Have `startup` wait for a broker that is down, instead of raising
+            `BusUnavailableError` at once. `startup_timeout` ends the waiting; with `math.inf` it
+            takes as long as it may.
         **options: Those of `BusOptions`.
     """
 
