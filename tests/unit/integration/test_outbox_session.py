@@ -168,7 +168,7 @@ async def test_a_savepoint_that_fails_has_no_later_one_write_before_the_commit(
 
     def note(conn: Any, cursor: Any, statement: str, *_: Any) -> None:
         if statement.startswith(("INSERT INTO outbox", "UPDATE users")):
-            written.append(statement.split()[0])
+            written.append(statement.split(maxsplit=1)[0])
 
     event.listen(engine.sync_engine, "before_cursor_execute", note)
     async with AsyncSession(engine) as session, session.begin():

@@ -70,7 +70,6 @@ class SQLAlchemyOutboxStore:
                 f"SQLAlchemyOutboxStore needs an AsyncEngine, not {type(engine).__name__}: "
                 f"from sqlalchemy.ext.asyncio import create_async_engine"
             )
-        self._engine = engine
         self._dialect = engine.dialect.name
         # One statement is one round trip without a transaction around it. SQLite has no trips to
         # save, and switching costs it two calls to the connection's thread.
@@ -79,9 +78,14 @@ class SQLAlchemyOutboxStore:
             if self._dialect == "sqlite"
             else engine.execution_options(isolation_level="AUTOCOMMIT")
         )
+        # Several statements must be one transaction, whatever the engine's own users want: under
+        # AUTOCOMMIT two relays would hold one lane, and a row be parked and sent. Under another
+        # level a transaction would go on seeing what was there before it had its locks.
+        level = "SERIALIZABLE" if self._dialect == "sqlite" else "READ COMMITTED"
+        self._engine = engine.execution_options(isolation_level=level)
         self._tables = tables = Tables(default_table() if table is None else table)
-        self._leases = Leases(engine, tables)
-        self._parking = Parking(engine, tables)
+        self._leases = Leases(self._engine, tables)
+        self._parking = Parking(self._engine, tables)
         self._due = DueQuery(tables, self._dialect)
         table = tables.outbox
         c = table.c
@@ -113,9 +117,11 @@ class SQLAlchemyOutboxStore:
             await connection.run_sync(self._check)
 
     def _check(self, connection: Connection) -> None:
+        schemas = connection.get_execution_options().get("schema_translate_map", {})
         for table in self._tables:
+            schema = schemas.get(table.schema, table.schema)
             try:
-                columns = inspect(connection).get_columns(table.name, table.schema)
+                columns = inspect(connection).get_columns(table.name, schema)
             except NoSuchTableError as error:
                 raise OutboxTableError(table.fullname, f"it is not there; {CURE}") from error
             require_columns(table, {column["name"] for column in columns}, layout=table)
