@@ -8,12 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Connection,
     Executable,
     Table,
     bindparam,
-    delete,
     exists,
     func,
     inspect,
@@ -27,8 +25,9 @@ from events.errors import OutboxTableError
 from events.integration.implementation.sqlalchemy import postgresql, sqlite
 from events.integration.implementation.sqlalchemy.clock import aware, clock
 from events.integration.implementation.sqlalchemy.leases import Leases
+from events.integration.implementation.sqlalchemy.many import Many
 from events.integration.implementation.sqlalchemy.parking import Parking
-from events.integration.implementation.sqlalchemy.reading import DueQuery, message_of, one_of
+from events.integration.implementation.sqlalchemy.reading import DueQuery, message_of
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
     CURE,
@@ -89,7 +88,7 @@ class SQLAlchemyOutboxStore:
         self._due = DueQuery(tables, self._dialect)
         table = tables.outbox
         c = table.c
-        self._remove = delete(table).where(one_of(c.id, "ids", BigInteger(), self._dialect))
+        self._many = Many(engine, table)
         self._postpone = (
             update(table)
             .where(c.id == bindparam("row"))
@@ -98,11 +97,6 @@ class SQLAlchemyOutboxStore:
                 last_error=bindparam("error"),
                 available_at=bindparam("then"),
             )
-        )
-        self._defer = (
-            update(table)
-            .where(one_of(c.id, "ids", BigInteger(), self._dialect))
-            .values(available_at=bindparam("then"), last_error=_DEFERRED)
         )
 
     def __repr__(self) -> str:
@@ -172,7 +166,7 @@ class SQLAlchemyOutboxStore:
         rest = list(ids)
         async with self._single.begin() as connection:
             while rest:
-                await connection.execute(self._remove, {"ids": rest[:_MOST_IDS]})
+                await connection.execute(*self._many.delete(rest[:_MOST_IDS]))
                 del rest[:_MOST_IDS]
 
     async def postpone(self, rows: Sequence[Postponed]) -> Sequence[datetime]:
@@ -194,8 +188,7 @@ class SQLAlchemyOutboxStore:
         rest = list(ids)
         async with self._engine.begin() as connection:
             while rest:
-                values = {"ids": rest[:_MOST_IDS], "then": until}
-                await connection.execute(self._defer, values)
+                await connection.execute(*self._many.defer(rest[:_MOST_IDS], until, _DEFERRED))
                 del rest[:_MOST_IDS]
 
     async def park(self, rows: Sequence[Parked]) -> None:
