@@ -56,7 +56,7 @@ class Table:
         self.now = 0.0
         self.reads = 0
         self.attended = 0
-        self.questions = 0
+        self.times_asked = 0
         self.wakes: list[Callable[[], None]] = []
 
     def _maybe_fail(self, verb: str) -> None:
@@ -166,7 +166,7 @@ class Table:
         return max(self.rows, default=0)
 
     async def has_due(self, up_to: int) -> bool:
-        self.questions += 1
+        self.times_asked += 1
         self._maybe_fail("ask")
         await asyncio.sleep(0)
         return any(n <= up_to and self.then.get(n, 0) <= self.now for n in self.rows)

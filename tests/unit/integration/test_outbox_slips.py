@@ -1,17 +1,27 @@
 """What is given to the outbox by mistake, and what it says then."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import create_engine
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import MetaData, create_engine, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from events.errors import OutboxError
 from events.integration import OutboxRelay
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
-from events.integration.implementation.sqlalchemy import enable_wal, outbox_table
+from events.integration.implementation.sqlalchemy import (
+    SQLAlchemyOutbox,
+    SQLAlchemyOutboxStore,
+    enable_wal,
+    outbox_table,
+)
+from events.integration.outbox import Parked
+from events.integration.topology import Topic
+from tests.unit.integration.outbox_table import Numbered, Table
 
 
 class Base(DeclarativeBase):
@@ -47,6 +57,69 @@ def test_a_declarative_base_is_not_its_metadata() -> None:
     given = "outbox"
     with pytest.raises(TypeError, match=r"needs a MetaData, not 'outbox'$"):
         outbox_table(given)
+
+
+@pytest.mark.parametrize("given", ["amqp://localhost", InMemoryIntegrationEventBus])
+def test_a_relay_needs_a_bus(given: Any) -> None:
+    # It would have parked all rows, as its `send` fails.
+    with pytest.raises(TypeError, match="OutboxRelay needs a bus second, an instance of an Integ"):
+        OutboxRelay(Table(), given)
+
+
+@pytest.mark.parametrize(("option", "value"), [("retry", 5), ("keep_parked", 7)])
+def test_options_of_another_type_are_refused_at_once(option: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"OutboxRelay: {option} must be a .*, not {value}"):
+        OutboxRelay(Table(), InMemoryIntegrationEventBus(), **{option: value})
+
+
+async def test_the_name_of_a_table_is_not_the_table() -> None:
+    engine = create_async_engine("sqlite+aiosqlite://")
+    name: Any = "outbox"
+    says = r"table= needs what outbox_table\(metadata\) returned, not 'outbox'"
+    with pytest.raises(TypeError, match=says):
+        SQLAlchemyOutbox(AsyncSession(engine), table=name)
+    with pytest.raises(TypeError, match=says):
+        SQLAlchemyOutboxStore(engine, table=name)
+
+
+async def test_a_delay_is_no_time() -> None:
+    delay: Any = timedelta(hours=1)
+    async with AsyncSession(create_async_engine("sqlite+aiosqlite://")) as session:
+        with pytest.raises(TypeError, match="available_at must be a datetime, not datetime.timed"):
+            await SQLAlchemyOutbox(session).put(Topic("a"), Numbered(1), available_at=delay)
+
+
+async def test_parking_is_one_transaction_on_an_engine_that_commits_each_statement(
+    tmp_path: Path,
+) -> None:
+    metadata = MetaData()
+    outbox_table(metadata)
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{tmp_path}/a.db", isolation_level="AUTOCOMMIT"
+    )
+    async with engine.connect() as connection:
+        await connection.run_sync(metadata.create_all)
+        await SQLAlchemyOutbox(connection).put(Topic("a"), Numbered(1))
+        await connection.execute(
+            text("CREATE TRIGGER keep BEFORE DELETE ON outbox BEGIN SELECT RAISE(ABORT, 'no'); END")
+        )
+    store = SQLAlchemyOutboxStore(engine)
+    with pytest.raises(IntegrityError):
+        await store.park([Parked(1, "reason", "error", 8)])
+    assert await store.parked(limit=9, after=None) == []
+    assert (await store.backlog()).pending == 1
+    await engine.dispose()
+
+
+async def test_the_schema_that_an_engine_translates_to_is_looked_into(tmp_path: Path) -> None:
+    plain = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/a.db")
+    engine = plain.execution_options(schema_translate_map={"shop": None})
+    metadata = MetaData()
+    table = outbox_table(metadata, schema="shop")
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    await SQLAlchemyOutboxStore(engine, table=table).check()
+    await plain.dispose()
 
 
 def test_a_relay_needs_a_store() -> None:

@@ -155,6 +155,16 @@ class OutboxRelay:
                 f"OutboxRelay needs an OutboxStore first, such as SQLAlchemyOutboxStore(engine), "
                 f"not {type(given).__name__}"
             )
+        given = bus
+        if not isinstance(given, IntegrationEventBus):
+            raise TypeError(
+                f"OutboxRelay needs a bus second, an instance of an IntegrationEventBus, "
+                f"not {given!r}"
+            )
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise TypeError(f"OutboxRelay: retry must be a RetryPolicy, not {retry!r}")
+        if keep_parked is not None and not isinstance(keep_parked, timedelta):
+            raise TypeError(f"OutboxRelay: keep_parked must be a timedelta, not {keep_parked!r}")
         for option, value in (("lease", lease), ("batch", batch), ("poll_interval", poll_interval)):
             if value <= 0:
                 raise ValueError(f"OutboxRelay: {option} must be above 0, not {value!r}")

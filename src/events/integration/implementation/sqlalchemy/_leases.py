@@ -26,12 +26,9 @@ _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Leases:
-    """The leases of one outbox."""
+    """The leases of one outbox. The engine's transactions see what the others have committed."""
 
     def __init__(self, engine: AsyncEngine, tables: Tables) -> None:
-        # Elsewhere a transaction would go on seeing what was there before it had the lock.
-        if engine.dialect.name != "sqlite":
-            engine = engine.execution_options(isolation_level="READ COMMITTED")
         self._engine = engine
         self._table = table = tables.relays
         c = table.c

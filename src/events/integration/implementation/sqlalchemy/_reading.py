@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import (
-    ARRAY,
     BigInteger,
     ColumnElement,
     Integer,
@@ -27,7 +26,7 @@ from events.integration.implementation.sqlalchemy.tables import AT_ONCE, Tables
 from events.integration.message import Message
 from events.integration.outbox import Lease
 
-__all__ = ["DueQuery", "message_of", "one_of"]
+__all__ = ["DueQuery", "message_of"]
 
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -108,16 +107,6 @@ class DueQuery:
             .order_by(c.available_at, c.id)
             .limit(limit)
         )
-
-
-def one_of(column: ColumnElement[int], name: str, type_: Any, dialect: str) -> ColumnElement[bool]:
-    """Return the condition that the column is one of the parameter's values.
-
-    An array is one parameter, and one statement whatever its length, where there are arrays.
-    """
-    if dialect == "postgresql":
-        return column == bindparam(name, type_=ARRAY(type_)).any_()
-    return column.in_(bindparam(name, type_=type_, expanding=True))
 
 
 def message_of(

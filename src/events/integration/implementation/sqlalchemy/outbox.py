@@ -20,6 +20,7 @@ from events.integration.implementation.sqlalchemy.tables import (
     Row,
     default_table,
     insert_rows,
+    require_table,
 )
 from events.integration.outbox import lane_of
 from events.integration.serialization import Serializer
@@ -62,6 +63,8 @@ class SQLAlchemyOutbox:
                 f"not {type(target).__name__}: "
                 f"from sqlalchemy.ext.asyncio import AsyncSession"
             )
+        if table is not None:
+            require_table(table)
         self._target = target
         self._table = default_table() if table is None else table
         self._serializer = _serializer(source)
@@ -114,6 +117,8 @@ class SQLAlchemyOutbox:
         if key is not None and "\0" in key:  # PostgreSQL would refuse it, and too late
             raise OutboxError(f"{message.type!r}: a key cannot have a NUL character: {key!r}")
         if available_at is not None:
+            if not isinstance(available_at, datetime):
+                raise TypeError(f"available_at must be a datetime, not {available_at!r}")
             if available_at.tzinfo is None:
                 raise ValueError(f"available_at has no time zone: {available_at!r}; use UTC")
             available_at = max(available_at.astimezone(UTC), AT_ONCE)

@@ -8,12 +8,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    BigInteger,
     Connection,
     Executable,
     Table,
     bindparam,
-    delete,
     exists,
     func,
     inspect,
@@ -27,8 +25,9 @@ from events.errors import OutboxTableError
 from events.integration.implementation.sqlalchemy import _postgresql, sqlite
 from events.integration.implementation.sqlalchemy._clock import aware, clock
 from events.integration.implementation.sqlalchemy._leases import Leases
+from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._parking import Parking
-from events.integration.implementation.sqlalchemy._reading import DueQuery, message_of, one_of
+from events.integration.implementation.sqlalchemy._reading import DueQuery, message_of
 from events.integration.implementation.sqlalchemy._wakeup import listening
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
@@ -70,7 +69,6 @@ class SQLAlchemyOutboxStore:
                 f"SQLAlchemyOutboxStore needs an AsyncEngine, not {type(engine).__name__}: "
                 f"from sqlalchemy.ext.asyncio import create_async_engine"
             )
-        self._engine = engine
         self._dialect = engine.dialect.name
         # One statement is one round trip without a transaction around it. SQLite has no trips to
         # save, and switching costs it two calls to the connection's thread.
@@ -79,13 +77,18 @@ class SQLAlchemyOutboxStore:
             if self._dialect == "sqlite"
             else engine.execution_options(isolation_level="AUTOCOMMIT")
         )
+        # Several statements must be one transaction, whatever the engine's own users want: under
+        # AUTOCOMMIT two relays would hold one lane, and a row be parked and sent. Under another
+        # level a transaction would go on seeing what was there before it had its locks.
+        level = "SERIALIZABLE" if self._dialect == "sqlite" else "READ COMMITTED"
+        self._engine = engine.execution_options(isolation_level=level)
         self._tables = tables = Tables(default_table() if table is None else table)
-        self._leases = Leases(engine, tables)
-        self._parking = Parking(engine, tables)
+        self._leases = Leases(self._engine, tables)
+        self._parking = Parking(self._engine, tables)
         self._due = DueQuery(tables, self._dialect)
         table = tables.outbox
         c = table.c
-        self._remove = delete(table).where(one_of(c.id, "ids", BigInteger(), self._dialect))
+        self._many = Many(engine, table)
         self._postpone = (
             update(table)
             .where(c.id == bindparam("row"))
@@ -94,11 +97,6 @@ class SQLAlchemyOutboxStore:
                 last_error=bindparam("error"),
                 available_at=bindparam("then"),
             )
-        )
-        self._defer = (
-            update(table)
-            .where(one_of(c.id, "ids", BigInteger(), self._dialect))
-            .values(available_at=bindparam("then"), last_error=_DEFERRED)
         )
 
     def __repr__(self) -> str:
@@ -113,9 +111,11 @@ class SQLAlchemyOutboxStore:
             await connection.run_sync(self._check)
 
     def _check(self, connection: Connection) -> None:
+        schemas = connection.get_execution_options().get("schema_translate_map", {})
         for table in self._tables:
+            schema = schemas.get(table.schema, table.schema)
             try:
-                columns = inspect(connection).get_columns(table.name, table.schema)
+                columns = inspect(connection).get_columns(table.name, schema)
             except NoSuchTableError as error:
                 raise OutboxTableError(table.fullname, f"it is not there; {CURE}") from error
             require_columns(table, {column["name"] for column in columns}, layout=table)
@@ -166,7 +166,7 @@ class SQLAlchemyOutboxStore:
         rest = list(ids)
         async with self._single.begin() as connection:
             while rest:
-                await connection.execute(self._remove, {"ids": rest[:_MOST_IDS]})
+                await connection.execute(*self._many.delete(rest[:_MOST_IDS]))
                 del rest[:_MOST_IDS]
 
     async def postpone(self, rows: Sequence[Postponed]) -> Sequence[datetime]:
@@ -188,8 +188,7 @@ class SQLAlchemyOutboxStore:
         rest = list(ids)
         async with self._engine.begin() as connection:
             while rest:
-                values = {"ids": rest[:_MOST_IDS], "then": until}
-                await connection.execute(self._defer, values)
+                await connection.execute(*self._many.defer(rest[:_MOST_IDS], until, _DEFERRED))
                 del rest[:_MOST_IDS]
 
     async def park(self, rows: Sequence[Parked]) -> None:

@@ -61,6 +61,7 @@ __all__ = [
     "insert_rows",
     "outbox_table",
     "require_columns",
+    "require_table",
 ]
 
 Row: TypeAlias = Mapping[str, Any]
@@ -172,6 +173,7 @@ class Tables:
     """
 
     def __init__(self, table: Table) -> None:
+        require_table(table)
         require_columns(table, table.columns.keys())
         metadata = MetaData()
         outbox_table(metadata, table.name, schema=table.schema)
@@ -186,6 +188,12 @@ class Tables:
 def default_table() -> Table:
     """Return the table of the default name, for those who need not name theirs."""
     return _DEFAULT
+
+
+def require_table(given: object) -> None:
+    """Raise TypeError for anything but a table, such as its name."""
+    if not isinstance(given, Table):
+        raise TypeError(f"table= needs what outbox_table(metadata) returned, not {given!r}")
 
 
 def require_columns(table: Table, there: Collection[str], layout: Table | None = None) -> None:
