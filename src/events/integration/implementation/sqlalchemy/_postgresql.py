@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 from zlib import crc32
@@ -25,6 +25,7 @@ __all__ = ["channel_of", "listening", "notify"]
 
 logger = logging.getLogger("events.integration")
 
+_CLOSING = 2.0  # seconds
 _LONGEST = 63  # bytes of a channel's name
 _BACKOFF = RetryPolicy(delay=0.5, factor=2.0, max_delay=30.0)
 
@@ -116,7 +117,10 @@ async def _own_connection(engine: AsyncEngine) -> AsyncGenerator[Any]:
         try:
             yield raw
         finally:
-            await raw.close()
+            # A server that is frozen does not say goodbye; the connection goes with the process.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSING):
+                    await raw.close()
 
 
 def _detach(connection: Connection) -> None:
