@@ -14,14 +14,14 @@ from sqlalchemy import MetaData, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
-from events.errors import OutboxTableError
+from events.errors import OutboxError, OutboxTableError
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.sqlalchemy import (
     SQLAlchemyOutbox,
     SQLAlchemyOutboxStore,
     outbox_table,
 )
-from events.integration.outbox import OutboxRelay
+from events.integration.outbox import OutboxRelay, Parked
 from events.integration.topology import Topic
 from events.testing import eventually
 from events.testing.contracts.outbox import ForwardedBus, pending
@@ -32,6 +32,7 @@ from tests.servers import PrivateServer
 DEADLINE = 40.0
 TABLE = outbox_table(MetaData())
 TOPIC = Topic("numbers")
+RELAYS = ("outbox", "outbox_relays")
 DRIVERS = {
     "asyncpg": ("postgresql", "postgresql+asyncpg"),
     "psycopg": ("postgresql", "postgresql+psycopg"),
@@ -175,6 +176,50 @@ async def test_a_table_that_is_missing_or_older_is_named(private: Private) -> No
         await connection.execute(text("DROP TABLE outbox"))
     with pytest.raises(OutboxTableError, match="(?s)'outbox': .*outbox.*add it to your MetaData"):
         await private.put(1)
+
+
+async def test_a_user_without_rights_is_told_so_before_the_first_row_needs_them(
+    private: Private,
+) -> None:
+    on_postgresql = private.engine.dialect.name == "postgresql"
+    user = "clerk" if on_postgresql else "'clerk'@'%'"
+    rights = [f"GRANT SELECT, INSERT, UPDATE, DELETE ON {t} TO {user}" for t in RELAYS]
+    made = f"CREATE USER {user}"
+    async with private.engine.begin() as connection:
+        for statement in (made, *rights, f"GRANT SELECT ON outbox_parked TO {user}"):
+            await connection.execute(text(statement))
+    clerk = create_async_engine(private.engine.url.set(username="clerk"))
+    with pytest.raises(OutboxError, match=r"may not move rows from 'outbox' to 'outbox_parked'.*"):
+        await OutboxRelay(SQLAlchemyOutboxStore(clerk), ForwardedBus()).startup()
+    async with private.engine.begin() as connection:
+        await connection.execute(text(f"GRANT INSERT ON outbox_parked TO {user}"))
+    async with OutboxRelay(SQLAlchemyOutboxStore(clerk), ForwardedBus()) as relay:
+        await eventually(lambda: relay.health().lanes, DEADLINE)
+    await clerk.dispose()
+
+
+async def test_any_number_of_parked_rows_is_redriven_at_once_in_order(private: Private) -> None:
+    rows = 2_500
+    store = SQLAlchemyOutboxStore(private.engine)
+    await private.put(*range(rows))
+    await store.park([Parked(row.id, "r", "e", 1) for row in await pending(store)])
+    ids = [row.id for row in await store.parked(limit=rows, after=None)]
+    assert len(ids) == rows
+    assert await store.redrive([*reversed(ids), *range(10**6, 10**6 + 40_000)]) == ids
+    bus = ForwardedBus()
+    async with OutboxRelay(store, bus) as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+    assert bus.numbers == list(range(rows))
+
+
+async def test_of_two_who_redrive_the_same_row_one_finds_it(private: Private) -> None:
+    store = SQLAlchemyOutboxStore(private.engine)
+    await private.put(1)
+    (row,) = await pending(store)
+    await store.park([Parked(row.id, "r", "e", 1)])
+    found = await asyncio.gather(*(store.redrive([row.id]) for _ in range(8)))
+    assert sorted(map(len, found)) == [0] * 7 + [1]
+    assert len(await pending(store)) == 1
 
 
 async def test_a_body_at_the_limit_and_long_headers_fit(private: Private) -> None:

@@ -17,15 +17,18 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from events.errors import OutboxError
 from events.integration.implementation.sqlalchemy._clock import aware, clock, moment
 from events.integration.implementation.sqlalchemy._reading import message_of
-from events.integration.implementation.sqlalchemy.tables import AT_ONCE, Tables
+from events.integration.implementation.sqlalchemy.tables import AT_ONCE, MOST_IDS, Tables
 from events.integration.outbox import Parked, ParkedRow
 
 __all__ = ["Parking"]
 
+_NO_ROW = -1
 _MESSAGE = ("event_id", "topic", "key", "lane", "type", "version", "headers", "body", "created_at")
 
 
@@ -98,21 +101,43 @@ class Parking:
             )
         return rows
 
+    async def check(self) -> None:
+        """Park a row that there is none of: an error if the database's user may not.
+
+        Raises `OutboxError` for missing rights, which would only show when a row is to be parked.
+        """
+        try:
+            await self.park([Parked(_NO_ROW, "", "", 0)])
+        except DBAPIError as error:
+            if "denied" not in str(error.orig):
+                raise
+            raise OutboxError(
+                f"the database's user may not move rows from {self._outbox.fullname!r} to "
+                f"{self._parked.fullname!r}: {error.orig}; grant SELECT, INSERT, UPDATE and DELETE "
+                f"on both, and on {self._outbox.fullname}_relays"
+            ) from error
+
     async def redrive(self, ids: Sequence[int]) -> Sequence[int]:
         """See `OutboxStore.redrive`."""
         async with self._engine.begin() as connection:
-            return await connection.run_sync(self._take, ids, back=True)
+            return await connection.run_sync(self._take_all, ids, back=True)
 
     async def discard(self, ids: Sequence[int]) -> Sequence[int]:
         """See `OutboxStore.discard`."""
         async with self._engine.begin() as connection:
-            return await connection.run_sync(self._take, ids, back=False)
+            return await connection.run_sync(self._take_all, ids, back=False)
+
+    def _take_all(self, connection: Connection, ids: Sequence[int], *, back: bool) -> list[int]:
+        # In order, so that they leave as they were put, and two who take the same do not deadlock.
+        rest, found = sorted(set(ids)), list[int]()
+        while rest:
+            found += self._take(connection, rest[:MOST_IDS], back=back)
+            del rest[:MOST_IDS]
+        return found
 
     def _take(self, connection: Connection, ids: Sequence[int], *, back: bool) -> Sequence[int]:
-        if not ids:
-            return []
         p = self._parked.c
-        these = p.id.in_(list(ids))
+        these = p.id.in_(ids)
         # Locked first: who asks for the same rows at the same time must not find them afterwards.
         connection.execute(update(self._parked).where(these).values(attempts=p.attempts))
         found = list(connection.execute(select(p.id).where(these).order_by(p.id)).scalars())

@@ -32,6 +32,7 @@ from events.integration.implementation.sqlalchemy._wakeup import listening
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
     CURE,
+    MOST_IDS,
     Tables,
     default_table,
     require_columns,
@@ -49,7 +50,6 @@ from events.integration.outbox import (
 __all__ = ["SQLAlchemyOutboxStore"]
 
 _DEFERRED = "waits for an earlier event of its key"
-_MOST_IDS = 1_000  # in one statement: databases limit the number of its parameters
 
 
 class SQLAlchemyOutboxStore:
@@ -105,10 +105,13 @@ class SQLAlchemyOutboxStore:
     async def check(self) -> None:
         """See `OutboxStore.check`. Warns of settings under which writers would wait for the relay.
 
-        Raises `OutboxError` for a database that is shared through one connection.
+        Raises `OutboxError` for a database that is shared through one connection, or a user who may
+        not write to the tables.
         """
         async with self._engine.connect() as connection:
             await connection.run_sync(self._check)
+        if self._dialect != "sqlite":  # which knows no rights, and would make writers wait
+            await self._parking.check()
 
     def _check(self, connection: Connection) -> None:
         schemas = connection.get_execution_options().get("schema_translate_map", {})
@@ -166,8 +169,8 @@ class SQLAlchemyOutboxStore:
         rest = list(ids)
         async with self._single.begin() as connection:
             while rest:
-                await connection.execute(*self._many.delete(rest[:_MOST_IDS]))
-                del rest[:_MOST_IDS]
+                await connection.execute(*self._many.delete(rest[:MOST_IDS]))
+                del rest[:MOST_IDS]
 
     async def postpone(self, rows: Sequence[Postponed]) -> Sequence[datetime]:
         """See `OutboxStore.postpone`."""
@@ -188,8 +191,8 @@ class SQLAlchemyOutboxStore:
         rest = list(ids)
         async with self._engine.begin() as connection:
             while rest:
-                await connection.execute(*self._many.defer(rest[:_MOST_IDS], until, _DEFERRED))
-                del rest[:_MOST_IDS]
+                await connection.execute(*self._many.defer(rest[:MOST_IDS], until, _DEFERRED))
+                del rest[:MOST_IDS]
 
     async def park(self, rows: Sequence[Parked]) -> None:
         """See `OutboxStore.park`."""

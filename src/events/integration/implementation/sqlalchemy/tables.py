@@ -55,6 +55,7 @@ __all__ = [
     "AT_ONCE",
     "CURE",
     "LONGEST_NAME",
+    "MOST_IDS",
     "Row",
     "Tables",
     "default_table",
@@ -68,6 +69,9 @@ Row: TypeAlias = Mapping[str, Any]
 
 LONGEST_NAME = 255
 """Characters that the columns `type` and `key` hold."""
+
+MOST_IDS = 1_000
+"""Ids in one statement: databases limit the number of its parameters."""
 
 AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 """What `available_at` is for events that are to be sent as soon as they are committed."""
