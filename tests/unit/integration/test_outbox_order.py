@@ -102,7 +102,6 @@ async def test_of_a_key_of_which_a_row_was_refused_no_other_is_tried() -> None:
     assert tried == ["1", "2", "6", "4"]
     assert [row.id for row in outcome.accepted] == [2, 6, 4]
     assert [row.id for row, _ in outcome.refused] == [1]
-    assert [(row.id, first.id) for row, first in outcome.untried] == [(3, 1), (5, 1)]
 
 
 async def test_trouble_ends_the_waves() -> None:

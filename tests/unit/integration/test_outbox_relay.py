@@ -736,6 +736,50 @@ async def test_without_nudges_it_polls_ever_more_rarely(monkeypatch: pytest.Monk
     assert bus.accepted == ["1"]
 
 
+async def test_what_is_committed_late_is_scanned_for_though_nothing_wakes_the_relay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Slow(Table):
+        async def due(
+            self, lease: Lease, limit: int, *, after: int | None = None
+        ) -> Sequence[OutboxRow]:
+            if after is None:
+                await asyncio.sleep(0.02)  # so that the next scan is a while off
+            return await super().due(lease, limit, after=after)
+
+    monkeypatch.setattr(relay, "_FIRST_POLL", NEVER)
+    table, bus = Slow(), Forwarding()
+    async with OutboxRelay(table, bus, poll_interval=NEVER):
+        await until(lambda: table.reads)
+        table.commit(10)
+        await until(lambda: bus.accepted == ["10"])
+        reads = table.reads
+        table.commit(5)  # its nudge has the relay read on, which passes it over
+        await until(lambda: table.reads > reads)
+        async with asyncio.timeout(DEADLINE):
+            while bus.accepted != ["10", "5"]:
+                await asyncio.sleep(0.001)
+
+
+async def test_a_bus_that_takes_some_rows_is_not_waited_for_ever_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_trouble, "_BACKOFF", RetryPolicy(delay=0.001, factor=10_000, jitter=0))
+    table = Table(1)
+    bus = Forwarding(lambda id_: unavailable(id_) if id_ == "1" else None)
+    number = 1
+
+    def one_more(step: str) -> None:
+        nonlocal number
+        if step == "selected":
+            number += 1
+            table.rows[number] = row(number)
+
+    async with OutboxRelay(table, bus, on_step=one_more):
+        async with asyncio.timeout(DEADLINE):
+            await until(lambda: len(bus.accepted) > 5)
+
+
 async def test_drain_waits_for_what_was_committed_before_it() -> None:
     table, bus = Table(1), Gated()
     async with OutboxRelay(table, bus) as relay:

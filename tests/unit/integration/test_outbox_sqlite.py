@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sqlalchemy import MetaData, event, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
@@ -23,6 +24,7 @@ from events.integration.implementation.sqlalchemy import (
 )
 from events.integration.message import Message
 from events.integration.outbox import Lease, OutboxRelay, OutboxRow, Postponed
+from events.integration.outbox.lanes import attend
 from events.integration.topology import Topic
 from events.testing.contracts.outbox import ForwardedBus, pending
 
@@ -223,6 +225,35 @@ async def test_no_statement_has_more_parameters_than_databases_take(engine: Asyn
     await SQLAlchemyOutboxStore(engine).remove(range(2_500))
     assert sizes == [1_000, 1_000, 500]
     assert await pending(SQLAlchemyOutboxStore(engine)) == []
+
+
+async def test_rows_are_read_under_a_lease_of_this_name_and_token_alone(
+    engine: AsyncEngine,
+) -> None:
+    await put(engine, 1)
+    store = SQLAlchemyOutboxStore(engine)
+    mine = Lease("me", "token", frozenset(), 30.0, 0.0)
+    own = (await store.attend(lambda leases: attend(leases, mine))).own
+    assert len(await store.due(own, 10)) == 1
+    assert await store.due(replace(own, token="other"), 10) == []
+    assert await store.due(replace(own, relay="other"), 10) == []
+    await store.leave(replace(own, token="other"))
+    assert len(await store.due(own, 10)) == 1
+    await store.leave(own)
+    assert await store.due(own, 10) == []
+
+
+async def test_per_key_a_row_with_a_time_of_its_own_holds_up_nobody(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session, session.begin():
+        outbox = SQLAlchemyOutbox(session)
+        later = datetime.now(UTC) + timedelta(hours=1)
+        await outbox.put(TOPIC, Numbered(1), key="a", available_at=later)
+        await outbox.put(TOPIC, Numbered(2), key="a")
+    bus = ForwardedBus()
+    store = SQLAlchemyOutboxStore(engine)
+    async with OutboxRelay(store, bus, order="per_key") as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+    assert bus.numbers == [2]
 
 
 async def test_both_halves_of_the_question_walk_the_index(engine: AsyncEngine) -> None:

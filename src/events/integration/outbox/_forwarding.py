@@ -45,14 +45,10 @@ class ForwardingBus(Protocol):
 
 
 class Outcome(Struct, frozen=True):
-    """What became of a batch. `trouble` is the first error that was not a row's fault.
-
-    `untried` are the rows that waited for one of their key, each with the refused row.
-    """
+    """What became of a batch. `trouble` is the first error that was not a row's fault."""
 
     accepted: Sequence[OutboxRow]
     refused: Sequence[tuple[OutboxRow, Exception]]
-    untried: Sequence[tuple[OutboxRow, OutboxRow]] = ()
     trouble: Exception | None = None
 
 
@@ -61,26 +57,24 @@ async def forward_in_waves(
 ) -> Outcome:
     """Forward one wave after another, as long as seconds remain; a trouble ends it.
 
-    Of a key of which a row was refused, no further row is tried.
+    Of a key of which a row was refused, no further row is tried: it is read again.
     """
     accepted: list[OutboxRow] = []
     refused: list[tuple[OutboxRow, Exception]] = []
-    untried: list[tuple[OutboxRow, OutboxRow]] = []
-    stuck: dict[str | None, OutboxRow] = {}
+    stuck: set[str | None] = set()
     for wave in waves:
         if stuck:
-            untried += [(r, stuck[r.message.key]) for r in wave if r.message.key in stuck]
             wave = [r for r in wave if r.message.key not in stuck]  # noqa: PLW2901
         seconds = remaining()
         if seconds <= 0:
-            return Outcome(accepted, refused, untried, TimeoutError("no time is left for it"))
+            return Outcome(accepted, refused, TimeoutError("no time is left for it"))
         outcome = sort(wave, await forward([row.message for row in wave], seconds))
         accepted += outcome.accepted
         refused += outcome.refused
         if outcome.trouble is not None:
-            return Outcome(accepted, refused, untried, outcome.trouble)
-        stuck.update({r.message.key: r for r, _ in outcome.refused if r.message.key is not None})
-    return Outcome(accepted, refused, untried)
+            return Outcome(accepted, refused, outcome.trouble)
+        stuck.update(r.message.key for r, _ in outcome.refused if r.message.key is not None)
+    return Outcome(accepted, refused)
 
 
 def forward_to(bus: IntegrationEventBus, *, timeout: float) -> Forward:

@@ -8,7 +8,7 @@ refused is *failing* until it is sent or parked, and the later ones of its key w
 
     read, with all earlier rows of its key that wait ---> its wave
     read without one of them ---------------------------> deferred until that one's time
-    in a wave after a refusal --------------------------> deferred until the refused row's new time
+    in a wave after a refusal --------------------------> not tried, and read again
 
 Deferred rows have the time of the row they wait for and higher ids, so they are read after it.
 Which rows are failing or deferred is in the table: they have a time, and a reason beside it. So a

@@ -82,12 +82,8 @@ class Reader:
         last = max((row.id for row in rows if not row.was_postponed), default=0)
         if self._scans_only:
             return rows
-        if not self._full:
-            self._after = max(last, reached) or None
-        elif last >= reached:
-            self._after = last or None
-        else:
-            self._after = None  # there is more among what had been passed over: scan again at once
+        # If there is more, it begins behind the last one, be that among what had been passed over.
+        self._after = (last if self._full else max(last, reached)) or None
         self._scan_at = now() + max(_BUSY if self._full else 0, _SHARE * (now() - began))
         return rows
 

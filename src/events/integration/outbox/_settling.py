@@ -7,7 +7,6 @@ under the lease: later the row is another relay's, which may have passed it, or 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
@@ -59,7 +58,7 @@ class Settler:
             await self._trouble.insist(lambda: self._store.remove(ids))
             self._order.over(outcome.accepted)
         if outcome.refused:
-            await self._refused(outcome.refused, outcome.untried)
+            await self._refused(outcome.refused)
 
     async def unreadable(self, rows: Sequence[OutboxRow]) -> None:
         """Park rows that are not what was put."""
@@ -75,11 +74,7 @@ class Settler:
             for row in rows:
                 self._order.waits(row, until)
 
-    async def _refused(
-        self,
-        refused: Sequence[tuple[OutboxRow, Exception]],
-        untried: Sequence[tuple[OutboxRow, OutboxRow]],
-    ) -> None:
+    async def _refused(self, refused: Sequence[tuple[OutboxRow, Exception]]) -> None:
         parked: list[tuple[OutboxRow, Parked]] = []
         postponed: list[tuple[OutboxRow, Postponed]] = []
         for row, error in refused:
@@ -101,7 +96,7 @@ class Settler:
                     text,
                 )
         await self._park(parked)
-        await self._postpone(postponed, untried)
+        await self._postpone(postponed)
 
     async def _park(self, parked: Sequence[tuple[OutboxRow, Parked]]) -> None:
         if not parked:
@@ -118,11 +113,7 @@ class Settler:
         if await self._trouble.insist(lambda: self._store.park(whys), while_=self._holds):
             self._order.over([row for row, _ in parked])
 
-    async def _postpone(
-        self,
-        postponed: Sequence[tuple[OutboxRow, Postponed]],
-        untried: Sequence[tuple[OutboxRow, OutboxRow]],
-    ) -> None:
+    async def _postpone(self, postponed: Sequence[tuple[OutboxRow, Postponed]]) -> None:
         if not postponed:
             return
         times: list[datetime] = []
@@ -130,17 +121,9 @@ class Settler:
         async def write() -> None:
             times[:] = await self._store.postpone([row for _, row in postponed])
 
-        if not await self._trouble.insist(write, while_=self._holds):
-            return
-        due = {row.id: until for (row, _), until in zip(postponed, times, strict=True)}
-        for row, _ in postponed:
-            self._order.waits(row, due[row.id])
-        waiting: defaultdict[datetime, list[OutboxRow]] = defaultdict(list)
-        for row, refused in untried:
-            if refused.id in due:
-                waiting[due[refused.id]].append(row)
-        for until, rows in waiting.items():
-            await self.defer(rows, until)
+        if await self._trouble.insist(write, while_=self._holds):
+            for (row, _), until in zip(postponed, times, strict=True):
+                self._order.waits(row, until)
 
 
 def _name(row: OutboxRow) -> str:
