@@ -53,7 +53,6 @@ class Settler:
     async def settle(self, outcome: Outcome) -> None:
         """Settle a batch."""
         if outcome.accepted:
-            self._trouble.progress()  # a bus that takes some of them is not down
             ids = [row.id for row in outcome.accepted]
             await self._trouble.insist(lambda: self._store.remove(ids))
             self._order.over(outcome.accepted)

@@ -45,14 +45,13 @@ class Trouble:
             self._failures += 1
             self._logged.add(type(trouble))
 
-    def progress(self) -> None:
-        """Begin the waiting anew: something went well."""
-        self._failures = 0
-
     async def insist(
         self, write: Callable[[], Awaitable[object]], *, while_: Callable[[], bool] | None = None
     ) -> bool:
-        """Write until the database takes it, or `while_` does not hold: tell whether it has."""
+        """Write until the database takes it, or `while_` does not hold: tell whether it has.
+
+        What was written is progress: a bus that takes some rows is not waited for ever longer.
+        """
         while while_ is None or while_():
             try:
                 await write()
