@@ -33,9 +33,9 @@ from events.integration.outbox import (
     OutboxRelay,
     OutboxRow,
     RelayStats,
+    _circle,
     _trouble,
     lanes,
-    relay,
 )
 from events.integration.topology import (
     EventHandlerConsumer,
@@ -705,7 +705,7 @@ async def test_shutdown_does_not_wait_for_a_bus_that_is_down() -> None:
 
 
 async def test_a_nudge_wakes_an_idle_relay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relay, "_FIRST_POLL", NEVER)
+    monkeypatch.setattr(_circle, "FIRST_POLL", NEVER)
     asyncio.get_running_loop().set_debug(True)
     table, bus = Table(), Forwarding()
     async with OutboxRelay(table, bus, poll_interval=NEVER):
@@ -727,7 +727,7 @@ async def test_without_nudges_it_polls_ever_more_rarely(monkeypatch: pytest.Monk
             table.rows[1] = row(1)  # committed by another process: nobody nudges
         return False
 
-    monkeypatch.setattr(relay, "_wait", wait)
+    monkeypatch.setattr(_circle, "_wait", wait)
     table, bus = Table(), Forwarding()
     async with OutboxRelay(table, bus):
         await until(lambda: len(waits) > 14)
@@ -747,7 +747,7 @@ async def test_what_is_committed_late_is_scanned_for_though_nothing_wakes_the_re
                 await asyncio.sleep(0.02)  # so that the next scan is a while off
             return await super().due(lease, limit, after=after)
 
-    monkeypatch.setattr(relay, "_FIRST_POLL", NEVER)
+    monkeypatch.setattr(_circle, "FIRST_POLL", NEVER)
     table, bus = Slow(), Forwarding()
     async with OutboxRelay(table, bus, poll_interval=NEVER):
         await until(lambda: table.reads)
@@ -813,7 +813,7 @@ async def test_drains_that_were_given_up_are_not_kept() -> None:
                     await relay.drain()
             calls = len(bus.calls)
             await until(lambda calls=calls: len(bus.calls) > calls + 1)  # type: ignore[misc]
-        assert relay._turns == []
+        assert relay._circle._turns == []
 
 
 async def test_drain_of_a_relay_that_is_not_there_is_an_error() -> None:

@@ -110,7 +110,7 @@ async def test_a_locked_database_delays_the_removal_and_repeats_nothing(
 async def test_a_commit_wakes_a_relay_with_an_engine_of_its_own(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.integration.outbox.relay._FIRST_POLL", 3_600.0)
+    monkeypatch.setattr("events.integration.outbox._circle.FIRST_POLL", 3_600.0)
     arrived = asyncio.Event()
 
     async def arrive(messages: Sequence[Message]) -> None:

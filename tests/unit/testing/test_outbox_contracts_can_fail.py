@@ -158,7 +158,7 @@ def in_no_order(_name: str) -> BestEffort:
     return BestEffort()
 
 
-NO_ORDER = ("events.integration.outbox.relay", "order_named", in_no_order)
+NO_ORDER = ("events.integration.outbox._circle", "order_named", in_no_order)
 KILLED = "test_32_a_killed_relay_loses_nothing"
 REPEATS = {"step": "removed", "accepted": 10, "left": 0}
 LOSES = {"step": "selected", "accepted": 0, "left": 10}

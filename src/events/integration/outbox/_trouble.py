@@ -20,7 +20,7 @@ _BACKOFF = RetryPolicy(delay=0.1, factor=2.0, max_delay=5.0)
 class Trouble:
     """The trouble that `who` has at this moment, if any."""
 
-    def __init__(self, who: Callable[[], str]) -> None:
+    def __init__(self, who: str) -> None:
         self._who = who
         self._failures = 0
         self._logged: set[type[Exception]] = set()
@@ -36,12 +36,12 @@ class Trouble:
         before, self.now = self.now, trouble
         if trouble is None:
             if before is not None:
-                logger.info("%s goes on: %s is over", self._who(), type(before).__name__)
+                logger.info("%s goes on: %s is over", self._who, type(before).__name__)
             self._failures = 0
             self._logged.clear()
         else:
             if type(trouble) not in self._logged:
-                logger.warning("%s waits and tries again: %s", self._who(), describe(trouble))
+                logger.warning("%s waits and tries again: %s", self._who, describe(trouble))
             self._failures += 1
             self._logged.add(type(trouble))
 

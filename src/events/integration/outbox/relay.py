@@ -2,25 +2,9 @@
 
     stopped --startup--> relaying --shutdown--> finishing its batch, leaving --> stopped
 
-While relaying it goes round in this circle, one thing at a time:
-
-          .---------------- lease renewed, lanes given or taken <----------------.
-          v                                                                      |
-        read --rows--> forward --outcome--> settle --every third of a lease--> attend
-          |                                                                      ^
-          '-- nothing due --> idle --nudge or poll-------------------------------'
-
-- attend: one short transaction that keeps its lanes, see `lanes`.
-- read: one select of what is due in its lanes, claim-free and outside of any write transaction.
-- forward: many in flight, each confirmed by the broker, with no transaction open, and given up
-  before the lease runs out. A relay that finds its lease run out, as it was paused, goes back to
-  attend. While it forwards, the next batch is read.
-- settle: one short delete of what was accepted; what was refused is postponed, in the end parked.
-  This is tried until the database takes it, as a row that was sent and stays would be sent again.
-
-Trouble with the database or the bus costs no row anything. The relay waits, longer each time, and
-tries again; it logs each kind of trouble once when it comes, and once when all is well again.
-Killed at any point it leaves rows that are sent again with the same ids, and loses none.
+While relaying it goes round in the circle that `_circle` shows: it renews its lease, reads what is
+due in its lanes, forwards it, and settles. Killed at any point it leaves rows that are sent again
+with the same ids, and loses none.
 """
 
 from __future__ import annotations
@@ -29,23 +13,19 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeVar
 
 from msgspec import Struct
 
-from events.errors import NoSuchParkedRowError, OutboxError, RelayNameTakenError
+from events.errors import NoSuchParkedRowError, OutboxError
 from events.integration.bus import IntegrationEventBus
-from events.integration.outbox._forwarding import ForwardingBus, forward_in_waves, forward_to
+from events.integration.outbox._circle import FIRST_POLL, Circle, CircleOptions, RelayStep
+from events.integration.outbox._forwarding import ForwardingBus, forward_to
 from events.integration.outbox._gauge import Gauge
-from events.integration.outbox._membership import Membership
-from events.integration.outbox._order import Order, order_named
-from events.integration.outbox._reading import Reader
-from events.integration.outbox._settling import Settler
-from events.integration.outbox._trouble import Trouble, not_cancelled
-from events.integration.outbox.port import OutboxRow, OutboxStore, ParkedRow
+from events.integration.outbox._order import Order
+from events.integration.outbox.port import OutboxStore, ParkedRow
 from events.integration.pipeline.lifecycle import LifecycleLock, calling
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
@@ -56,10 +36,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger("events.integration")
 
-RelayStep: TypeAlias = Literal["attended", "selected", "sent", "removed"]
-
-_FIRST_POLL = 0.01  # seconds; a nudge may come just before its commit is seen, so look again soon
-_LEAVING = 5.0  # seconds
 _LONGEST_NAME = 255
 _PURGE = 1_000  # rows that one statement deletes
 _PURGE_EVERY = 60.0  # seconds
@@ -172,35 +148,21 @@ class OutboxRelay:
             raise ValueError(f"OutboxRelay: name must have 1 to {_LONGEST_NAME} characters")
         self._store = store
         self._bus = bus
-        self._name = name
-        self._length = lease
         self._forward = forward_to(bus, timeout=send_timeout)
-        self._batch = batch
         self._poll_interval = poll_interval
         self._shutdown_grace = shutdown_grace
         self._keep_parked = keep_parked
-        self._on_step = on_step or _ignore
-        self._order = order_named(order)
-        self._trouble = Trouble(self.__repr__)
-        self._settler = Settler(
-            store,
-            self._order,
-            retry or RetryPolicy(),
-            self._trouble,
-            lambda: self._membership.holds,
+        self._options = CircleOptions(
+            name, order, lease, batch, poll_interval, retry or RetryPolicy(), on_step or _ignore
         )
         self._gauge = Gauge(lag_warning)
         self._lifecycle = LifecycleLock()
+        self._circle = self._new_circle()
         self._task: asyncio.Task[None] | None = None
         self._purging: asyncio.Task[None] | None = None
-        self._stopping = asyncio.Event()
-        self._woken = asyncio.Event()
-        self._turns: list[asyncio.Future[int]] = []
-        self._last_read: float | None = None
-        self._busy = False
-        self._attended = False
-        self._membership = Membership(store, name, lease)
-        self._reader = Reader(store, batch, scans_only=self._order.strict)
+
+    def _new_circle(self) -> Circle:
+        return Circle(repr(self), self._store, self._forward, self._options, self._gauge)
 
     # --- lifecycle ----------------------------------------------------------------------------
 
@@ -219,11 +181,8 @@ class OutboxRelay:
             await self._store.check()
             if isinstance(self._bus, ForwardingBus):
                 await self._bus.forward([])
-            # New ones, as they belong to the event loop in which they were first waited for.
-            self._stopping, self._woken = asyncio.Event(), asyncio.Event()
-            self._membership = Membership(self._store, self._name, self._length)
-            self._reader = Reader(self._store, self._batch, scans_only=self._order.strict)
-            self._task = asyncio.create_task(self._relay(), name=f"{self!r}")
+            self._circle = self._new_circle()
+            self._task = asyncio.create_task(self._circle.run(), name=f"{self!r}")
             self._task.add_done_callback(_log_end)
             if self._purging is not None:  # of the time before, which ended by itself
                 self._purging.cancel()
@@ -241,8 +200,7 @@ class OutboxRelay:
         async with self._lifecycle:
             if self._task is None:
                 return
-            self._stopping.set()
-            self._woken.set()
+            self._circle.stop()
             tasks = [task for task in (self._task, self._purging) if task is not None]
             try:
                 grace = self._shutdown_grace if grace is None else grace
@@ -252,7 +210,6 @@ class OutboxRelay:
                     task.cancel()
                 await asyncio.wait(tasks)
                 self._task = self._purging = None
-                self._trouble.now = None
 
     async def __aenter__(self) -> Self:
         await self.startup()
@@ -290,19 +247,16 @@ class OutboxRelay:
         bus or database are in trouble, so give it a deadline. Raises `OutboxError` if the relay is
         not started, or stops meanwhile.
         """
-        relaying, rest = self._running(), 0.0
+        relaying, circle, rest = self._running(), self._circle, 0.0
         newest = await self._ask(relaying, self._store.newest)
         while await self._ask(relaying, lambda: self._store.has_due(newest)):
-            turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            self._turns.append(turn)
-            self._woken.set()
+            turn = circle.next_turn()
             try:
                 await self._wait_alive(relaying, turn)
             finally:
                 turn.cancel()
-                self._turns = [other for other in self._turns if other is not turn]
             # If nothing left, what is due is in the lanes of another relay.
-            rest = 0.0 if turn.result() else min(max(rest * 2, _FIRST_POLL), self._poll_interval)
+            rest = 0.0 if turn.result() else min(max(rest * 2, FIRST_POLL), self._poll_interval)
             await asyncio.sleep(rest)
 
     async def _ask(
@@ -318,7 +272,7 @@ class OutboxRelay:
                 raise
             except Exception as error:  # noqa: BLE001 - as the store raises what its library does
                 logger.debug("%r asks again: %s", self, describe(error))
-                await asyncio.sleep(self._trouble.delay)
+                await asyncio.sleep(self._circle.trouble.delay)
             finally:
                 asked.cancel()
 
@@ -338,13 +292,14 @@ class OutboxRelay:
     def health(self) -> RelayHealth:
         """Say whether the relay lives and what troubles it; cheap enough for a probe."""
         now = asyncio.get_running_loop().time()
-        trouble = self._trouble.now
+        started, circle = self._task is not None, self._circle
+        trouble = circle.trouble.now if started else None
         return RelayHealth(
-            started=self._task is not None,
+            started=started,
             alive=self._task is not None and not self._task.done(),
             trouble=None if trouble is None else describe(trouble),
-            last_read=None if self._last_read is None else now - self._last_read,
-            lanes=len(self._membership.lease.lanes) if self._task is not None else 0,
+            last_read=None if circle.last_read is None else now - circle.last_read,
+            lanes=circle.lanes if started else 0,
         )
 
     async def stats(self) -> RelayStats:
@@ -390,121 +345,6 @@ class OutboxRelay:
                 logger.info("%r deleted %d rows parked over %s ago", self, gone, older_than)
             if gone < _PURGE:
                 await asyncio.sleep(_PURGE_EVERY)
-
-    # --- the circle ---------------------------------------------------------------------------
-
-    async def _relay(self) -> None:
-        loop = asyncio.get_running_loop()
-
-        def wake() -> None:
-            with suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(self._woken.set)
-
-        idle = _FIRST_POLL
-        async with self._store.listen(wake):
-            try:
-                while not self._stopping.is_set():
-                    self._woken.clear()
-                    sent = await self._turn()
-                    attend_in = self._membership.attend_in
-                    if self._trouble.now is not None:
-                        # A lease that cannot be renewed is no reason to try without a rest.
-                        rest = min(self._trouble.delay, attend_in or self._trouble.delay)
-                        await _wait(self._stopping, rest)
-                    elif self._reader.caught_up:
-                        idle = _FIRST_POLL if sent else min(idle * 2, self._poll_interval)
-                        scan_in = self._reader.scan_in
-                        rest = idle if scan_in is None else min(idle, scan_in)
-                        if await _wait(self._woken, min(rest, attend_in)):
-                            idle = _FIRST_POLL
-            finally:
-                await self._leave()
-
-    async def _turn(self) -> int:
-        """Attend if it is time, then read, forward and settle once; return how many rows left."""
-        turns, self._turns = self._turns, []
-        sent = 0
-        trouble: Exception | None = None
-        try:
-            sent, trouble = await self._go_round()
-        except RelayNameTakenError as error:
-            if error.alive:
-                raise
-            trouble = error
-        except asyncio.CancelledError as error:
-            trouble = not_cancelled(error)
-        except Exception as error:  # noqa: BLE001 - a relay is never quietly dead
-            trouble = error
-        if trouble is not None:
-            await self._reader.start_over()
-        self._trouble.note(trouble)
-        for turn in turns:
-            if not turn.done():
-                turn.set_result(sent)
-        return sent
-
-    async def _go_round(self) -> tuple[int, Exception | None]:
-        # Rows of lanes of which it is not known what waits in them would leave out of order.
-        if self._membership.attend_in <= 0 or not self._attended:
-            await self._attend()
-        if not self._membership.lease.lanes:
-            return 0, None
-        rows = await self._reader.next(self._membership.lease)
-        self._last_read = asyncio.get_running_loop().time()
-        if not rows:
-            return 0, None
-        self._busy = True
-        return await self._pass_on(rows)
-
-    async def _attend(self) -> None:
-        self._attended = False
-        if await self._membership.attend():
-            await self._reader.start_over()
-        if self._order.strict:
-            # Each time, as somebody may have deleted by hand a row that others wait for.
-            self._order.learn(await self._store.waiting(self._membership.lease))
-        self._attended = True
-        if self._busy:
-            self._busy = False
-            self._gauge.lag(await self._store.oldest_age())
-        self._on_step("attended")
-
-    async def _pass_on(self, rows: Sequence[OutboxRow]) -> tuple[int, Exception | None]:
-        self._on_step("selected")
-        if self._membership.sending_time <= 0:
-            logger.warning("%r was paused for longer than its lease, and attends anew", self)
-            await self._reader.start_over()
-            return 0, None
-        await self._settler.unreadable(rows)
-        plan = self._order.plan([row for row in rows if row.fault is None])
-        for until, deferred in plan.deferred.items():
-            await self._settler.defer(deferred, until)
-        self._reader.read_ahead(self._membership.lease)
-        outcome = await forward_in_waves(
-            self._forward, plan.waves, lambda: self._membership.sending_time
-        )
-        self._on_step("sent")
-        await self._settler.settle(outcome)
-        self._gauge.sent(len(outcome.accepted))
-        self._on_step("removed")
-        return len(outcome.accepted), outcome.trouble
-
-    async def _leave(self) -> None:
-        try:
-            async with asyncio.timeout(_LEAVING):
-                await self._reader.start_over()
-                await self._membership.leave()
-        except Exception as error:  # noqa: BLE001 - as the store raises what its library does
-            logger.info(
-                "%r could not give its lease back, which runs out: %s", self, describe(error)
-            )
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    return event.is_set()
 
 
 def _ignore(step: RelayStep) -> None:

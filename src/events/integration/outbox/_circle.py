@@ -1,0 +1,238 @@
+"""The circle of a relay: attend, read, forward, settle, and again.
+
+          .---------------- lease renewed, lanes given or taken <----------------.
+          v                                                                      |
+        read --rows--> forward --outcome--> settle --every third of a lease--> attend
+          |                                                                      ^
+          '-- nothing due --> idle --nudge or poll-------------------------------'
+
+- attend: one short transaction that keeps its lanes, see `lanes`.
+- read: one select of what is due in its lanes, claim-free and outside of any write transaction.
+- forward: many in flight, each confirmed by the broker, with no transaction open, and given up
+  before the lease runs out. A relay that finds its lease run out, as it was paused, goes back to
+  attend. While it forwards, the next batch is read.
+- settle: one short delete of what was accepted; what was refused is postponed, in the end parked.
+  This is tried until the database takes it, as a row that was sent and stays would be sent again.
+
+Trouble with the database or the bus costs no row anything. The relay waits, longer each time, and
+tries again; it logs each kind of trouble once when it comes, and once when all is well again.
+Killed at any point it leaves rows that are sent again with the same ids, and loses none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from events.errors import RelayNameTakenError
+from events.integration.outbox._forwarding import Forward, forward_in_waves
+from events.integration.outbox._gauge import Gauge
+from events.integration.outbox._membership import Membership
+from events.integration.outbox._order import Order, order_named
+from events.integration.outbox._reading import Reader
+from events.integration.outbox._settling import Settler
+from events.integration.outbox._trouble import Trouble, not_cancelled
+from events.integration.outbox.port import OutboxRow, OutboxStore
+from events.integration.pipeline.retry import describe
+from events.integration.topology import RetryPolicy
+
+__all__ = ["FIRST_POLL", "Circle", "CircleOptions", "RelayStep"]
+
+logger = logging.getLogger("events.integration")
+
+RelayStep: TypeAlias = Literal["attended", "selected", "sent", "removed"]
+
+FIRST_POLL = 0.01  # seconds; a nudge may come just before its commit is seen, so look again soon
+_LEAVING = 5.0  # seconds
+
+
+class CircleOptions(Struct, frozen=True):
+    """What a relay was told, see there."""
+
+    name: str | None
+    order: Order
+    lease: float
+    batch: int
+    poll_interval: float
+    retry: RetryPolicy
+    on_step: Callable[[RelayStep], None]
+
+
+class Circle:
+    """One life of a relay: from its start, in one event loop, to its end.
+
+    `who` is the relay as it is named in the log.
+    """
+
+    def __init__(
+        self,
+        who: str,
+        store: OutboxStore,
+        forward: Forward,
+        options: CircleOptions,
+        gauge: Gauge,
+    ) -> None:
+        self._who = who
+        self._store = store
+        self._forward = forward
+        self._poll_interval = options.poll_interval
+        self._on_step = options.on_step
+        self._gauge = gauge
+        self._order = order_named(options.order)
+        self._membership = Membership(store, options.name, options.lease)
+        self._reader = Reader(store, options.batch, scans_only=self._order.strict)
+        self.trouble = Trouble(who)
+        self._settler = Settler(
+            store, self._order, options.retry, self.trouble, lambda: self._membership.holds
+        )
+        self._stopping = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._turns: list[asyncio.Future[int]] = []
+        self._busy = False
+        self._attended = False
+        self.last_read: float | None = None
+
+    @property
+    def lanes(self) -> int:
+        """Return how many lanes it holds."""
+        return len(self._membership.lease.lanes)
+
+    def stop(self) -> None:
+        """Have it end after the batch in flight."""
+        self._stopping.set()
+        self._woken.set()
+
+    def next_turn(self) -> asyncio.Future[int]:
+        """Return what will be the number of rows that left in a turn that begins from now on.
+
+        Cancel it to give up.
+        """
+        turn: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        turn.add_done_callback(self._forget)
+        self._turns.append(turn)
+        self._woken.set()
+        return turn
+
+    def _forget(self, turn: asyncio.Future[int]) -> None:
+        self._turns = [other for other in self._turns if other is not turn]
+
+    async def run(self) -> None:
+        """Go round until it is stopped, then give the lanes back."""
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(self._woken.set)
+
+        idle = FIRST_POLL
+        async with self._store.listen(wake):
+            try:
+                while not self._stopping.is_set():
+                    self._woken.clear()
+                    sent = await self._turn()
+                    attend_in = self._membership.attend_in
+                    if self.trouble.now is not None:
+                        # A lease that cannot be renewed is no reason to try without a rest.
+                        rest = min(self.trouble.delay, attend_in or self.trouble.delay)
+                        await _wait(self._stopping, rest)
+                    elif self._reader.caught_up:
+                        idle = FIRST_POLL if sent else min(idle * 2, self._poll_interval)
+                        scan_in = self._reader.scan_in
+                        rest = idle if scan_in is None else min(idle, scan_in)
+                        if await _wait(self._woken, min(rest, attend_in)):
+                            idle = FIRST_POLL
+            finally:
+                await self._leave()
+
+    async def _turn(self) -> int:
+        """Attend if it is time, then read, forward and settle once; return how many rows left."""
+        turns, self._turns = self._turns, []
+        sent = 0
+        trouble: Exception | None = None
+        try:
+            sent, trouble = await self._go_round()
+        except RelayNameTakenError as error:
+            if error.alive:
+                raise
+            trouble = error
+        except asyncio.CancelledError as error:
+            trouble = not_cancelled(error)
+        except Exception as error:  # noqa: BLE001 - a relay is never quietly dead
+            trouble = error
+        if trouble is not None:
+            await self._reader.start_over()
+        self.trouble.note(trouble)
+        for turn in turns:
+            if not turn.done():
+                turn.set_result(sent)
+        return sent
+
+    async def _go_round(self) -> tuple[int, Exception | None]:
+        # Rows of lanes of which it is not known what waits in them would leave out of order.
+        if self._membership.attend_in <= 0 or not self._attended:
+            await self._attend()
+        if not self._membership.lease.lanes:
+            return 0, None
+        rows = await self._reader.next(self._membership.lease)
+        self.last_read = asyncio.get_running_loop().time()
+        if not rows:
+            return 0, None
+        self._busy = True
+        return await self._pass_on(rows)
+
+    async def _attend(self) -> None:
+        self._attended = False
+        if await self._membership.attend():
+            await self._reader.start_over()
+        if self._order.strict:
+            # Each time, as somebody may have deleted by hand a row that others wait for.
+            self._order.learn(await self._store.waiting(self._membership.lease))
+        self._attended = True
+        if self._busy:
+            self._busy = False
+            self._gauge.lag(await self._store.oldest_age())
+        self._on_step("attended")
+
+    async def _pass_on(self, rows: Sequence[OutboxRow]) -> tuple[int, Exception | None]:
+        self._on_step("selected")
+        if self._membership.sending_time <= 0:
+            logger.warning("%s was paused for longer than its lease, and attends anew", self._who)
+            await self._reader.start_over()
+            return 0, None
+        await self._settler.unreadable(rows)
+        plan = self._order.plan([row for row in rows if row.fault is None])
+        for until, deferred in plan.deferred.items():
+            await self._settler.defer(deferred, until)
+        self._reader.read_ahead(self._membership.lease)
+        outcome = await forward_in_waves(
+            self._forward, plan.waves, lambda: self._membership.sending_time
+        )
+        self._on_step("sent")
+        await self._settler.settle(outcome)
+        self._gauge.sent(len(outcome.accepted))
+        self._on_step("removed")
+        return len(outcome.accepted), outcome.trouble
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(_LEAVING):
+                await self._reader.start_over()
+                await self._membership.leave()
+        except Exception as error:  # noqa: BLE001 - as the store raises what its library does
+            logger.info(
+                "%s could not give its lease back, which runs out: %s",
+                self._who,
+                describe(error),
+            )
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
