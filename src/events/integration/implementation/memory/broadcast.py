@@ -8,19 +8,19 @@ behind, while a queue of `InMemoryIntegrationEventBus` would wait for it, and gr
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
-from types import MappingProxyType
 from typing import Unpack
 
-from msgspec.structs import replace
-
-from events.errors import BusUnavailableError
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
-from events.integration.message import Delivery, Message, Settlement
+from events.integration.implementation.memory._handing import Listening, closed, hand_over
+from events.integration.message import Delivery, Message
 from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Deliver, Subscription, TransportFeatures
 
 __all__ = ["InMemoryBroadcastIntegrationEventBus", "InMemoryBroadcastTransport", "InMemoryChannels"]
+
+logger = logging.getLogger("events.integration")
 
 
 class InMemoryChannels:
@@ -51,24 +51,19 @@ class InMemoryChannels:
             del self._listeners[listener.topic]
 
 
-class InMemoryListener:
+class InMemoryListener(Listening):
     """A `Subscribed`: one registration's ear on its topic."""
 
     def __init__(
         self, channels: InMemoryChannels, subscription: Subscription, deliver: Deliver
     ) -> None:
+        super().__init__()
         self.topic = subscription.topic
         self._consumer = subscription.consumer
         self._channels = channels
         self._deliver = deliver
-        self._unsettled: set[asyncio.Future[Settlement]] = set()
-        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._listening = True
         channels.join(self)
-
-    @property
-    def last_poll(self) -> float:
-        return asyncio.get_running_loop().time()
 
     def take(self, message: Message) -> None:
         delivery = Delivery(
@@ -88,16 +83,6 @@ class InMemoryListener:
         if self._listening:
             self._listening = False
             self._channels.leave(self)
-
-    async def close(self) -> None:
-        await self.pause()
-        while self._unsettled:
-            await asyncio.wait(self._unsettled)
-        if not self._closed.done():
-            self._closed.set_result(None)
-
-    async def wait_closed(self) -> None:
-        await asyncio.shield(self._closed)
 
 
 class InMemoryBroadcastTransport:
@@ -121,19 +106,13 @@ class InMemoryBroadcastTransport:
     async def connect(self) -> None:
         """Open for messages."""
         self.connected = True
+        logger.info("the in-memory broadcast is connected, it keeps nothing for who is not there")
 
     def publish(self, message: Message) -> asyncio.Future[None]:
         """Hand the message to all who listen, before this returns; then let others run."""
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
         if not self.connected:
-            done.set_exception(BusUnavailableError(type(self).__name__, "it is closed"))
-            return done
-        # A copy, read-only: the sender's dict is the sender's to change.
-        headers = MappingProxyType(dict(message.headers))
-        self.channels.publish(replace(message, headers=headers))
-        loop.call_soon(_end, done)
-        return done
+            return closed(type(self).__name__)
+        return hand_over(message, self.channels.publish)
 
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> InMemoryListener:
         """Listen from now on."""
@@ -142,11 +121,6 @@ class InMemoryBroadcastTransport:
     async def close(self) -> None:
         """Take no more messages."""
         self.connected = False
-
-
-def _end(done: asyncio.Future[None]) -> None:
-    if not done.done():
-        done.set_result(None)
 
 
 class InMemoryBroadcastIntegrationEventBus(TransportIntegrationEventBus):

@@ -9,13 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
-from types import MappingProxyType
 from typing import Unpack
 
-from msgspec.structs import replace
-
-from events.errors import BusUnavailableError
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
+from events.integration.implementation.memory._handing import Listening, closed, hand_over
 from events.integration.implementation.memory.broker import Entry, InMemoryBroker, Queue
 from events.integration.message import Delivery, Message, Settlement
 from events.integration.topology import IntegrationEventBusRegistration
@@ -28,25 +25,20 @@ logger = logging.getLogger("events.integration")
 _AT_HAND = 16  # deliveries per handler where some wait behind their key
 
 
-class InMemorySubscribed:
+class InMemorySubscribed(Listening):
     """One registration's hold on its queue."""
 
     def __init__(self, queue: Queue, subscription: Subscription, deliver: Deliver) -> None:
+        super().__init__()
         self._queue = queue
         self._deliver = deliver
         self._room = subscription.concurrency * (_AT_HAND if subscription.ordered else 1)
-        self._unsettled: set[asyncio.Future[Settlement]] = set()
-        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._taking = True
         queue.join(self)
 
     @property
     def has_room(self) -> bool:
         return len(self._unsettled) < self._room
-
-    @property
-    def last_poll(self) -> float:
-        return asyncio.get_running_loop().time()
 
     def take(self, entry: Entry) -> None:
         message = entry.message
@@ -73,16 +65,6 @@ class InMemorySubscribed:
         if self._taking:
             self._taking = False
             self._queue.leave(self)
-
-    async def close(self) -> None:
-        await self.pause()
-        while self._unsettled:
-            await asyncio.wait(self._unsettled)
-        if not self._closed.done():
-            self._closed.set_result(None)
-
-    async def wait_closed(self) -> None:
-        await asyncio.shield(self._closed)
 
 
 class InMemoryTransport:
@@ -118,16 +100,9 @@ class InMemoryTransport:
         The awaitable lets others run all the same: who sends in a loop must not starve those who
         are to receive it.
         """
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-        if self.connected:
-            # A copy, read-only: the sender's dict is the sender's to change.
-            headers = MappingProxyType(dict(message.headers))
-            self.broker.publish(replace(message, headers=headers))
-            loop.call_soon(_end, done)
-        else:
-            done.set_exception(BusUnavailableError(type(self).__name__, "it is closed"))
-        return done
+        if not self.connected:
+            return closed(type(self).__name__)
+        return hand_over(message, self.broker.publish)
 
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> InMemorySubscribed:
         """Make the consumer's queue if need be and start to deliver from it."""
@@ -137,11 +112,6 @@ class InMemoryTransport:
     async def close(self) -> None:
         """Take no more messages; those in the queues stay."""
         self.connected = False
-
-
-def _end(done: asyncio.Future[None]) -> None:
-    if not done.done():
-        done.set_result(None)
 
 
 class InMemoryIntegrationEventBus(TransportIntegrationEventBus):

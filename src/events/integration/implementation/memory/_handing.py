@@ -1,0 +1,66 @@
+"""What the in-memory buses share: handing a message over at once, and waiting until it is handled."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import MappingProxyType
+
+from msgspec.structs import replace
+
+from events.errors import BusUnavailableError
+from events.integration.message import Message, Settlement
+
+__all__ = ["Listening", "closed", "hand_over"]
+
+
+def hand_over(message: Message, publish: Callable[[Message], None]) -> asyncio.Future[None]:
+    """Publish a message before this returns; the future lets others run.
+
+    Who sends in a loop must not starve those who are to receive it.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    # A copy, read-only: the sender's dict is the sender's to change.
+    headers = MappingProxyType(dict(message.headers))
+    publish(replace(message, headers=headers))
+    loop.call_soon(_end, done)
+    return done
+
+
+def closed(transport: str) -> asyncio.Future[None]:
+    """Return what `publish` gives where the transport is closed."""
+    done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    done.set_exception(BusUnavailableError(transport, "it is closed"))
+    return done
+
+
+def _end(done: asyncio.Future[None]) -> None:
+    if not done.done():
+        done.set_result(None)
+
+
+class Listening(ABC):
+    """The half of a `Subscribed` that ends: it waits for what was handed over."""
+
+    def __init__(self) -> None:
+        self._unsettled: set[asyncio.Future[Settlement]] = set()
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def last_poll(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    @abstractmethod
+    async def pause(self) -> None: ...
+
+    async def close(self) -> None:
+        await self.pause()
+        while self._unsettled:
+            await asyncio.wait(self._unsettled)
+        if not self._closed.done():
+            self._closed.set_result(None)
+
+    async def wait_closed(self) -> None:
+        await asyncio.shield(self._closed)
