@@ -1,4 +1,4 @@
-"""What the in-memory buses share: handing a message over at once, and waiting until it is handled."""
+"""What the in-memory buses share: handing a message over, and waiting until all is handled."""
 
 from __future__ import annotations
 
