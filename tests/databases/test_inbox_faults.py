@@ -113,7 +113,7 @@ async def test_28_the_effect_of_a_handler_whose_connection_was_lost_happens_once
         ) as bus:
             await bus.send_many(topic, map(Numbered, range(3)))
             await eventually(lambda: len(probe.running) == 3, PATIENCE)
-            await asyncio.sleep(1)  # RabbitMQ 3.10 must have written the new queue down
+            await eventually(rabbitmq_server.knows_its_quorum_queues, PATIENCE)
             await asyncio.to_thread(rabbitmq_server.restart)
             await eventually(lambda: bus.health().connected, PATIENCE)
             gate.set()
