@@ -28,7 +28,7 @@ from events.integration.topology import Topic
 __all__ = ["Forward", "ForwardingBus", "Outcome", "forward_in_waves", "forward_to", "sort"]
 
 Forward: TypeAlias = Callable[
-    [Sequence["Message"], float], Coroutine[Any, Any, Sequence[Exception | None]]
+    [Sequence[Message], float], Coroutine[Any, Any, Sequence[Exception | None]]
 ]
 """Send messages in order, within so many seconds, and say of each what became of it."""
 
