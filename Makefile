@@ -50,9 +50,9 @@ bench: ## measure against drivers and peers; ONLY=publish,relay for some, ARGS="
 	@./scripts/servers rabbitmq redis nats postgresql mariadb
 	@.venv-bench/bin/python -m benchmarks $(ONLY) $(ARGS)
 
-bench-guard: ## count the instructions of dispatch and serialization (needs valgrind)
-	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
-	@.venv-bench/bin/python -m benchmarks.guard $(ARGS)
+bench-guard: venv ## count the instructions of dispatch and serialization, under valgrind
+	@./scripts/servers valgrind
+	@$(BIN)/python -m benchmarks.guard $(ARGS)
 
 bench-faults: venv ## put ours and FastStream to the same crashes, half an hour
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap bench
