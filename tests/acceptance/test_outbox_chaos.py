@@ -291,7 +291,9 @@ async def all_handled(engine: AsyncEngine) -> dict[int, int]:
 
 
 async def main(role: str, url: str, bus: str, prefix: str) -> None:
-    engine = create_async_engine(url)
+    # Who is frozen in the middle of a write has the others wait, on a busy machine for long.
+    patience = {"timeout": 30} if url.startswith("sqlite") else {}
+    engine = create_async_engine(url, connect_args=patience)
     match role:
         case "writer":
             await write(engine, prefix)
