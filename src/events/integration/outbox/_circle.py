@@ -48,6 +48,7 @@ from events.integration.outbox._membership import Membership
 from events.integration.outbox._order import Order, order_named
 from events.integration.outbox._reading import Reader
 from events.integration.outbox._settling import Settler
+from events.integration.outbox._telling import tell_sent
 from events.integration.outbox._trouble import Trouble, not_cancelled
 from events.integration.outbox.port import OutboxRow, OutboxStore
 from events.integration.pipeline.retry import describe
@@ -230,6 +231,7 @@ class Circle:
             self._forward, plan.waves, lambda: self._membership.sending_time
         )
         self._on_step("sent")
+        tell_sent(outcome.accepted)
         await self._settled()
         self._settling = asyncio.create_task(self._settle(outcome), name=f"{self._who} settles")
         return len(outcome.accepted), outcome.trouble

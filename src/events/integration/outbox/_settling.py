@@ -23,8 +23,8 @@ from datetime import datetime
 from events.errors import MessageTooLargeError
 from events.integration.message import RETRIES_EXHAUSTED, TOO_LARGE, UNRETRYABLE
 from events.integration.outbox._forwarding import Outcome
-from events.integration.outbox._naming import fields_of, name_of
 from events.integration.outbox._order import RowOrder
+from events.integration.outbox._telling import fields_of, name_of
 from events.integration.outbox._trouble import Trouble
 from events.integration.outbox.port import (
     UNREADABLE,

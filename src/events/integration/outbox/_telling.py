@@ -1,10 +1,15 @@
-"""How a row is called in the log, and what a structured logger files the line under."""
+"""What the log says of a row: its name, the fields a structured logger files it under, and its end."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 from events.integration.outbox.port import OutboxRow
 
-__all__ = ["fields_of", "name_of"]
+__all__ = ["fields_of", "name_of", "tell_sent"]
+
+logger = logging.getLogger("events.integration")
 
 
 def name_of(row: OutboxRow) -> str:
@@ -23,3 +28,10 @@ def fields_of(row: OutboxRow, attempt: int) -> dict[str, object]:
         "correlation_id": message.correlation_id,
         "attempt": attempt,
     }
+
+
+def tell_sent(rows: Sequence[OutboxRow]) -> None:
+    """Log each row that the bus has taken, at a level that is mostly off."""
+    if logger.isEnabledFor(logging.DEBUG):
+        for row in rows:
+            logger.debug("%s was sent", name_of(row), extra=fields_of(row, row.attempts + 1))
