@@ -540,11 +540,17 @@ async def test_a_database_that_fails_at_attending_is_tried_again_at_ease(
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
-        ("lease", 0, "lease must be above 0, not 0"),
-        ("batch", 0, "batch must be above 0, not 0"),
+        ("lease", 0, "lease must be above 0, not 0: give it seconds, as in lease=30"),
+        ("lease", -1, "lease must be above 0, not -1"),
+        ("lease", float("nan"), "lease must be above 0, not nan"),
+        ("lease", float("inf"), "lease must have an end, not inf"),
+        ("batch", 0, "batch must be above 0, not 0: give it the number of rows to send at once"),
         ("poll_interval", -1, "poll_interval must be above 0, not -1"),
-        ("name", "", "name must have 1 to 255 characters"),
-        ("name", "x" * 256, "name must have 1 to 255 characters"),
+        ("send_timeout", 0, "send_timeout must be above 0, not 0"),
+        ("lag_warning", -1, "lag_warning must be 0 or more, not -1"),
+        ("shutdown_grace", -0.5, "shutdown_grace must be 0 or more, not -0.5"),
+        ("name", "", "name must have 1 to 255 characters, not 0"),
+        ("name", "x" * 256, "name must have 1 to 255 characters, not 256: shorten it"),
         ("order", "fifo", "order='fifo': there are 'best_effort' and 'per_key'"),
     ],
 )

@@ -326,7 +326,7 @@ async def test_a_row_whose_id_is_parked_already_stops_no_other(engine: AsyncEngi
     async with AsyncSession(engine) as session, session.begin():
         await session.execute(text("UPDATE sqlite_sequence SET seq = seq - 1"))
     await put(engine, 1, 2, 3)
-    assert [row.id for row in await pending(store)][0] == old.id
+    assert old.id in [row.id for row in await pending(store)]
 
     class Picky(ForwardedBus):
         async def forward(self, messages: Sequence[Message]) -> Sequence[Any]:

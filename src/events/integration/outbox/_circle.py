@@ -35,45 +35,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal, TypeAlias
-
-from msgspec import Struct
 
 from events.errors import RelayNameTakenError
 from events.integration.outbox._forwarding import Forward, Outcome, forward_in_waves
 from events.integration.outbox._gauge import Gauge
 from events.integration.outbox._membership import Membership
-from events.integration.outbox._order import Order, order_named
+from events.integration.outbox._options import CircleOptions
+from events.integration.outbox._order import order_named
 from events.integration.outbox._reading import Reader
 from events.integration.outbox._settling import Settler
 from events.integration.outbox._telling import tell_sent
 from events.integration.outbox._trouble import Trouble, not_cancelled
 from events.integration.outbox.port import OutboxRow, OutboxStore
 from events.integration.pipeline.retry import describe
-from events.integration.topology import RetryPolicy
 
-__all__ = ["FIRST_POLL", "Circle", "CircleOptions", "RelayStep"]
+__all__ = ["FIRST_POLL", "Circle"]
 
 logger = logging.getLogger("events.integration")
 
-RelayStep: TypeAlias = Literal["attended", "selected", "sent", "removed"]
-
 FIRST_POLL = 0.01  # seconds; a nudge may come just before its commit is seen, so look again soon
 _LEAVING = 5.0  # seconds
-
-
-class CircleOptions(Struct, frozen=True):
-    """What a relay was told, see there."""
-
-    name: str | None
-    order: Order
-    lease: float
-    batch: int
-    poll_interval: float
-    retry: RetryPolicy
-    on_step: Callable[[RelayStep], None]
 
 
 class Circle:

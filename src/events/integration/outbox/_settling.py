@@ -137,7 +137,7 @@ class Settler:
             await self._postpone([(row, Postponed(row.id, text, _ASIDE))])
             if row.id not in self._set_aside:
                 self._set_aside.add(row.id)
-                logger.error(
+                logger.error(  # noqa: TRY400 - the error says enough, in one line
                     "%s cannot be sent, nor parked, and is tried again every %.3g s: %s",
                     name_of(row),
                     _ASIDE,

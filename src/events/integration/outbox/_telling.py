@@ -1,4 +1,4 @@
-"""What the log says of a row: its name, the fields a structured logger files it under, and its end."""
+"""What the log says of a row: its name, its fields for structured loggers, and that it was sent."""
 
 from __future__ import annotations
 
