@@ -11,7 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from events.errors import BusError, MessageTooLargeError, OutboxError, UnsupportedByBusError
-from events.integration.outbox import OutboxRow, Parked, Postponed, _trouble
+from events.integration.outbox import OutboxRow, Parked, Postponed, _settling, _trouble
 from events.integration.outbox._forwarding import Outcome
 from events.integration.outbox._order import PerKey, RowOrder
 from events.integration.outbox._settling import Settler
@@ -206,6 +206,28 @@ async def test_a_row_that_cannot_be_parked_is_set_aside_and_stops_no_other(
     await settler.settle(Outcome([], [(tried(2, 4), NO)]))
     assert sorted(table.in_parking) == [1, 2, 3, 4]
     assert order.told[-1] == ("over", [2], None)
+
+
+async def test_a_row_that_was_set_aside_is_parked_under_the_lease_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    table, order = Asked(1), Noted()
+    table.unparkable = {1}
+    holds = [True]
+    settler = settling(table, order, lambda: holds[0])
+    await settler.settle(Outcome([], [(tried(1, 2), NO)]))
+    holds[0] = False
+    table.writes.clear()
+    await settler.settle(Outcome([], [(tried(1, 3), NO)]))
+    assert table.writes == []
+
+    # Lost while it is parked, it is not set aside, and not said to be.
+    caplog.clear()
+    answers = iter([True] * (_settling._TRIES + 1))
+    settler = settling(table, order, lambda: next(answers, False))
+    await settler.settle(Outcome([], [(tried(1, 2), NO)]))
+    assert table.writes == [("park", [1])] * (_settling._TRIES + 1)
+    assert "nor parked" not in caplog.text
 
 
 async def test_a_row_that_was_set_aside_and_then_sent_begins_anew() -> None:

@@ -134,8 +134,8 @@ class Settler:
             await self._store.park([why])
         except Exception as error:  # noqa: BLE001 - as the store raises what its library does
             text = f"{why.error}; and it cannot be parked: {describe(error)}"
-            await self._postpone([(row, Postponed(row.id, text, _ASIDE))])
-            if row.id not in self._set_aside:
+            written = await self._postpone([(row, Postponed(row.id, text, _ASIDE))])
+            if written and row.id not in self._set_aside:
                 self._set_aside.add(row.id)
                 logger.error(  # noqa: TRY400 - the error says enough, in one line
                     "%s cannot be sent, nor parked, and is tried again every %.3g s: %s",
@@ -159,17 +159,19 @@ class Settler:
                 extra=fields_of(row, why.attempts),
             )
 
-    async def _postpone(self, postponed: Sequence[tuple[OutboxRow, Postponed]]) -> None:
+    async def _postpone(self, postponed: Sequence[tuple[OutboxRow, Postponed]]) -> bool:
         if not postponed:
-            return
+            return True
         times: list[datetime] = []
 
         async def write() -> None:
             times[:] = await self._store.postpone([row for _, row in postponed])
 
-        if await self._write(write):
+        written = await self._write(write)
+        if written:
             for (row, _), until in zip(postponed, times, strict=True):
                 self._order.waits(row, until)
+        return written
 
     async def _write(self, write: Callable[[], Awaitable[object]]) -> bool:
         return await self._trouble.insist(write, while_=self._holds, tries=_TRIES)
