@@ -256,6 +256,31 @@ async def test_a_database_that_fails_to_remove_holds_up_the_third_batch_and_is_t
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize("bus_is_down", [False, True])
+async def test_a_refusal_that_cannot_be_written_loses_nothing_of_the_batch_behind_it(
+    bus_is_down: bool,
+) -> None:
+    table = Watched(*range(1, 13))
+    table.broken = {"postpone": 1_000_000}
+    refusing, down = [1], list[int]()
+
+    def answer(number: int) -> BusError | None:
+        if number in down:
+            return BusUnavailableError("the bus", "it is down")
+        return BusError("not this one") if number in refusing else None
+
+    bus = Noting(table, answer)
+    async with second_batch_sent(table, bus) as relay:
+        down += [4, 5] if bus_is_down else []
+        table.gate.set()
+        await until(lambda: "LookupError" in (relay.health().trouble or ""))
+        refusing.clear()
+        down.clear()
+        async with asyncio.timeout(DEADLINE):
+            await relay.drain()
+    assert sorted(bus.accepted) == list(range(1, 13))
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_whatever_happens_no_row_is_sent_twice_and_nothing_is_done_in_flight(
     seed: int, now: list[float], monkeypatch: pytest.MonkeyPatch

@@ -12,7 +12,8 @@
   before the lease runs out. A relay that finds its lease run out, as it was paused, goes back to
   attend. While it forwards, the next batch is read.
 - settle: one short delete of what was accepted; what was refused is postponed, in the end parked.
-  This is tried until the database takes it, as a row that was sent and stays would be sent again.
+  This is tried until the database takes it, as a row that was sent and stays would be sent again;
+  of what was refused it is not, see `_settling`.
 
 While one batch is forwarded, the one before it may still be settled, and the one after it be read:
 
@@ -90,6 +91,7 @@ class Circle:
         self._woken = asyncio.Event()
         self._turns: list[asyncio.Future[int]] = []
         self._settling: asyncio.Task[None] | None = None
+        self._unsettled: Exception | None = None
         self._busy = False
         self._attended = False
         self.last_read: float | None = None
@@ -143,7 +145,7 @@ class Circle:
                         rest = idle if scan_in is None else min(idle, scan_in)
                         if await _wait(self._woken, min(rest, attend_in)):
                             idle = FIRST_POLL
-                await self._finish()
+                await self._settled()
             finally:
                 await self._leave()
 
@@ -156,6 +158,7 @@ class Circle:
             sent, trouble = await self._go_round()
             if not self._reader.has_read_ahead:
                 await self._settled()
+            trouble = trouble or self._unsettled
         except RelayNameTakenError as error:
             if error.alive:
                 raise
@@ -166,6 +169,7 @@ class Circle:
             trouble = error
         if trouble is not None:
             await self._start_over()
+        self._unsettled = None
         self.trouble.note(trouble)
         for turn in turns:
             if not turn.done():
@@ -220,7 +224,12 @@ class Circle:
         return len(outcome.accepted), outcome.trouble
 
     async def _settle(self, outcome: Outcome) -> None:
-        await self._settler.settle(outcome)
+        try:
+            await self._settler.settle(outcome)
+        except asyncio.CancelledError as error:
+            self._unsettled = not_cancelled(error)
+        except Exception as error:  # noqa: BLE001 - the batch behind it has to be settled, too
+            self._unsettled = error
         self._gauge.sent(len(outcome.accepted))
         self._on_step("removed")
 
@@ -230,12 +239,6 @@ class Circle:
             await asyncio.wait([self._settling])
             settling, self._settling = self._settling, None
             settling.result()
-
-    async def _finish(self) -> None:
-        try:
-            await self._settled()
-        except Exception as error:  # noqa: BLE001 - as the store raises what its library does
-            logger.warning("%s stops before all is settled: %s", self._who, describe(error))
 
     async def _start_over(self) -> None:
         await self._settled()
