@@ -22,6 +22,7 @@ from events.integration.outbox import (
     RelayStep,
     _circle,
     _reading,
+    _settling,
     _trouble,
     lanes,
 )
@@ -69,6 +70,8 @@ class Watched(Table):
     async def remove(self, ids: Collection[int]) -> None:
         self.removing.set()
         await self.gate.wait()
+        for _ in range(5):
+            await asyncio.sleep(0)
         await super().remove(ids)
 
     def on_step(self, step: RelayStep) -> None:
@@ -278,7 +281,24 @@ async def test_a_refusal_that_cannot_be_written_loses_nothing_of_the_batch_behin
         down.clear()
         async with asyncio.timeout(DEADLINE):
             await relay.drain()
+        await until(lambda: relay.health().healthy)
     assert sorted(bus.accepted) == list(range(1, 13))
+
+
+async def test_a_refusal_that_cannot_be_written_is_trouble_and_not_tried_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_settling, "_TRIES", 1)
+    monkeypatch.setattr(_trouble, "_BACKOFF", RetryPolicy(delay=3_600.0, max_delay=3_600.0))
+    table = Watched(1, 2)
+    table.gate.set()
+    table.broken = {"postpone": 1}
+    bus = Noting(table, lambda number: BusError("not this one") if number == 1 else None)
+    async with OutboxRelay(table, bus, on_step=table.on_step) as relay:
+        await until(lambda: relay.health().trouble == "LookupError: the database cannot postpone")
+        await turns()
+    assert bus.batches == [[1, 2]]
+    assert list(table.rows) == [1]
 
 
 @pytest.mark.parametrize("seed", range(20))

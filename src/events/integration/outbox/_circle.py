@@ -226,8 +226,6 @@ class Circle:
     async def _settle(self, outcome: Outcome) -> None:
         try:
             await self._settler.settle(outcome)
-        except asyncio.CancelledError as error:
-            self._unsettled = not_cancelled(error)
         except Exception as error:  # noqa: BLE001 - the batch behind it has to be settled, too
             self._unsettled = error
         self._gauge.sent(len(outcome.accepted))

@@ -128,10 +128,9 @@ class Settler:
             await self._park_alone(row, why)
 
     async def _park_alone(self, row: OutboxRow, why: Parked) -> None:
-        if not self._holds():
-            return
         try:
-            await self._store.park([why])
+            if await self._write(lambda: self._store.park([why]), tries=1):
+                self._have_parked([(row, why)])
         except Exception as error:  # noqa: BLE001 - as the store raises what its library does
             text = f"{why.error}; and it cannot be parked: {describe(error)}"
             written = await self._postpone([(row, Postponed(row.id, text, _ASIDE))])
@@ -144,8 +143,6 @@ class Settler:
                     describe(error),
                     extra=fields_of(row, why.attempts),
                 )
-        else:
-            self._have_parked([(row, why)])
 
     def _have_parked(self, parked: Sequence[tuple[OutboxRow, Parked]]) -> None:
         self._forget([row for row, _ in parked])
@@ -173,8 +170,10 @@ class Settler:
                 self._order.waits(row, until)
         return written
 
-    async def _write(self, write: Callable[[], Awaitable[object]]) -> bool:
-        return await self._trouble.insist(write, while_=self._holds, tries=_TRIES)
+    async def _write(
+        self, write: Callable[[], Awaitable[object]], tries: int | None = None
+    ) -> bool:
+        return await self._trouble.insist(write, while_=self._holds, tries=tries or _TRIES)
 
     def _forget(self, rows: Sequence[OutboxRow]) -> None:
         self._order.over(rows)
