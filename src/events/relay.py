@@ -13,7 +13,8 @@ one, which is where the bus is started and the engine disposed of:
             await engine.dispose()
 
 SIGTERM and SIGINT let the batch in flight end. The exit status is 0 after a signal, 1 if the relay
-or what it needs failed, and 2 if the argument is wrong.
+or what it needs failed, and 2 if the argument is wrong. A database that is down when it starts is
+told in one line, with the traceback at `--log-level DEBUG`; one that goes down later is waited for.
 
 With a verb it does one thing and ends, beside relays that run or without any:
 
@@ -35,8 +36,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any, TypeAlias, cast
 
-from events.errors import EventsError
+from events.errors import EventsError, OutboxError
 from events.integration.outbox import OutboxRelay, ParkedRow
+from events.integration.pipeline.retry import describe
 
 __all__ = ["main"]
 
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         asyncio.run(_run(factory, arguments.verb, ids))
     except EventsError as error:
-        logger.critical("%s", error)
+        logger.critical("%s", error, exc_info=logger.isEnabledFor(logging.DEBUG))
         return 1
     return 0
 
@@ -86,11 +88,20 @@ async def _run(factory: RelayFactory, verb: str, ids: Ids) -> None:
     async with context as relay:
         if not isinstance(relay, OutboxRelay):
             raise TypeError(f"{factory!r} gave {relay!r}, which is not an OutboxRelay")
-        if verb != "run":
-            await _VERBS[verb](relay, ids)
-            return
-        logger.info("%r runs; stop it with SIGTERM", relay)
-        await relay.run()
+        try:
+            if verb != "run":
+                await _VERBS[verb](relay, ids)
+                return
+            logger.info("%r runs; stop it with SIGTERM", relay)
+            await relay.run()
+        except EventsError:
+            raise
+        except Exception as error:
+            # Whatever the database's library raises. Once it runs, the relay waits for it.
+            reason = describe(error).splitlines()[0]
+            raise OutboxError(
+                f"{verb} failed on {relay!r}, is its database up? {reason}"
+            ) from error
     logger.info("%r has stopped", relay)
 
 

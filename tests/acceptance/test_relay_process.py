@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,6 +70,13 @@ class Full(IntegrationEventBus):
 def refusing():
     policy = RetryPolicy(attempts=1)
     return OutboxRelay(SQLAlchemyOutboxStore(engine()), Full(), retry=policy)
+
+
+@asynccontextmanager
+async def no_database():
+    opened = create_async_engine(os.environ["DATABASE_URL"])
+    yield OutboxRelay(SQLAlchemyOutboxStore(opened), FileBus())
+    await opened.dispose()
 
 
 def nothing():
@@ -220,3 +228,24 @@ async def test_a_missing_table_ends_it_with_the_cure_and_no_traceback(folder: Pa
     assert process.returncode == 1
     assert "CRITICAL events.relay: outbox table 'outbox': it is not there; add it" in err.decode()
     assert "Traceback" not in err.decode()
+
+
+@pytest.mark.parametrize("driver", ["postgresql+asyncpg", "postgresql+psycopg", "mysql+asyncmy"])
+@pytest.mark.parametrize("verb", ["run", "stats"])
+async def test_a_database_that_is_down_is_told_in_one_line(
+    folder: Path, driver: str, verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as reserved:  # nobody listens there
+        reserved.bind(("127.0.0.1", 0))
+        port = reserved.getsockname()[1]
+        monkeypatch.setenv("DATABASE_URL", f"{driver}://me:secret@127.0.0.1:{port}/shop")
+        process = await start(folder, "service:no_database", verb)
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+    lines = [line for line in err.decode().splitlines() if " INFO " not in line]
+    assert process.returncode == 1
+    assert len(lines) == 1, lines
+    assert f"CRITICAL events.relay: {verb} failed on OutboxRelay(SQLAlchemyOutboxStore(" in lines[0]
+    assert "is its database up? " in lines[0]
+    assert lines[0].count("Error") >= 1, "it says what the database's library said"
+    assert "secret" not in lines[0]
+    assert out == b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Sequence
 
 import pytest
@@ -156,16 +157,23 @@ async def test_many_late_rows_are_scanned_until_all_are_seen(time: Time) -> None
     assert set(range(1, 8)) < set(seen)
 
 
-async def test_a_slow_scan_is_not_repeated_soon(time: Time) -> None:
-    class Slow(Asked):
-        async def due(
-            self, lease: Lease, limit: int, *, after: int | None = None
-        ) -> Sequence[OutboxRow]:
-            rows = await super().due(lease, limit, after=after)
-            time.now += 2.0 if after is None else 0.0
-            return rows
+class Slow(Asked):
+    """A scan takes two seconds."""
 
-    table = Slow(*range(1, 1_000))
+    def __init__(self, time: Time, *numbers: int) -> None:
+        super().__init__(*numbers)
+        self.time = time
+
+    async def due(
+        self, lease: Lease, limit: int, *, after: int | None = None
+    ) -> Sequence[OutboxRow]:
+        rows = await super().due(lease, limit, after=after)
+        self.time.now += 2.0 if after is None else 0.0
+        return rows
+
+
+async def test_a_slow_scan_is_not_repeated_soon(time: Time) -> None:
+    table = Slow(time, *range(1, 1_000))
     reader = Reader(table, 3, scans_only=False)
     for _ in range(100):
         await reader.next(LEASE)
@@ -174,3 +182,74 @@ async def test_a_slow_scan_is_not_repeated_soon(time: Time) -> None:
     time.now += 20
     await reader.next(LEASE)
     assert table.asked[-1] is None
+
+
+async def test_where_nothing_waits_each_read_is_a_scan(time: Time) -> None:
+    """Else what was postponed, or comes late, would wait for as long as nothing else comes."""
+    table = Slow(time)
+    reader = Reader(table, 3, scans_only=False)
+    for _ in range(3):
+        assert await reader.next(LEASE) == []
+        assert reader.caught_up
+        assert reader.scan_in is None
+    assert table.asked == [None] * 3
+
+
+async def test_after_the_last_batch_a_quick_scan_is_repeated_at_once(time: Time) -> None:
+    table = Asked(1, 2)
+    reader = Reader(table, 3, scans_only=False)
+    await reader.next(LEASE)
+    assert reader.scan_in is None, "it was one"
+    await reader.next(LEASE)
+    assert table.asked == [None, None]
+
+
+async def test_a_scan_that_finds_late_rows_alone_goes_on_where_it_was(time: Time) -> None:
+    table = Slow(time, *range(10, 15))
+    reader = Reader(table, 3, scans_only=False)
+    assert ids(await reader.next(LEASE)) == [10, 11, 12]
+    assert ids(await reader.next(LEASE)) == [13, 14]
+    await table.remove(range(10, 15))
+    table.commit(5)
+    time.now += 20
+    assert ids(await reader.next(LEASE)) == [5]
+    table.commit(15)
+    assert ids(await reader.next(LEASE)) == [15], "not 5 again, which may be on its way"
+    assert table.asked == [None, 12, None, 14]
+
+
+async def test_behind_a_batch_that_was_not_full_nothing_is_read_ahead(time: Time) -> None:
+    table = Slow(time, 1, 2)
+    reader = Reader(table, 3, scans_only=False)
+    await reader.next(LEASE)
+    reader.read_ahead(LEASE)
+    await asyncio.sleep(0)
+    assert not reader.has_read_ahead
+    assert table.asked == [None]
+
+
+async def test_starting_over_it_knows_of_nothing_more_and_of_no_scan_to_wait_for(
+    time: Time,
+) -> None:
+    table = Asked(*range(1, 20))
+    reader = Reader(table, 3, scans_only=False)
+    await reader.next(LEASE)
+    await reader.next(LEASE)
+    before = reader.caught_up, reader.scan_in
+    await reader.start_over()
+    assert (before[0], before[1] is None) == (False, False)
+    # There may be no lanes left: whoever goes on at once would spin.
+    assert (reader.caught_up, reader.scan_in) == (True, None)
+
+
+async def test_a_failure_that_is_forgotten_is_no_task_that_nobody_asked(time: Time) -> None:
+    said: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: said.append(context))
+    table = Asked(*range(1, 8))
+    reader = Reader(table, 3, scans_only=False)
+    await reader.next(LEASE)
+    table.broken = {"read": 1}
+    reader.read_ahead(LEASE)
+    await reader.start_over()
+    gc.collect()
+    assert said == []

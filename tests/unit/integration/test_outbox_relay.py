@@ -12,6 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from events.errors import (
     BusError,
@@ -30,6 +31,7 @@ from events.integration.message import Message
 from events.integration.outbox import (
     LANES,
     Lease,
+    Order,
     OutboxRelay,
     OutboxRow,
     RelayStats,
@@ -37,6 +39,7 @@ from events.integration.outbox import (
     _trouble,
     lanes,
 )
+from events.integration.pipeline.retry import describe
 from events.integration.topology import (
     EventHandlerConsumer,
     IntegrationEventBusRegistration,
@@ -243,6 +246,26 @@ async def test_a_database_that_fails_to_read_is_tried_again(
     assert bus.accepted == ["1"]
     assert len(caplog.records) == 1
     assert "LookupError: the database cannot read" in caplog.text
+
+
+async def test_at_debug_each_event_that_left_can_be_followed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "events.integration")
+    table, bus = Table(1), Forwarding(lambda id_: BusError("no") if id_ == "3" else None)
+    await drained(table, bus)
+    assert "was sent" not in caplog.text
+    caplog.set_level(logging.DEBUG, "events.integration")
+    message = replace(row(2).message, headers={"ce-correlationid": "the-first"})
+    table.add(OutboxRow(2, message, attempts=1), row(3))
+    await drained(table, bus)
+    (told,) = (record for record in caplog.records if "was sent" in record.getMessage())
+    assert told.getMessage() == "test.relay.numbered 2 for topic 'numbers' was sent"
+    assert told.levelno == logging.DEBUG
+    fields = ("topic", "event_type", "event_id", "correlation_id", "attempt")
+    assert [told.__dict__[field] for field in fields] == [
+        "numbers", "test.relay.numbered", "2", "the-first", 2,
+    ]  # fmt: skip
 
 
 # --- parked rows ----------------------------------------------------------------------------------
@@ -517,11 +540,17 @@ async def test_a_database_that_fails_at_attending_is_tried_again_at_ease(
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
-        ("lease", 0, "lease must be above 0, not 0"),
-        ("batch", 0, "batch must be above 0, not 0"),
+        ("lease", 0, "lease must be above 0, not 0: give it seconds, as in lease=30"),
+        ("lease", -1, "lease must be above 0, not -1"),
+        ("lease", float("nan"), "lease must be above 0, not nan"),
+        ("lease", float("inf"), "lease must have an end, not inf"),
+        ("batch", 0, "batch must be above 0, not 0: give it the number of rows to send at once"),
         ("poll_interval", -1, "poll_interval must be above 0, not -1"),
-        ("name", "", "name must have 1 to 255 characters"),
-        ("name", "x" * 256, "name must have 1 to 255 characters"),
+        ("send_timeout", 0, "send_timeout must be above 0, not 0"),
+        ("lag_warning", -1, "lag_warning must be 0 or more, not -1"),
+        ("shutdown_grace", -0.5, "shutdown_grace must be 0 or more, not -0.5"),
+        ("name", "", "name must have 1 to 255 characters, not 0"),
+        ("name", "x" * 256, "name must have 1 to 255 characters, not 256: shorten it"),
         ("order", "fifo", "order='fifo': there are 'best_effort' and 'per_key'"),
     ],
 )
@@ -542,13 +571,66 @@ async def test_a_bare_port_gets_decoded_events_in_order() -> None:
 
 @pytest.mark.parametrize("error", [unavailable(1), ConnectionResetError(), TimeoutError()])
 async def test_a_bare_port_that_is_down_is_left_in_peace(error: Exception) -> None:
-    table, bus = Table(1, 2, 3), Bare(lambda number: error if number == 2 else None)
-    async with OutboxRelay(table, bus):
+    down = {2, 3, 4, 5}
+    table, bus = Table(1, 2, 3, 4, 5), Bare(lambda number: error if number in down else None)
+    async with OutboxRelay(table, bus) as relay:
         await until(lambda: bus.tried.count(2) > 2)
-        assert 3 not in bus.tried
-        assert list(table.rows) == [2, 3]
-        bus.answer = lambda _: None
+        assert relay.health().trouble
+        assert set(bus.tried) == {1, 2, 3}, "one more is tried, to know whose fault it is"
+        assert list(table.rows) == [2, 3, 4, 5]
+        down.clear()
         await until(lambda: not table.rows)
+    assert table.postponed == {}
+    assert [event.number for _, event in bus.sent] == [1, 2, 3, 4, 5]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("error", [unavailable(1), ConnectionResetError("reset"), TimeoutError()])
+@pytest.mark.parametrize("order", ["best_effort", "per_key"])
+async def test_an_event_that_alone_looks_like_a_bare_port_that_is_down_is_refused(
+    error: Exception, order: Order
+) -> None:
+    table, bus = Table(*range(1, 8)), Bare(lambda n: error if n in {2, 5} else None)
+    async with OutboxRelay(table, bus, order=order) as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+        assert relay.health().healthy
+    assert [event.number for _, event in bus.sent] == [1, 3, 4, 6, 7]  # type: ignore[attr-defined]
+    assert bus.tried == [1, 2, 3, 2, 4, 5, 6, 5, 7]
+    assert table.postponed.keys() == {2, 5}
+    assert table.postponed[2].error == describe(error)
+
+
+async def test_a_bare_port_that_is_down_for_a_moment_costs_no_row_an_attempt() -> None:
+    failures = iter([ConnectionResetError()])
+    table = Table(1, 2, 3)
+    bus = Bare(lambda number: next(failures, None) if number == 2 else None)
+    await drained(table, bus)
+    assert bus.tried == [1, 2, 3, 2]
+    assert table.postponed == {}
+    assert table.rows == {}
+
+
+async def test_an_event_that_was_refused_does_not_tell_whether_a_bare_port_is_up() -> None:
+    def answer(number: int) -> Exception | None:
+        return {1: OSError(), 2: KeyError("tenant"), 3: OSError()}.get(number)
+
+    table, bus = Table(1, 2, 3), Bare(answer)
+    async with OutboxRelay(table, bus) as relay:
+        await until(lambda: relay.health().trouble)
+        await until(lambda: bus.tried.count(1) > 2)
+    assert table.postponed.keys() == {2}
+
+
+async def test_an_event_that_used_up_the_time_of_the_lease_is_not_blamed() -> None:
+    class Slow(Bare):
+        async def send(self, topic: Topic, event: IntegrationEvent) -> None:
+            await super().send(topic, event)
+            if self.tried.count(1) == 2:
+                await asyncio.Event().wait()
+
+    failures = iter([OSError()])
+    table, bus = Table(1, 2), Slow(lambda number: next(failures, None) if number == 1 else None)
+    async with OutboxRelay(table, bus, lease=0.3):
+        await until(lambda: bus.tried.count(1) > 2 and not table.rows)
     assert table.postponed == {}
 
 

@@ -1,5 +1,7 @@
 """What is given to the outbox by mistake, and what it says then."""
 
+import math
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -66,10 +68,44 @@ def test_a_relay_needs_a_bus(given: Any) -> None:
         OutboxRelay(Table(), given)
 
 
-@pytest.mark.parametrize(("option", "value"), [("retry", 5), ("keep_parked", 7)])
-def test_options_of_another_type_are_refused_at_once(option: str, value: Any) -> None:
-    with pytest.raises(TypeError, match=f"OutboxRelay: {option} must be a .*, not {value}"):
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("retry", 5, "a RetryPolicy, not 5: as in retry=RetryPolicy(attempts=3)"),
+        ("keep_parked", 7, "a timedelta, not 7: as in keep_parked=timedelta(days=30)"),
+        ("lease", "30", "a number, not '30': give it seconds, as in lease=30"),
+        ("lease", True, "a number, not True: give it seconds, as in lease=30"),
+        (
+            "lease",
+            timedelta(minutes=1),
+            "a number, not datetime.timedelta(seconds=60): give it seconds, as in lease=60",
+        ),
+        ("poll_interval", None, "a number, not None: give it seconds, as in poll_interval=2"),
+        ("send_timeout", "1", "a number, not '1': give it seconds, as in send_timeout=30"),
+        ("lag_warning", "60", "a number, not '60': give it seconds, as in lag_warning=60"),
+        ("shutdown_grace", "5", "a number, not '5': give it seconds, as in shutdown_grace=10"),
+        ("batch", 1.5, "a whole number, not 1.5: give it the number of rows to send at once"),
+        ("batch", True, "a whole number, not True: give it the number of rows to send at once"),
+        ("name", 7, 'a string, not 7: as in name="orders-1", or leave it out'),
+    ],
+)
+def test_options_of_another_type_are_refused_at_once(option: str, value: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"OutboxRelay: {option} must be {says}")):
         OutboxRelay(Table(), InMemoryIntegrationEventBus(), **{option: value})
+
+
+async def test_options_at_the_edge_are_taken() -> None:
+    relay = OutboxRelay(
+        Table(),
+        InMemoryIntegrationEventBus(),
+        name="x" * 255,
+        lease=1,
+        batch=1,
+        send_timeout=math.inf,
+        lag_warning=math.inf,
+        shutdown_grace=0,
+    )
+    assert not relay.health().started
 
 
 async def test_the_name_of_a_table_is_not_the_table() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import MetaData, event, select
+from sqlalchemy import MetaData, event, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from events.errors import BusError, OutboxError, OutboxTableError
@@ -23,9 +23,9 @@ from events.integration.implementation.sqlalchemy import (
     outbox_table,
 )
 from events.integration.message import Message
-from events.integration.outbox import Lease, OutboxRelay, OutboxRow, Postponed
+from events.integration.outbox import Lease, OutboxRelay, OutboxRow, Parked, Postponed
 from events.integration.outbox.lanes import attend
-from events.integration.topology import Topic
+from events.integration.topology import RetryPolicy, Topic
 from events.testing.contracts.outbox import ForwardedBus, pending
 
 TOPIC = Topic("numbers")
@@ -315,3 +315,32 @@ async def test_a_relay_on_a_missing_table_does_not_start(tmp_path: Path) -> None
     with pytest.raises(OutboxTableError, match=r"not there.*outbox_table\(metadata\).*Alembic"):
         await OutboxRelay(SQLAlchemyOutboxStore(engine), ForwardedBus()).startup()
     await engine.dispose()
+
+
+async def test_a_row_whose_id_is_parked_already_stops_no_other(engine: AsyncEngine) -> None:
+    """As after a table was restored, and its ids began anew."""
+    store = SQLAlchemyOutboxStore(engine)
+    await put(engine, 0)
+    (old,) = await pending(store)
+    await store.park([Parked(old.id, "reason", "error", 8)])
+    async with AsyncSession(engine) as session, session.begin():
+        await session.execute(text("UPDATE sqlite_sequence SET seq = seq - 1"))
+    await put(engine, 1, 2, 3)
+    assert old.id in [row.id for row in await pending(store)]
+
+    class Picky(ForwardedBus):
+        async def forward(self, messages: Sequence[Message]) -> Sequence[Any]:
+            kept = [message for message in messages if b'"number":1' not in message.body]
+            await super().forward(kept)
+            return [None if message in kept else BusError("no") for message in messages]
+
+    bus = Picky()
+    async with OutboxRelay(store, bus, retry=RetryPolicy(attempts=1)) as relay:
+        async with asyncio.timeout(DEADLINE):
+            await relay.drain()
+    assert bus.numbers == [2, 3]
+    async with engine.connect() as connection:
+        (row,) = (await connection.execute(select(TABLE))).all()
+    assert row.id == old.id
+    assert "BusError: no; and it cannot be parked: " in row.last_error
+    assert [row.id for row in await store.parked(limit=9, after=None)] == [old.id]

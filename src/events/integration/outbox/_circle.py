@@ -12,55 +12,52 @@
   before the lease runs out. A relay that finds its lease run out, as it was paused, goes back to
   attend. While it forwards, the next batch is read.
 - settle: one short delete of what was accepted; what was refused is postponed, in the end parked.
-  This is tried until the database takes it, as a row that was sent and stays would be sent again.
+  This is tried until the database takes it, as a row that was sent and stays would be sent again;
+  of what was refused it is not, see `_settling`.
+
+While one batch is forwarded, the one before it may still be settled, and the one after it be read:
+
+    n + 1                read ahead | forwarded ------------ | settled ...
+    n        read | forwarded ----- | settled ---- |
+                                                   '-- awaited before n + 1 is settled
+
+A batch is *in flight* from when it is forwarded until it is settled. Rows in flight are in the
+table yet, and must not be read again. So a settlement is left running only if the next batch has
+been read on behind it; all else waits for it: a scan, attending (so lanes change hands with nothing
+in flight), starting over after trouble, the idle rest, and the end. `per_key` never reads ahead.
 
 Trouble with the database or the bus costs no row anything. The relay waits, longer each time, and
 tries again; it logs each kind of trouble once when it comes, and once when all is well again.
-Killed at any point it leaves rows that are sent again with the same ids, and loses none.
+Killed at any point it leaves rows that are sent again with the same ids, of two batches at most,
+and loses none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import Literal, TypeAlias
-
-from msgspec import Struct
 
 from events.errors import RelayNameTakenError
-from events.integration.outbox._forwarding import Forward, forward_in_waves
+from events.integration.outbox._forwarding import Forward, Outcome, forward_in_waves
 from events.integration.outbox._gauge import Gauge
 from events.integration.outbox._membership import Membership
-from events.integration.outbox._order import Order, order_named
+from events.integration.outbox._options import CircleOptions
+from events.integration.outbox._order import order_named
 from events.integration.outbox._reading import Reader
 from events.integration.outbox._settling import Settler
+from events.integration.outbox._telling import tell_sent
 from events.integration.outbox._trouble import Trouble, not_cancelled
 from events.integration.outbox.port import OutboxRow, OutboxStore
 from events.integration.pipeline.retry import describe
-from events.integration.topology import RetryPolicy
 
-__all__ = ["FIRST_POLL", "Circle", "CircleOptions", "RelayStep"]
+__all__ = ["FIRST_POLL", "Circle"]
 
 logger = logging.getLogger("events.integration")
 
-RelayStep: TypeAlias = Literal["attended", "selected", "sent", "removed"]
-
 FIRST_POLL = 0.01  # seconds; a nudge may come just before its commit is seen, so look again soon
 _LEAVING = 5.0  # seconds
-
-
-class CircleOptions(Struct, frozen=True):
-    """What a relay was told, see there."""
-
-    name: str | None
-    order: Order
-    lease: float
-    batch: int
-    poll_interval: float
-    retry: RetryPolicy
-    on_step: Callable[[RelayStep], None]
 
 
 class Circle:
@@ -93,6 +90,8 @@ class Circle:
         self._stopping = asyncio.Event()
         self._woken = asyncio.Event()
         self._turns: list[asyncio.Future[int]] = []
+        self._settling: asyncio.Task[None] | None = None
+        self._unsettled: Exception | None = None
         self._busy = False
         self._attended = False
         self.last_read: float | None = None
@@ -146,6 +145,7 @@ class Circle:
                         rest = idle if scan_in is None else min(idle, scan_in)
                         if await _wait(self._woken, min(rest, attend_in)):
                             idle = FIRST_POLL
+                await self._settled()
             finally:
                 await self._leave()
 
@@ -156,6 +156,9 @@ class Circle:
         trouble: Exception | None = None
         try:
             sent, trouble = await self._go_round()
+            if not self._reader.has_read_ahead:
+                await self._settled()
+            trouble = trouble or self._unsettled
         except RelayNameTakenError as error:
             if error.alive:
                 raise
@@ -165,7 +168,8 @@ class Circle:
         except Exception as error:  # noqa: BLE001 - a relay is never quietly dead
             trouble = error
         if trouble is not None:
-            await self._reader.start_over()
+            await self._start_over()
+        self._unsettled = None
         self.trouble.note(trouble)
         for turn in turns:
             if not turn.done():
@@ -186,6 +190,7 @@ class Circle:
         return await self._pass_on(rows)
 
     async def _attend(self) -> None:
+        await self._settled()
         self._attended = False
         if await self._membership.attend():
             await self._reader.start_over()
@@ -202,7 +207,7 @@ class Circle:
         self._on_step("selected")
         if self._membership.sending_time <= 0:
             logger.warning("%s was paused for longer than its lease, and attends anew", self._who)
-            await self._reader.start_over()
+            await self._start_over()
             return 0, None
         await self._settler.unreadable(rows)
         plan = self._order.plan([row for row in rows if row.fault is None])
@@ -213,15 +218,34 @@ class Circle:
             self._forward, plan.waves, lambda: self._membership.sending_time
         )
         self._on_step("sent")
-        await self._settler.settle(outcome)
+        tell_sent(outcome.accepted)
+        await self._settled()
+        self._settling = asyncio.create_task(self._settle(outcome), name=f"{self._who} settles")
+        return len(outcome.accepted), outcome.trouble
+
+    async def _settle(self, outcome: Outcome) -> None:
+        try:
+            await self._settler.settle(outcome)
+        except Exception as error:  # noqa: BLE001 - the batch behind it has to be settled, too
+            self._unsettled = error
         self._gauge.sent(len(outcome.accepted))
         self._on_step("removed")
-        return len(outcome.accepted), outcome.trouble
+
+    async def _settled(self) -> None:
+        """Wait until nothing is in flight."""
+        if self._settling is not None:
+            await asyncio.wait([self._settling])
+            settling, self._settling = self._settling, None
+            settling.result()
+
+    async def _start_over(self) -> None:
+        await self._settled()
+        await self._reader.start_over()
 
     async def _leave(self) -> None:
         try:
             async with asyncio.timeout(_LEAVING):
-                await self._reader.start_over()
+                await self._start_over()
                 await self._membership.leave()
         except Exception as error:  # noqa: BLE001 - as the store raises what its library does
             logger.info(
@@ -229,6 +253,10 @@ class Circle:
                 self._who,
                 describe(error),
             )
+        finally:
+            if self._settling is not None:
+                self._settling.cancel()
+                await asyncio.wait([self._settling])
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

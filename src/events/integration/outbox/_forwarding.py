@@ -6,7 +6,14 @@
     a row of its key was not accepted, in `per_key`         --> untried
 
 A bus of ours takes bytes. One on the bare port takes events, so it gets them decoded, one after
-another; ids, keys and headers have no place in its `send`.
+another; ids, keys and headers have no place in its `send`. Its errors say less, too: an `OSError`
+may be the broker's absence, or what this one event does each time. So an event that fails like that
+is suspected, and the one after it tells:
+
+    failed, and the next failed as well           --> the bus is down, all are untouched
+    failed, the next was taken, then failed again --> refused: the bus is up
+    failed, the next was taken, then taken        --> accepted
+    failed, and there is none after it            --> untouched
 """
 
 from __future__ import annotations
@@ -27,9 +34,15 @@ from events.integration.topology import Topic
 
 __all__ = ["Forward", "ForwardingBus", "Outcome", "forward_in_waves", "forward_to", "sort"]
 
-Forward: TypeAlias = Callable[
-    [Sequence[Message], float], Coroutine[Any, Any, Sequence[Exception | None]]
-]
+
+class Blamed(Struct, frozen=True):
+    """An error that is the row's own, though of a kind that mostly is not."""
+
+    error: Exception
+
+
+Fate: TypeAlias = Exception | Blamed | None
+Forward: TypeAlias = Callable[[Sequence[Message], float], Coroutine[Any, Any, Sequence[Fate]]]
 """Send messages in order, within so many seconds, and say of each what became of it."""
 
 _NOT_THE_ROWS_FAULT = (BusUnavailableError, SendOutcomeUnknownError, BusNotStartedError, OSError)
@@ -84,24 +97,28 @@ def forward_to(bus: IntegrationEventBus, *, timeout: float) -> Forward:
     return _EventsTo(bus, timeout)
 
 
-def sort(rows: Sequence[OutboxRow], errors: Sequence[Exception | None]) -> Outcome:
+def sort(rows: Sequence[OutboxRow], fates: Sequence[Fate]) -> Outcome:
     """Tell the rows that were accepted from those that were refused, and from trouble."""
-    failed = [(row, error) for row, error in zip(rows, errors, strict=True) if error is not None]
-    untouched = [error for _, error in failed if isinstance(error, _NOT_THE_ROWS_FAULT)]
-    return Outcome(
-        accepted=[row for row, error in zip(rows, errors, strict=True) if error is None],
-        refused=[(row, e) for row, e in failed if not isinstance(e, _NOT_THE_ROWS_FAULT)],
-        trouble=untouched[0] if untouched else None,
-    )
+    accepted: list[OutboxRow] = []
+    refused: list[tuple[OutboxRow, Exception]] = []
+    trouble: Exception | None = None
+    for row, fate in zip(rows, fates, strict=True):
+        if fate is None:
+            accepted.append(row)
+        elif isinstance(fate, Blamed):
+            refused.append((row, fate.error))
+        elif isinstance(fate, _NOT_THE_ROWS_FAULT):
+            trouble = trouble or fate
+        else:
+            refused.append((row, fate))
+    return Outcome(accepted, refused, trouble)
 
 
 class _BytesTo:
     def __init__(self, bus: ForwardingBus) -> None:
         self._bus = bus
 
-    async def __call__(
-        self, messages: Sequence[Message], seconds: float
-    ) -> Sequence[Exception | None]:
+    async def __call__(self, messages: Sequence[Message], seconds: float) -> Sequence[Fate]:
         if not messages:
             return []
         try:
@@ -122,22 +139,33 @@ class _EventsTo:
         self._bus = bus
         self._timeout = timeout
 
-    async def __call__(
-        self, messages: Sequence[Message], seconds: float
-    ) -> Sequence[Exception | None]:
+    async def __call__(self, messages: Sequence[Message], seconds: float) -> Sequence[Fate]:
         until = asyncio.get_running_loop().time() + seconds
-        outcomes: list[Exception | None] = []
+        fates: list[Fate] = []
+        suspect: int | None = None
         for message in messages:
-            outcome = await self._send(message, _left(until))
-            outcomes.append(outcome)
-            if isinstance(outcome, _NOT_THE_ROWS_FAULT):
-                break
-        return outcomes + outcomes[-1:] * (len(messages) - len(outcomes))
+            error = await self._send(message, until)
+            fates.append(error)
+            if isinstance(error, _NOT_THE_ROWS_FAULT):
+                if suspect is not None:
+                    break
+                suspect = len(fates) - 1
+            elif error is None and suspect is not None:
+                fates[suspect] = await self._send_again(messages[suspect], until)
+                suspect = None
+        return fates + fates[-1:] * (len(messages) - len(fates))
 
-    async def _send(self, message: Message, seconds: float) -> Exception | None:
+    async def _send_again(self, message: Message, until: float) -> Fate:
+        """Send once more what failed before another was taken."""
+        error = await self._send(message, until)
+        if error is None or _left(until) <= 0:  # then the time was up, whoever had used it
+            return error
+        return Blamed(error)
+
+    async def _send(self, message: Message, until: float) -> Exception | None:
         try:
             event = IntegrationEvent.from_dict(read_object(message.body))
-            async with asyncio.timeout(min(self._timeout, seconds)):
+            async with asyncio.timeout(min(self._timeout, _left(until))):
                 await self._bus.send(Topic(message.topic), event)
         except Exception as error:  # noqa: BLE001 - a bus of the user's may raise anything
             return error

@@ -54,6 +54,11 @@ class Reader:
             return None
         return max(0.0, self._scan_at - asyncio.get_running_loop().time())
 
+    @property
+    def has_read_ahead(self) -> bool:
+        """Tell whether the next batch is being read, or has been, on behind the last one."""
+        return self._ahead is not None
+
     async def start_over(self) -> None:
         """Begin with a scan next time, and forget what was read ahead."""
         ahead, self._ahead, self._after = self._ahead, None, None

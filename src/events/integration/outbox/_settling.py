@@ -1,19 +1,30 @@
 """What is written to the table once the bus has answered.
 
-A row that was accepted is removed whoever holds its lane by now. What was refused is written only
-under the lease: later the row is another relay's, which may have passed it, or be sending it.
+A row that was accepted is removed whoever holds its lane by now, and for as long as it takes: it
+would be sent again. What was refused is written only under the lease: later the row is another
+relay's, which may have passed it, or be sending it.
+
+Nor may a row that cannot be written stop the others, as one whose id is among the parked already:
+
+    parked with others, again and again --fails--> parked alone --fails--> set aside: postponed
+                                                       ^                       |
+                                                       '-- refused once more --'
+
+If that cannot be written either, it is the database that is in trouble, not a row. What was refused
+is then as if it had not been tried.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 from events.errors import MessageTooLargeError
 from events.integration.message import RETRIES_EXHAUSTED, TOO_LARGE, UNRETRYABLE
 from events.integration.outbox._forwarding import Outcome
 from events.integration.outbox._order import RowOrder
+from events.integration.outbox._telling import fields_of, name_of
 from events.integration.outbox._trouble import Trouble
 from events.integration.outbox.port import (
     UNREADABLE,
@@ -28,6 +39,9 @@ from events.integration.topology import RetryPolicy
 __all__ = ["Settler"]
 
 logger = logging.getLogger("events.integration")
+
+_TRIES = 6  # of what can wait, some three seconds in all
+_ASIDE = 60.0  # seconds that a row waits which can neither be sent nor parked
 
 
 class Settler:
@@ -49,13 +63,14 @@ class Settler:
         self._order = order
         self._retry = retry
         self._trouble = trouble
+        self._set_aside: set[int] = set()
 
     async def settle(self, outcome: Outcome) -> None:
         """Settle a batch."""
         if outcome.accepted:
             ids = [row.id for row in outcome.accepted]
             await self._trouble.insist(lambda: self._store.remove(ids))
-            self._order.over(outcome.accepted)
+            self._forget(outcome.accepted)
         if outcome.refused:
             await self._refused(outcome.refused)
 
@@ -89,42 +104,78 @@ class Settler:
                 postponed.append((row, Postponed(row.id, text, delay)))
                 logger.warning(
                     "%s cannot be sent, attempt %d, again in %.3g s: %s",
-                    _name(row),
+                    name_of(row),
                     attempt,
                     delay,
                     text,
+                    extra=fields_of(row, attempt),
                 )
         await self._park(parked)
         await self._postpone(postponed)
 
     async def _park(self, parked: Sequence[tuple[OutboxRow, Parked]]) -> None:
-        if not parked:
-            return
+        together = [(row, why) for row, why in parked if row.id not in self._set_aside]
+        alone = [(row, why) for row, why in parked if row.id in self._set_aside]
+        if together:
+            whys = [why for _, why in together]
+            try:
+                if await self._write(lambda: self._store.park(whys)):
+                    self._have_parked(together)
+            except Exception as error:  # noqa: BLE001 - as the store raises what its library does
+                logger.debug("parked one by one, as they cannot be together: %s", describe(error))
+                alone += together
+        for row, why in alone:
+            await self._park_alone(row, why)
+
+    async def _park_alone(self, row: OutboxRow, why: Parked) -> None:
+        try:
+            if await self._write(lambda: self._store.park([why]), tries=1):
+                self._have_parked([(row, why)])
+        except Exception as error:  # noqa: BLE001 - as the store raises what its library does
+            text = f"{why.error}; and it cannot be parked: {describe(error)}"
+            written = await self._postpone([(row, Postponed(row.id, text, _ASIDE))])
+            if written and row.id not in self._set_aside:
+                self._set_aside.add(row.id)
+                logger.error(  # noqa: TRY400 - the error says enough, in one line
+                    "%s cannot be sent, nor parked, and is tried again every %.3g s: %s",
+                    name_of(row),
+                    _ASIDE,
+                    describe(error),
+                    extra=fields_of(row, why.attempts),
+                )
+
+    def _have_parked(self, parked: Sequence[tuple[OutboxRow, Parked]]) -> None:
+        self._forget([row for row, _ in parked])
         for row, why in parked:
             logger.error(
                 "%s cannot be sent and is parked after %d attempts (%s): %s",
-                _name(row),
+                name_of(row),
                 why.attempts,
                 why.reason,
                 why.error,
+                extra=fields_of(row, why.attempts),
             )
-        whys = [why for _, why in parked]
-        if await self._trouble.insist(lambda: self._store.park(whys), while_=self._holds):
-            self._order.over([row for row, _ in parked])
 
-    async def _postpone(self, postponed: Sequence[tuple[OutboxRow, Postponed]]) -> None:
+    async def _postpone(self, postponed: Sequence[tuple[OutboxRow, Postponed]]) -> bool:
         if not postponed:
-            return
+            return True
         times: list[datetime] = []
 
         async def write() -> None:
             times[:] = await self._store.postpone([row for _, row in postponed])
 
-        if await self._trouble.insist(write, while_=self._holds):
+        written = await self._write(write)
+        if written:
             for (row, _), until in zip(postponed, times, strict=True):
                 self._order.waits(row, until)
+        return written
 
+    async def _write(
+        self, write: Callable[[], Awaitable[object]], tries: int | None = None
+    ) -> bool:
+        return await self._trouble.insist(write, while_=self._holds, tries=tries or _TRIES)
 
-def _name(row: OutboxRow) -> str:
-    message = row.message
-    return f"{message.type} {message.id} for topic {message.topic!r}"
+    def _forget(self, rows: Sequence[OutboxRow]) -> None:
+        self._order.over(rows)
+        if self._set_aside:
+            self._set_aside.difference_update(row.id for row in rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 from events.errors import OutboxError
@@ -46,24 +47,32 @@ class Trouble:
             self._logged.add(type(trouble))
 
     async def insist(
-        self, write: Callable[[], Awaitable[object]], *, while_: Callable[[], bool] | None = None
+        self,
+        write: Callable[[], Awaitable[object]],
+        *,
+        while_: Callable[[], bool] | None = None,
+        tries: float = math.inf,
     ) -> bool:
         """Write until the database takes it, or `while_` does not hold: tell whether it has.
 
         What was written is progress: a bus that takes some rows is not waited for ever longer.
+        After so many `tries` it raises what the last one raised.
         """
         while while_ is None or while_():
             try:
                 await write()
             except asyncio.CancelledError as error:
-                self.note(not_cancelled(error))
-                await asyncio.sleep(self.delay)
+                failure = not_cancelled(error)
             except Exception as error:  # noqa: BLE001 - as the store raises what its library does
-                self.note(error)
-                await asyncio.sleep(self.delay)
+                failure = error
             else:
                 self._failures = 0
                 return True
+            tries -= 1
+            if tries <= 0:
+                raise failure
+            self.note(failure)
+            await asyncio.sleep(self.delay)
         return False
 
 

@@ -21,9 +21,17 @@ from msgspec import Struct
 
 from events.errors import NoSuchParkedRowError, OutboxError
 from events.integration.bus import IntegrationEventBus
-from events.integration.outbox._circle import FIRST_POLL, Circle, CircleOptions, RelayStep
+from events.integration.outbox._circle import FIRST_POLL, Circle
 from events.integration.outbox._forwarding import ForwardingBus, forward_to
 from events.integration.outbox._gauge import Gauge
+from events.integration.outbox._options import (
+    CircleOptions,
+    RelayStep,
+    check_batch,
+    check_name,
+    check_seconds,
+    check_type,
+)
 from events.integration.outbox._order import Order
 from events.integration.outbox.port import OutboxStore, ParkedRow
 from events.integration.pipeline.lifecycle import LifecycleLock, calling
@@ -36,7 +44,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger("events.integration")
 
-_LONGEST_NAME = 255
 _PURGE = 1_000  # rows that one statement deletes
 _PURGE_EVERY = 60.0  # seconds
 
@@ -137,15 +144,15 @@ class OutboxRelay:
                 f"OutboxRelay needs a bus second, an instance of an IntegrationEventBus, "
                 f"not {given!r}"
             )
-        if retry is not None and not isinstance(retry, RetryPolicy):
-            raise TypeError(f"OutboxRelay: retry must be a RetryPolicy, not {retry!r}")
-        if keep_parked is not None and not isinstance(keep_parked, timedelta):
-            raise TypeError(f"OutboxRelay: keep_parked must be a timedelta, not {keep_parked!r}")
-        for option, value in (("lease", lease), ("batch", batch), ("poll_interval", poll_interval)):
-            if value <= 0:
-                raise ValueError(f"OutboxRelay: {option} must be above 0, not {value!r}")
-        if name is not None and not 1 <= len(name) <= _LONGEST_NAME:
-            raise ValueError(f"OutboxRelay: name must have 1 to {_LONGEST_NAME} characters")
+        check_name(name)
+        check_seconds("lease", lease, 30)
+        check_batch(batch)
+        check_seconds("poll_interval", poll_interval, 2)
+        check_seconds("send_timeout", send_timeout, 30)
+        check_type("retry", retry, RetryPolicy, "RetryPolicy(attempts=3)")
+        check_seconds("lag_warning", lag_warning, 60, may_be_zero=True)
+        check_type("keep_parked", keep_parked, timedelta, "timedelta(days=30)")
+        check_seconds("shutdown_grace", shutdown_grace, 10, may_be_zero=True)
         self._store = store
         self._bus = bus
         self._forward = forward_to(bus, timeout=send_timeout)

@@ -1,0 +1,86 @@
+"""The options of a relay, checked before they do harm: a lease of "30" would fail once it runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from events.integration.outbox._order import Order
+from events.integration.topology import RetryPolicy
+
+__all__ = [
+    "CircleOptions",
+    "RelayStep",
+    "check_batch",
+    "check_name",
+    "check_seconds",
+    "check_type",
+]
+
+RelayStep: TypeAlias = Literal["attended", "selected", "sent", "removed"]
+
+_LONGEST_NAME = 255
+
+
+class CircleOptions(Struct, frozen=True):
+    """What a relay was told, see there."""
+
+    name: str | None
+    order: Order
+    lease: float
+    batch: int
+    poll_interval: float
+    retry: RetryPolicy
+    on_step: Callable[[RelayStep], None]
+
+
+def check_seconds(option: str, value: object, like: float, *, may_be_zero: bool = False) -> None:
+    """Raise unless the option is a number of seconds, such as `like`."""
+    cure = f"give it seconds, as in {option}={like:g}"
+    if isinstance(value, timedelta):
+        cure = f"give it seconds, as in {option}={value.total_seconds():g}"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"OutboxRelay: {option} must be a number, not {value!r}: {cure}")
+    if math.isnan(value) or value < 0 or (value == 0 and not may_be_zero):
+        least = "0 or more" if may_be_zero else "above 0"
+        raise ValueError(f"OutboxRelay: {option} must be {least}, not {value!r}: {cure}")
+    if option == "lease" and math.isinf(value):
+        raise ValueError(f"OutboxRelay: {option} must have an end, not {value!r}: {cure}")
+
+
+def check_batch(value: object) -> None:
+    """Raise unless it is a number of rows."""
+    cure = "give it the number of rows to send at once, as in batch=500"
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"OutboxRelay: batch must be a whole number, not {value!r}: {cure}")
+    if value <= 0:
+        raise ValueError(f"OutboxRelay: batch must be above 0, not {value!r}: {cure}")
+
+
+def check_name(value: object) -> None:
+    """Raise unless it can be a relay's name."""
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise TypeError(
+            f'OutboxRelay: name must be a string, not {value!r}: as in name="orders-1", or leave '
+            f"it out"
+        )
+    if not 1 <= len(value) <= _LONGEST_NAME:
+        raise ValueError(
+            f"OutboxRelay: name must have 1 to {_LONGEST_NAME} characters, not {len(value)}: "
+            f"shorten it, or leave it out"
+        )
+
+
+def check_type(option: str, value: object, wanted: type, cure: str) -> None:
+    """Raise unless the option is left out or one of these."""
+    if value is not None and not isinstance(value, wanted):
+        raise TypeError(
+            f"OutboxRelay: {option} must be a {wanted.__name__}, not {value!r}: as in "
+            f"{option}={cure}"
+        )
