@@ -28,6 +28,7 @@ from events.integration.implementation.sqlalchemy._leases import Leases
 from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._parking import Parking
 from events.integration.implementation.sqlalchemy._reading import DueQuery, message_of
+from events.integration.implementation.sqlalchemy._removing import Removal
 from events.integration.implementation.sqlalchemy._wakeup import listening
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
@@ -89,6 +90,7 @@ class SQLAlchemyOutboxStore:
         table = tables.outbox
         c = table.c
         self._many = Many(engine, table)
+        self._removal = Removal(self._single, self._many)
         self._postpone = (
             update(table)
             .where(c.id == bindparam("row"))
@@ -167,6 +169,9 @@ class SQLAlchemyOutboxStore:
     async def remove(self, ids: Collection[int]) -> None:
         """See `OutboxStore.remove`."""
         rest = list(ids)
+        if self._dialect == "sqlite":
+            await self._removal(rest)
+            return
         async with self._single.begin() as connection:
             while rest:
                 await connection.execute(*self._many.delete(rest[:MOST_IDS]))
