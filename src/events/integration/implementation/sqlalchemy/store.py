@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import datetime, timedelta
@@ -50,6 +51,7 @@ from events.integration.outbox import (
 
 __all__ = ["SQLAlchemyOutboxStore"]
 
+_AT_A_TIME = 1_000  # rows, about a millisecond
 _DEFERRED = "waits for an earlier event of its key"
 
 
@@ -162,9 +164,13 @@ class SQLAlchemyOutboxStore:
             c.key.is_not(None),
             c.lane.in_(sorted(lease.lanes)),
         )
-        async with self._single.connect() as connection:
-            found = (await connection.execute(query)).all()
-        return [(number, key, aware(until)) for number, key, until in found]
+        waiting: list[tuple[int, str, datetime]] = []
+        async with self._engine.connect() as connection:
+            # There may be very many, and the event loop is the application's too.
+            found = await connection.stream(query, execution_options={"yield_per": _AT_A_TIME})
+            async for part in found.partitions():
+                waiting += [(number, key, aware(until)) for number, key, until in part]
+        return waiting
 
     async def remove(self, ids: Collection[int]) -> None:
         """See `OutboxStore.remove`."""
