@@ -25,7 +25,7 @@ from events.testing.contracts.outbox import pending
 from tests.databases.database import new_database
 
 TABLE = outbox_table(MetaData())
-ALL = frozenset(range(LANES))
+LATER = datetime.now(UTC) + timedelta(hours=1)
 DRIVERS = {
     "asyncpg": ("postgresql", "postgresql+asyncpg"),
     "psycopg": ("postgresql", "postgresql+psycopg"),
@@ -116,7 +116,16 @@ async def test_rows_of_other_lanes_are_neither_due_nor_waiting(
     assert sorted(waiting) == [row.id for row in rows.values() if row.message.key == "a"]
 
 
-LATER = datetime.now(UTC) + timedelta(hours=1)
+async def test_rows_are_redriven_in_the_order_in_which_they_were_put(
+    engine: AsyncEngine, store: SQLAlchemyOutboxStore
+) -> None:
+    """Whatever the order in which they were parked, which is how PostgreSQL keeps them."""
+    await put(engine, range(5))
+    rows = await pending(store)
+    for row in reversed(rows):
+        await store.park([Parked(row.id, "r", "e", 1)])
+    assert await store.redrive([row.id for row in rows]) == [row.id for row in rows]
+    assert [row.message.id for row in await pending(store)] == [row.message.id for row in rows]
 
 
 async def test_two_who_take_the_same_parked_rows_in_opposite_orders_both_end(
