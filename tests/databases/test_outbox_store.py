@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from events.integration.event import IntegrationEvent
@@ -26,6 +27,11 @@ from tests.databases.database import new_database
 
 TABLE = outbox_table(MetaData())
 LATER = datetime.now(UTC) + timedelta(hours=1)
+MANY = text(
+    "INSERT INTO outbox (event_id, topic, lane, type, version, headers, body, created_at, "
+    "available_at) SELECT 'id', 'topic', n % 32, 'type', 1, '{}', repeat('x', 200)::bytea, now(), "
+    "to_timestamp(n % 2) FROM generate_series(1, 100000) AS n"
+)
 DRIVERS = {
     "asyncpg": ("postgresql", "postgresql+asyncpg"),
     "psycopg": ("postgresql", "postgresql+psycopg"),
@@ -138,3 +144,26 @@ async def test_two_who_take_the_same_parked_rows_in_opposite_orders_both_end(
     there, back = await asyncio.gather(store.redrive(ids), store.discard(ids[::-1]))
     assert sorted([*there, *back]) == ids
     assert len(await pending(store)) == len(there)
+
+
+@pytest.mark.parametrize("after", [None, 0])
+async def test_a_batch_is_a_walk_along_the_index_before_anything_was_analyzed(
+    engine: AsyncEngine, store: SQLAlchemyOutboxStore, after: int | None
+) -> None:
+    """Of what is due at once, and of what was postponed until now, however much there is."""
+    if engine.dialect.name != "postgresql":
+        pytest.skip("MariaDB walks the index whatever it knows of the table")
+    asked: list[tuple[str, Any]] = []
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        asked.append((statement, parameters))
+
+    async with engine.begin() as connection:
+        await connection.execute(MANY)
+        await store.due(lease("me"), 500, after=after)
+        statement, parameters = asked[-1]
+        plan = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
+        steps = [step for (step,) in plan]
+    assert sum("ix_outbox_due on outbox" in step for step in steps) == (1 if after == 0 else 2)
+    assert not [step for step in steps if "Sort" in step or "Seq Scan" in step], steps
