@@ -167,3 +167,4 @@ async def test_a_batch_is_a_walk_along_the_index_before_anything_was_analyzed(
         steps = [step for (step,) in plan]
     assert sum("ix_outbox_due on outbox" in step for step in steps) == (1 if after == 0 else 2)
     assert not [step for step in steps if "Sort" in step or "Seq Scan" in step], steps
+    assert sum("Index Cond" in step and "ROW(available_at, id) >" in step for step in steps) == 1
