@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 from sqlalchemy import MetaData, event, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.sqlalchemy import (
@@ -162,9 +162,15 @@ async def test_a_batch_is_a_walk_along_the_index_before_anything_was_analyzed(
     async with engine.begin() as connection:
         await connection.execute(MANY)
         await store.due(lease("me"), 500, after=after)
-        statement, parameters = asked[-1]
-        plan = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
-        steps = [step for (step,) in plan]
+        steps = await _plan(connection, *asked[-1])
+        await store.waiting(lease("me", *range(LANES)))
+        of_waiting = await _plan(connection, *asked[-1])
+    assert any("ix_outbox_due" in step for step in of_waiting), of_waiting
     assert sum("ix_outbox_due on outbox" in step for step in steps) == (1 if after == 0 else 2)
     assert not [step for step in steps if "Sort" in step or "Seq Scan" in step], steps
     assert sum("Index Cond" in step and "ROW(available_at, id) >" in step for step in steps) == 1
+
+
+async def _plan(connection: AsyncConnection, statement: str, parameters: Any) -> list[str]:
+    plan = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
+    return [step for (step,) in plan]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -51,6 +51,7 @@ from events.integration.outbox import (
 __all__ = ["SQLAlchemyOutboxStore"]
 
 _AT_A_TIME = 1_000  # rows, about a millisecond
+_NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 _DEFERRED = "waits for an earlier event of its key"
 
 
@@ -158,7 +159,9 @@ class SQLAlchemyOutboxStore:
         """See `OutboxStore.waiting`."""
         c = self._tables.outbox.c
         query = select(c.id, c.key, c.available_at).where(
+            # Two ends, so that PostgreSQL takes them for few before it knows, and the index.
             c.available_at > AT_ONCE,
+            c.available_at < _NEVER,
             c.last_error.is_not(None),
             c.key.is_not(None),
             c.lane.in_(sorted(lease.lanes)),
