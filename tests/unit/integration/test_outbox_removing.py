@@ -7,12 +7,14 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from sqlalchemy import MetaData, event, text
 from sqlalchemy.exc import OperationalError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.sqlalchemy import (
@@ -134,6 +136,17 @@ async def test_a_removal_that_failed_leaves_no_connection_that_is_less_safe(tmp_
         assert await there.level() == FULL
         await writer.exec_driver_sql("ROLLBACK")
         await SQLAlchemyOutboxStore(there.engine).remove([1, 2])
+        assert await there.rows() == 1
+
+
+async def test_with_a_driver_that_is_not_known_rows_are_removed_as_safely_as_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with database(tmp_path, FULL) as there:
+        unknown = SimpleNamespace(driver_connection=object())
+        monkeypatch.setattr(AsyncConnection, "get_raw_connection", AsyncMock(return_value=unknown))
+        await SQLAlchemyOutboxStore(there.engine).remove([1, 2])
+        assert there.levels == [FULL]
         assert await there.rows() == 1
 
 

@@ -57,7 +57,9 @@ async def _unsynced(connection: AsyncConnection) -> AsyncGenerator[None]:
     be changed.
     """
     raw: Any = (await connection.get_raw_connection()).driver_connection
-    [(mode, level)] = await raw.execute_fetchall(_SETTINGS)
+    mode, level = None, _NORMAL
+    if hasattr(raw, "execute_fetchall"):  # aiosqlite
+        [(mode, level)] = await raw.execute_fetchall(_SETTINGS)
     if mode != "wal" or level <= _NORMAL or raw.in_transaction:
         yield
         return
