@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import MetaData, Table, func, insert, literal, select, true, union_all
+from sqlalchemy import MetaData, Table, func, insert, literal, select, text, true, union_all
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from benchmarks.workload import OrderPlaced, make
@@ -68,6 +68,24 @@ async def fill(engine: AsyncEngine, table: Table, rows: int) -> None:
             await connection.execute(insert(table).from_select([c.name for c in columns], copied))
         first *= 10
     assert await count(engine, table) == rows
+
+
+async def settle(engine: AsyncEngine) -> None:
+    """Have the database done with what was filled in: on disk, and counted for its plans.
+
+    Else it does that whenever it likes to, and whoever drains meanwhile pays for it.
+    """
+    alone = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with alone.connect() as connection:
+        for statement in _SETTLE[engine.dialect.name]:
+            await connection.execute(text(statement))
+
+
+_SETTLE = {
+    "sqlite": ("PRAGMA wal_checkpoint(TRUNCATE)",),
+    "postgresql": ("VACUUM ANALYZE outbox", "CHECKPOINT"),
+    "mariadb": ("ANALYZE TABLE outbox",),
+}
 
 
 async def count(engine: AsyncEngine, table: Table) -> int:

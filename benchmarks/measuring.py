@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
+from math import nan
 from statistics import median
 from typing import Self, TypeAlias
 
@@ -80,7 +81,8 @@ class Figure:
 def ratio(ours: Figure, theirs: Figure, metric: str) -> float:
     """Compare round by round, as what disturbs the machine disturbs neighbours alike."""
     pairs = zip(ours.rounds[metric], theirs.rounds[metric], strict=False)
-    return median(a / b for a, b in pairs if b)
+    found = [a / b for a, b in pairs if b]
+    return median(found) if found else nan
 
 
 def run(cases: Iterable[Case], rounds: int, scale: float = 1.0) -> list[Figure]:

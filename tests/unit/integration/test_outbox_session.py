@@ -373,8 +373,13 @@ async def test_a_table_of_an_older_layout_is_refused(tmp_path: Path) -> None:
 async def test_a_session_without_an_engine_for_the_table_says_so(engine: AsyncEngine) -> None:
     async with AsyncSession(binds={User: engine}) as session:
         await SQLAlchemyOutbox(session).put(USERS, Registered(1))
-        with pytest.raises(OutboxTableError, match="binds="):
+        with pytest.raises(OutboxTableError, match=r"binds=\{outbox: engine\}.*table=outbox"):
             await session.commit()
+    outbox = outbox_table(MetaData())
+    async with AsyncSession(binds={User: engine, outbox: engine}) as session:
+        await SQLAlchemyOutbox(session, table=outbox).put(USERS, Registered(2))
+        await session.commit()
+    assert len(await pending(SQLAlchemyOutboxStore(engine))) == 1
 
 
 async def test_what_is_no_async_session_is_refused(engine: AsyncEngine) -> None:

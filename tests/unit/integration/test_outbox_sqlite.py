@@ -22,6 +22,7 @@ from events.integration.implementation.sqlalchemy import (
     enable_wal,
     outbox_table,
 )
+from events.integration.implementation.sqlalchemy import store as store_module
 from events.integration.message import Message
 from events.integration.outbox import Lease, OutboxRelay, OutboxRow, Parked, Postponed
 from events.integration.outbox.lanes import attend
@@ -254,6 +255,35 @@ async def test_per_key_a_row_with_a_time_of_its_own_holds_up_nobody(engine: Asyn
     async with OutboxRelay(store, bus, order="per_key") as relay, asyncio.timeout(DEADLINE):
         await relay.drain()
     assert bus.numbers == [2]
+
+
+async def test_many_waiting_rows_are_read_part_by_part(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop has its turn in between: there may be hundreds of thousands."""
+    async with AsyncSession(engine) as session, session.begin():
+        for number in range(25):
+            await SQLAlchemyOutbox(session).put(TOPIC, Numbered(number), key="a")
+    store = SQLAlchemyOutboxStore(engine)
+    until = datetime.now(UTC) + timedelta(hours=1)
+    await store.defer(range(1, 26), until)
+    in_one_turn: list[int] = [0]
+    looping = asyncio.get_running_loop()
+
+    def turn() -> None:
+        in_one_turn.append(0)
+        looping.call_soon(turn)
+
+    def counted(moment: datetime) -> datetime:
+        in_one_turn[-1] += 1
+        return moment
+
+    monkeypatch.setattr(store_module, "aware", counted)
+    monkeypatch.setattr(store_module, "_AT_A_TIME", 10)
+    turn()
+    waiting = await store.waiting(Lease("a", "b", frozenset(range(32)), 1.0, 1.0))
+    assert sorted(number for number, _, _ in waiting) == list(range(1, 26))
+    assert max(in_one_turn) <= 10
 
 
 async def test_both_halves_of_the_question_walk_the_index(engine: AsyncEngine) -> None:

@@ -105,14 +105,18 @@ class SessionBuffer:
             try:
                 connection = session.connection(bind_arguments={"clause": table})
             except UnboundExecutionError as error:
-                cure = f"the session has no engine for it: bind it with binds={{{table.name}: ...}}"
-                raise OutboxTableError(table.fullname, cure) from error
+                raise OutboxTableError(table.fullname, _UNBOUND) from error
             insert_rows(connection, table, rows)
             self._written_to.add((connection.engine, table))
             # Only now: a commit that failed here, and is tried again, must write them.
             del tables[table]
 
 
+_UNBOUND = (
+    "the session has no engine for it: give its sessionmaker one engine for all, or "
+    "binds={outbox: engine} with what outbox_table(metadata) returned, and that to "
+    "SQLAlchemyOutbox(session, table=outbox) as well"
+)
 _TOO_LATE = (
     "events were put too late: the transaction has been committed without them; put them before "
     "the commit begins, not in a listener of `before_commit` or `after_commit`"

@@ -117,6 +117,11 @@ class Claim:
             self._troubled = True
 
 
+_UNBOUND = (
+    "the session has no engine for it: give its sessionmaker one engine for all, or "
+    "binds={inbox: engine} with what inbox_table(metadata) returned, and that to "
+    "SQLAlchemyInbox(sessions, table=inbox) as well"
+)
 _SWALLOWED = (
     "a statement of the handler failed, and the database has undone the transaction with it, the "
     "inbox's row too: let the error out of the handler, or put the statement into a savepoint "
@@ -131,9 +136,7 @@ def connection_of(session: Session, inbox: InboxTable) -> Connection:
     try:
         return session.connection(bind_arguments={"clause": inbox.table})
     except UnboundExecutionError as error:
-        table = inbox.table.fullname
-        cure = f"the session has no engine for it: bind it with binds={{{table}: ...}}"
-        raise InboxTableError(table, cure) from error
+        raise InboxTableError(inbox.table.fullname, _UNBOUND) from error
 
 
 def _watch(engine: Engine) -> None:

@@ -2,8 +2,9 @@
 
 Never within the writing transaction: all transactions that notify commit one after another, behind
 a lock of the whole server, which halves their rate with eight writers. So a process notifies when
-its commits are done, many of them at once, on a connection of the pool that it gives back. Both
-sides are a convenience: without a notification a relay polls.
+its commits are done, on a connection of the pool that it gives back: for the first of them at once,
+and then for all of the next ten milliseconds together, so that where commits are many they cost
+nothing. Both sides are a convenience: without a notification a relay polls.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 from zlib import crc32
 
-from sqlalchemy import Connection, Engine, Table, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Connection, Engine, Pool, Table, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from events.integration.topology import RetryPolicy
 
@@ -26,10 +27,12 @@ __all__ = ["channel_of", "listening", "notify"]
 logger = logging.getLogger("events.integration")
 
 _CLOSING = 2.0  # seconds
+_REST = 0.01  # seconds from one NOTIFY to the next: half of what a row may take to wake a relay
 _LONGEST = 63  # bytes of a channel's name
 _BACKOFF = RetryPolicy(delay=0.5, factor=2.0, max_delay=30.0)
 
-_notifiers: WeakKeyDictionary[Engine, _Notifier] = WeakKeyDictionary()
+_NOTIFY = text("SELECT pg_notify(:channel, '')")
+_notifiers: WeakKeyDictionary[Pool, _Notifier] = WeakKeyDictionary()
 
 
 def channel_of(table: Table) -> str:
@@ -40,35 +43,52 @@ def channel_of(table: Table) -> str:
 
 def notify(engine: Engine, channel: str) -> None:
     """Tell all relays, soon and once for many calls. It neither waits nor fails."""
-    notifier = _notifiers.get(engine)
+    notifier = _notifiers.get(engine.pool)
     if notifier is None:
-        notifier = _notifiers[engine] = _Notifier()
+        notifier = _notifiers[engine.pool] = _Notifier()
     notifier.notify(engine, channel)
 
 
 class _Notifier:
-    """Sends at most one NOTIFY at a time for an engine; the calls meanwhile share the next."""
+    """Sends a NOTIFY for the first commit at once, and one for all that come while it rests.
+
+    There is one for each pool. `dispose` gives an engine another, and cannot close a connection
+    that is in use: so this one closes it then, and does not give it back to where nobody looks.
+    """
 
     def __init__(self) -> None:
         self._channels: set[str] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
 
     def notify(self, engine: Engine, channel: str) -> None:
         self._channels.add(channel)
-        loop, task = asyncio.get_running_loop(), self._task
-        if task is None or task.done() or task.get_loop() is not loop:
-            self._task = loop.create_task(self._send(AsyncEngine(engine)))
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:  # it rests, or is at work, where nobody will end it
+            self._loop, self._task = loop, None
+        if self._task is None:
+            self._task = loop.create_task(self._send(AsyncEngine(engine), engine.pool))
 
-    async def _send(self, engine: AsyncEngine) -> None:
-        statement = text("SELECT pg_notify(:channel, '')")
-        engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    async def _send(self, engine: AsyncEngine, pool: Pool) -> None:
+        at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
         try:
-            async with engine.connect() as connection:
-                while self._channels:
-                    await connection.execute(statement, {"channel": self._channels.pop()})
+            async with at_once.connect() as connection:
+                channels, self._channels = self._channels, set()
+                for channel in channels:
+                    await connection.execute(_NOTIFY, {"channel": channel})
+                if engine.pool is not pool:
+                    await connection.invalidate()
+                await connection.close()  # as the exit does in a task, before which may come that
         except Exception as error:  # noqa: BLE001 - the relays poll anyway
             logger.debug("could not notify the relays: %s", error)
             self._channels.clear()
+        finally:
+            asyncio.get_running_loop().call_later(_REST, self._rested, engine.sync_engine)
+
+    def _rested(self, engine: Engine) -> None:
+        self._task = None
+        if self._channels:
+            self.notify(engine, next(iter(self._channels)))
 
 
 @asynccontextmanager
@@ -112,19 +132,25 @@ async def _own_connection(engine: AsyncEngine) -> AsyncGenerator[Any]:
     The pool does not count it, and may open another in its place.
     """
     async with engine.connect() as connection:
-        raw: Any = (await connection.get_raw_connection()).driver_connection
-        await connection.run_sync(_detach)
+        raw = await _detached(connection)
         try:
             yield raw
         finally:
-            # A server that is frozen does not say goodbye; the connection goes with the process.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_CLOSING):
-                    await raw.close()
+            await _close(raw)
 
 
-def _detach(connection: Connection) -> None:
-    connection.detach()
+async def _detached(connection: AsyncConnection) -> Any:
+    """Take the driver's connection away from the pool, which then does not close it either."""
+    raw = (await connection.get_raw_connection()).driver_connection
+    await connection.run_sync(Connection.detach)
+    return raw
+
+
+async def _close(raw: Any) -> None:
+    # A server that is frozen does not say goodbye; the connection goes with the process.
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSING):
+            await raw.close()
 
 
 async def _begin(

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     ColumnElement,
     Integer,
     Select,
@@ -28,6 +29,7 @@ from events.integration.outbox import Lease
 
 __all__ = ["DueQuery", "message_of"]
 
+_HIGHEST = (1 << 63) - 1  # no row has this id
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
@@ -36,8 +38,9 @@ class DueQuery:
 
     There are two halves: what is due at once, by id, and what was postponed until now, by its time.
     Each is a walk along the index that ends with the limit; one for both would have what was
-    postponed wait for the whole backlog. The conditions are inequalities where PostgreSQL would
-    otherwise take them to leave so few rows, of a table it has no statistics of, that it sorts.
+    postponed wait for the whole backlog. The conditions are inequalities, and none of them the two
+    ends of one interval, where PostgreSQL would otherwise take them to leave so few rows, of a
+    table it has no statistics of, that it sorts.
     """
 
     def __init__(self, tables: Tables, dialect: str) -> None:
@@ -65,17 +68,19 @@ class DueQuery:
         if scan:
             first = self._half(false(), at_once)
         elif self._on_postgresql:  # this alone is where its walk along the index begins
-            first = self._half(
-                false(),
-                at_once,
-                tuple_(c.available_at, c.id) > tuple_(literal(AT_ONCE, moment()), after),
-            )
+            first = self._half(false(), at_once, self._behind(after))
         else:
             first = self._half(false(), at_once, c.id > after)
         if not scan:
             return first
-        later = self._half(true(), c.available_at > AT_ONCE, c.available_at <= clock())
+        postponed = self._behind(_HIGHEST) if self._on_postgresql else c.available_at > AT_ONCE
+        later = self._half(true(), postponed, c.available_at <= clock())
         return union_all(select(first.subquery()), select(later.subquery()))
+
+    def _behind(self, row: int | BindParameter[int]) -> ColumnElement[bool]:
+        """Return the condition for what the index has behind this row among those due at once."""
+        c = self._tables.outbox.c
+        return tuple_(c.available_at, c.id) > tuple_(literal(AT_ONCE, moment()), row)
 
     def _half(
         self, postponed: ColumnElement[bool], *where: ColumnElement[bool]

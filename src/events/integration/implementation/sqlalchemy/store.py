@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
@@ -28,6 +28,7 @@ from events.integration.implementation.sqlalchemy._leases import Leases
 from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._parking import Parking
 from events.integration.implementation.sqlalchemy._reading import DueQuery, message_of
+from events.integration.implementation.sqlalchemy._removing import Removal
 from events.integration.implementation.sqlalchemy._wakeup import listening
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
@@ -49,6 +50,8 @@ from events.integration.outbox import (
 
 __all__ = ["SQLAlchemyOutboxStore"]
 
+_AT_A_TIME = 1_000  # rows, about a millisecond
+_NEVER = datetime(9999, 12, 31, tzinfo=UTC)
 _DEFERRED = "waits for an earlier event of its key"
 
 
@@ -89,6 +92,7 @@ class SQLAlchemyOutboxStore:
         table = tables.outbox
         c = table.c
         self._many = Many(engine, table)
+        self._removal = Removal(self._single, self._many)
         self._postpone = (
             update(table)
             .where(c.id == bindparam("row"))
@@ -155,18 +159,27 @@ class SQLAlchemyOutboxStore:
         """See `OutboxStore.waiting`."""
         c = self._tables.outbox.c
         query = select(c.id, c.key, c.available_at).where(
+            # Two ends, so that PostgreSQL takes them for few before it knows, and the index.
             c.available_at > AT_ONCE,
+            c.available_at < _NEVER,
             c.last_error.is_not(None),
             c.key.is_not(None),
             c.lane.in_(sorted(lease.lanes)),
         )
-        async with self._single.connect() as connection:
-            found = (await connection.execute(query)).all()
-        return [(number, key, aware(until)) for number, key, until in found]
+        waiting: list[tuple[int, str, datetime]] = []
+        async with self._engine.connect() as connection:
+            # There may be very many, and the event loop is the application's too.
+            found = await connection.stream(query, execution_options={"yield_per": _AT_A_TIME})
+            async for part in found.partitions():
+                waiting += [(number, key, aware(until)) for number, key, until in part]
+        return waiting
 
     async def remove(self, ids: Collection[int]) -> None:
         """See `OutboxStore.remove`."""
         rest = list(ids)
+        if self._dialect == "sqlite":
+            await self._removal(rest)
+            return
         async with self._single.begin() as connection:
             while rest:
                 await connection.execute(*self._many.delete(rest[:MOST_IDS]))

@@ -1,0 +1,176 @@
+"""What the store's statements say on each server: whose rows, under which lock, and how many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+from sqlalchemy import MetaData, event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
+
+from events.integration.event import IntegrationEvent
+from events.integration.implementation.sqlalchemy import (
+    SQLAlchemyOutbox,
+    SQLAlchemyOutboxStore,
+    outbox_table,
+)
+from events.integration.outbox import LANES, Attendance, Lease, Parked
+from events.integration.outbox.lanes import attend
+from events.integration.topology import Topic
+from events.testing.contracts.outbox import pending
+from tests.databases.database import new_database
+
+TABLE = outbox_table(MetaData())
+LATER = datetime.now(UTC) + timedelta(hours=1)
+MANY = text(
+    "INSERT INTO outbox (event_id, topic, lane, type, version, headers, body, created_at, "
+    "available_at) SELECT 'id', 'topic', n % 32, 'type', 1, '{}', repeat('x', 200)::bytea, now(), "
+    "to_timestamp(n % 2) FROM generate_series(1, 100000) AS n"
+)
+DRIVERS = {
+    "asyncpg": ("postgresql", "postgresql+asyncpg"),
+    "psycopg": ("postgresql", "postgresql+psycopg"),
+    "asyncmy": ("mariadb", "mariadb+asyncmy"),
+}
+
+
+@dataclass(frozen=True)
+class Stored(IntegrationEvent):
+    type = "test.outbox_store.stored"
+    version = 1
+    number: int
+
+
+@pytest.fixture(params=DRIVERS)
+async def engine(request: pytest.FixtureRequest) -> AsyncGenerator[AsyncEngine]:
+    kind, driver = DRIVERS[request.param]
+    with new_database(kind) as made:
+        engine = create_async_engine(made.url(driver))
+        async with engine.begin() as connection:
+            await connection.run_sync(TABLE.metadata.create_all)
+        yield engine
+        await engine.dispose()
+
+
+@pytest.fixture
+def store(engine: AsyncEngine) -> SQLAlchemyOutboxStore:
+    return SQLAlchemyOutboxStore(engine)
+
+
+async def put(engine: AsyncEngine, numbers: Sequence[int], key: str | None = None) -> None:
+    async with AsyncSession(engine) as session, session.begin():
+        for number in numbers:
+            await SQLAlchemyOutbox(session).put(Topic("stored"), Stored(number), key=key)
+
+
+def lease(relay: str, *lanes: int) -> Lease:
+    return Lease(relay, f"token of {relay}", frozenset(lanes), 30.0, 30.0)
+
+
+async def test_of_many_who_attend_at_once_each_sees_what_the_others_have_written(
+    store: SQLAlchemyOutboxStore,
+) -> None:
+    """A lane is given to two relays if they read the leases at the same time."""
+
+    async def take_the_next(number: int) -> int:
+        def decide(leases: Sequence[Lease]) -> Attendance:
+            own = lease(f"relay {number}", len(leases))
+            return Attendance(own=own, ended=(), written=(own,), share=1)
+
+        (lane,) = (await store.attend(decide)).own.lanes
+        return lane
+
+    relays = 8
+    assert sorted(await asyncio.gather(*map(take_the_next, range(relays)))) == [*range(relays)]
+
+
+async def test_rows_are_read_and_lanes_left_under_a_lease_of_this_name_and_token_alone(
+    engine: AsyncEngine, store: SQLAlchemyOutboxStore
+) -> None:
+    await put(engine, [1])
+    own = (await store.attend(lambda leases: attend(leases, lease("me")))).own
+    assert len(await store.due(own, 10)) == 1
+    for stranger in (replace(own, token="other"), replace(own, relay="other")):
+        assert await store.due(stranger, 10) == []
+        assert await store.due(stranger, 10, after=0) == []
+        await store.leave(stranger)
+    assert len(await store.due(own, 10, after=0)) == 1
+    await store.leave(own)
+    assert await store.due(own, 10) == []
+
+
+async def test_rows_of_other_lanes_are_neither_due_nor_waiting(
+    engine: AsyncEngine, store: SQLAlchemyOutboxStore
+) -> None:
+    await put(engine, range(100))
+    await put(engine, range(100), key="a")
+    own = (await store.attend(lambda leases: attend(leases, lease("me")))).own
+    rows = {row.id: row for row in await store.due(own, 1_000)}
+    found = list[int]()
+    waiting = list[int]()
+    await store.defer([row.id for row in rows.values() if row.message.key], LATER)
+    for lane in range(LANES):
+        of_lane = replace(own, lanes=frozenset({lane}))
+        found += [row.id for row in await store.due(of_lane, 1_000)]
+        waiting += [number for number, _, _ in await store.waiting(of_lane)]
+    assert sorted(found) == [row.id for row in rows.values() if row.message.key is None]
+    assert sorted(waiting) == [row.id for row in rows.values() if row.message.key == "a"]
+
+
+async def test_rows_are_redriven_in_the_order_in_which_they_were_put(
+    engine: AsyncEngine, store: SQLAlchemyOutboxStore
+) -> None:
+    """Whatever the order in which they were parked, which is how PostgreSQL keeps them."""
+    await put(engine, range(5))
+    rows = await pending(store)
+    for row in reversed(rows):
+        await store.park([Parked(row.id, "r", "e", 1)])
+    assert await store.redrive([row.id for row in rows]) == [row.id for row in rows]
+    assert [row.message.id for row in await pending(store)] == [row.message.id for row in rows]
+
+
+async def test_two_who_take_the_same_parked_rows_in_opposite_orders_both_end(
+    engine: AsyncEngine, store: SQLAlchemyOutboxStore
+) -> None:
+    rows = 2_500
+    await put(engine, range(rows))
+    await store.park([Parked(row.id, "r", "e", 1) for row in await pending(store)])
+    ids = [row.id for row in await store.parked(limit=rows, after=None)]
+    there, back = await asyncio.gather(store.redrive(ids), store.discard(ids[::-1]))
+    assert sorted([*there, *back]) == ids
+    assert len(await pending(store)) == len(there)
+
+
+@pytest.mark.parametrize("after", [None, 0])
+async def test_a_batch_is_a_walk_along_the_index_before_anything_was_analyzed(
+    engine: AsyncEngine, store: SQLAlchemyOutboxStore, after: int | None
+) -> None:
+    """Of what is due at once, and of what was postponed until now, however much there is."""
+    if engine.dialect.name != "postgresql":
+        pytest.skip("MariaDB walks the index whatever it knows of the table")
+    asked: list[tuple[str, Any]] = []
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def note(_c: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        asked.append((statement, parameters))
+
+    async with engine.begin() as connection:
+        await connection.execute(MANY)
+        await store.due(lease("me"), 500, after=after)
+        steps = await _plan(connection, *asked[-1])
+        await store.waiting(lease("me", *range(LANES)))
+        of_waiting = await _plan(connection, *asked[-1])
+    assert any("ix_outbox_due" in step for step in of_waiting), of_waiting
+    assert sum("ix_outbox_due on outbox" in step for step in steps) == (1 if after == 0 else 2)
+    assert not [step for step in steps if "Sort" in step or "Seq Scan" in step], steps
+    assert sum("Index Cond" in step and "ROW(available_at, id) >" in step for step in steps) == 1
+
+
+async def _plan(connection: AsyncConnection, statement: str, parameters: Any) -> list[str]:
+    plan = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
+    return [step for (step,) in plan]
