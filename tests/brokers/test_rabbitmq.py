@@ -27,6 +27,7 @@ from tests.brokers.rabbitmq_server import (
     Client,
     Declared,
     RabbitMQServer,
+    connections,
     rabbitmq_server,
     rabbitmq_url,
 )
@@ -228,20 +229,67 @@ async def test_what_amqp_cannot_carry_is_a_clear_error_and_harms_nothing(
     await eventually(lambda: probe.numbers == [2])
 
 
+@pytest.mark.parametrize("prefetch", [10, 300])
 async def test_what_was_at_hand_at_shutdown_comes_back_in_order(
-    rabbitmq_url: str, client: Client, topic: Topic
+    rabbitmq_url: str, client: Client, topic: Topic, prefetch: int
 ) -> None:
-    gate = asyncio.Event()
+    gate, count = asyncio.Event(), 2 * prefetch
     probe = Probe(f"probe-{uuid4().hex[:8]}", lambda _: gate.wait())
-    bus = RabbitMQIntegrationEventBus(rabbitmq_url, [registration(probe, topic)], prefetch=10)
+    bus = RabbitMQIntegrationEventBus(rabbitmq_url, [registration(probe, topic)], prefetch=prefetch)
     async with bus:
-        await bus.send_many(topic, map(Numbered, range(20)))
+        await bus.send_many(topic, map(Numbered, range(count)))
         await eventually(lambda: probe.running)
         await bus.shutdown(grace=0)
     probe.react = None
     async with bus:
-        await eventually(lambda: len(probe.numbers) == 20)
-    assert probe.numbers == list(range(20))
+        await eventually(lambda: len(probe.numbers) == count)
+    assert probe.numbers == list(range(count))
+
+
+async def test_what_an_unregistered_consumer_had_at_hand_comes_back_in_order(
+    rabbitmq_url: str, client: Client, topic: Topic
+) -> None:
+    gate, count = asyncio.Event(), 100
+    probe = Probe(f"probe-{uuid4().hex[:8]}", lambda _: gate.wait())
+    consumer = registration(probe, topic)
+    async with RabbitMQIntegrationEventBus(
+        rabbitmq_url, [consumer], prefetch=50, shutdown_grace=0
+    ) as bus:
+        await bus.send_many(topic, map(Numbered, range(count)))
+        await eventually(lambda: probe.running)
+        await bus.unregister(consumer)
+        probe.react = None
+        await bus.register(consumer)
+        await eventually(lambda: len(probe.numbers) == count)
+    assert probe.numbers == list(range(count))
+
+
+async def test_where_another_consumes_one_that_is_stopped_takes_nothing_more(
+    rabbitmq_url: str, client: Client, topic: Topic
+) -> None:
+    gate = asyncio.Event()
+    name = f"probe-{uuid4().hex[:8]}"
+    stopped, other = Probe(name, lambda _: gate.wait()), Probe(name)
+    first = RabbitMQIntegrationEventBus(rabbitmq_url, [registration(stopped, topic)])
+    await first.startup()
+    await first.send(topic, Numbered(0))
+    await eventually(lambda: stopped.running)
+    async with RabbitMQIntegrationEventBus(rabbitmq_url, [registration(other, topic)]) as bus:
+        stopping = asyncio.create_task(first.shutdown())
+        await eventually(lambda: not _receives(first))
+        await bus.send_many(topic, map(Numbered, range(1, 10)))
+        await eventually(lambda: other.numbers == list(range(1, 10)))
+        gate.set()
+        await stopping
+    assert stopped.numbers == [0]
+
+
+def _receives(bus: RabbitMQIntegrationEventBus) -> bool:
+    """Tell whether the driver has a consumer that the broker has not confirmed as cancelled."""
+    channels = [
+        channel for each in connections(bus) for channel in each._connection._channels.values()
+    ]
+    return any(channel.consumer_tags for channel in channels)
 
 
 # --- interoperation -------------------------------------------------------------------------------

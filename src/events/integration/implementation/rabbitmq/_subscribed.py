@@ -5,13 +5,19 @@ A delivery is in one of these states:
     delivered --settlement--> Ack      --> acknowledged
         |                     Retry    --> published to a delay queue, then acknowledged
         |                     Reject   --> published to the dead letters, then acknowledged
-        |                     Release  --> given back
+        |                     Release  --> given back, at a shutdown by the channel's end
         '--channel lost--> orphan --delivered again to us--> as before, on the new channel
 
 What is to be published and cannot be stays unacknowledged and is tried again, after pauses. A
 handler is not ended by a lost channel: when its delivery comes again to this process, while it runs
 or after it, its settlement is used for that one, and it is not handled twice. It may come to
 another process, though.
+
+The end. A quorum queue puts first what it was given back last, and what was on its way to a consumer
+that has cancelled it gives back at once, before what was delivered earlier and is in hand here. So
+a consumer that has the queue to itself is not cancelled: what comes for it is left untouched, and
+the channel's end gives everything back, in the order of the queue. Where others consume too there
+is no order to keep, and they are to get at once what comes: there it is cancelled.
 
 Crash loops. A broker cannot tell who of the many that were in a process's hands has killed it. So
 what comes back for the second time is moved to a queue of suspects, unchanged, where deliveries are
@@ -35,7 +41,13 @@ from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._driver import DriverError, Properties
 from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, Held, Orphans
 from events.integration.implementation.rabbitmq._publisher import Publisher
-from events.integration.implementation.rabbitmq._topology import Names, Queue, bind, declare
+from events.integration.implementation.rabbitmq._topology import (
+    Names,
+    Queue,
+    bind,
+    count_consumers,
+    declare,
+)
 from events.integration.message import Ack, Reject, Retry, Settlement
 from events.integration.transport import Deliver, Subscription
 from events.integration.uuid7 import uuid7
@@ -48,6 +60,7 @@ _COMES_BACK = 2  # times, and it is a suspect; a deploy takes back what is at ha
 _AT_HAND = 16  # deliveries per handler where some wait behind their key
 _MOST_AT_HAND = 65_535  # AMQP has 16 bits for it
 _LONGEST_PAUSE = 30.0
+_LOOKS, _BETWEEN_LOOKS = 50, 0.01  # whether it is gone; others that consume by now keep it there
 
 
 class RabbitMQSubscribed:
@@ -73,13 +86,13 @@ class RabbitMQSubscribed:
         self._prefetch = min(prefetch or at_hand, _MOST_AT_HAND)
         self._connection: Connection | None = None
         self._channel: Channel | None = None
-        self._tags: list[str] = []
+        self._consumers: dict[Queue, str] = {}  # with their tags
         self._attaching: asyncio.Task[None] | None = None
         self._held: set[Held] = set()
         self._orphans = Orphans()
-        self._released: list[Held] = []  # in the course of closing, to go back in their order
         self._timers: set[asyncio.TimerHandle] = set()
         self._taking = True
+        self._alone = False  # with the queue, as was seen when it stopped to take
         self._settled = asyncio.Event()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._last_poll: float | None = None
@@ -115,7 +128,8 @@ class RabbitMQSubscribed:
                 (names.suspects, True, 1),
             ):
                 receive = self._receiver(channel, suspect=suspect)
-                self._tags.append(await channel.consume(queue.name, receive, prefetch=prefetch))
+                tag = await channel.consume(queue.name, receive, prefetch=prefetch)
+                self._consumers[queue] = tag
         except BaseException:
             self._detach()
             channel.on_closed = lambda _: None
@@ -134,7 +148,7 @@ class RabbitMQSubscribed:
 
     def _detach(self) -> None:
         self._channel = None
-        self._tags.clear()
+        self._consumers.clear()
         for held in self._held:
             self._orphans.add(held)
         self._held.clear()
@@ -269,8 +283,6 @@ class RabbitMQSubscribed:
             return
         if self._taking:
             held.channel.nack(held.tag)
-        else:
-            self._released.append(held)
         self._done(held)
 
     def _move(self, held: Held, queue: Queue, properties: Properties) -> None:
@@ -326,13 +338,17 @@ class RabbitMQSubscribed:
         if self._attaching is not None:
             self._attaching.cancel()
             await asyncio.wait({self._attaching})
-        channel, tags, self._tags = self._channel, self._tags, []
-        for tag in tags:
-            if channel is not None and channel.is_open:
-                try:
-                    await channel.call("basic_cancel", consumer_tag=tag)
-                except DriverError:
-                    return  # it receives no more in any case
+        channel, consumers = self._channel, dict(self._consumers)
+        self._consumers.clear()
+        if channel is None or not consumers:
+            return
+        try:
+            self._alone = await count_consumers(channel, self._names.main) <= 1
+            if not self._alone:
+                await channel.call("basic_cancel", consumer_tag=consumers[self._names.main])
+            await channel.call("basic_cancel", consumer_tag=consumers[self._names.suspects])
+        except DriverError:
+            return  # what still comes is left untouched in any case
 
     async def close(self) -> None:
         """See `Subscribed.close`."""
@@ -356,13 +372,29 @@ class RabbitMQSubscribed:
         self._orphans.clear()
         channel, self._channel = self._channel, None
         if channel is not None:
-            # Before the channel ends: what its end gives back comes some time after that.
-            for held in sorted(self._released, key=lambda held: held.tag):
-                if held.channel is channel:
-                    channel.nack(held.tag)
             await channel.close()
+            if self._alone:
+                await self._taken_back()
         if not self._closed.done():
             self._closed.set_result(None)
+
+    async def _taken_back(self) -> None:
+        """Return when the queue has noticed that we are gone, some time after the channel has.
+
+        Whoever consumed before would get what waits behind the events that are given back.
+        """
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            channel = await connection.channel(self._timeout)
+            for _ in range(_LOOKS):
+                if not await count_consumers(channel, self._names.main):
+                    break
+                await asyncio.sleep(_BETWEEN_LOOKS)
+            await channel.close()
+        except DriverError as error:
+            logger.debug("%s may still have its consumer: %s", self._names.main, error)
 
     def on_closed(self, closed: Callable[[RabbitMQSubscribed], None]) -> None:
         """Have `closed` called when it is closed, or has ended by itself."""
