@@ -20,6 +20,7 @@ from events.errors import (
 )
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
+from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._topology import Names, _tier, topic_of
 from events.testing.contracts import Numbered, Probe
 from events.testing.waiting import eventually
@@ -177,6 +178,62 @@ async def test_a_consumer_that_cannot_go_on_takes_the_process_down(
     with pytest.raises(ConsumerStoppedError) as raised:
         await asyncio.wait_for(running, 10)
     assert queue in str(raised.value.__cause__)
+
+
+async def test_a_queue_that_does_not_answer_is_told_once_with_the_cure(
+    rabbitmq_server: RabbitMQServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a quorum queue without a leader, which a broker has that was killed at a bad moment."""
+    topic, probe = Topic("unled"), Probe("unled")
+    queue = "unled@unled:suspects"
+    process = f"whereis('%2F_{queue}')"
+    attempts: list[str] = []
+    consume = Channel.consume
+
+    async def counted(channel: Channel, queue: str, *args: Any, **options: Any) -> str:
+        attempts.append(queue)
+        return await consume(channel, queue, *args, **options)
+
+    monkeypatch.setattr(Channel, "consume", counted)
+    async with RabbitMQIntegrationEventBus(
+        rabbitmq_server.url, [registration(probe, topic)], send_timeout=1
+    ) as bus:
+        rabbitmq_server.ctl("eval", f"sys:suspend({process}).")
+        await asyncio.to_thread(rabbitmq_server.ctl, "close_all_connections", "by the test")
+        attempts.clear()
+        await eventually(lambda: len(attempts) > 2, 30)
+        health = bus.health()
+        assert not health.healthy
+        assert not health.connected
+        assert (health.consumers[0].last_poll or 0) > 1
+        await bus.send(topic, Numbered(1))
+        assert set(attempts) == {queue}, "events are taken by a channel that comes to nothing"
+        rabbitmq_server.ctl("eval", f"sys:resume({process}).")
+        await eventually(lambda: bus.health().healthy and probe.numbers == [1], 30)
+        told = [line for line in caplog.messages if "cannot be consumed" in line]
+        assert len(told) == 1
+        assert f"{queue!r} gives no answer within 1 s" in told[0]
+        assert f"rabbitmqctl delete_queue {queue}" in told[0]
+        assert sum("is consumed again" in line for line in caplog.messages) == 1
+
+
+async def test_a_queue_that_does_not_answer_at_startup_is_an_error_with_the_cure(
+    rabbitmq_server: RabbitMQServer,
+) -> None:
+    bus = RabbitMQIntegrationEventBus(
+        rabbitmq_server.url, [registration(Probe("mute"), Topic("mute"))], send_timeout=1
+    )
+    async with bus:
+        pass
+    process = "whereis('%2F_mute@mute')"
+    rabbitmq_server.ctl("eval", f"sys:suspend({process}).")
+    try:
+        with pytest.raises(BusUnavailableError, match="delete_queue mute@mute`"):
+            await bus.startup()
+    finally:
+        rabbitmq_server.ctl("eval", f"sys:resume({process}).")
 
 
 async def test_a_deleted_retry_queue_is_made_again(

@@ -70,7 +70,8 @@ class Connection:
         quiet_driver()
         parameters = URLParameters(url)
         parameters.connection_attempts = 1
-        parameters.socket_timeout = parameters.stack_timeout = timeout
+        parameters.socket_timeout = timeout
+        parameters.stack_timeout = 2 * timeout  # ours comes first: the driver trips over its own
         if "heartbeat=" not in url:
             parameters.heartbeat = _HEARTBEAT
         self = cls()

@@ -13,11 +13,11 @@ handler is not ended by a lost channel: when its delivery comes again to this pr
 or after it, its settlement is used for that one, and it is not handled twice. It may come to
 another process, though.
 
-The end. A quorum queue puts first what it was given back last, and what was on its way to a consumer
-that has cancelled it gives back at once, before what was delivered earlier and is in hand here. So
-a consumer that has the queue to itself is not cancelled: what comes for it is left untouched, and
-the channel's end gives everything back, in the order of the queue. Where others consume too there
-is no order to keep, and they are to get at once what comes: there it is cancelled.
+The end. A quorum queue delivers again in the order in which it was given back, and what is on its
+way to a consumer that is cancelled, the broker gives back at once, before what we hold. So a
+consumer that has the queue to itself is not cancelled: what comes for it is left untouched, and the
+channel's end gives everything back, in the order of the queue. Where others consume too there is no
+order to keep, and they are to get at once what comes: there it is cancelled.
 
 Crash loops. A broker cannot tell who of the many that were in a process's hands has killed it. So
 what comes back for the second time is moved to a queue of suspects, unchanged, where deliveries are
@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,7 @@ from events.errors import BusError, InvalidTopologyError
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._connection import Connection
-from events.integration.implementation.rabbitmq._driver import DriverError, Properties
+from events.integration.implementation.rabbitmq._driver import DriverError, Properties, SilentError
 from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, Held, Orphans
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._topology import (
@@ -92,6 +93,8 @@ class RabbitMQSubscribed:
         self._orphans = Orphans()
         self._timers: set[asyncio.TimerHandle] = set()
         self._taking = True
+        self._attached = False
+        self._cannot: str | None = None  # consume, for this reason
         self._alone = False  # with the queue, as was seen when it stopped to take
         self._settled = asyncio.Event()
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -100,9 +103,14 @@ class RabbitMQSubscribed:
     @property
     def last_poll(self) -> float | None:
         """Return when the broker was last heard of: now, if the channel is open."""
-        if self._channel is not None and self._channel.is_open:
+        if self._attached and self._channel is not None and self._channel.is_open:
             self._last_poll = self._loop.time()
         return self._last_poll
+
+    @property
+    def is_deaf(self) -> bool:
+        """Tell whether it wants to receive and does not, as before it is attached again."""
+        return self._taking and not self._attached
 
     # --- connection and channel ---------------------------------------------------------------
 
@@ -111,7 +119,7 @@ class RabbitMQSubscribed:
 
         Raises:
             InvalidTopologyError: what is needed is there and is not as it should be.
-            DriverError: the channel did not come up; nothing is left of it.
+            DriverError: the channel did not come up, or a queue does not answer; nothing is left.
         """
         self._connection = connection
         channel = await connection.channel(self._timeout)
@@ -123,18 +131,30 @@ class RabbitMQSubscribed:
             channel.on_closed = self._channel_closed
             channel.on_cancelled(self._cancelled)
             self._channel = channel
-            for queue, suspect, prefetch in (
-                (names.main, False, self._prefetch),
-                (names.suspects, True, 1),
-            ):
-                receive = self._receiver(channel, suspect=suspect)
-                tag = await channel.consume(queue.name, receive, prefetch=prefetch)
-                self._consumers[queue] = tag
+            # Suspects first: if they do not answer, nobody else's events must be kept meanwhile by
+            # a channel that the broker cannot end.
+            await self._consume(channel, names.suspects, suspect=True, prefetch=1)
+            await self._consume(channel, names.main, suspect=False, prefetch=self._prefetch)
+            self._attached = True
         except BaseException:
             self._detach()
             channel.on_closed = lambda _: None
             await channel.close()
             raise
+
+    async def _consume(
+        self, channel: Channel, queue: Queue, *, suspect: bool, prefetch: int
+    ) -> None:
+        receive = self._receiver(channel, suspect=suspect)
+        try:
+            self._consumers[queue] = await channel.consume(queue.name, receive, prefetch=prefetch)
+        except SilentError as error:
+            cure = f"rabbitmqctl delete_queue {shlex.quote(queue.name)}"
+            raise SilentError(
+                f"{queue} gives {error}, which is tried again; if it goes on, the queue has no "
+                f"leader, as when the broker was killed right after making it: see the broker's "
+                f"log, and as a last resort run `{cure}`, after which it is made anew, empty"
+            ) from None
 
     def up(self, connection: Connection) -> None:
         """Resume on this connection."""
@@ -147,7 +167,10 @@ class RabbitMQSubscribed:
         self._detach()
 
     def _detach(self) -> None:
+        if self._attached:
+            self._last_poll = self._loop.time()
         self._channel = None
+        self._attached = False
         self._consumers.clear()
         for held in self._held:
             self._orphans.add(held)
@@ -189,12 +212,23 @@ class RabbitMQSubscribed:
                 return
             except DriverError as error:
                 if connection.is_open:
-                    logger.warning("%s cannot be consumed yet: %s", self._names.main, error)
+                    self._tell_that_it_cannot(str(error))
                 pause = min(max(2 * pause, FIRST_PAUSE), _LONGEST_PAUSE)
                 continue
+            self._tell_that_it_can()
             # Lost while it was on its way: `up` saw it under way and left it to us.
             if self._channel is not None or self._connection is None:
                 return
+
+    def _tell_that_it_cannot(self, reason: str) -> None:
+        if reason != self._cannot:
+            logger.error("%s cannot be consumed: %s", self._names.main, reason)
+        self._cannot = reason
+
+    def _tell_that_it_can(self) -> None:
+        if self._cannot is not None:
+            logger.warning("%s is consumed again", self._names.main)
+        self._cannot = None
 
     # --- deliveries ---------------------------------------------------------------------------
 
