@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
+from unittest import mock
 from uuid import uuid4
 
 import pika  # type: ignore[import-untyped]
 import pytest
+from pika import data
 
 from events.errors import (
     BusError,
@@ -400,6 +403,37 @@ async def test_foreign_headers_of_any_type_do_no_harm(
     assert got.headers["truth"] == "true"
 
 
+async def test_foreign_headers_come_through_a_retry(
+    rabbitmq_url: str, client: Client, topic: Topic
+) -> None:
+    probe = Probe(f"probe-{uuid4().hex[:8]}")
+
+    async def fail_once(_: Numbered) -> None:
+        if len(probe.arrivals) == 1:
+            raise RuntimeError("once")
+
+    probe.react = fail_once
+    retry = RetryPolicy(delay=0.05, jitter=0, in_place=0)
+    async with RabbitMQIntegrationEventBus(rabbitmq_url, [registration(probe, topic, retry=retry)]):
+        # The driver reads fractions and does not write them; other clients do.
+        headers: Any = {"whole": 2**40, "fraction": "?", "list": ["?", {"deep": "?"}]}
+        properties = pika.BasicProperties(message_id="m", headers=headers)
+        with mock.patch.object(data, "encode_value", _encode_fractions):
+            client.channel.basic_publish(topic.name, Numbered.type, BARE % 1, properties)
+        await eventually(lambda: probe.numbers == [1])
+    first, second = (arrival.delivery.headers for arrival in probe.arrivals)
+    assert first == second
+    assert (first["whole"], first["fraction"]) == (str(2**40), "1.5")
+
+
+def _encode_fractions(pieces: list[bytes], value: Any, encode: Any = data.encode_value) -> int:
+    """Write the driver's question marks as a double."""
+    if value != "?":
+        return int(encode(pieces, value))
+    pieces.append(struct.pack(">cd", b"d", 1.5))
+    return 9
+
+
 # --- connections ----------------------------------------------------------------------------------
 
 
@@ -442,7 +476,7 @@ async def test_one_line_is_logged_when_the_connection_is_lost_and_one_when_it_is
         assert len(lines) == 2, lines
         assert lines[0].startswith(f"{name} lost its connection: ")
         assert "by the test" in lines[0]
-        assert bus.health().connected
+        await eventually(lambda: bus.health().connected)
 
 
 async def test_a_memory_alarm_holds_what_is_sent_but_not_what_is_acknowledged(

@@ -18,6 +18,7 @@ from events.integration.implementation.rabbitmq._driver import (
     SilentError,
     reason_of,
 )
+from events.integration.implementation.rabbitmq._frames import ack_frame
 
 __all__ = ["Channel"]
 
@@ -154,7 +155,8 @@ class Channel:
     def ack(self, tag: int) -> None:
         """Acknowledge one delivery, if the channel is still open."""
         if self._channel.is_open:
-            self._channel.basic_ack(tag)
+            frame = ack_frame(self._channel.channel_number, tag)
+            self._channel.connection._output_marshaled_frames((frame,))  # noqa: SLF001
 
     def nack(self, tag: int, *, multiple: bool = False) -> None:
         """Give one delivery back, or all up to it, if the channel is still open."""

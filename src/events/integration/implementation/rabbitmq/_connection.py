@@ -17,20 +17,29 @@ from events.integration.implementation.rabbitmq._driver import (
     quiet_driver,
     reason_of,
 )
+from events.integration.implementation.rabbitmq._frames import (
+    Delivered,
+    IncompleteError,
+    read_delivery,
+)
 
 __all__ = ["Connection"]
 
 _HEARTBEAT = 30  # seconds; unless the URL says otherwise
 
 
-class _CoalescingConnection(AsyncioConnection):  # type: ignore[misc]
-    """Send what one turn of the loop writes with one system call, not one for each frame.
+class _QuickConnection(AsyncioConnection):  # type: ignore[misc]
+    """The driver's, with shorter ways for what there is most of.
 
-    A message is three frames and an acknowledgement one; the calls would cost half of all the time.
+    What one turn of the loop writes is sent with one system call, not one for each frame: a message
+    is three of them and an acknowledgement one. What is delivered is read in one go.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._frames: list[bytes] = []
+        self._frame_buffer: bytes  # what was read and not yet understood
+        self.bytes_received: int  # its heartbeats look at that
+        self.frames_received: int
         AsyncioConnection.__init__(self, *args, **kwargs)
 
     def _adapter_emit_data(self, data: bytes) -> None:
@@ -42,6 +51,37 @@ class _CoalescingConnection(AsyncioConnection):  # type: ignore[misc]
         self._emit_frames()
         AsyncioConnection._adapter_disconnect_stream(self)  # noqa: SLF001
 
+    def _on_data_available(self, data_in: bytes) -> None:
+        data, at = self._frame_buffer + data_in, 0
+        while at < len(data):
+            try:
+                delivered = read_delivery(data, at)
+            except IncompleteError:
+                break
+            deliver = None if delivered is None else self._consumer_of(delivered)
+            if delivered is not None and deliver is not None:
+                self.bytes_received += delivered.end - at
+                self.frames_received += 3 if delivered.body else 2
+                at = delivered.end
+                deliver(delivered, delivered.properties, delivered.body)
+                continue
+            # The driver's turn, with one frame.
+            self._frame_buffer = data[at:]
+            size, frame = self._read_frame()
+            if not frame:
+                return
+            self._trim_frame_buffer(size)
+            self._process_frame(frame)
+            data, at = self._frame_buffer, 0
+        self._frame_buffer = data[at:]
+
+    def _consumer_of(self, delivered: Delivered) -> Callable[[Any, Any, bytes], None] | None:
+        channel = self._channels.get(delivered.channel)
+        if channel is None or delivered.consumer_tag in channel._cancelled:  # noqa: SLF001
+            return None
+        consumer = channel._consumers.get(delivered.consumer_tag)  # noqa: SLF001
+        return None if consumer is None else partial(consumer, channel)
+
     def _emit_frames(self) -> None:
         data = b"".join(self._frames)
         self._frames.clear()
@@ -49,7 +89,7 @@ class _CoalescingConnection(AsyncioConnection):  # type: ignore[misc]
             AsyncioConnection._adapter_emit_data(self, data)  # noqa: SLF001
 
 
-_open_connection: Any = _CoalescingConnection
+_open_connection: Any = _QuickConnection
 
 
 class Connection:

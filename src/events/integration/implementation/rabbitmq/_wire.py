@@ -135,7 +135,7 @@ def redriven(properties: Properties) -> Properties:
 def _copied(properties: Properties) -> Properties:
     again = copy(properties)
     again.headers = {
-        name: value
+        name: _encodable(value)
         for name, value in _table(properties).items()
         if name not in _BROKERS and not name.startswith(_BROKERS_PREFIXES[1:])
     }
@@ -143,6 +143,19 @@ def _copied(properties: Properties) -> Properties:
     again.expiration = None  # it has left the queue that this was meant for
     again.user_id = None  # of the connection that sent it, which is not ours
     return again
+
+
+def _encodable(value: Any) -> Any:
+    """Write as text, in a foreign header, what the driver reads and does not write."""
+    if isinstance(value, float):
+        return str(value)
+    if isinstance(value, list):
+        items: list[Any] = value
+        return list(map(_encodable, items))
+    if isinstance(value, dict):
+        table: dict[str, Any] = value
+        return {name: _encodable(each) for name, each in table.items()}
+    return value
 
 
 def letter_id(properties: Properties) -> str:
