@@ -147,14 +147,13 @@ def _copied(properties: Properties) -> Properties:
 
 def _encodable(value: Any) -> Any:
     """Write as text, in a foreign header, what the driver reads and does not write."""
-    if isinstance(value, float):
+    kind = type(value)
+    if kind is float:
         return str(value)
-    if isinstance(value, list):
-        items: list[Any] = value
-        return list(map(_encodable, items))
-    if isinstance(value, dict):
-        table: dict[str, Any] = value
-        return {name: _encodable(each) for name, each in table.items()}
+    if kind is list:
+        return [_encodable(each) for each in value]
+    if kind is dict:
+        return {name: _encodable(each) for name, each in value.items()}
     return value
 
 
