@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from events.integration.implementation.rabbitmq._frames import (
 __all__ = ["Connection"]
 
 _HEARTBEAT = 30  # seconds; unless the URL says otherwise
+_PATIENCE = 2.0  # seconds of silence after which nobody waits for an answer any more, in leaving
 
 
 class _QuickConnection(AsyncioConnection):  # type: ignore[misc]
@@ -100,6 +101,7 @@ class Connection:
         self._opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._closing = False
+        self._silent_since: int | None = None  # so many bytes were heard
         self.blocked = False
         self.on_lost: Callable[[str], object] = _ignore
         self.on_blocked: Callable[[bool], object] = _ignore
@@ -179,12 +181,39 @@ class Connection:
         await channel.open(self._connection)
         return channel
 
+    async def hear_out(self, *answers: asyncio.Future[Any], limit: float) -> None:
+        """Wait until these are done, for so long at most, and not past a silence of the broker.
+
+        For those who leave: a broker that is frozen must not hold them up with each answer anew.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + limit
+        pending = {answer for answer in answers if not answer.done()}
+        while pending and not self._closed.done():
+            heard = self._connection.bytes_received
+            left = deadline - loop.time()
+            if left <= 0 or heard == self._silent_since:
+                return
+            _, pending = await asyncio.wait(pending, timeout=min(left, _PATIENCE))
+            if pending and self._connection.bytes_received == heard:
+                self._silent_since = heard
+
+    async def run_out(self, work: Coroutine[Any, Any, None], *, limit: float) -> None:
+        """Do what needs the broker's answers, within the same bounds."""
+        task = asyncio.ensure_future(work)
+        await self.hear_out(task, limit=limit)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+        if not task.cancelled():
+            task.result()
+
     async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - it cleans up
         """Say goodbye, and hang up if there is no answer in time."""
         self._closing = True
         if self._connection.is_open:
             self._connection.close()
-            await asyncio.wait({self._closed}, timeout=timeout)
+            await self.hear_out(self._closed, limit=timeout)
         self.abort()
         await asyncio.wait({self._closed}, timeout=1)
 

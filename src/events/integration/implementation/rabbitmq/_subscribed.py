@@ -32,7 +32,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from events.errors import BusError, InvalidTopologyError
@@ -371,18 +371,23 @@ class RabbitMQSubscribed:
         self._taking = False
         if self._attaching is not None:
             self._attaching.cancel()
-            await asyncio.wait({self._attaching})
-        channel, consumers = self._channel, dict(self._consumers)
-        self._consumers.clear()
-        if channel is None or not consumers:
-            return
+            if self._connection is not None:
+                await self._connection.hear_out(self._attaching, limit=self._timeout)
+        connection, channel = self._connection, self._channel
+        if connection is not None and channel is not None and self._attached and self._consumers:
+            consumers = dict(self._consumers)
+            self._consumers.clear()
+            await connection.run_out(self._cancel(channel, consumers), limit=self._timeout)
+
+    async def _cancel(self, channel: Channel, consumers: Mapping[Queue, str]) -> None:
+        main, suspects = self._names.main, self._names.suspects
         try:
-            self._alone = await count_consumers(channel, self._names.main) <= 1
-            if not self._alone:
-                await channel.call("basic_cancel", consumer_tag=consumers[self._names.main])
-            await channel.call("basic_cancel", consumer_tag=consumers[self._names.suspects])
-        except DriverError:
-            return  # what still comes is left untouched in any case
+            self._alone = await count_consumers(channel, main) <= 1
+            for queue in (suspects,) if self._alone else (main, suspects):
+                await channel.call("basic_cancel", consumer_tag=consumers[queue])
+        except DriverError as error:
+            # What still comes is left untouched in any case.
+            logger.debug("%s is left without a word: %s", main, error)
 
     async def close(self) -> None:
         """See `Subscribed.close`."""
@@ -391,35 +396,34 @@ class RabbitMQSubscribed:
             timer.cancel()
         # Those whose next attempt to be moved was cancelled just now are the broker's again; for
         # the others the publisher's deadline is the limit.
-        deadline = self._loop.time() + 2 * self._timeout
-        while self._held and self._loop.time() < deadline:
-            if self._timers:
-                break
-            self._settled.clear()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._settled.wait()
-            except TimeoutError:
-                break
+        if not self._timers:
+            settling = asyncio.ensure_future(self._all_settled())
+            await self._publisher.hear_out(settling, limit=2 * self._timeout)
+            settling.cancel()
         self._timers.clear()
         self._held.clear()
         self._orphans.clear()
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
-            if self._alone:
-                await self._taken_back()
+        connection, channel, self._channel = self._connection, self._channel, None
+        if connection is not None and channel is not None:
+            await connection.run_out(self._leave(connection, channel), limit=2 * self._timeout)
         if not self._closed.done():
             self._closed.set_result(None)
 
-    async def _taken_back(self) -> None:
+    async def _all_settled(self) -> None:
+        while self._held and not self._timers:
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def _leave(self, connection: Connection, channel: Channel) -> None:
+        await channel.close()
+        if self._alone:
+            await self._taken_back(connection)
+
+    async def _taken_back(self, connection: Connection) -> None:
         """Return when the queue has noticed that we are gone, some time after the channel has.
 
         Whoever consumed before would get what waits behind the events that are given back.
         """
-        connection = self._connection
-        if connection is None:
-            return
         try:
             channel = await connection.channel(self._timeout)
             for _ in range(_LOOKS):

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from copy import copy
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from events.integration.cloudevents import attribute
 from events.integration.implementation.rabbitmq._driver import Properties, new_properties
@@ -147,14 +147,21 @@ def _copied(properties: Properties) -> Properties:
 
 def _encodable(value: Any) -> Any:
     """Write as text, in a foreign header, what the driver reads and does not write."""
-    kind = type(value)
-    if kind is float:
+    if isinstance(value, float):
         return str(value)
-    if kind is list:
+    if _is_array(value):
         return [_encodable(each) for each in value]
-    if kind is dict:
+    if _is_table(value):
         return {name: _encodable(each) for name, each in value.items()}
     return value
+
+
+def _is_array(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def _is_table(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def letter_id(properties: Properties) -> str:
