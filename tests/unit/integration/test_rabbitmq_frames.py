@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from pika import BasicProperties, frame, spec  # type: ignore[import-untyped]
 
 from events.integration.implementation.rabbitmq._connection import _QuickConnection
-from events.integration.implementation.rabbitmq._frames import (
+from events.integration.implementation.rabbitmq._reading import (
     Delivered,
     IncompleteError,
-    ack_frame,
     decode_properties,
     read_delivery,
 )
+from events.integration.implementation.rabbitmq._writing import ack_frame, publish_frames
 
 NAMES = (
     "content_type", "content_encoding", "headers", "delivery_mode", "priority", "correlation_id",
@@ -166,6 +166,62 @@ def test_what_has_not_come_whole_is_waited_for() -> None:
 )  # fmt: skip
 def test_all_else_is_left_to_the_driver(data: bytes) -> None:
     assert read_delivery(data, 0) is None
+
+
+def published(exchange: str, key: str, given: Any, body: bytes, *, mandatory: bool) -> bytes | None:
+    return publish_frames(7, exchange, key, given, body, mandatory=mandatory, longest_body=300)
+
+
+@given(
+    exchange=short,
+    key=short,
+    given=st.fixed_dictionaries(
+        {},
+        optional={
+            "content_type": short,
+            "headers": st.dictionaries(short, st.text()),
+            "delivery_mode": octet,
+            "message_id": short,
+            "type": short,
+        },
+    ),
+    body=st.binary(max_size=300),
+    mandatory=st.booleans(),
+)
+def test_messages_are_those_that_the_driver_writes(
+    exchange: str, key: str, given: dict[str, Any], body: bytes, mandatory: bool
+) -> None:
+    properties = BasicProperties(**given)
+    method = spec.Basic.Publish(exchange=exchange, routing_key=key, mandatory=mandatory)
+    expected = b"".join(frames(method, properties, body))
+    assert published(exchange, key, properties, body, mandatory=mandatory) == expected
+
+
+@given(given=properties_of)
+def test_of_unusual_messages_none_is_written_otherwise(given: dict[str, Any]) -> None:
+    properties = BasicProperties(**given)
+    ours = published("topic", "key", properties, b"{}", mandatory=False)
+    method = spec.Basic.Publish(exchange="topic", routing_key="key")
+    assert ours in (None, b"".join(frames(method, properties, b"{}")))
+
+
+@pytest.mark.parametrize(
+    ("given", "body"),
+    [
+        ({"priority": 1}, b""),
+        ({"correlation_id": ""}, b""),
+        ({"headers": {"a": 1}}, b""),
+        ({"headers": {"a" * 256: "text"}}, b""),
+        ({"headers": {"a": "\ud800"}}, b""),
+        ({"message_id": "m" * 256}, b""),
+        ({"message_id": b"m"}, b""),
+        ({"delivery_mode": 256}, b""),
+        ({"type": ["t"]}, b""),
+        ({}, b"." * 301),
+    ],
+)
+def test_unusual_messages_are_left_to_the_driver(given: dict[str, Any], body: bytes) -> None:
+    assert published("topic", "key", BasicProperties(**given), body, mandatory=False) is None
 
 
 def test_acknowledgements_are_those_that_the_driver_writes() -> None:

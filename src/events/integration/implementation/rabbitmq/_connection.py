@@ -17,7 +17,7 @@ from events.integration.implementation.rabbitmq._driver import (
     quiet_driver,
     reason_of,
 )
-from events.integration.implementation.rabbitmq._frames import (
+from events.integration.implementation.rabbitmq._reading import (
     Delivered,
     IncompleteError,
     read_delivery,

@@ -1,4 +1,4 @@
-"""What a busy consumer reads and writes most, as AMQP 0-9-1 has it on the wire.
+"""What a busy consumer reads most, as AMQP 0-9-1 has it on the wire.
 
 The driver builds an object for each frame, looks for callbacks of it, and decodes its fields one
 call at a time: more than half of what a delivery costs. Here a delivery that has come whole, its
@@ -21,18 +21,17 @@ from typing import Any, TypeAlias
 
 from events.integration.implementation.rabbitmq._driver import BasicProperties, Properties
 
-__all__ = ["Delivered", "IncompleteError", "ack_frame", "decode_properties", "read_delivery"]
+__all__ = ["Delivered", "IncompleteError", "decode_properties", "read_delivery"]
 
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
 _AROUND = 8  # bytes of a frame that are not its content: seven before it, one behind
-_BASIC, _DELIVER, _ACK = 60, 0x003C003C, 0x003C0050
+_BASIC, _DELIVER = 60, 0x003C003C
 
 _method_start, _header_start, _body_start = Struct(">BHII"), Struct(">BHIHHQ"), Struct(">BHI")
 _tag_and_bits = Struct(">QB").unpack_from
 _flags = Struct(">H").unpack_from
 _uint32 = Struct(">I").unpack_from
 _uint64 = Struct(">Q").unpack_from
-_ack = Struct(">BHIIQBB").pack
 
 
 class IncompleteError(Exception):
@@ -121,11 +120,6 @@ def _frames_of_delivery(data: bytes, at: int) -> tuple[int, int, int, int] | Non
 def _require(data: bytes, end: int) -> None:
     if len(data) < end:
         raise IncompleteError
-
-
-def ack_frame(channel: int, delivery_tag: int) -> bytes:
-    """Return the frame that acknowledges one delivery."""
-    return _ack(_METHOD, channel, 13, _ACK, delivery_tag, 0, _END)
 
 
 def decode_properties(data: bytes, at: int, end: int) -> Properties:
