@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
+from unittest import mock
 from uuid import uuid4
 
 import pika  # type: ignore[import-untyped]
 import pytest
+from pika import data
 
 from events.errors import (
     BusError,
@@ -20,6 +23,7 @@ from events.errors import (
 )
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
+from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._topology import Names, _tier, topic_of
 from events.testing.contracts import Numbered, Probe
 from events.testing.waiting import eventually
@@ -27,6 +31,7 @@ from tests.brokers.rabbitmq_server import (
     Client,
     Declared,
     RabbitMQServer,
+    connections,
     rabbitmq_server,
     rabbitmq_url,
 )
@@ -178,6 +183,62 @@ async def test_a_consumer_that_cannot_go_on_takes_the_process_down(
     assert queue in str(raised.value.__cause__)
 
 
+async def test_a_queue_that_does_not_answer_is_told_once_with_the_cure(
+    rabbitmq_server: RabbitMQServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a quorum queue without a leader, which a broker has that was killed at a bad moment."""
+    topic, probe = Topic("unled"), Probe("unled")
+    queue = "unled@unled:suspects"
+    process = f"whereis('%2F_{queue}')"
+    attempts: list[str] = []
+    consume = Channel.consume
+
+    async def counted(channel: Channel, queue: str, *args: Any, **options: Any) -> str:
+        attempts.append(queue)
+        return await consume(channel, queue, *args, **options)
+
+    monkeypatch.setattr(Channel, "consume", counted)
+    async with RabbitMQIntegrationEventBus(
+        rabbitmq_server.url, [registration(probe, topic)], send_timeout=1
+    ) as bus:
+        rabbitmq_server.ctl("eval", f"sys:suspend({process}).")
+        await asyncio.to_thread(rabbitmq_server.ctl, "close_all_connections", "by the test")
+        attempts.clear()
+        await eventually(lambda: len(attempts) > 2, 30)
+        health = bus.health()
+        assert not health.healthy
+        assert not health.connected
+        assert (health.consumers[0].last_poll or 0) > 1
+        await bus.send(topic, Numbered(1))
+        assert set(attempts) == {queue}, "events are taken by a channel that comes to nothing"
+        rabbitmq_server.ctl("eval", f"sys:resume({process}).")
+        await eventually(lambda: bus.health().healthy and probe.numbers == [1], 30)
+        told = [line for line in caplog.messages if "cannot be consumed" in line]
+        assert len(told) == 1
+        assert f"{queue!r} gives no answer within 1 s" in told[0]
+        assert f"rabbitmqctl delete_queue {queue}" in told[0]
+        assert sum("is consumed again" in line for line in caplog.messages) == 1
+
+
+async def test_a_queue_that_does_not_answer_at_startup_is_an_error_with_the_cure(
+    rabbitmq_server: RabbitMQServer,
+) -> None:
+    bus = RabbitMQIntegrationEventBus(
+        rabbitmq_server.url, [registration(Probe("mute"), Topic("mute"))], send_timeout=1
+    )
+    async with bus:
+        pass
+    process = "whereis('%2F_mute@mute')"
+    rabbitmq_server.ctl("eval", f"sys:suspend({process}).")
+    try:
+        with pytest.raises(BusUnavailableError, match="delete_queue mute@mute`"):
+            await bus.startup()
+    finally:
+        rabbitmq_server.ctl("eval", f"sys:resume({process}).")
+
+
 async def test_a_deleted_retry_queue_is_made_again(
     rabbitmq_url: str, client: Client, topic: Topic
 ) -> None:
@@ -228,20 +289,67 @@ async def test_what_amqp_cannot_carry_is_a_clear_error_and_harms_nothing(
     await eventually(lambda: probe.numbers == [2])
 
 
+@pytest.mark.parametrize("prefetch", [10, 300])
 async def test_what_was_at_hand_at_shutdown_comes_back_in_order(
-    rabbitmq_url: str, client: Client, topic: Topic
+    rabbitmq_url: str, client: Client, topic: Topic, prefetch: int
 ) -> None:
-    gate = asyncio.Event()
+    gate, count = asyncio.Event(), 2 * prefetch
     probe = Probe(f"probe-{uuid4().hex[:8]}", lambda _: gate.wait())
-    bus = RabbitMQIntegrationEventBus(rabbitmq_url, [registration(probe, topic)], prefetch=10)
+    bus = RabbitMQIntegrationEventBus(rabbitmq_url, [registration(probe, topic)], prefetch=prefetch)
     async with bus:
-        await bus.send_many(topic, map(Numbered, range(20)))
+        await bus.send_many(topic, map(Numbered, range(count)))
         await eventually(lambda: probe.running)
         await bus.shutdown(grace=0)
     probe.react = None
     async with bus:
-        await eventually(lambda: len(probe.numbers) == 20)
-    assert probe.numbers == list(range(20))
+        await eventually(lambda: len(probe.numbers) == count)
+    assert probe.numbers == list(range(count))
+
+
+async def test_what_an_unregistered_consumer_had_at_hand_comes_back_in_order(
+    rabbitmq_url: str, client: Client, topic: Topic
+) -> None:
+    gate, count = asyncio.Event(), 100
+    probe = Probe(f"probe-{uuid4().hex[:8]}", lambda _: gate.wait())
+    consumer = registration(probe, topic)
+    async with RabbitMQIntegrationEventBus(
+        rabbitmq_url, [consumer], prefetch=50, shutdown_grace=0
+    ) as bus:
+        await bus.send_many(topic, map(Numbered, range(count)))
+        await eventually(lambda: probe.running)
+        await bus.unregister(consumer)
+        probe.react = None
+        await bus.register(consumer)
+        await eventually(lambda: len(probe.numbers) == count)
+    assert probe.numbers == list(range(count))
+
+
+async def test_where_another_consumes_one_that_is_stopped_takes_nothing_more(
+    rabbitmq_url: str, client: Client, topic: Topic
+) -> None:
+    gate = asyncio.Event()
+    name = f"probe-{uuid4().hex[:8]}"
+    stopped, other = Probe(name, lambda _: gate.wait()), Probe(name)
+    first = RabbitMQIntegrationEventBus(rabbitmq_url, [registration(stopped, topic)])
+    await first.startup()
+    await first.send(topic, Numbered(0))
+    await eventually(lambda: stopped.running)
+    async with RabbitMQIntegrationEventBus(rabbitmq_url, [registration(other, topic)]) as bus:
+        stopping = asyncio.create_task(first.shutdown())
+        await eventually(lambda: not _receives(first))
+        await bus.send_many(topic, map(Numbered, range(1, 10)))
+        await eventually(lambda: other.numbers == list(range(1, 10)))
+        gate.set()
+        await stopping
+    assert stopped.numbers == [0]
+
+
+def _receives(bus: RabbitMQIntegrationEventBus) -> bool:
+    """Tell whether the driver has a consumer that the broker has not confirmed as cancelled."""
+    channels = [
+        channel for each in connections(bus) for channel in each._connection._channels.values()
+    ]
+    return any(channel.consumer_tags for channel in channels)
 
 
 # --- interoperation -------------------------------------------------------------------------------
@@ -295,6 +403,37 @@ async def test_foreign_headers_of_any_type_do_no_harm(
     assert got.headers["truth"] == "true"
 
 
+async def test_foreign_headers_come_through_a_retry(
+    rabbitmq_url: str, client: Client, topic: Topic
+) -> None:
+    probe = Probe(f"probe-{uuid4().hex[:8]}")
+
+    async def fail_once(_: Numbered) -> None:
+        if len(probe.arrivals) == 1:
+            raise RuntimeError("once")
+
+    probe.react = fail_once
+    retry = RetryPolicy(delay=0.05, jitter=0, in_place=0)
+    async with RabbitMQIntegrationEventBus(rabbitmq_url, [registration(probe, topic, retry=retry)]):
+        # The driver reads fractions and does not write them; other clients do.
+        headers: Any = {"whole": 2**40, "fraction": "?", "list": ["?", {"deep": "?"}]}
+        properties = pika.BasicProperties(message_id="m", headers=headers)
+        with mock.patch.object(data, "encode_value", _encode_fractions):
+            client.channel.basic_publish(topic.name, Numbered.type, BARE % 1, properties)
+        await eventually(lambda: probe.numbers == [1])
+    first, second = (arrival.delivery.headers for arrival in probe.arrivals)
+    assert first == second
+    assert (first["whole"], first["fraction"]) == (str(2**40), "1.5")
+
+
+def _encode_fractions(pieces: list[bytes], value: Any, encode: Any = data.encode_value) -> int:
+    """Write the driver's question marks as a double."""
+    if value != "?":
+        return int(encode(pieces, value))
+    pieces.append(struct.pack(">cd", b"d", 1.5))
+    return 9
+
+
 # --- connections ----------------------------------------------------------------------------------
 
 
@@ -337,7 +476,7 @@ async def test_one_line_is_logged_when_the_connection_is_lost_and_one_when_it_is
         assert len(lines) == 2, lines
         assert lines[0].startswith(f"{name} lost its connection: ")
         assert "by the test" in lines[0]
-        assert bus.health().connected
+        await eventually(lambda: bus.health().connected)
 
 
 async def test_a_memory_alarm_holds_what_is_sent_but_not_what_is_acknowledged(

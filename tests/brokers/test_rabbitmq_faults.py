@@ -225,18 +225,39 @@ async def test_24_the_broker_is_frozen(rabbitmq_server: RabbitMQServer) -> None:
         await eventually(sent, 20)
 
 
-async def test_24_shutdown_of_a_frozen_broker_ends(rabbitmq_server: RabbitMQServer) -> None:
-    probe, loop = Probe("frozen-consumer"), asyncio.get_running_loop()
-    registration = IntegrationEventBusRegistration(probe, Topic("frozen"), [Numbered])
-    bus = RabbitMQIntegrationEventBus(rabbitmq_server.url, [registration], send_timeout=0.5)
+async def test_24_shutdown_beside_a_frozen_broker_ends_soon_and_loses_nothing(
+    rabbitmq_server: RabbitMQServer,
+) -> None:
+    gate, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    async def fail_after(_: Numbered) -> None:
+        await gate.wait()
+        raise RuntimeError("while the broker is frozen")
+
+    topic, probe = Topic("frozen-at-the-end"), Probe("frozen-consumer", fail_after)
+    registration = IntegrationEventBusRegistration(
+        probe, topic, [Numbered], concurrency=3, retry=RetryPolicy(delay=0.05, jitter=0, in_place=0)
+    )
+    bus = RabbitMQIntegrationEventBus(rabbitmq_server.url, [registration])
     await bus.startup()
+    await bus.send_many(topic, map(Numbered, range(10)))
+    await eventually(lambda: len(probe.running) == 3)
     rabbitmq_server.freeze()
     try:
+        sending = asyncio.create_task(bus.send(topic, Numbered(10)))
+        gate.set()  # three retries are on their way to a broker that does not answer
+        await eventually(lambda: not probe.running)
         began = loop.time()
         await bus.shutdown(grace=0)
-        assert loop.time() - began < 8
+        assert loop.time() - began < 5 + 1
+        with pytest.raises(SendOutcomeUnknownError):
+            await sending
     finally:
         rabbitmq_server.thaw()
+    probe.react = None
+    async with bus:
+        await eventually(lambda: set(probe.numbers) >= set(range(10)), 20)
+        await eventually(lambda: left(rabbitmq_server, "frozen-consumer@frozen-at-the-end") == 0)
 
 
 async def test_25_the_broker_is_down_at_startup() -> None:

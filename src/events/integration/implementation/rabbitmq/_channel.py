@@ -18,6 +18,7 @@ from events.integration.implementation.rabbitmq._driver import (
     SilentError,
     reason_of,
 )
+from events.integration.implementation.rabbitmq._writing import ack_frame, publish_frames
 
 __all__ = ["Channel"]
 
@@ -146,15 +147,29 @@ class Channel:
         Raises:
             ValueError: it cannot be encoded; nothing was sent.
         """
+        channel = self._channel
         try:
-            self._channel.basic_publish(exchange, routing_key, body, properties, mandatory)
+            frames = publish_frames(
+                channel.channel_number,
+                exchange,
+                routing_key,
+                properties,
+                body,
+                mandatory=mandatory,
+                longest_body=channel.connection._body_max_length,  # noqa: SLF001
+            )
+            if frames is None or not channel.is_open:
+                channel.basic_publish(exchange, routing_key, body, properties, mandatory)
+            else:
+                channel.connection._output_marshaled_frames((frames,))  # noqa: SLF001
         except UNENCODABLE as error:
             raise ValueError(str(error) or type(error).__name__) from error
 
     def ack(self, tag: int) -> None:
         """Acknowledge one delivery, if the channel is still open."""
         if self._channel.is_open:
-            self._channel.basic_ack(tag)
+            frame = ack_frame(self._channel.channel_number, tag)
+            self._channel.connection._output_marshaled_frames((frame,))  # noqa: SLF001
 
     def nack(self, tag: int, *, multiple: bool = False) -> None:
         """Give one delivery back, or all up to it, if the channel is still open."""

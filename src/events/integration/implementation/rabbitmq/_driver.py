@@ -27,6 +27,7 @@ except ImportError as error:
 __all__ = [
     "UNENCODABLE",
     "AsyncioConnection",
+    "BasicProperties",
     "ClosedByBroker",
     "DriverError",
     "LostError",
@@ -48,7 +49,7 @@ Properties: TypeAlias = Any
 
 _pika: Any = pika
 _Ack: Any = _pika.spec.Basic.Ack
-_new_properties: Any = _pika.BasicProperties
+BasicProperties: Any = _pika.BasicProperties
 AsyncioConnection: Any = _pika.adapters.asyncio_connection.AsyncioConnection
 URLParameters: Any = _pika.URLParameters
 ClosedByBroker: Any = _pika.exceptions.ChannelClosedByBroker
@@ -93,7 +94,7 @@ def is_ack(method: Any) -> bool:
 
 def new_properties(**fields: Any) -> Properties:
     """Make the properties of a persistent message."""
-    return _new_properties(delivery_mode=_PERSISTENT, **fields)
+    return BasicProperties(delivery_mode=_PERSISTENT, **fields)
 
 
 def masked(url: str) -> str:

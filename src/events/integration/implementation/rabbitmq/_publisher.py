@@ -131,23 +131,28 @@ class Publisher:
         self._declared.discard(place)
 
     async def drain(self) -> None:
-        """Return when every message is confirmed, or its deadline has passed.
-
-        Without a connection it does not wait for long: whoever stops the bus would wait in vain.
-        """
+        """Return when every message is confirmed, or its deadline has passed; see `hear_out`."""
         self._closed = True
-        futures = [out.future for out in self._open if not out.future.done()]
-        if futures:
-            patience = self._timeout * (1 + 1 / _SWEEPS)
-            if self._connection is None:
-                patience = min(patience, _NOBODY_THERE)
-            await asyncio.wait(futures, timeout=patience)
+        futures = [out.future for out in self._open]
+        await self.hear_out(*futures, limit=self._timeout * (1 + 1 / _SWEEPS))
         for out in self._open:
             self._expire(out)
         self._open.clear()
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
+
+    async def hear_out(self, *answers: asyncio.Future[Any], limit: float) -> None:
+        """Wait until these are done, for so long at most.
+
+        Whoever stops the bus does not wait for long without a connection, nor for a broker that has
+        fallen silent: it would be in vain.
+        """
+        pending = {answer for answer in answers if not answer.done()}
+        if self._connection is not None:
+            await self._connection.hear_out(*pending, limit=limit)
+        elif pending:
+            await asyncio.wait(pending, timeout=min(limit, _NOBODY_THERE))
 
     # --- connection and channel ---------------------------------------------------------------
 
@@ -166,8 +171,7 @@ class Publisher:
         """End what runs here."""
         for task in tuple(self._tasks):
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self.hear_out(*self._tasks, limit=self._timeout)
 
     async def _open_channel(self, connection: Connection) -> None:
         while connection is self._connection:

@@ -5,13 +5,19 @@ A delivery is in one of these states:
     delivered --settlement--> Ack      --> acknowledged
         |                     Retry    --> published to a delay queue, then acknowledged
         |                     Reject   --> published to the dead letters, then acknowledged
-        |                     Release  --> given back
+        |                     Release  --> given back, at a shutdown by the channel's end
         '--channel lost--> orphan --delivered again to us--> as before, on the new channel
 
 What is to be published and cannot be stays unacknowledged and is tried again, after pauses. A
 handler is not ended by a lost channel: when its delivery comes again to this process, while it runs
 or after it, its settlement is used for that one, and it is not handled twice. It may come to
 another process, though.
+
+The end. A quorum queue delivers again in the order in which it was given back, and what is on its
+way to a consumer that is cancelled, the broker gives back at once, before what we hold. So a
+consumer that has the queue to itself is not cancelled: what comes for it is left untouched, and the
+channel's end gives everything back, in the order of the queue. Where others consume too there is no
+order to keep, and they are to get at once what comes: there it is cancelled.
 
 Crash loops. A broker cannot tell who of the many that were in a process's hands has killed it. So
 what comes back for the second time is moved to a queue of suspects, unchanged, where deliveries are
@@ -25,17 +31,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from events.errors import BusError, InvalidTopologyError
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._connection import Connection
-from events.integration.implementation.rabbitmq._driver import DriverError, Properties
+from events.integration.implementation.rabbitmq._driver import DriverError, Properties, SilentError
 from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, Held, Orphans
 from events.integration.implementation.rabbitmq._publisher import Publisher
-from events.integration.implementation.rabbitmq._topology import Names, Queue, bind, declare
+from events.integration.implementation.rabbitmq._topology import (
+    Names,
+    Queue,
+    bind,
+    count_consumers,
+    declare,
+)
 from events.integration.message import Ack, Reject, Retry, Settlement
 from events.integration.transport import Deliver, Subscription
 from events.integration.uuid7 import uuid7
@@ -48,6 +61,7 @@ _COMES_BACK = 2  # times, and it is a suspect; a deploy takes back what is at ha
 _AT_HAND = 16  # deliveries per handler where some wait behind their key
 _MOST_AT_HAND = 65_535  # AMQP has 16 bits for it
 _LONGEST_PAUSE = 30.0
+_LOOKS, _BETWEEN_LOOKS = 50, 0.01  # whether it is gone; others that consume by now keep it there
 
 
 class RabbitMQSubscribed:
@@ -73,13 +87,15 @@ class RabbitMQSubscribed:
         self._prefetch = min(prefetch or at_hand, _MOST_AT_HAND)
         self._connection: Connection | None = None
         self._channel: Channel | None = None
-        self._tags: list[str] = []
+        self._consumers: dict[Queue, str] = {}  # with their tags
         self._attaching: asyncio.Task[None] | None = None
         self._held: set[Held] = set()
         self._orphans = Orphans()
-        self._released: list[Held] = []  # in the course of closing, to go back in their order
         self._timers: set[asyncio.TimerHandle] = set()
         self._taking = True
+        self._attached = False
+        self._cannot: str | None = None  # consume, for this reason
+        self._alone = False  # with the queue, as was seen when it stopped to take
         self._settled = asyncio.Event()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._last_poll: float | None = None
@@ -87,9 +103,14 @@ class RabbitMQSubscribed:
     @property
     def last_poll(self) -> float | None:
         """Return when the broker was last heard of: now, if the channel is open."""
-        if self._channel is not None and self._channel.is_open:
+        if self._attached and self._channel is not None and self._channel.is_open:
             self._last_poll = self._loop.time()
         return self._last_poll
+
+    @property
+    def is_deaf(self) -> bool:
+        """Tell whether it wants to receive and does not, as before it is attached again."""
+        return self._taking and not self._attached
 
     # --- connection and channel ---------------------------------------------------------------
 
@@ -98,7 +119,7 @@ class RabbitMQSubscribed:
 
         Raises:
             InvalidTopologyError: what is needed is there and is not as it should be.
-            DriverError: the channel did not come up; nothing is left of it.
+            DriverError: the channel did not come up, or a queue does not answer; nothing is left.
         """
         self._connection = connection
         channel = await connection.channel(self._timeout)
@@ -110,17 +131,30 @@ class RabbitMQSubscribed:
             channel.on_closed = self._channel_closed
             channel.on_cancelled(self._cancelled)
             self._channel = channel
-            for queue, suspect, prefetch in (
-                (names.main, False, self._prefetch),
-                (names.suspects, True, 1),
-            ):
-                receive = self._receiver(channel, suspect=suspect)
-                self._tags.append(await channel.consume(queue.name, receive, prefetch=prefetch))
+            # Suspects first: if they do not answer, nobody else's events must be kept meanwhile by
+            # a channel that the broker cannot end.
+            await self._consume(channel, names.suspects, suspect=True, prefetch=1)
+            await self._consume(channel, names.main, suspect=False, prefetch=self._prefetch)
+            self._attached = True
         except BaseException:
             self._detach()
             channel.on_closed = lambda _: None
             await channel.close()
             raise
+
+    async def _consume(
+        self, channel: Channel, queue: Queue, *, suspect: bool, prefetch: int
+    ) -> None:
+        receive = self._receiver(channel, suspect=suspect)
+        try:
+            self._consumers[queue] = await channel.consume(queue.name, receive, prefetch=prefetch)
+        except SilentError as error:
+            cure = f"rabbitmqctl delete_queue {shlex.quote(queue.name)}"
+            raise SilentError(
+                f"{queue} gives {error}, which is tried again; if it goes on, the queue has no "
+                f"leader, as when the broker was killed right after making it: see the broker's "
+                f"log, and as a last resort run `{cure}`, after which it is made anew, empty"
+            ) from None
 
     def up(self, connection: Connection) -> None:
         """Resume on this connection."""
@@ -133,8 +167,11 @@ class RabbitMQSubscribed:
         self._detach()
 
     def _detach(self) -> None:
+        if self._attached:
+            self._last_poll = self._loop.time()
         self._channel = None
-        self._tags.clear()
+        self._attached = False
+        self._consumers.clear()
         for held in self._held:
             self._orphans.add(held)
         self._held.clear()
@@ -175,12 +212,23 @@ class RabbitMQSubscribed:
                 return
             except DriverError as error:
                 if connection.is_open:
-                    logger.warning("%s cannot be consumed yet: %s", self._names.main, error)
+                    self._tell_that_it_cannot(str(error))
                 pause = min(max(2 * pause, FIRST_PAUSE), _LONGEST_PAUSE)
                 continue
+            self._tell_that_it_can()
             # Lost while it was on its way: `up` saw it under way and left it to us.
             if self._channel is not None or self._connection is None:
                 return
+
+    def _tell_that_it_cannot(self, reason: str) -> None:
+        if reason != self._cannot:
+            logger.error("%s cannot be consumed: %s", self._names.main, reason)
+        self._cannot = reason
+
+    def _tell_that_it_can(self) -> None:
+        if self._cannot is not None:
+            logger.warning("%s is consumed again", self._names.main)
+        self._cannot = None
 
     # --- deliveries ---------------------------------------------------------------------------
 
@@ -269,8 +317,6 @@ class RabbitMQSubscribed:
             return
         if self._taking:
             held.channel.nack(held.tag)
-        else:
-            self._released.append(held)
         self._done(held)
 
     def _move(self, held: Held, queue: Queue, properties: Properties) -> None:
@@ -325,14 +371,23 @@ class RabbitMQSubscribed:
         self._taking = False
         if self._attaching is not None:
             self._attaching.cancel()
-            await asyncio.wait({self._attaching})
-        channel, tags, self._tags = self._channel, self._tags, []
-        for tag in tags:
-            if channel is not None and channel.is_open:
-                try:
-                    await channel.call("basic_cancel", consumer_tag=tag)
-                except DriverError:
-                    return  # it receives no more in any case
+            if self._connection is not None:
+                await self._connection.hear_out(self._attaching, limit=self._timeout)
+        connection, channel = self._connection, self._channel
+        if connection is not None and channel is not None and self._attached and self._consumers:
+            consumers = dict(self._consumers)
+            self._consumers.clear()
+            await connection.run_out(self._cancel(channel, consumers), limit=self._timeout)
+
+    async def _cancel(self, channel: Channel, consumers: Mapping[Queue, str]) -> None:
+        main, suspects = self._names.main, self._names.suspects
+        try:
+            self._alone = await count_consumers(channel, main) <= 1
+            for queue in (suspects,) if self._alone else (main, suspects):
+                await channel.call("basic_cancel", consumer_tag=consumers[queue])
+        except DriverError as error:
+            # What still comes is left untouched in any case.
+            logger.debug("%s is left without a word: %s", main, error)
 
     async def close(self) -> None:
         """See `Subscribed.close`."""
@@ -341,28 +396,43 @@ class RabbitMQSubscribed:
             timer.cancel()
         # Those whose next attempt to be moved was cancelled just now are the broker's again; for
         # the others the publisher's deadline is the limit.
-        deadline = self._loop.time() + 2 * self._timeout
-        while self._held and self._loop.time() < deadline:
-            if self._timers:
-                break
-            self._settled.clear()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await self._settled.wait()
-            except TimeoutError:
-                break
+        if not self._timers:
+            settling = asyncio.ensure_future(self._all_settled())
+            await self._publisher.hear_out(settling, limit=2 * self._timeout)
+            settling.cancel()
         self._timers.clear()
         self._held.clear()
         self._orphans.clear()
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            # Before the channel ends: what its end gives back comes some time after that.
-            for held in sorted(self._released, key=lambda held: held.tag):
-                if held.channel is channel:
-                    channel.nack(held.tag)
-            await channel.close()
+        connection, channel, self._channel = self._connection, self._channel, None
+        if connection is not None and channel is not None:
+            await connection.run_out(self._leave(connection, channel), limit=2 * self._timeout)
         if not self._closed.done():
             self._closed.set_result(None)
+
+    async def _all_settled(self) -> None:
+        while self._held and not self._timers:
+            self._settled.clear()
+            await self._settled.wait()
+
+    async def _leave(self, connection: Connection, channel: Channel) -> None:
+        await channel.close()
+        if self._alone:
+            await self._taken_back(connection)
+
+    async def _taken_back(self, connection: Connection) -> None:
+        """Return when the queue has noticed that we are gone, some time after the channel has.
+
+        Whoever consumed before would get what waits behind the events that are given back.
+        """
+        try:
+            channel = await connection.channel(self._timeout)
+            for _ in range(_LOOKS):
+                if not await count_consumers(channel, self._names.main):
+                    break
+                await asyncio.sleep(_BETWEEN_LOOKS)
+            await channel.close()
+        except DriverError as error:
+            logger.debug("%s may still have its consumer: %s", self._names.main, error)
 
     def on_closed(self, closed: Callable[[RabbitMQSubscribed], None]) -> None:
         """Have `closed` called when it is closed, or has ended by itself."""

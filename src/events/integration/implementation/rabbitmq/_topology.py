@@ -182,6 +182,13 @@ async def bind(channel: Channel, queue: Queue, exchange: Exchange, types: Iterab
             raise explained(f"binding of {queue} to {exchange} by {type_!r}", error) from error
 
 
+async def count_consumers(channel: Channel, queue: Queue) -> int:
+    """Return how many consumers a queue has, as far as it knows at this moment."""
+    answer = await channel.call("queue_declare", queue=queue.name, passive=True)
+    count: int = answer.method.consumer_count
+    return count
+
+
 def explained(
     subject: str, error: RefusedError, arguments: Iterable[tuple[str, str | int]] = ()
 ) -> InvalidTopologyError | RefusedError:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from copy import copy
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from events.integration.cloudevents import attribute
 from events.integration.implementation.rabbitmq._driver import Properties, new_properties
@@ -135,7 +135,7 @@ def redriven(properties: Properties) -> Properties:
 def _copied(properties: Properties) -> Properties:
     again = copy(properties)
     again.headers = {
-        name: value
+        name: _encodable(value)
         for name, value in _table(properties).items()
         if name not in _BROKERS and not name.startswith(_BROKERS_PREFIXES[1:])
     }
@@ -143,6 +143,25 @@ def _copied(properties: Properties) -> Properties:
     again.expiration = None  # it has left the queue that this was meant for
     again.user_id = None  # of the connection that sent it, which is not ours
     return again
+
+
+def _encodable(value: Any) -> Any:
+    """Write as text, in a foreign header, what the driver reads and does not write."""
+    if isinstance(value, float):
+        return str(value)
+    if _is_array(value):
+        return [_encodable(each) for each in value]
+    if _is_table(value):
+        return {name: _encodable(each) for name, each in value.items()}
+    return value
+
+
+def _is_array(value: Any) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
+
+
+def _is_table(value: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def letter_id(properties: Properties) -> str:

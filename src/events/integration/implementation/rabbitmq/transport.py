@@ -76,11 +76,11 @@ class RabbitMQTransport:
 
     @property
     def connected(self) -> bool:
-        """Tell whether the connections that are in use are up."""
+        """Tell whether the connections that are in use are up, and every consumer on its queue."""
         outward, inward = self._outward, self._inward
-        if outward is None or inward is None:
+        if outward is None or inward is None or not outward.is_up:
             return False
-        return outward.is_up and (inward.is_up or inward.is_closed)
+        return inward.is_closed or (inward.is_up and not any(s.is_deaf for s in self._subscribed))
 
     @property
     def dead_letters(self) -> RabbitMQDeadLetters | None:
