@@ -71,7 +71,7 @@ class Ledger:
     async def write(self, name: str, record: Record) -> None:
         """Return when the server has it."""
         subject = f"{self._stream.name}.{name}"
-        await self._publisher.publish(self._stream, subject, msgspec.json.encode(record), {})
+        await self._publisher.publish(self._stream, subject, msgspec.json.encode(record))
 
     async def forget(self, name: str) -> None:
         """Remove an entry, if that is possible now; if not, it goes when its time is over."""

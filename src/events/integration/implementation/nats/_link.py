@@ -18,18 +18,18 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 from nats.errors import NoServersError
 
 from events.errors import BusUnavailableError
+from events.integration.implementation.nats import _driver as driver
 
 __all__ = ["Link", "OnUp", "end", "masked"]
 
@@ -59,31 +59,6 @@ async def end(task: asyncio.Task[None]) -> None:
     while not task.done():
         task.cancel()
         await asyncio.wait([task], timeout=_LOOK)
-
-
-_driver_parse: Any = getattr(Client, "_parse_header_lines", None)
-
-
-class _Client(Client):
-    """Read plain headers in one go: looking at each character of their names takes longer than all.
-
-    Everything else, and each version of the driver that has no such method, is the driver's.
-    """
-
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        if raw.isascii():
-            headers: dict[str, str] = {}
-            for line in raw.decode("ascii").split("\r\n"):
-                name, colon, value = line.partition(":")
-                if colon and name.isprintable() and " " not in name:
-                    headers[name] = value.strip(" \t\r\n\v\f")
-                elif line:
-                    break
-            else:
-                return headers
-        parsed: dict[str, str] = _driver_parse(raw)
-        return parsed
 
 
 class Link:
@@ -180,11 +155,9 @@ class Link:
         """Have the client looked at: it refused to write."""
         self._look_now.set()
 
-    async def listen(
-        self, subject: str, heard: Callable[[Msg], Coroutine[Any, Any, None]]
-    ) -> NatsSubscription:
+    async def listen(self, subject: str, hear: driver.Hear) -> NatsSubscription:
         """Subscribe with the client in use; a new one has to be told again."""
-        subscription = await self.client.subscribe(subject, cb=heard)  # pyright: ignore[reportUnknownMemberType] - the driver's own
+        subscription = await driver.listen(self.client, subject, hear)
         self._subscriptions.append(subscription)
         return subscription
 
@@ -244,7 +217,7 @@ class Link:
 
     async def _dial(self) -> bool:
         await self._drop()
-        client = _Client()
+        client = driver.new_client()
 
         async def lost() -> None:
             self._look_now.set()

@@ -14,12 +14,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 
 from events.errors import BusError, BusUnavailableError
 from events.integration.implementation.nats._api import Api
+from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._link import Link, end
 from events.integration.implementation.nats._topology import (
     NANO,
@@ -81,7 +81,7 @@ class Pulls:
         consumer: ConsumerSpec,
         window: Window,
         at_hand: Callable[[], int],
-        take: Callable[[Msg], None],
+        take: Callable[[Incoming], None],
         anew: Callable[[], None],
         ended: Callable[[Exception], None],
     ) -> None:
@@ -159,7 +159,7 @@ class Pulls:
 
     # --- answers ------------------------------------------------------------------------------
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Incoming) -> None:
         self.heard = self._loop.time()
         if message.subject.startswith(self._inbox):
             number = int(message.subject[len(self._inbox) + 1 :])

@@ -19,12 +19,12 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from events.errors import BusError
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError
+from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._graveyard import TYPE, Graveyard
 from events.integration.implementation.nats._leases import Hand, Leases
 from events.integration.implementation.nats._ledger import Ledger, Record
@@ -158,7 +158,7 @@ class NatsSubscribed:
 
     # --- a message's way ----------------------------------------------------------------------
 
-    def _take(self, message: Msg) -> None:
+    def _take(self, message: Incoming) -> None:
         if message.subject not in self._wanted:
             self._leases.skip(message)
         elif (hand := self._leases.take(message)) is not None:
