@@ -19,6 +19,7 @@ from nats.errors import Error as NatsError
 from events.errors import (
     ConsumerStoppedError,
     InvalidTopologyError,
+    BusUnavailableError,
     MessageTooLargeError,
 )
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
@@ -112,11 +113,10 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @given(st.dictionaries(header_names, texts), st.text(max_size=5))
 def test_headers_survive_any_text(headers: Mapping[str, str], key: str) -> None:
-    sent = _wire.outgoing(headers, "id-1", key)
-    assert all(value == value.strip() and value.isascii() for value in sent.values())
-    block = "NATS/1.0\r\n" + "".join(f"{n}: {v}\r\n" for n, v in sent.items()) + "\r\n"
-    received = _wire.parse_block(block.encode())
-    assert len(block) == _wire.size_of(sent)
+    block = _wire.outgoing(headers, "id-1", key)
+    assert block.isascii()
+    received = _wire.parse_block(block)
+    assert _wire.block(received) == block
     read = _wire.users(received)
     assert read == headers
     if "ce-partitionkey" not in headers:
@@ -129,6 +129,31 @@ def test_headers_of_others_are_taken_as_they_are() -> None:
     assert read == {"content-type": "application/json", "x-share": "100%25"}
     assert _wire.own_id(foreign, read, "otherwise") == "7"
     assert _wire.own_id({}, {}, "otherwise") == "otherwise"
+
+
+def test_no_header_can_be_taken_for_two() -> None:
+    block = _wire.block({"a": "1\r\nb: 2", "c": "3\n"})
+    assert _wire.parse_block(block) == {"a": "1  b: 2", "c": "3"}
+    for name in ("a\r\nb", "a\n", "a:b"):
+        with pytest.raises(BusUnavailableError, match="cannot carry"):
+            _wire.block({name: "1"})
+
+
+@pytest.mark.parametrize(
+    ("block", "headers"),
+    [
+        (b"NATS/1.0 503\r\n\r\n", {"Status": "503", "Description": ""}),
+        (
+            b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Stream: 7\r\n\r\n",
+            {"Status": "100", "Description": "Idle Heartbeat", "Nats-Last-Stream": "7"},
+        ),
+        (b"NATS/1.0\r\na:b:c\r\nd : \t e \r\n\r\n", {"a": "b:c", "d": "e"}),
+        ("NATS/1.0\r\na: ü\r\n\r\n".encode(), {"a": "ü"}),
+        (b"NATS/1.0\r\na: \xff\r\nnonsense\r\n\r\n", {"a": "\ufffd"}),
+    ],
+)
+def test_headers_are_read_as_the_server_sends_them(block: bytes, headers: dict[str, str]) -> None:
+    assert _wire.parse_block(block) == headers
 
 
 @pytest.mark.parametrize(

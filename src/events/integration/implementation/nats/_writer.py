@@ -148,7 +148,8 @@ class Writer:
                 self._queue.extendleft(item for item in reversed(items) if not item.written)
                 self._link.suspect()
                 return
-            await asyncio.sleep(0)  # others on the loop have their turn
+            if self._queue:
+                await asyncio.sleep(0)  # others on the loop have their turn
 
     async def _write_all(self, client: Direct, items: list[Outgoing]) -> None:
         commands: list[bytes] = []
