@@ -40,7 +40,8 @@ logger = logging.getLogger("events.integration")
 _LOOK = 0.2  # seconds between looks at the client, which tells of most of its ends by itself
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 5.0
 _DIALLING = 2.0  # seconds for one server to answer
-_CLOSING = 2.0
+_CLOSING = 2.0  # seconds for what ends with an answer, or with a flush
+_STILL_SILENT = 0.25
 _REFUSED = ("authorization", "authentication", "permissions", "certificate_verify_failed")
 
 
@@ -70,6 +71,7 @@ class Link:
         self.name = name
         self.up = False
         self.reason = "it is closed"
+        self._silent = False  # it gave no answer when one was needed to end
         self._given = servers if isinstance(servers, Client) else None
         self._servers = [] if isinstance(servers, Client) else list(servers)
         self._options = options
@@ -147,9 +149,21 @@ class Link:
             self._changed.clear()
             await self._changed.wait()
 
-    def patience(self, timeout: float) -> float:
-        """Return how long to wait for answers in the end: not long while nobody can give any."""
-        return timeout if self.up else min(timeout, _CLOSING)
+    async def patience(self, timeout: float) -> float:  # noqa: ASYNC109 - it is not waited for here
+        """Return how long to wait for answers in the end: not long while nobody can give any.
+
+        A server that is frozen keeps its connections for a while, so it is asked.
+        """
+        if not self.up:
+            return min(timeout, _CLOSING)
+        try:
+            async with asyncio.timeout(_STILL_SILENT if self._silent else _CLOSING):
+                await self.client.flush()
+        except (NatsError, OSError, TimeoutError):
+            self._silent = True
+            return min(timeout, _STILL_SILENT)
+        self._silent = False
+        return timeout
 
     def suspect(self) -> None:
         """Have the client looked at: it refused to write."""
@@ -162,10 +176,19 @@ class Link:
         return subscription
 
     async def leave(self, subscription: NatsSubscription) -> None:
-        """Unsubscribe, and return when all that the server has sent was heard."""
-        if subscription in self._subscriptions:
-            self._subscriptions.remove(subscription)
-            await subscription.drain()  # type: ignore[no-untyped-call]
+        """Unsubscribe, and return when all that the server has sent was heard.
+
+        Raises `TimeoutError` if it does not answer.
+        """
+        if subscription not in self._subscriptions:
+            return
+        self._subscriptions.remove(subscription)
+        try:
+            async with asyncio.timeout(_CLOSING):
+                await subscription.drain()  # type: ignore[no-untyped-call]
+        except TimeoutError:
+            self._silent = True
+            raise
 
     # --- the watch ----------------------------------------------------------------------------
 
@@ -264,12 +287,14 @@ class Link:
         subscriptions, self._subscriptions = self._subscriptions, []
         if client is None:
             return
-        for subscription in subscriptions:
-            with suppress(NatsError, OSError, TimeoutError):
-                async with asyncio.timeout(_CLOSING):
-                    await subscription.unsubscribe()
         if self._given is None:
             await _close(client)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING):
+                for subscription in subscriptions:
+                    with suppress(NatsError, OSError):
+                        await subscription.unsubscribe()
 
     def _down(self, reason: str) -> None:
         self.up = False

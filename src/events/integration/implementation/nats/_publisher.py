@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from contextlib import suppress
 
 import msgspec
 from nats.errors import Error as NatsError
@@ -98,7 +99,7 @@ class Publisher:
     def publish(
         self, stream: StreamSpec, subject: str, body: bytes, headers: bytes = b""
     ) -> asyncio.Future[None]:
-        """Send now; the future is done when the stream has it. `headers` are a block, as `_wire` makes it."""
+        """Send now; the future is done when the stream has it. `headers` are a block of `_wire`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         sending = Sending(subject, body, headers, stream, future, loop.time() + self._timeout)
@@ -122,15 +123,14 @@ class Publisher:
         limit = self._link.client.max_payload if self._link.up else 1 << 20
         return limit - len(body) - len(headers)
 
-    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - it is no error
+    async def close(self) -> None:
         """Let what is in flight end, for a while."""
-        try:
-            async with asyncio.timeout(timeout):
-                while self._in_flight:
-                    self._idle.clear()
-                    await self._idle.wait()
-        except TimeoutError:
-            pass
+        if self._in_flight:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(await self._link.patience(self._timeout)):
+                    while self._in_flight:
+                        self._idle.clear()
+                        await self._idle.wait()
         tasks = list(self._ensuring.values())
         for task in tasks:
             task.cancel()

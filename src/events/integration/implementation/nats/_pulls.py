@@ -41,7 +41,6 @@ _EXPIRES, _HEARTBEAT = 30.0, 5.0
 _WIDE_EXPIRES = 1.0  # whoever has nothing to do soon asks for no more than it can begin
 _SILENCE = 2.5 * _HEARTBEAT
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
-_LEAVING = 2.0
 
 
 class Window:
@@ -131,8 +130,7 @@ class Pulls:
             return
         try:
             # What the server has sent would else be gone until the end of its lease.
-            async with asyncio.timeout(_LEAVING):
-                await self._link.leave(self._subscription)
+            await self._link.leave(self._subscription)
             # Until it looks, a server (2.9 at least) counts on pulls whose inbox is gone: each of
             # them would have one that is given back wait for the end of its lease.
             await consumer_exists(self._api, self._consumer)

@@ -116,6 +116,7 @@ class NatsSubscribed:
         """Begin to deliver; raise `InvalidTopologyError` if that cannot be."""
         await self._pulls.start()
         self._leases.start()
+        self._spawn(self._session.ledger.sweep(self._stream.name, self._name))
 
     async def pause(self) -> None:
         if self._paused:
@@ -128,7 +129,7 @@ class NatsSubscribed:
     async def close(self) -> None:
         await self.pause()
         try:
-            async with asyncio.timeout(self._session.link.patience(self._session.timeout)):
+            async with asyncio.timeout(await self._session.link.patience(self._session.timeout)):
                 while self._leases:  # noqa: ASYNC110 - each of them would have to tell
                     await asyncio.sleep(_LOOK)
                 await self._session.writer.flush()
@@ -253,7 +254,7 @@ class NatsSubscribed:
         if isinstance(settlement, Ack):
             self._leases.done(hand)
             if hand.written:
-                self._spawn(self._session.ledger.forget(hand.name))
+                self._session.ledger.forget(hand.name)
         elif isinstance(settlement, Release):
             self._give_back(hand)
         elif isinstance(settlement, Retry):
@@ -305,7 +306,7 @@ class NatsSubscribed:
         self._unburied = False
         self._leases.done(hand)
         if hand.written:
-            await self._session.ledger.forget(hand.name)
+            self._session.ledger.forget(hand.name)
         self._pulls.ask()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
