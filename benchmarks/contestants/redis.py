@@ -21,7 +21,6 @@ from events.integration.implementation.redis import (
     RedisStreamsIntegrationEventBus,
 )
 
-
 Entry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
 
 

@@ -17,13 +17,19 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from events.errors import (
+    BusUnavailableError,
     ConsumerStoppedError,
     InvalidTopologyError,
-    BusUnavailableError,
     MessageTooLargeError,
 )
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
-from events.integration.implementation.nats import NatsIntegrationEventBus, NatsTransport, _wire
+from events.integration.implementation.nats import (
+    NatsIntegrationEventBus,
+    NatsTransport,
+    _driver,
+    _link,
+    _wire,
+)
 from events.integration.implementation.nats._link import masked
 from events.integration.implementation.nats._names import token, type_in, type_subject
 from events.integration.message import Message, current_delivery
@@ -425,6 +431,38 @@ async def test_a_lost_connection_is_replaced_and_its_sends_repeated(
 
 async def _quiet(_: Exception) -> None:
     pass
+
+
+async def test_what_the_driver_cancels_of_its_own_does_not_end_the_link() -> None:
+    class Closing:
+        async def close(self) -> None:
+            raise asyncio.CancelledError
+
+    closing: Any = Closing()
+    await _link._close(closing)
+
+
+async def test_a_driver_without_the_shorter_ways_does_as_well(
+    client: Client, topic: Topic, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_driver, "_PLACES", ("nowhere",))
+
+    async def fail_once(event: Any) -> None:
+        if event.number == 1 and probe.attempts[-1] == 1:
+            raise ValueError("once")
+        if event.number == 2:
+            raise ValueError("always")
+
+    probe = Probe("plain", fail_once)
+    retry = RetryPolicy(attempts=2, delay=0.01, in_place=0)
+    async with bus_with(prefix, registered(probe, topic, retry=retry)) as bus:
+        assert type(bus.transport._link.client) is Client  # type: ignore[attr-defined]
+        await bus.send(topic, Numbered(0), headers={"x-share": "100%"})
+        await bus.send_many(topic, map(Numbered, range(1, 300)))
+        await eventually(lambda: set(probe.numbers) == set(range(300)) - {2}, 20)
+        assert probe.arrivals[0].delivery.headers["x-share"] == "100%"
+        (letter,) = await eventually(lambda: bus.dead_letters("plain"))
+    assert letter.attempts == 2
 
 
 # --- options ----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from nats.errors import Error as NatsError
 from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.integration.implementation.nats import NatsIntegrationEventBus, NatsTransport
-from events.integration.implementation.nats._ledger import Record
+from events.integration.implementation.nats._ledger import Ledger, Record
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
 from tests.brokers.nats_server import NatsServer
@@ -101,6 +101,11 @@ def registered(probe: Probe, **options: Any) -> IntegrationEventBusRegistration:
 def link_of(bus: NatsIntegrationEventBus) -> Any:
     assert isinstance(bus.transport, NatsTransport)
     return bus.transport._link
+
+
+def ledger_of(bus: NatsIntegrationEventBus) -> Ledger:
+    assert isinstance(bus.transport, NatsTransport)
+    return bus.transport._session.ledger
 
 
 async def pending(bus: NatsIntegrationEventBus, consumer: str) -> tuple[int, int]:
@@ -457,15 +462,14 @@ async def test_what_a_dead_process_left_in_the_ledger_goes_when_its_event_is_set
     async with bus_at(server, registered(probe)) as bus:
         await bus.send(TOPIC, Numbered(1))
         await eventually(lambda: _is_drained(bus, "dead"), 10)
-        assert isinstance(bus.transport, NatsTransport)
-        ledger = bus.transport._session.ledger
+        ledger = ledger_of(bus)
         await ledger.write(f"{TOPIC.name}.dead.1-1700", Record(1, 0))
         await ledger.write(f"{TOPIC.name}.dead.2-1701", Record(1, 0))
         await ledger.write(f"{TOPIC.name}.other.1-1700", Record(1, 0))
         assert await entries(bus) == 3
     async with bus_at(server, registered(probe)) as bus:
         await eventually(lambda: _has_entries(bus, 2), 10)
-        await bus.transport._session.ledger.read(f"{TOPIC.name}.dead.2-1701")
+        assert await ledger_of(bus).read(f"{TOPIC.name}.dead.2-1701") == Record(1, 0)
 
 
 async def _has_entries(bus: NatsIntegrationEventBus, count: int) -> bool:

