@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from events.errors import (
     BusUnavailableError,
@@ -260,6 +261,25 @@ async def test_a_push_consumer_of_that_name_is_refused(
     await client.jsm().add_consumer(name, durable_name="reader", deliver_subject=f"{prefix}.push")
     with pytest.raises(InvalidTopologyError, match="push consumer"):
         await bus_with(prefix, registered(Probe("reader"), topic)).startup()
+
+
+async def test_a_consumer_that_was_made_beforehand_begins_where_it_is(
+    client: Client, topic: Topic, prefix: str
+) -> None:
+    probe, name = Probe("late"), token("Topic", topic.name)
+    async with bus_with(prefix) as bus:
+        await bus.send(topic, Numbered(1))
+        config = ConsumerConfig(
+            durable_name="late",
+            deliver_policy=DeliverPolicy.NEW,
+            ack_policy=AckPolicy.EXPLICIT,
+            max_ack_pending=1000,
+        )
+        await client.jsm().add_consumer(name, config)
+        await bus.send(topic, Numbered(2))
+    async with bus_with(prefix, registered(probe, topic)) as bus:
+        await bus.send(topic, Numbered(3))
+        await eventually(lambda: probe.numbers == [2, 3])
 
 
 async def test_a_restart_replays_no_history(topic: Topic, prefix: str) -> None:
