@@ -54,4 +54,5 @@ if os.environ.get("EVENTS_TEST_UVLOOP"):
     import uvloop
 
     def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+        """Have pytest-asyncio make the tests' event loops with uvloop."""
         return {"uvloop": uvloop.new_event_loop}
