@@ -145,9 +145,10 @@ class Writer:
                 else:
                     await self._write_each(client, items)
             except _UNWRITABLE:
-                self._queue.extendleft(item for item in reversed(items) if not item.written)
                 self._link.suspect()
                 return
+            finally:  # cancelled as well
+                self._queue.extendleft(item for item in reversed(items) if not item.written)
             if self._queue:
                 await asyncio.sleep(0)  # others on the loop have their turn
 
@@ -168,9 +169,8 @@ class Writer:
 
     async def _write_each(self, client: Client, items: list[Outgoing]) -> None:
         me = asyncio.current_task()
-        for index, item in enumerate(items):
+        for item in items:
             if me is not self._task:
-                self._queue.extendleft(reversed(items[index:]))
                 return
             item.written = True
             headers = parse_block(item.headers) if item.headers else None
