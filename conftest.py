@@ -4,10 +4,15 @@ The snippets of one document share one namespace, from top to bottom, as a reade
 async snippet says `asyncio.run(main())` itself, as a reader would have to. A snippet that must
 not run is fenced as `python no-run`, and a comment says why. The tutorial makes files of its
 snippets: `tests/acceptance/test_tutorial.py` does what it says.
+
+With `EVENTS_TEST_UVLOOP=1` in the environment the tests run on uvloop, which has to be installed.
 """
 
 from __future__ import annotations
 
+import asyncio
+import os
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sybil import Sybil
@@ -43,3 +48,11 @@ pytest_collect_file = Sybil(
     setup=_begin,
     teardown=_end,
 ).pytest()
+
+
+if os.environ.get("EVENTS_TEST_UVLOOP"):
+    import uvloop
+
+    def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+        """Have pytest-asyncio make the tests' event loops with uvloop."""
+        return {"uvloop": uvloop.new_event_loop}

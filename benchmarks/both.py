@@ -27,6 +27,8 @@ async def measure(contestant: Contestant, events: int) -> Measured:
 def cases() -> Iterator[Case]:
     for broker, contestants in BROKERS.items():
         for contestant in contestants:
+            if contestant.only is not None:
+                continue
             yield Case(
                 broker, contestant.name, partial(measure, contestant), SIZES[broker].many // 2
             )

@@ -51,6 +51,8 @@ def percentile(seconds: list[float], percent: int) -> float:
 def cases() -> Iterator[Case]:
     for broker, contestants in BROKERS.items():
         for contestant in contestants:
+            if contestant.only is not None:
+                continue
             if "send by send" not in contestant.name and "by hand" not in contestant.name:
                 yield Case(
                     broker, contestant.name, partial(measure, contestant), SIZES[broker].one_by_one

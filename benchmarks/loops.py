@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks import both, consume, publish
+from benchmarks import both, consume, latency, publish
 from benchmarks.measuring import Case
 
 
 def cases() -> Iterator[Case]:
-    for subject in (publish, consume, both):
+    for subject in (publish, consume, both, latency):
         name = subject.__name__.rpartition(".")[2]
         for case in subject.cases():
             if case.contestant == "ours" and "100 in flight" not in case.group:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 
@@ -22,6 +22,23 @@ PREFETCH = 100  # events at hand, and handlers at once
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Order).decode
 """How a bare driver's user would do it: the quickest that there is."""
+
+
+T = TypeVar("T")
+
+
+async def each(
+    messages: Sequence[T], handle: Callable[[T], Coroutine[None, None, None]], *, at_once: bool
+) -> None:
+    """Handle a batch of a bare driver's: as ours does, each in a task, or one after the other."""
+    if not at_once:
+        for message in messages:
+            await handle(message)
+        return
+    for start in range(0, len(messages), PREFETCH):
+        async with asyncio.TaskGroup() as group:
+            for message in messages[start : start + PREFETCH]:
+                group.create_task(handle(message))
 
 
 @asynccontextmanager
@@ -40,6 +57,7 @@ class Contestant(ABC):
 
     name: ClassVar[str]
     event: ClassVar[type[Order]] = Order
+    only: ClassVar[str | None] = None  # the one subject in which it differs from another
 
     async def prepare(self, place: str) -> None:  # noqa: B027 - not all have to
         """Make the place, so that it keeps what is sent."""

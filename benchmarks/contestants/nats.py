@@ -10,12 +10,13 @@ from typing import Any, Unpack
 import nats
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream.nats import JStream, NatsBroker, PullSub
+from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, StorageType
 from nats.js.errors import NotFoundError
 
-from benchmarks.contestants import PREFETCH, Contestant, decode, encode, meanwhile
+from benchmarks.contestants import PREFETCH, Contestant, decode, each, encode, meanwhile
 from benchmarks.contestants.ours import CONSUMER, Ours, Registrations
 from benchmarks.servers import NATS
 from benchmarks.workload import Handle, Order, OrderPlaced, Send, in_flight
@@ -65,6 +66,7 @@ class OursOnNatsOneByOne(OursOnNats):
 
 class NatsPy(OnNats):
     name = "nats-py (publish_async, fetch 500)"
+    at_once = True
 
     @asynccontextmanager
     async def publishing(self, place: str) -> AsyncGenerator[Send]:
@@ -87,18 +89,27 @@ class NatsPy(OnNats):
 
     @asynccontextmanager
     async def consuming(self, place: str, handle: Handle) -> AsyncGenerator[None]:
+        async def received(message: Msg) -> None:
+            await handle(decode(message.data))
+            await message.ack()
+
         async with _jetstream() as stream:
             subscription = await stream.pull_subscribe_bind(CONSUMER, place)
 
             async def work() -> None:
                 while True:
                     with suppress(NatsTimeoutError):
-                        for message in await subscription.fetch(FETCH, timeout=1):
-                            await handle(decode(message.data))
-                            await message.ack()
+                        messages = await subscription.fetch(FETCH, timeout=1)
+                        await each(messages, received, at_once=self.at_once)
 
             async with meanwhile(work()):
                 yield
+
+
+class NatsPyInTurn(NatsPy):
+    name = "nats-py, one handler at a time"
+    only = "consume"
+    at_once = False
 
 
 class FastStreamOnNats(OnNats):
@@ -141,5 +152,6 @@ CONTESTANTS: tuple[Contestant, ...] = (
     OursOnNats(),
     OursOnNatsOneByOne(),
     NatsPy(),
+    NatsPyInTurn(),
     FastStreamOnNats(),
 )

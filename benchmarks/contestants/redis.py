@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Unpack
+from typing import Any, TypeAlias, Unpack
 
 import redis.asyncio
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream.redis import PubSub, RedisBroker, StreamSub
 
-from benchmarks.contestants import PREFETCH, Contestant, decode, encode, meanwhile
+from benchmarks.contestants import PREFETCH, Contestant, decode, each, encode, meanwhile
 from benchmarks.contestants.ours import CONSUMER, Ours, Registrations
 from benchmarks.servers import REDIS
 from benchmarks.workload import Handle, Order, Send, in_flight
@@ -20,6 +20,8 @@ from events.integration.implementation.redis import (
     RedisPubSubIntegrationEventBus,
     RedisStreamsIntegrationEventBus,
 )
+
+Entry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
 
 
 @asynccontextmanager
@@ -63,6 +65,7 @@ class OursOnPubSubOneByOne(OursOnPubSub):
 
 class RedisPyPubSub(Contestant):
     name = "redis-py (hiredis, pipelines)"
+    at_once = True
 
     @asynccontextmanager
     async def publishing(self, place: str) -> AsyncGenerator[Send]:
@@ -87,12 +90,30 @@ class RedisPyPubSub(Contestant):
             await listener.subscribe(place)
             await listener.get_message(timeout=1)
 
+            tasks: set[asyncio.Task[None]] = set()
+
+            async def received(message: Any) -> None:
+                await handle(decode(message["data"]))
+
             async def work() -> None:
                 async for message in listener.listen():
-                    await handle(decode(message["data"]))
+                    if not self.at_once:
+                        await received(message)
+                        continue
+                    task = asyncio.create_task(received(message))
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+                    if len(tasks) == PREFETCH:
+                        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
 
             async with meanwhile(work()):
                 yield
+
+
+class RedisPyPubSubInTurn(RedisPyPubSub):
+    name = "redis-py, one handler at a time"
+    only = "consume"
+    at_once = False
 
 
 class FastStreamOnRedis(Contestant):
@@ -158,6 +179,7 @@ PUBSUB: tuple[Contestant, ...] = (
     OursOnPubSub(),
     OursOnPubSubOneByOne(),
     RedisPyPubSub(),
+    RedisPyPubSubInTurn(),
     FastStreamOnPubSub(),
     FastStreamOnPubSubPiped(),
 )
@@ -193,6 +215,7 @@ class OursOnStreamsOneByOne(OursOnStreams):
 
 class RedisPyStreams(OnStreams):
     name = "redis-py (hiredis, one XACK a batch)"
+    at_once = True
 
     @asynccontextmanager
     async def publishing(self, place: str) -> AsyncGenerator[Send]:
@@ -215,6 +238,9 @@ class RedisPyStreams(OnStreams):
 
     @asynccontextmanager
     async def consuming(self, place: str, handle: Handle) -> AsyncGenerator[None]:
+        async def received(entry: Entry) -> None:
+            await handle(decode(entry[1][b"data"]))
+
         async with _client() as client:
 
             async def work() -> None:
@@ -232,16 +258,20 @@ class RedisPyStreams(OnStreams):
                         if isinstance(entries, list) and entries
                         else _entries(entries)
                     )
-                    done = []
-                    for entry, fields in entries:
-                        await handle(decode(fields[b"data"]))
-                        done.append(entry)
+                    await each(entries, received, at_once=self.at_once)
+                    done = [entry for entry, _ in entries]
 
             async with meanwhile(work()):
                 yield
 
 
-def _entries(answer: Any) -> Any:
+class RedisPyStreamsInTurn(RedisPyStreams):
+    name = "redis-py, one handler at a time"
+    only = "consume"
+    at_once = False
+
+
+def _entries(answer: Any) -> Sequence[Entry]:
     """Read an answer as RESP3 gives it."""
     return next(iter(answer.values()))[0] if answer else ()
 
@@ -271,6 +301,7 @@ STREAMS: tuple[Contestant, ...] = (
     OursOnStreams(),
     OursOnStreamsOneByOne(),
     RedisPyStreams(),
+    RedisPyStreamsInTurn(),
     FastStreamOnStreams(),
     FastStreamOnStreamsPiped(),
 )

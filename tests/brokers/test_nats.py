@@ -15,14 +15,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from events.errors import (
+    BusUnavailableError,
     ConsumerStoppedError,
     InvalidTopologyError,
     MessageTooLargeError,
 )
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
-from events.integration.implementation.nats import NatsIntegrationEventBus, NatsTransport, _wire
+from events.integration.implementation.nats import (
+    NatsIntegrationEventBus,
+    NatsTransport,
+    _driver,
+    _link,
+    _wire,
+)
 from events.integration.implementation.nats._link import masked
 from events.integration.implementation.nats._names import token, type_in, type_subject
 from events.integration.message import Message, current_delivery
@@ -112,11 +120,10 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 @given(st.dictionaries(header_names, texts), st.text(max_size=5))
 def test_headers_survive_any_text(headers: Mapping[str, str], key: str) -> None:
-    sent = _wire.outgoing(headers, "id-1", key)
-    assert all(value == value.strip() and value.isascii() for value in sent.values())
-    block = "NATS/1.0\r\n" + "".join(f"{n}: {v}\r\n" for n, v in sent.items()) + "\r\n"
-    received = _wire.parse_block(block.encode())
-    assert len(block) == _wire.size_of(sent)
+    block = _wire.outgoing(headers, "id-1", key)
+    assert block.isascii()
+    received = _wire.parse_block(block)
+    assert _wire.block(received) == block
     read = _wire.users(received)
     assert read == headers
     if "ce-partitionkey" not in headers:
@@ -129,6 +136,31 @@ def test_headers_of_others_are_taken_as_they_are() -> None:
     assert read == {"content-type": "application/json", "x-share": "100%25"}
     assert _wire.own_id(foreign, read, "otherwise") == "7"
     assert _wire.own_id({}, {}, "otherwise") == "otherwise"
+
+
+def test_no_header_can_be_taken_for_two() -> None:
+    block = _wire.block({"a": "1\r\nb: 2", "c": "3\n"})
+    assert _wire.parse_block(block) == {"a": "1  b: 2", "c": "3"}
+    for name in ("a\r\nb", "a\n", "a:b"):
+        with pytest.raises(BusUnavailableError, match="cannot carry"):
+            _wire.block({name: "1"})
+
+
+@pytest.mark.parametrize(
+    ("block", "headers"),
+    [
+        (b"NATS/1.0 503\r\n\r\n", {"Status": "503", "Description": ""}),
+        (
+            b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Stream: 7\r\n\r\n",
+            {"Status": "100", "Description": "Idle Heartbeat", "Nats-Last-Stream": "7"},
+        ),
+        (b"NATS/1.0\r\na:b:c\r\nd : \t e \r\n\r\n", {"a": "b:c", "d": "e"}),
+        ("NATS/1.0\r\na: ü\r\n\r\n".encode(), {"a": "ü"}),
+        (b"NATS/1.0\r\na: \xff\r\nnonsense\r\n\r\n", {"a": "\ufffd"}),
+    ],
+)
+def test_headers_are_read_as_the_server_sends_them(block: bytes, headers: dict[str, str]) -> None:
+    assert _wire.parse_block(block) == headers
 
 
 @pytest.mark.parametrize(
@@ -229,6 +261,25 @@ async def test_a_push_consumer_of_that_name_is_refused(
     await client.jsm().add_consumer(name, durable_name="reader", deliver_subject=f"{prefix}.push")
     with pytest.raises(InvalidTopologyError, match="push consumer"):
         await bus_with(prefix, registered(Probe("reader"), topic)).startup()
+
+
+async def test_a_consumer_that_was_made_beforehand_begins_where_it_is(
+    client: Client, topic: Topic, prefix: str
+) -> None:
+    probe, name = Probe("late"), token("Topic", topic.name)
+    async with bus_with(prefix) as bus:
+        await bus.send(topic, Numbered(1))
+        config = ConsumerConfig(
+            durable_name="late",
+            deliver_policy=DeliverPolicy.NEW,
+            ack_policy=AckPolicy.EXPLICIT,
+            max_ack_pending=1000,
+        )
+        await client.jsm().add_consumer(name, config)
+        await bus.send(topic, Numbered(2))
+    async with bus_with(prefix, registered(probe, topic)) as bus:
+        await bus.send(topic, Numbered(3))
+        await eventually(lambda: probe.numbers == [2, 3])
 
 
 async def test_a_restart_replays_no_history(topic: Topic, prefix: str) -> None:
@@ -400,6 +451,38 @@ async def test_a_lost_connection_is_replaced_and_its_sends_repeated(
 
 async def _quiet(_: Exception) -> None:
     pass
+
+
+async def test_what_the_driver_cancels_of_its_own_does_not_end_the_link() -> None:
+    class Closing:
+        async def close(self) -> None:
+            raise asyncio.CancelledError
+
+    closing: Any = Closing()
+    await _link._close(closing)
+
+
+async def test_a_driver_without_the_shorter_ways_does_as_well(
+    client: Client, topic: Topic, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_driver, "_PLACES", ("nowhere",))
+
+    async def fail_once(event: Any) -> None:
+        if event.number == 1 and probe.attempts[-1] == 1:
+            raise ValueError("once")
+        if event.number == 2:
+            raise ValueError("always")
+
+    probe = Probe("plain", fail_once)
+    retry = RetryPolicy(attempts=2, delay=0.01, in_place=0)
+    async with bus_with(prefix, registered(probe, topic, retry=retry)) as bus:
+        assert type(bus.transport._link.client) is Client  # type: ignore[attr-defined]
+        await bus.send(topic, Numbered(0), headers={"x-share": "100%"})
+        await bus.send_many(topic, map(Numbered, range(1, 300)))
+        await eventually(lambda: set(probe.numbers) == set(range(300)) - {2}, 20)
+        assert probe.arrivals[0].delivery.headers["x-share"] == "100%"
+        (letter,) = await eventually(lambda: bus.dead_letters("plain"))
+    assert letter.attempts == 2
 
 
 # --- options ----------------------------------------------------------------------------------

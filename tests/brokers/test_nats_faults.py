@@ -15,10 +15,12 @@ from time import monotonic
 from typing import Any, TypeAlias
 
 import pytest
+from nats.errors import Error as NatsError
 
 from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
-from events.integration import IntegrationEventBusRegistration, Topic
+from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.integration.implementation.nats import NatsIntegrationEventBus, NatsTransport
+from events.integration.implementation.nats._ledger import Ledger, Record
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
 from tests.brokers.nats_server import NatsServer
@@ -99,6 +101,11 @@ def registered(probe: Probe, **options: Any) -> IntegrationEventBusRegistration:
 def link_of(bus: NatsIntegrationEventBus) -> Any:
     assert isinstance(bus.transport, NatsTransport)
     return bus.transport._link
+
+
+def ledger_of(bus: NatsIntegrationEventBus) -> Ledger:
+    assert isinstance(bus.transport, NatsTransport)
+    return bus.transport._session.ledger
 
 
 async def pending(bus: NatsIntegrationEventBus, consumer: str) -> tuple[int, int]:
@@ -417,3 +424,79 @@ async def test_a_restart_logs_one_line_for_each_change(
     assert "again" in again
     assert len(lines) == len(set(lines))
     assert not any(record.exc_info for record in caplog.records)
+
+
+# --- what is left behind ----------------------------------------------------------------------
+
+
+async def entries(bus: NatsIntegrationEventBus) -> int:
+    """How many counts of attempts the server keeps."""
+    info = await link_of(bus).client.jsm().stream_info(f"{PREFIX}@attempts")
+    return int(info.state.messages)
+
+
+async def test_a_cut_connection_leaves_no_count_of_attempts_behind(server: NatsServer) -> None:
+    kept: list[int] = []
+
+    async def fail_once(_event: Any) -> None:
+        if probe.attempts[-1] == 1:
+            raise ValueError("once")
+        if not kept:
+            kept.append(await entries(bus))
+            lost: Any = link_of(bus).client._transport
+            lost._io_writer.transport.abort()
+
+    probe = Probe("cut", fail_once)
+    retry = RetryPolicy(attempts=3, delay=0.01, in_place=0)
+    async with bus_at(server, registered(probe, retry=retry)) as bus:
+        await bus.send(TOPIC, Numbered(1))
+        await eventually(lambda: probe.numbers == [1], 10)
+        assert kept == [1]
+        await eventually(lambda: _has_entries(bus, 0), 10)
+
+
+async def test_what_a_dead_process_left_in_the_ledger_goes_when_its_event_is_settled(
+    server: NatsServer,
+) -> None:
+    probe = Probe("dead")
+    async with bus_at(server, registered(probe)) as bus:
+        await bus.send(TOPIC, Numbered(1))
+        await eventually(lambda: _is_drained(bus, "dead"), 10)
+        ledger = ledger_of(bus)
+        await ledger.write(f"{TOPIC.name}.dead.1-1700", Record(1, 0))
+        await ledger.write(f"{TOPIC.name}.dead.2-1701", Record(1, 0))
+        await ledger.write(f"{TOPIC.name}.other.1-1700", Record(1, 0))
+        assert await entries(bus) == 3
+    async with bus_at(server, registered(probe)) as bus:
+        await eventually(lambda: _has_entries(bus, 2), 10)
+        assert await ledger_of(bus).read(f"{TOPIC.name}.dead.2-1701") == Record(1, 0)
+
+
+async def _has_entries(bus: NatsIntegrationEventBus, count: int) -> bool:
+    try:
+        return await entries(bus) == count
+    except (NatsError, BusError):  # it is not connected yet
+        return False
+
+
+async def test_24_a_frozen_broker_holds_a_shutdown_up_for_a_moment(server: NatsServer) -> None:
+    running, ends = asyncio.Event(), asyncio.Event()
+
+    async def wait(_event: Any) -> None:
+        running.set()
+        await ends.wait()
+
+    bus = bus_at(server, registered(Probe("stopped", wait), concurrency=3))
+    await bus.startup()
+    await bus.send_many(TOPIC, map(Numbered, range(20)))
+    await running.wait()
+    server.freeze()
+    sending = asyncio.create_task(bus.send(TOPIC, Numbered(20)))
+    async with asyncio.timeout(0.5 + 5):
+        await bus.shutdown(grace=0.5)
+    with pytest.raises(SendOutcomeUnknownError):
+        await sending
+    server.thaw()
+    probe = Probe("stopped")
+    async with bus_at(server, registered(probe, concurrency=3)):
+        await eventually(lambda: set(probe.numbers) >= set(range(20)), 30)

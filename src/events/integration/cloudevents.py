@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -38,9 +39,6 @@ INTEGERS = frozenset({"eventversion"})
 # Headers by these names would not come back: the envelope has its own use for them.
 NO_ATTRIBUTES = frozenset({"data", "datacontenttype", HEADERS})
 FIXED = frozenset({"specversion", "id"})
-OURS = frozenset(
-    {"specversion", "id", "source", "type", "time", "eventversion", "correlationid", "causationid"}
-)
 REQUIRED = frozenset({"specversion", "id", "source", "type"})
 
 _plain = re.compile(r"[!#$&-~]*").fullmatch
@@ -102,9 +100,19 @@ def _decoded(value: str) -> str:
         return value
 
 
-def _is_attribute(name: str) -> bool:
-    """Tell whether a header by this name has its own place in an envelope."""
-    return name not in NO_ATTRIBUTES and _is_name(name) is not None
+@lru_cache(1024)
+def _attribute_of(header: str) -> str | None:
+    """Return the attribute that a header has as its own place in an envelope, if there is one."""
+    name = header.removeprefix("ce-")
+    if name != header and name not in NO_ATTRIBUTES and _is_name(name):
+        return name
+    return None
+
+
+@lru_cache(1024)
+def _header_of(attribute: str) -> str | None:
+    """Return the header of an attribute; None if no attribute is called so."""
+    return f"ce-{attribute}" if _is_name(attribute) else None
 
 
 def to_structured(message: Message) -> bytes:
@@ -116,10 +124,10 @@ def to_structured(message: Message) -> bytes:
     attributes["type"] = message.type
     others: dict[str, str] = {}
     for header, value in message.headers.items():
-        name = header[3:] if header.startswith("ce-") else ""
+        name = _attribute_of(header)
         if header == "content-type":
             attributes["datacontenttype"] = value
-        elif not (name in OURS or _is_attribute(name)):
+        elif name is None:
             others[header] = value
         elif name not in FIXED and (read := _decoded(value)):
             attributes[name] = int(read) if name in INTEGERS and _is_integer(read) else read
@@ -186,8 +194,9 @@ def _open(data: bytes) -> Envelope | None:
         body = msgspec.json.decode(body, type=str).encode()
     headers = _other_headers(attributes)
     for name, value in attributes.items():
-        if value is not None and (name in OURS or _is_name(name)):
-            headers[f"ce-{name}"] = encode_value(_canonical(value))
+        header = None if value is None else _header_of(name)
+        if header is not None:
+            headers[header] = encode_value(_canonical(value))
     headers["content-type"] = content_type
     key = attributes.get("partitionkey")
     return Envelope(attributes["id"], headers, body, None if key is None else _canonical(key))

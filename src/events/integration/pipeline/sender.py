@@ -89,8 +89,7 @@ class Sender:
             # One by one, so that those before one that raises are known.
             for message in messages:
                 futures.append(asyncio.ensure_future(self._checked(message)))  # noqa: PERF401
-            if futures:
-                await asyncio.wait(futures, timeout=self._timeout + _OVERRUN)
+            await self._wait_for(futures)
             return [
                 self._outcome(message, future)
                 for message, future in zip(messages, futures, strict=True)
@@ -98,6 +97,19 @@ class Sender:
         finally:
             for future in futures:
                 future.cancel()
+
+    async def _wait_for(self, futures: Sequence[asyncio.Future[None]]) -> None:
+        """Return when all are done, or the deadline is over.
+
+        One after the other, as what confirms one confirms others with it: those need no callback.
+        """
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._timeout + _OVERRUN
+        for future in futures:
+            if not future.done():
+                if (left := deadline - now()) <= 0:
+                    return
+                await asyncio.wait([future], timeout=left)
 
     def _outcome(self, message: Message, future: asyncio.Future[None]) -> BusError | None:
         if not future.done():

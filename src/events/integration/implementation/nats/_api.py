@@ -7,9 +7,9 @@ import itertools
 from typing import Any, TypeVar
 
 import msgspec
-from nats.aio.msg import Msg
 
 from events.errors import BusUnavailableError
+from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._writer import Outgoing, Writer
 
@@ -57,7 +57,7 @@ class Api:
         self._writer = writer
         self._timeout = timeout
         self._numbers = itertools.count()
-        self._waiting: dict[str, tuple[Outgoing, asyncio.Future[Msg]]] = {}
+        self._waiting: dict[str, tuple[Outgoing, asyncio.Future[Incoming]]] = {}
         self._inbox = ""
         link.add_listener(self._on_up)
 
@@ -66,7 +66,7 @@ class Api:
         data = b"" if body is None else msgspec.json.encode(body)
         subject = f"{self._inbox}.{next(self._numbers)}"
         asking = Outgoing(_PREFIX + verb, data, subject)
-        waiting: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        waiting: asyncio.Future[Incoming] = asyncio.get_running_loop().create_future()
         self._waiting[subject] = asking, waiting
         self._writer.put(asking)
         try:
@@ -84,10 +84,10 @@ class Api:
                 "JetStream does not answer: it is not enabled (`-js`), not for this account, or "
                 "has no leader",
             )
-        failed = msgspec.json.decode(message.data, type=_Answer).error
+        failed = msgspec.json.decode(message.body, type=_Answer).error
         if failed is not None:
             raise ApiError(failed.code, failed.err_code, failed.description)
-        return msgspec.json.decode(message.data, type=answer)
+        return msgspec.json.decode(message.body, type=answer)
 
     async def _on_up(self, fresh: bool) -> None:  # noqa: FBT001 - a listener
         if fresh:
@@ -100,7 +100,7 @@ class Api:
                     lost = BusUnavailableError(self._link.name, "the connection was lost meanwhile")
                     waiting.set_exception(lost)
 
-    async def _on_answer(self, message: Msg) -> None:
+    def _on_answer(self, message: Incoming) -> None:
         _, waiting = self._waiting.get(message.subject, (None, None))
         if waiting is not None and not waiting.done():
             waiting.set_result(message)

@@ -84,13 +84,13 @@ class Graveyard:
             _ERROR: "",
         }
         # Whole escapes only, within what the server takes.
-        room = min(self._publisher.room_for(delivery.body, kept), _LONGEST_ERROR)
+        room = min(self._publisher.room_for(delivery.body, wire.block(kept)), _LONGEST_ERROR)
         error = wire.text_out(reject.error[:_LONGEST_ERROR])[: max(room, 0)]
         kept[_ERROR] = re.sub(r"%.?$", "", error)
         if room < 0:
             raise BusUnavailableError("NATS", "it is too large to be kept with what became of it")
         subject = f"{self._stream.name}.{token('Consumer', delivery.consumer)}"
-        await self._publisher.publish(self._stream, subject, delivery.body, kept)
+        await self._publisher.publish(self._stream, subject, delivery.body, wire.block(kept))
 
     async def read(self, consumer: str, *, limit: int, after: str | None) -> Sequence[DeadLetter]:
         """See `DeadLetterStore.read`."""
@@ -116,7 +116,7 @@ class Graveyard:
             subject = redrive_subject(stream.name, token("Consumer", consumer))
             sent = {n: v for n, v in headers.items() if n not in _OURS}
             sent[wire.MSG_ID] = f"redrive:{self._stream.name}:{stored.seq}:{quote(stored.time)}"
-            await self._publisher.publish(stream, subject, b64decode(stored.data), sent)
+            await self._publisher.publish(stream, subject, b64decode(stored.data), wire.block(sent))
             await self._remove(stored.seq)
             found.append(letter)
         return found

@@ -14,9 +14,8 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator
 
-from nats.aio.msg import Msg
-
 from events.integration.implementation.nats import _wire as wire
+from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._topology import NANO
 from events.integration.implementation.nats._writer import Outgoing, Writer
@@ -42,10 +41,10 @@ class Hand:
         "written",
     )
 
-    def __init__(self, message: Msg, place: wire.Position, name: str) -> None:
+    def __init__(self, message: Incoming, place: wire.Position, name: str) -> None:
         self.subject = message.subject
         self.reply = message.reply
-        self.body = message.data
+        self.body = message.body
         self.headers = message.headers or {}
         self.place = place
         self.name = name
@@ -73,7 +72,7 @@ class Leases:
     def __iter__(self) -> Iterator[Hand]:
         return iter(self._held.values())
 
-    def take(self, message: Msg) -> Hand | None:
+    def take(self, message: Incoming) -> Hand | None:
         """Return the message as ours; None if it is, or if it is done."""
         place = wire.position(message.reply)
         known = self._held.get(place.sequence)
@@ -88,7 +87,7 @@ class Leases:
         self._held[place.sequence] = hand
         return hand
 
-    def skip(self, message: Msg) -> None:
+    def skip(self, message: Incoming) -> None:
         """Be done with a message that was never taken."""
         self._writer.put_with_others(Outgoing(message.reply, _DONE))
 

@@ -12,21 +12,34 @@ ended with no word, as a process's death does:
 
 An entry is written before what it tells happens, so a death at any moment leaves a count that is
 right, or one too high for a message that was at hand and not begun.
+
+What is settled needs its entry no more. Whoever settled it removes it, again if the connection was
+lost meanwhile. What a process left behind that died in between goes when its consumer starts next:
+all up to the consumer's floor, the place below which everything is acknowledged, is settled.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from base64 import b64decode
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from events.errors import BusError
 from events.integration.implementation.nats._api import Api, ApiError, Nothing
+from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._publisher import Publisher
 from events.integration.implementation.nats._topology import StreamSpec
 
 __all__ = ["UNSAID", "Ledger", "Record"]
+
+logger = logging.getLogger("events.integration")
+
+_AT_ONCE = 100  # entries that are being removed
+_PAUSE = 1.0  # seconds until what could not be removed is tried again
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -49,13 +62,32 @@ class _Got(msgspec.Struct):
     message: _Stored
 
 
+class _State(msgspec.Struct):
+    subjects: dict[str, int] | None = None
+
+
+class _StreamInfo(msgspec.Struct):
+    state: _State
+
+
+class _Floor(msgspec.Struct):
+    stream_seq: int = 0
+
+
+class _ConsumerInfo(msgspec.Struct):
+    ack_floor: _Floor
+
+
 class Ledger:
     """Read and write entries; each is named by the stream, the consumer and the message's place."""
 
-    def __init__(self, api: Api, publisher: Publisher, stream: StreamSpec) -> None:
+    def __init__(self, link: Link, api: Api, publisher: Publisher, stream: StreamSpec) -> None:
+        self._link = link
         self._api = api
         self._publisher = publisher
         self._stream = stream
+        self._settled: dict[str, None] = {}  # an ordered set of names
+        self._forgetting: asyncio.Task[None] | None = None
 
     async def read(self, name: str) -> Record:
         """Return what is known of a message that was delivered before."""
@@ -71,12 +103,57 @@ class Ledger:
     async def write(self, name: str, record: Record) -> None:
         """Return when the server has it."""
         subject = f"{self._stream.name}.{name}"
-        await self._publisher.publish(self._stream, subject, msgspec.json.encode(record), {})
+        await self._publisher.publish(self._stream, subject, msgspec.json.encode(record))
 
-    async def forget(self, name: str) -> None:
-        """Remove an entry, if that is possible now; if not, it goes when its time is over."""
+    def forget(self, name: str) -> None:
+        """Remove an entry, as soon as that is possible."""
+        self._settled[name] = None
+        if self._forgetting is None:
+            self._forgetting = asyncio.create_task(self._forget_all(), name="nats-ledger")
+
+    async def sweep(self, stream: str, consumer: str) -> None:
+        """Remove entries that were left behind of what is settled."""
+        prefix = f"{self._stream.name}."
+        only = {"subjects_filter": f"{prefix}{stream}.{consumer}.*"}
+        with suppress(BusError, ApiError):  # the stream is not there yet, or the next one does it
+            info = await self._api.request(f"STREAM.INFO.{self._stream.name}", only, _StreamInfo)
+            if not info.state.subjects:
+                return
+            path = f"CONSUMER.INFO.{stream}.{consumer}"
+            floor = (await self._api.request(path, None, _ConsumerInfo)).ack_floor.stream_seq
+            for subject in info.state.subjects:
+                place, _, _ = subject.rpartition(".")[2].partition("-")
+                if place.isdecimal() and int(place) <= floor:
+                    self.forget(subject.removeprefix(prefix))
+
+    async def close(self) -> None:
+        """Wait for what is being removed, for a while."""
+        task, self._forgetting = self._forgetting, None
+        if task is not None:
+            await asyncio.wait([task], timeout=await self._link.patience(_PAUSE))
+            task.cancel()
+            await asyncio.wait([task])
+        self._settled.clear()
+
+    async def _forget_all(self) -> None:
+        while self._settled:
+            await self._link.wait_up()
+            names = list(self._settled)[:_AT_ONCE]
+            removed = await asyncio.gather(*map(self._remove, names))
+            for name, is_removed in zip(names, removed, strict=True):
+                if is_removed:
+                    del self._settled[name]
+            if not all(removed):
+                await asyncio.sleep(_PAUSE)
+        self._forgetting = None
+
+    async def _remove(self, name: str) -> bool:
+        """Remove an entry; return whether there is nothing left to do."""
         body = {"filter": f"{self._stream.name}.{name}"}
         try:
             await self._api.request(f"STREAM.PURGE.{self._stream.name}", body, Nothing)
-        except (BusError, ApiError):
-            return
+        except BusError:
+            return False
+        except ApiError as error:
+            logger.debug("the entry %r cannot be removed: %s", name, error)
+        return True

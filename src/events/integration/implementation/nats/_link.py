@@ -18,18 +18,18 @@ import asyncio
 import logging
 import random
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 from nats.errors import NoServersError
 
 from events.errors import BusUnavailableError
+from events.integration.implementation.nats import _driver as driver
 
 __all__ = ["Link", "OnUp", "end", "masked"]
 
@@ -40,7 +40,8 @@ logger = logging.getLogger("events.integration")
 _LOOK = 0.2  # seconds between looks at the client, which tells of most of its ends by itself
 _FIRST_WAIT, _LONGEST_WAIT = 0.05, 5.0
 _DIALLING = 2.0  # seconds for one server to answer
-_CLOSING = 2.0
+_CLOSING = 2.0  # seconds for what ends with an answer, or with a flush
+_STILL_SILENT = 0.25
 _REFUSED = ("authorization", "authentication", "permissions", "certificate_verify_failed")
 
 
@@ -61,31 +62,6 @@ async def end(task: asyncio.Task[None]) -> None:
         await asyncio.wait([task], timeout=_LOOK)
 
 
-_driver_parse: Any = getattr(Client, "_parse_header_lines", None)
-
-
-class _Client(Client):
-    """Read plain headers in one go: looking at each character of their names takes longer than all.
-
-    Everything else, and each version of the driver that has no such method, is the driver's.
-    """
-
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        if raw.isascii():
-            headers: dict[str, str] = {}
-            for line in raw.decode("ascii").split("\r\n"):
-                name, colon, value = line.partition(":")
-                if colon and name.isprintable() and " " not in name:
-                    headers[name] = value.strip(" \t\r\n\v\f")
-                elif line:
-                    break
-            else:
-                return headers
-        parsed: dict[str, str] = _driver_parse(raw)
-        return parsed
-
-
 class Link:
     """Own the connection of a transport, or watch the client that it was given."""
 
@@ -95,6 +71,7 @@ class Link:
         self.name = name
         self.up = False
         self.reason = "it is closed"
+        self._silent = False  # it gave no answer when one was needed to end
         self._given = servers if isinstance(servers, Client) else None
         self._servers = [] if isinstance(servers, Client) else list(servers)
         self._options = options
@@ -157,12 +134,13 @@ class Link:
             raise BusUnavailableError(self.name, f"no connection: {self.reason}") from error
         logger.info("%s is connected", self.name)
         self._watch = asyncio.create_task(self._keep_up(), name="nats-link")
+        self._watch.add_done_callback(self._watch_is_over)
 
     async def close(self) -> None:
         """Disconnect; a client that was passed in stays as it is."""
-        if self._watch is not None:
-            await end(self._watch)
-            self._watch = None
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await end(watch)
         self._down("it is closed")
         await self._drop()
 
@@ -172,27 +150,46 @@ class Link:
             self._changed.clear()
             await self._changed.wait()
 
-    def patience(self, timeout: float) -> float:
-        """Return how long to wait for answers in the end: not long while nobody can give any."""
-        return timeout if self.up else min(timeout, _CLOSING)
+    async def patience(self, timeout: float) -> float:  # noqa: ASYNC109 - it is not waited for here
+        """Return how long to wait for answers in the end: not long while nobody can give any.
+
+        A server that is frozen keeps its connections for a while, so it is asked.
+        """
+        if not self.up:
+            return min(timeout, _CLOSING)
+        try:
+            async with asyncio.timeout(_STILL_SILENT if self._silent else _CLOSING):
+                await self.client.flush()
+        except (NatsError, OSError, TimeoutError):
+            self._silent = True
+            return min(timeout, _STILL_SILENT)
+        self._silent = False
+        return timeout
 
     def suspect(self) -> None:
         """Have the client looked at: it refused to write."""
         self._look_now.set()
 
-    async def listen(
-        self, subject: str, heard: Callable[[Msg], Coroutine[Any, Any, None]]
-    ) -> NatsSubscription:
+    async def listen(self, subject: str, hear: driver.Hear) -> NatsSubscription:
         """Subscribe with the client in use; a new one has to be told again."""
-        subscription = await self.client.subscribe(subject, cb=heard)  # pyright: ignore[reportUnknownMemberType] - the driver's own
+        subscription = await driver.listen(self.client, subject, hear)
         self._subscriptions.append(subscription)
         return subscription
 
     async def leave(self, subscription: NatsSubscription) -> None:
-        """Unsubscribe, and return when all that the server has sent was heard."""
-        if subscription in self._subscriptions:
-            self._subscriptions.remove(subscription)
-            await subscription.drain()  # type: ignore[no-untyped-call]
+        """Unsubscribe, and return when all that the server has sent was heard.
+
+        Raises `TimeoutError` if it does not answer.
+        """
+        if subscription not in self._subscriptions:
+            return
+        self._subscriptions.remove(subscription)
+        try:
+            async with asyncio.timeout(_CLOSING):
+                await subscription.drain()  # type: ignore[no-untyped-call]
+        except TimeoutError:
+            self._silent = True
+            raise
 
     # --- the watch ----------------------------------------------------------------------------
 
@@ -220,6 +217,15 @@ class Link:
                 return
             logger.warning("%s is connected again after %.1f s", self.name, loop.time() - began)
 
+    def _watch_is_over(self, task: asyncio.Task[None]) -> None:
+        """End who uses the link, if that was a mistake of ours: nobody would mend it any more."""
+        if task is not self._watch or not (task.cancelled() or task.exception()):
+            return
+        why = "cancelled" if task.cancelled() else repr(task.exception())
+        logger.error("%s will not reconnect: its watch ended: %s", self.name, why)
+        for on_end in tuple(self._on_end):
+            on_end(BusUnavailableError(self.name, why))
+
     async def _connect(self, *, forever: bool) -> None:
         wait = _FIRST_WAIT
         while True:
@@ -244,7 +250,7 @@ class Link:
 
     async def _dial(self) -> bool:
         await self._drop()
-        client = _Client()
+        client = driver.new_client()
 
         async def lost() -> None:
             self._look_now.set()
@@ -291,12 +297,14 @@ class Link:
         subscriptions, self._subscriptions = self._subscriptions, []
         if client is None:
             return
-        for subscription in subscriptions:
-            with suppress(NatsError, OSError, TimeoutError):
-                async with asyncio.timeout(_CLOSING):
-                    await subscription.unsubscribe()
         if self._given is None:
             await _close(client)
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSING):
+                for subscription in subscriptions:
+                    with suppress(NatsError, OSError):
+                        await subscription.unsubscribe()
 
     def _down(self, reason: str) -> None:
         self.up = False
@@ -315,6 +323,12 @@ async def _close(client: Client) -> None:
             await client.close()
     except (NatsError, OSError, TimeoutError) as error:
         logger.debug("closing a connection: %s", error)
+    except asyncio.CancelledError:
+        # nats-py cancels its own task that reconnects, and where that one waits for the transport
+        # to be closed, whoever else waits for the same is told that it was cancelled.
+        me = asyncio.current_task()
+        if me is None or me.cancelling():
+            raise
 
 
 def _said(error: Exception) -> str:

@@ -15,16 +15,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from contextlib import suppress
 
 import msgspec
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
 from events.integration.implementation.nats._api import Api
+from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._topology import StreamSpec, ensure_stream
-from events.integration.implementation.nats._wire import MSG_ID, size_of
+from events.integration.implementation.nats._wire import MSG_ID, parse_block
 from events.integration.implementation.nats._writer import Outgoing, Writer
 
 __all__ = ["Publisher"]
@@ -56,7 +57,7 @@ class Sending(Outgoing):
         self,
         subject: str,
         body: bytes,
-        headers: dict[str, str],
+        headers: bytes,
         stream: StreamSpec,
         future: asyncio.Future[None],
         deadline: float,
@@ -96,9 +97,9 @@ class Publisher:
         link.add_listener(self._on_up)
 
     def publish(
-        self, stream: StreamSpec, subject: str, body: bytes, headers: dict[str, str]
+        self, stream: StreamSpec, subject: str, body: bytes, headers: bytes = b""
     ) -> asyncio.Future[None]:
-        """Send now; the future is done when the stream has it. `headers` are NATS' own."""
+        """Send now; the future is done when the stream has it. `headers` are a block of `_wire`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         sending = Sending(subject, body, headers, stream, future, loop.time() + self._timeout)
@@ -114,23 +115,22 @@ class Publisher:
             self._timer = loop.call_at(sending.deadline, self._expire)
         return future
 
-    def room_for(self, body: bytes, headers: dict[str, str]) -> int:
+    def room_for(self, body: bytes, headers: bytes) -> int:
         """Return how many bytes the server would still take; negative if it is too much already.
 
         More than that would cost the connection.
         """
         limit = self._link.client.max_payload if self._link.up else 1 << 20
-        return limit - len(body) - size_of(headers)
+        return limit - len(body) - len(headers)
 
-    async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - it is no error
+    async def close(self) -> None:
         """Let what is in flight end, for a while."""
-        try:
-            async with asyncio.timeout(timeout):
-                while self._in_flight:
-                    self._idle.clear()
-                    await self._idle.wait()
-        except TimeoutError:
-            pass
+        if self._in_flight:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(await self._link.patience(self._timeout)):
+                    while self._in_flight:
+                        self._idle.clear()
+                        await self._idle.wait()
         tasks = list(self._ensuring.values())
         for task in tasks:
             task.cancel()
@@ -156,7 +156,7 @@ class Publisher:
                 again.append(sending)
         self._writer.put_back(again)
 
-    async def _on_ack(self, message: Msg) -> None:
+    def _on_ack(self, message: Incoming) -> None:
         number = message.subject[message.subject.rfind(".") + 1 :]
         sending = self._in_flight.get(int(number))
         if sending is None:
@@ -166,7 +166,7 @@ class Publisher:
             sending.written = False
             self._park(sending, _AFTER_NO_ANSWER)
             return
-        ack = _decode(message.data)
+        ack = _decode(message.body)
         self._done(sending)
         if sending.future.done():
             return
@@ -202,7 +202,7 @@ class Publisher:
         name = self._link.name
         error: BusError
         if sending.written or sending.uncertain:
-            known = (sending.headers or {}).get(MSG_ID, "")
+            known = parse_block(sending.headers).get(MSG_ID, "")
             error = SendOutcomeUnknownError(name, known, reason)
         else:
             why = self._failing.get(sending.stream.name)

@@ -14,12 +14,12 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 
 from events.errors import BusError, BusUnavailableError
 from events.integration.implementation.nats._api import Api
+from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._link import Link, end
 from events.integration.implementation.nats._topology import (
     NANO,
@@ -41,7 +41,6 @@ _EXPIRES, _HEARTBEAT = 30.0, 5.0
 _WIDE_EXPIRES = 1.0  # whoever has nothing to do soon asks for no more than it can begin
 _SILENCE = 2.5 * _HEARTBEAT
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
-_LEAVING = 2.0
 
 
 class Window:
@@ -81,7 +80,7 @@ class Pulls:
         consumer: ConsumerSpec,
         window: Window,
         at_hand: Callable[[], int],
-        take: Callable[[Msg], None],
+        take: Callable[[Incoming], None],
         anew: Callable[[], None],
         ended: Callable[[Exception], None],
     ) -> None:
@@ -131,8 +130,7 @@ class Pulls:
             return
         try:
             # What the server has sent would else be gone until the end of its lease.
-            async with asyncio.timeout(_LEAVING):
-                await self._link.leave(self._subscription)
+            await self._link.leave(self._subscription)
             # Until it looks, a server (2.9 at least) counts on pulls whose inbox is gone: each of
             # them would have one that is given back wait for the end of its lease.
             await consumer_exists(self._api, self._consumer)
@@ -159,7 +157,7 @@ class Pulls:
 
     # --- answers ------------------------------------------------------------------------------
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Incoming) -> None:
         self.heard = self._loop.time()
         if message.subject.startswith(self._inbox):
             number = int(message.subject[len(self._inbox) + 1 :])

@@ -19,12 +19,12 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from events.errors import BusError
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError
+from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._graveyard import TYPE, Graveyard
 from events.integration.implementation.nats._leases import Hand, Leases
 from events.integration.implementation.nats._ledger import Ledger, Record
@@ -116,6 +116,7 @@ class NatsSubscribed:
         """Begin to deliver; raise `InvalidTopologyError` if that cannot be."""
         await self._pulls.start()
         self._leases.start()
+        self._spawn(self._session.ledger.sweep(self._stream.name, self._name))
 
     async def pause(self) -> None:
         if self._paused:
@@ -128,7 +129,7 @@ class NatsSubscribed:
     async def close(self) -> None:
         await self.pause()
         try:
-            async with asyncio.timeout(self._session.link.patience(self._session.timeout)):
+            async with asyncio.timeout(await self._session.link.patience(self._session.timeout)):
                 while self._leases:  # noqa: ASYNC110 - each of them would have to tell
                     await asyncio.sleep(_LOOK)
                 await self._session.writer.flush()
@@ -158,7 +159,7 @@ class NatsSubscribed:
 
     # --- a message's way ----------------------------------------------------------------------
 
-    def _take(self, message: Msg) -> None:
+    def _take(self, message: Incoming) -> None:
         if message.subject not in self._wanted:
             self._leases.skip(message)
         elif (hand := self._leases.take(message)) is not None:
@@ -253,7 +254,7 @@ class NatsSubscribed:
         if isinstance(settlement, Ack):
             self._leases.done(hand)
             if hand.written:
-                self._spawn(self._session.ledger.forget(hand.name))
+                self._session.ledger.forget(hand.name)
         elif isinstance(settlement, Release):
             self._give_back(hand)
         elif isinstance(settlement, Retry):
@@ -305,7 +306,7 @@ class NatsSubscribed:
         self._unburied = False
         self._leases.done(hand)
         if hand.written:
-            await self._session.ledger.forget(hand.name)
+            self._session.ledger.forget(hand.name)
         self._pulls.ask()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

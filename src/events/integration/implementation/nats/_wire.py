@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
+from events.errors import BusUnavailableError
 from events.integration.cloudevents import attribute
 
 __all__ = [
@@ -21,12 +22,12 @@ __all__ = [
     "KEY",
     "MSG_ID",
     "Position",
+    "block",
     "outgoing",
     "own_id",
     "own_key",
     "parse_block",
     "position",
-    "size_of",
     "text_in",
     "text_out",
     "users",
@@ -39,13 +40,15 @@ KEY = "Events-Key"
 
 _survives = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?").fullmatch
 _reserved = ("Nats-", "Events-")
-_FIRST_LINE = len("NATS/1.0\r\n")
-_LINE = len(": \r\n")
+_FIRST_LINE = "NATS/1.0"
+_breaks = re.compile(r"[\r\n:]").search
+_breaks_line = re.compile(r"[\r\n]").search
+_BLANKS = str.maketrans("\r\n", "  ")
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "") + " "
 
 
-def outgoing(headers: Mapping[str, str], id: str, key: str | None) -> dict[str, str]:
-    """Return what is sent for these headers of a message."""
+def outgoing(headers: Mapping[str, str], id: str, key: str | None) -> bytes:
+    """Return what is sent for these headers of a message, as a block."""
     values = "".join(headers.values()) + id
     if values.isascii() and values.isprintable() and " " not in values:  # as nearly always
         sent = {MSG_ID: id, **headers}
@@ -62,7 +65,7 @@ def outgoing(headers: Mapping[str, str], id: str, key: str | None) -> dict[str, 
             sent[ENCODED] = ",".join(encoded)
     if key is not None and "ce-partitionkey" not in headers:
         sent[KEY] = text_out(key)
-    return sent
+    return block(sent)
 
 
 def users(headers: Mapping[str, str]) -> dict[str, str]:
@@ -97,20 +100,36 @@ def text_in(value: str | None) -> str | None:
     return None if value is None else unquote(value)
 
 
-def size_of(headers: Mapping[str, str]) -> int:
-    """Return how many bytes the headers take in a message; `outgoing` leaves ASCII only."""
-    texts = len("".join(headers)) + len("".join(headers.values()))
-    return _FIRST_LINE + 2 + texts + _LINE * len(headers)
+def block(headers: Mapping[str, str]) -> bytes:
+    """Write headers as they travel: a line each, after a first one.
+
+    What would break a line within a value, as other programs can send it, becomes a blank.
+
+    Raises:
+        BusUnavailableError: a name would be read as something else.
+    """
+    if _breaks("".join(headers)):
+        raise BusUnavailableError("NATS", f"it cannot carry headers by these names: {[*headers]}")
+    if _breaks_line("".join(headers.values())):
+        headers = {name: value.translate(_BLANKS) for name, value in headers.items()}
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    return f"{_FIRST_LINE}\r\n{''.join(lines)}\r\n".encode()
 
 
 def parse_block(block: bytes) -> dict[str, str]:
-    """Read headers as they are stored: a line each after the first."""
+    """Read headers as they travel and as they are stored.
+
+    What stands in the first line, the server says with it: a status, and what that means.
+    """
+    first, *lines = block.decode("utf-8", "replace").split("\r\n")
     headers: dict[str, str] = {}
-    for line in block.split(b"\r\n")[1:]:
-        name, colon, value = line.partition(b":")
+    if len(first) > len(_FIRST_LINE):
+        status, _, description = first[len(_FIRST_LINE) :].strip().partition(" ")
+        headers["Status"], headers["Description"] = status, description
+    for line in lines:
+        name, colon, value = line.partition(":")
         if colon:
-            text = value.decode("utf-8", "replace")
-            headers[name.decode("ascii", "replace").strip()] = text.strip()
+            headers[name.strip()] = value.strip()
     return headers
 
 

@@ -95,7 +95,7 @@ class NatsTransport:
             link=self._link,
             writer=self._writer,
             api=self._api,
-            ledger=Ledger(self._api, self._publisher, attempts),
+            ledger=Ledger(self._link, self._api, self._publisher, attempts),
             graveyard=self._graveyard,
             timeout=timeout,
             ack_wait=ack_wait,
@@ -156,7 +156,8 @@ class NatsTransport:
 
     async def close(self) -> None:
         """See `Transport.close`. A client that was passed in stays open."""
-        await self._publisher.close(self._link.patience(self._timeout))
+        await self._session.ledger.close()
+        await self._publisher.close()
         self._writer.stop()
         await self._link.close()
 

@@ -58,22 +58,32 @@ def topics_key(consumer: str) -> str:
     return f"events:{{{consumer}}}:topics"
 
 
-def fields_of(message: Message) -> list[bytes]:
-    """Return the fields of an entry.
+def fields_of(message: Message) -> list[bytes | str]:
+    """Return the fields of an entry; the driver encodes what is text.
 
     Raises:
         UnicodeEncodeError: a header holds a lone surrogate.
     """
-    fields = [BODY, message.body]
-    for name, value in message.headers.items():
-        fields += name.encode(), value.encode()
-    return fields
+    headers: list[str] = []
+    for header in message.headers.items():
+        headers += header
+    "".join(headers).encode()  # here it fails for this message alone
+    return [BODY, message.body, *headers]
 
 
 def read_fields(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
     """Return the body and the headers of an entry; it never raises."""
-    body: bytes | None = None
     headers: dict[str, str] = {}
+    if fields and fields[0] == BODY:  # as we write it, nearly always in UTF-8
+        pairs = iter(fields[2:])
+        try:
+            for name, value in zip(pairs, pairs, strict=False):
+                headers[name.decode()] = value.decode()
+        except UnicodeDecodeError:
+            headers.clear()
+        else:
+            return fields[1], headers
+    body: bytes | None = None
     for index in range(0, len(fields) - 1, 2):
         name, value = fields[index], fields[index + 1]
         if body is None and name == BODY:

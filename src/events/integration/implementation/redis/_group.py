@@ -299,33 +299,33 @@ class StreamConsumer:
     async def claim(self, *, own: bool = False) -> None:
         """Take what was given back, one of the dead's, or with `own` what is mine and unseen."""
         async with self._claiming:  # or two at once would each take one of the dead's
-            more = False
-            for stream in self.keys.streams:
-                if not self._paused:
-                    more |= await self._claim_of(stream, own=own)
-            self._more = more  # not before it is known: what is new must not overtake
-
-    async def _claim_of(self, stream: str, *, own: bool) -> bool:
-        """Claim from one stream; return whether more is left that nobody holds."""
-        room = _ALL if own else max(1, self._limit - self._in_hand)
-        taken, lost, more = await self._link.run_script(
-            CLAIM,
-            [stream],
-            *(self.keys.group, self.me, int(self._options.lease * 1000), room),
-            *(0 if self._suspects else 1, int(own)),
-        )
-        if lost:
-            logger.error(
-                "%s: %d events were removed from %r before they were handled",
-                self.name,
-                lost,
-                stream,
+            if self._paused:
+                return
+            room = _ALL if own else max(1, self._limit - self._in_hand)
+            streams = self.keys.streams
+            claimed = await self._link.run_script(
+                CLAIM,
+                streams,
+                *(self.keys.group, self.me, int(self._options.lease * 1000), room),
+                *(0 if self._suspects else 1, int(own)),
             )
-        for number, fields, count, suspect in taken:
-            reply = number, fields
-            self._hand(Entry.read(self.keys, stream, reply, count, suspect=bool(suspect)))
-        # More of the dead's comes by and by.
-        return bool(more and taken and not taken[-1][3])
+            left, last = False, True
+            for stream, (taken, lost, more) in zip(streams, claimed, strict=True):
+                if lost:
+                    logger.error(
+                        "%s: %d events were removed from %r before they were handled",
+                        self.name,
+                        lost,
+                        stream,
+                    )
+                for number, fields, count, suspect in taken:
+                    entry = number, fields
+                    self._hand(Entry.read(self.keys, stream, entry, count, suspect=bool(suspect)))
+                    last = bool(suspect)
+                left |= bool(more)
+            # More of the dead's comes by and by. Not before it is known: what is new must not
+            # overtake.
+            self._more = left and not last
 
     # --- groups -------------------------------------------------------------------------------
 

@@ -89,43 +89,49 @@ if not first[1] then return -1 end
 return math.max(0, tonumber(first[2]) - now)
 """)
 
-# KEYS: stream. ARGV: group, me, lease in ms, how many, how many of the dead's, 1 for my own alone.
+# KEYS: streams. ARGV: group, me, lease in ms, how many, how many of the dead's, 1 for my own alone.
 # What nobody holds comes as it was; what a dead process held has one attempt more; my own, whose
-# answer was lost on the way, is as it was. Entries that the stream has lost are let go and counted.
-# Returns {entries as {id, fields, delivery count, 1 if the dead's}, lost, 1 if there may be more}.
+# answer was lost on the way, is as it was. Entries that a stream has lost are let go and counted.
+# Returns, for each stream, {entries as {id, fields, delivery count, 1 if the dead's}, lost, 1 if
+# there may be more}.
 CLAIM = Script(
     """
-local stream, group, me = KEYS[1], ARGV[1], ARGV[2]
+local group, me = ARGV[1], ARGV[2]
 local room, suspects = tonumber(ARGV[4]), tonumber(ARGV[5])
-local pending
-if ARGV[6] == '1' then
-  pending = redis.call('XPENDING', stream, group, '-', '+', 10000, me)
-else
-  pending = redis.call('XPENDING', stream, group, 'IDLE', ARGV[3], '-', '+', 1000)
-end
-local taken, lost, more = {}, 0, 0
-for _, entry in ipairs(pending) do
-  local id, owner, count = entry[1], entry[2], entry[4]
-  local suspect = 0
-  if owner ~= me then count = count + 1 end
-  if owner ~= me and owner ~= '"""
+local function claim(stream)
+  local pending
+  if ARGV[6] == '1' then
+    pending = redis.call('XPENDING', stream, group, '-', '+', 10000, me)
+  else
+    pending = redis.call('XPENDING', stream, group, 'IDLE', ARGV[3], '-', '+', 1000)
+  end
+  local taken, lost, more = {}, 0, 0
+  for _, entry in ipairs(pending) do
+    local id, owner, count = entry[1], entry[2], entry[4]
+    local suspect = 0
+    if owner ~= me then count = count + 1 end
+    if owner ~= me and owner ~= '"""
     + NOBODY
     + """' then suspect = 1 end
-  if room > 0 and (suspect == 0 or suspects > 0) then
-    local claimed = redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', count)[1]
-    if claimed and claimed[2] then
-      taken[#taken + 1] = {id, claimed[2], count, suspect}
-      room = room - 1
-      suspects = suspects - suspect
+    if room > 0 and (suspect == 0 or suspects > 0) then
+      local claimed = redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', count)[1]
+      if claimed and claimed[2] then
+        taken[#taken + 1] = {id, claimed[2], count, suspect}
+        room = room - 1
+        suspects = suspects - suspect
+      else
+        redis.call('XACK', stream, group, id)
+        lost = lost + 1
+      end
     else
-      redis.call('XACK', stream, group, id)
-      lost = lost + 1
+      more = 1
     end
-  else
-    more = 1
   end
+  return {taken, lost, more}
 end
-return {taken, lost, more}
+local claimed = {}
+for i, stream in ipairs(KEYS) do claimed[i] = claim(stream) end
+return claimed
 """
 )
 

@@ -29,7 +29,7 @@ GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 _TICK = 5.0  # seconds between looks at what others have left behind, at most a third of the lease
 _RIPEN_AT_ONCE = 100
 _RENEWED_AT_ONCE = 1_000
-_SWEPT_EVERY = 10  # looks
+_TRIMMED_EVERY, _SWEPT_EVERY = 3, 10  # looks
 _SILENCE = 20.0  # seconds, beyond every blocking read, after which an empty consumer id is dead
 
 
@@ -146,5 +146,6 @@ class Upkeep:
             silence = int(max(3 * self._lease, _SILENCE) * 1000)
             for stream in keys.streams:
                 await self._link.run_script(SWEEP, [stream], keys.group, silence)
+        if self._tidied % _TRIMMED_EVERY == 0:
+            await self._link.run_script(TRIM, [keys.topic], int(self._retention * 1000))
         self._tidied += 1
-        await self._link.run_script(TRIM, [keys.topic], int(self._retention * 1000))

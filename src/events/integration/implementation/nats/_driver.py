@@ -1,0 +1,109 @@
+"""The driver, where every message passes: written many at once, heard without a task.
+
+nats-py looks at each header of a message by itself, and brings what arrives through an object, a
+queue and a task to a coroutine. `Direct` takes bytes that are made already, and calls a function
+with what arrives; connecting, reading, flushing and all else stays the driver's. A client that was
+passed in is used as its documentation has it, and so is a driver without these places.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.errors import (
+    ConnectionClosedError,
+    ConnectionDrainingError,
+    OutboundBufferLimitError,
+)
+
+from events.integration.implementation.nats._wire import parse_block
+
+__all__ = ["Direct", "Hear", "Incoming", "listen", "new_client"]
+
+logger = logging.getLogger("events.integration")
+
+_NUMBER = "_id"  # of a subscription, by which the server calls it
+_PLACES = ("_process_msg", "_send_command", "_flush_pending", "_remove_sub", "is_draining_pubs")
+
+
+class Incoming(msgspec.Struct, gc=False):
+    """A message as it arrived."""
+
+    subject: str
+    reply: str
+    body: bytes
+    headers: dict[str, str] | None
+
+
+Hear: TypeAlias = Callable[[Incoming], None]
+
+
+class Direct(Client):
+    """A client with shorter ways for what there is much of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._hear: dict[int, Hear] = {}
+
+    async def write(self, data: bytes) -> None:
+        """Have these commands be sent, whole and in this order; or raise, and none of them is."""
+        if self.is_closed:
+            raise ConnectionClosedError
+        if self.is_draining_pubs:
+            raise ConnectionDrainingError
+        if not self.is_connected:
+            raise OutboundBufferLimitError
+        await self._send_command(data)
+        flushes: Any = self._flush_queue
+        if flushes is not None and flushes.empty():
+            await self._flush_pending()
+
+    def hear(self, subscription: Subscription, hear: Hear) -> None:
+        """Call this with each message of the subscription."""
+        self._hear[getattr(subscription, _NUMBER)] = hear
+
+    async def _process_msg(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
+    ) -> None:
+        hear = self._hear.get(sid)
+        if hear is None:
+            await super()._process_msg(sid, subject, reply, data, headers)
+            return
+        try:
+            hear(
+                Incoming(
+                    subject.decode(),
+                    reply.decode(),
+                    data,
+                    parse_block(headers) if headers else None,
+                )
+            )
+        except Exception:  # raised into the driver, it would end the connection
+            logger.exception("a message on %r was not understood", subject)
+
+    def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
+        super()._remove_sub(sid, max_msgs)
+        self._hear.pop(sid, None)
+
+
+def new_client() -> Client:
+    """Return a client, not yet connected."""
+    return Direct() if all(hasattr(Client, name) for name in _PLACES) else Client()
+
+
+async def listen(client: Client, subject: str, hear: Hear) -> Subscription:
+    """Subscribe, and have the function called with what comes."""
+
+    async def heard(message: Msg) -> None:
+        hear(Incoming(message.subject, message.reply, message.data, message.headers))
+
+    subscription = await client.subscribe(subject, cb=heard)  # pyright: ignore[reportUnknownMemberType] - the driver's own
+    if isinstance(client, Direct):
+        client.hear(subscription, hear)
+    return subscription
