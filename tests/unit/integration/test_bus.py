@@ -19,6 +19,7 @@ from events.errors import (
     MessageTooLargeError,
     SendOutcomeUnknownError,
     UnsupportedByBusError,
+    WrongEventLoopError,
 )
 from events.integration import (
     EventHandlerConsumer,
@@ -132,6 +133,28 @@ async def test_using_a_bus_that_is_not_started_says_how_to_start_it(
         pass
     with pytest.raises(BusNotStartedError, match=text):
         await use(bus)
+
+
+async def test_using_a_bus_in_another_event_loop_than_its_own_says_so() -> None:
+    transport = ManualTransport()
+    elsewhere: list[Callable[[TransportIntegrationEventBus], Awaitable[object]]] = [
+        *USES,
+        lambda bus: bus.startup(),
+        lambda bus: bus.shutdown(),
+        lambda bus: bus.register(registered(name="shipping")),
+        lambda bus: bus.unregister(bus.registrations[0]),
+    ]
+
+    async def use_all(bus: TransportIntegrationEventBus) -> None:
+        for use in elsewhere:
+            with pytest.raises(WrongEventLoopError, match="was started in another event loop; use"):
+                await use(bus)
+
+    async with bus_over(transport, [registered()]) as bus:
+        await asyncio.to_thread(asyncio.run, use_all(bus))
+        assert transport.calls == ["connect", "subscribe billing"]
+        assert bus.health().healthy
+    assert transport.calls[2:] == ["close"]
 
 
 async def test_a_startup_that_fails_leaves_nothing_running_and_may_be_tried_again() -> None:

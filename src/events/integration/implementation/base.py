@@ -4,6 +4,7 @@
 
 `send` works from the end of `startup` until the last handler has ended in `shutdown`, so handlers
 can send during the grace. `startup` and `shutdown` exclude each other; `register` waits for both.
+All between the two belongs to one event loop; the next `startup` may be in another.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from events.errors import (
     InvalidTopologyError,
     NoSuchDeadLetterError,
     UnsupportedByBusError,
+    WrongEventLoopError,
 )
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
@@ -101,6 +103,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         )
         self._lifecycle = LifecycleLock()
         self._started = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one it was started in
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -116,7 +119,9 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         """
         async with self._lifecycle:
             if self._started:
+                self._require_own_loop("start")
                 return
+            self._loop = asyncio.get_running_loop()
             for index, registration in enumerate(self.registrations):
                 check(registration, self.registrations[:index])
             try:
@@ -140,6 +145,8 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         are delivered again, to this consumer's name, wherever it runs next. Called again meanwhile,
         the shorter grace counts. Cancelled, it grants no more of it, and ends when they have.
         """
+        if self._started:
+            self._require_own_loop("shut down")
         self._refuse_from_handler("shutdown")
         grace = self._shutdown_grace if grace is None else grace
         self._roster.hurry(grace)
@@ -199,6 +206,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             await self._roster.wait_until_free(registration)
             check(registration, self.registrations)
             if self._started:
+                self._require_own_loop("register a consumer")
                 await self._roster.subscribe(registration)
             await super().register(registration)
 
@@ -213,6 +221,8 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             raise InvalidTopologyError(
                 f"registration of {registration}", "it is not registered with this bus"
             )
+        if self._started:
+            self._require_own_loop("unregister a consumer")
         self._refuse_from_handler("unregister", only=registration)
         self.registrations.remove(registration)
         await self._roster.close(registration, self._shutdown_grace)
@@ -290,6 +300,11 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     def _require_started(self, doing: str) -> None:
         if not self._started:
             raise BusNotStartedError(self, doing)
+        self._require_own_loop(doing)
+
+    def _require_own_loop(self, doing: str) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongEventLoopError(self, doing)
 
     # --- dead letters -------------------------------------------------------------------------
 
