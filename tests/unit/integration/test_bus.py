@@ -23,10 +23,13 @@ from events.errors import (
 )
 from events.integration import (
     EventHandlerConsumer,
+    Handle,
+    IncomingEvent,
     IntegrationEvent,
     IntegrationEventBus,
     IntegrationEventBusRegistration,
     Message,
+    Middleware,
     Topic,
 )
 from events.integration.implementation.base import TransportIntegrationEventBus
@@ -72,6 +75,63 @@ async def still_running() -> set[Any]:
     for _ in range(20):
         await asyncio.sleep(0)
     return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+# --- what is given
+
+
+class Around:
+    async def __call__(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
+        await call_next(incoming)
+
+
+def forgot_async(incoming: IncomingEvent, call_next: Handle) -> None:
+    pass
+
+
+async def forgot_call_next(incoming: IncomingEvent) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"middlewares": [Around]}, r"it is a class: give an instance, as in Around\(...\)"),
+        ({"middlewares": [forgot_async]}, "it is not async: write it as `async def`"),
+        ({"middlewares": [forgot_call_next]}, "it must take what comes in and `call_next` and not"),
+        ({"middlewares": ["timeout"]}, "middleware 'timeout': it cannot be called"),
+        ({"middlewares": Around()}, "give a list of them"),
+        ({"send_timeout": None}, "send_timeout must be a number from 0 on, not None"),
+        ({"startup_timeout": "30"}, "startup_timeout must be a number from 0 on, not '30'"),
+        ({"shutdown_grace": -1}, "shutdown_grace must be a number from 0 on, not -1"),
+        ({"max_body_size": "1 MB"}, "max_body_size must be a number from 0 on, not '1 MB'"),
+        ({"max_body_size": True}, "max_body_size must be a number from 0 on, not True"),
+        ({"retry": 3}, r"retry must be a RetryPolicy, as in RetryPolicy\(attempts=3\), not 3"),
+        ({"registrations": registered()}, r"give a list: \[registration\]"),
+        ({"source": 5}, "source is 5: give a URI or a path"),
+    ],
+)
+def test_an_option_that_could_not_work_is_refused_at_once(
+    options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        InMemoryIntegrationEventBus(**options)
+
+
+@pytest.mark.parametrize(
+    "around", [Around(), lambda incoming, call_next: call_next(incoming), Around().__call__]
+)
+def test_what_may_work_as_a_middleware_is_taken(around: Middleware) -> None:
+    InMemoryIntegrationEventBus(middlewares=[around])
+
+
+@pytest.mark.parametrize("given", [None, "billing", EventHandlerConsumer("billing")])
+async def test_what_is_no_registration_is_refused(given: Any) -> None:
+    text = r"it must be an IntegrationEventBusRegistration\(consumer, topic, events\)"
+    with pytest.raises(InvalidTopologyError, match=text):
+        await bus_over(ManualTransport(), [given]).startup()
+    with pytest.raises(InvalidTopologyError, match=text):
+        await bus_over(ManualTransport()).register(given)
 
 
 # --- lifecycle

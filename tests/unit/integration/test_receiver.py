@@ -219,6 +219,32 @@ async def test_a_dead_letter_keeps_the_notes_of_its_error() -> None:
     assert settlement == Reject("retries-exhausted", "ValueError: no stock\nof article 7", 1)
 
 
+async def test_a_dead_letter_names_what_a_task_group_gathered() -> None:
+    error = ExceptionGroup("in a TaskGroup", [ValueError("no stock"), KeyError("price")])
+    policy = RetryPolicy(attempts=1)
+    async with receiving(failing(9, error, []), retry=policy) as subscribed:
+        settlement = await subscribed.deliver(BODY)
+    text = (
+        "ExceptionGroup: in a TaskGroup (2 sub-exceptions)\nValueError: no stock\nKeyError: 'price'"
+    )
+    assert settlement == Reject("retries-exhausted", text, 1)
+
+
+@pytest.mark.parametrize(
+    ("also", "reason"), [([], "unretryable"), ([ConnectionError()], "retries-exhausted")]
+)
+async def test_a_group_of_nothing_but_hopeless_errors_is_hopeless(
+    also: list[Exception], reason: str
+) -> None:
+    nested = ExceptionGroup("inner", [LookupError(), KeyError()])
+    error = ExceptionGroup("outer", [nested, *also])
+    policy = RetryPolicy(attempts=2, delay=0, dead_letter_on=(LookupError,))
+    async with receiving(failing(9, error, []), retry=policy) as subscribed:
+        settlement = await subscribed.deliver(BODY)
+    assert isinstance(settlement, Reject)
+    assert settlement.reason == reason
+
+
 class UnprintableError(Exception):
     def __str__(self) -> str:
         raise ZeroDivisionError

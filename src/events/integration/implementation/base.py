@@ -89,6 +89,16 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                 repr(self),
                 f"retry must be a RetryPolicy, as in RetryPolicy(attempts=3), not {given!r}",
             )
+        for name, number in {
+            "send_timeout": send_timeout,
+            "startup_timeout": startup_timeout,
+            "shutdown_grace": shutdown_grace,
+            "max_body_size": max_body_size,
+        }.items():
+            if not _is_amount(number):
+                raise InvalidTopologyError(
+                    repr(self), f"{name} must be a number from 0 on, not {number!r}"
+                )
         self._middlewares = Middlewares(middlewares)
         self._roster = Roster(
             transport,
@@ -203,8 +213,8 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         topic already: two would each skip what only the other wants.
         """
         async with self._lifecycle:
-            await self._roster.wait_until_free(registration)
             check(registration, self.registrations)
+            await self._roster.wait_until_free(registration)
             if self._started:
                 self._require_own_loop("register a consumer")
                 await self._roster.subscribe(registration)
@@ -338,6 +348,11 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             cure = "use a durable bus, or look for what was dropped in the log"
             raise UnsupportedByBusError(self, "dead letters", cure)
         return self.transport.dead_letters
+
+
+def _is_amount(given: object) -> bool:
+    # A bool is an int, and `send_timeout=True` is a slip; NaN is no amount either.
+    return isinstance(given, int | float) and not isinstance(given, bool) and given >= 0
 
 
 def _name(consumer: Consumer | str) -> str:

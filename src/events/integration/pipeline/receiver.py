@@ -154,7 +154,7 @@ class Receiver:
         return incoming.registration.consumer.on_event(incoming.event)
 
     def _tell_of_skipped(self, delivery: Delivery) -> None:
-        """Log each type that is skipped, once: it is somebody else's, or a handler was forgotten."""
+        """Log each skipped type once: it is somebody else's, or a handler was forgotten."""
         said = delivery.headers.get("ce-type")
         if said in self._skipped or len(self._skipped) >= _SKIPPED_TYPES:
             return

@@ -73,15 +73,20 @@ def why_not_a_handler(handler: object) -> str | None:
             "it is a class: give a method of an instance, or, for dishka to make the instance, "
             f"`DishkaHandler({handler.__name__})`"
         )
+    return why_not_awaited(handler, "the event", object())
+
+
+def why_not_awaited(function: Callable[..., object], takes: str, *arguments: object) -> str | None:
+    """Say why calling it with so many arguments could never give what can be awaited."""
     try:
-        signature = signature_of(handler)
+        signature = signature_of(function)
     except (TypeError, ValueError):  # of a callable in C
         return None
     try:
-        signature.bind(object())
+        signature.bind(*arguments)
     except TypeError as error:
-        return f"it must take the event and nothing more: {error}"
-    if _returns_nothing_to_await(handler, signature):
+        return f"it must take {takes} and nothing more: {error}"
+    if _returns_nothing_to_await(function, signature):
         return "it is not async: write it as `async def`"
     return None
 
