@@ -47,7 +47,7 @@ class SimpleDomainEventHandlerFactory:
         self,
         makers: Mapping[type[Any], Callable[[], DomainEventHandler[Any]]] | None = None,
     ) -> None:
-        self._makers: Mapping[type, Callable[[], Any]] = dict(makers or {})
+        self._makers: Mapping[type, Any] = dict(makers or {})
 
     async def create(self, handler_class: type[H], /) -> H:
         """Make a handler by its maker, or by calling its class.
@@ -57,8 +57,7 @@ class SimpleDomainEventHandlerFactory:
         """
         maker = self._makers.get(handler_class)
         if maker is not None:
-            given: object = maker
-            if not callable(given):
+            if not callable(maker):
                 raise HandlerNotBuiltError(
                     handler_class, f"its maker is {maker!r}: give a callable, as in `lambda: ...`"
                 )
