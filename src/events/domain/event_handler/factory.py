@@ -7,7 +7,7 @@ asks dishka.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from events.domain.event_handler.handler import DomainEventHandler
 from events.errors import HandlerNotBuiltError
@@ -47,7 +47,7 @@ class SimpleDomainEventHandlerFactory:
         self,
         makers: Mapping[type[Any], Callable[[], DomainEventHandler[Any]]] | None = None,
     ) -> None:
-        self._makers: Mapping[type, Any] = dict(makers or {})
+        self._makers: Mapping[type, Callable[[], Any]] = dict(makers or {})
 
     async def create(self, handler_class: type[H], /) -> H:
         """Make a handler by its maker, or by calling its class.
@@ -61,7 +61,7 @@ class SimpleDomainEventHandlerFactory:
                 raise HandlerNotBuiltError(
                     handler_class, f"its maker is {maker!r}: give a callable, as in `lambda: ...`"
                 )
-            made: H = maker()
+            made: object = maker()
             if isinstance(made, Coroutine):
                 made.close()
                 raise HandlerNotBuiltError(
@@ -69,7 +69,7 @@ class SimpleDomainEventHandlerFactory:
                     "its maker is async: await what it needs beforehand, or write a factory with "
                     "`async def create(self, handler_class)`",
                 )
-            return made
+            return cast("H", made)
         try:
             return handler_class()
         except TypeError as error:
