@@ -363,7 +363,8 @@ class MessageTooLargeError(BusError, ValueError):
     def __str__(self) -> str:
         return (
             f"{self.type!r} for topic {self.topic!r} has a body of {self.size:,} bytes, over the "
-            f"limit of {self.limit:,}: send a reference to the data, or raise `max_body_size`"
+            f"limit of {self.limit:,}: send a reference to the data, or raise that limit, which "
+            f"is `max_body_size` or the broker's own"
         )
 
 
