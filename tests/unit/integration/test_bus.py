@@ -34,10 +34,12 @@ from events.integration import (
 )
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
+from events.integration.message import Release
 from events.testing import eventually
 from tests.unit.integration.manual import ManualSubscribed, ManualTransport
 
 TOPIC = Topic("orders")
+ORDERED = b'{"type":"bus.ordered","version":1}'
 
 
 @dataclass
@@ -298,6 +300,34 @@ async def test_run_ends_on_a_signal_and_notices_registrations_that_come_and_go()
         os.kill(os.getpid(), signal.SIGUSR1)
         await running
     assert transport.calls[-1] == "close"
+
+
+async def test_a_second_signal_ends_the_grace() -> None:
+    cancelled: list[bool] = []
+
+    async def hang(event: Ordered) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(True)
+
+    transport = ManualTransport()
+    bus = bus_over(transport, [registered(hang)], shutdown_grace=3600)
+    running = asyncio.create_task(bus.run(signals=[signal.SIGUSR1]))
+    async with asyncio.timeout(5):
+        while not transport.subscribed:
+            await asyncio.sleep(0)
+        settling = asyncio.create_task(transport.subscribed[0].deliver(ORDERED))
+        while not bus.health().consumers[0].in_flight:
+            await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while "pause" not in transport.subscribed[0].calls:
+            await asyncio.sleep(0)
+        assert not cancelled
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await running
+        assert await settling == Release()
+    assert cancelled
 
 
 async def test_run_ends_on_a_signal_while_it_waits_for_the_broker() -> None:

@@ -181,13 +181,19 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     async def run(
         self, *, signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
     ) -> None:
-        """Start, serve until one of the signals comes, then shut down.
+        """Start, serve until one of the signals comes, then shut down. Another ends the grace.
 
         Raises `ConsumerStoppedError` if a consumer ends that nobody stopped, so that the process
         exits with an error instead of living on deaf. Cancelling it shuts down as well.
         """
         stop = asyncio.Event()
-        with calling(stop.set, on=signals):
+
+        def on_signal() -> None:
+            if stop.is_set():  # as of somebody who presses Ctrl-C again
+                self._roster.hurry(0)
+            stop.set()
+
+        with calling(on_signal, on=signals):
             try:
                 # Who starts waits for a broker, perhaps for long: a signal ends that, too.
                 await first_of(stop.wait(), self.startup())
