@@ -302,7 +302,7 @@ async def test_run_ends_on_a_signal_and_notices_registrations_that_come_and_go()
     assert transport.calls[-1] == "close"
 
 
-async def test_a_second_signal_ends_the_grace() -> None:
+async def test_a_second_signal_ends_the_grace(caplog: pytest.LogCaptureFixture) -> None:
     cancelled: list[bool] = []
 
     async def hang(event: Ordered) -> None:
@@ -328,6 +328,7 @@ async def test_a_second_signal_ends_the_grace() -> None:
         await running
         assert await settling == Release()
     assert cancelled
+    assert "1 handlers outlasted the grace of 0 s" in caplog.text
 
 
 async def test_run_ends_on_a_signal_while_it_waits_for_the_broker() -> None:
