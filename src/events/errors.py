@@ -19,6 +19,7 @@
         │   └── InvalidEventError               a field that does not fit its class
         ├── BusError
         │   ├── BusNotStartedError              used before `startup` or after `shutdown`
+        │   │   └── WrongEventLoopError         used in another event loop than it was started in
         │   ├── InvalidTopologyError (ValueError)   a topic or registration that cannot work
         │   ├── UnsupportedByBusError           the bus declares that it cannot do this
         │   ├── MessageTooLargeError (ValueError)   a body over the limit
@@ -79,6 +80,7 @@ __all__ = [
     "SendOutcomeUnknownError",
     "UnknownEventError",
     "UnsupportedByBusError",
+    "WrongEventLoopError",
 ]
 
 
@@ -312,6 +314,21 @@ class BusNotStartedError(BusError):
 
 
 @dataclass(eq=False)
+class WrongEventLoopError(BusNotStartedError):
+    """Raised on using a bus in another event loop than the one that it was started in.
+
+    Its connections and handlers live there: what waits for them elsewhere would wait for ever.
+    """
+
+    def __str__(self) -> str:
+        return (
+            f"cannot {self.doing}: {self.bus!r} was started in another event loop; use it there "
+            f"(`asyncio.run_coroutine_threadsafe` from another thread, `loop_scope` of a fixture "
+            f"and its tests), or start a bus of its own in this one"
+        )
+
+
+@dataclass(eq=False)
 class InvalidTopologyError(BusError, ValueError):
     """Raised on making or registering a topic or registration that cannot work."""
 
@@ -346,7 +363,8 @@ class MessageTooLargeError(BusError, ValueError):
     def __str__(self) -> str:
         return (
             f"{self.type!r} for topic {self.topic!r} has a body of {self.size:,} bytes, over the "
-            f"limit of {self.limit:,}: send a reference to the data, or raise `max_body_size`"
+            f"limit of {self.limit:,}: send a reference to the data, or raise that limit, which "
+            f"is `max_body_size` or the broker's own"
         )
 
 

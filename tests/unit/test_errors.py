@@ -12,6 +12,7 @@ from events.errors import (
     BusUnavailableError,
     EventChainTooLongError,
     EventsError,
+    MessageTooLargeError,
     MissingExtraError,
     OutboxError,
     SendOutcomeUnknownError,
@@ -53,6 +54,10 @@ def test_the_drawing_is_the_tree() -> None:
         (
             EventChainTooLongError(["a"] + ["b"] * 30, 30),
             "a -> b -> b -> b -> b -> b -> b -> b -> b -> b -> ... 11 more ... -> b",
+        ),
+        (
+            MessageTooLargeError("users", "user.registered", 2_000, 1_000),
+            "raise that limit, which is `max_body_size` or the broker's own",
         ),
         (
             SendOutcomeUnknownError("Bus()", "id-1", "no answer within 10 s"),

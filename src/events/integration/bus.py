@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
+from events.errors import InvalidTopologyError
 from events.integration.event import IntegrationEvent
 from events.integration.topology import IntegrationEventBusRegistration, Topic
 
@@ -23,6 +24,9 @@ class IntegrationEventBus(ABC):
     """
 
     def __init__(self, registrations: Iterable[IntegrationEventBusRegistration] = ()) -> None:
+        given: object = registrations
+        if isinstance(given, IntegrationEventBusRegistration):
+            raise InvalidTopologyError(f"registration of {given}", "give a list: [registration]")
         self.registrations: list[IntegrationEventBusRegistration] = list(registrations)
 
     @abstractmethod

@@ -202,6 +202,13 @@ def _said(exc: Exception) -> str:
 def _check_class(event_class: type[IntegrationEvent]) -> None:
     if is_abstract(event_class):
         raise EventDefinitionError(event_class, "it is abstract: use one of its subclasses")
+    maker = next(cls for cls in event_class.__mro__ if "__init__" in cls.__dict__)
+    if "__dataclass_fields__" not in maker.__dict__ and "__init_subclass__" not in maker.__dict__:
+        raise EventDefinitionError(
+            event_class,
+            f"{maker.__qualname__} has an `__init__` but is no dataclass, so what it sets would "
+            f"not be sent: declare fields and add `@dataclass`",
+        )
     for cls in event_class.__mro__:
         if "__dataclass_fields__" in cls.__dict__ or not hasattr(cls, "__event_codec__"):
             continue

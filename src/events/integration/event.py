@@ -66,6 +66,10 @@ class IntegrationEvent:
         # and without its qualified name at first.
         if "__event_name__" not in cls.__dict__:
             cls.__event_name__ = f"{cls.__module__}.{cls.__qualname__}"
+        if not isinstance(cls.registry, EventRegistry):
+            raise EventDefinitionError(
+                cls, "`registry` is where its classes are found: rename a field of that name"
+            )
         cls.__event_abstract__ = abstract or cls.__dict__.get("__event_abstract__", False)
         if cls.__event_abstract__:
             return

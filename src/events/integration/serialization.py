@@ -47,7 +47,8 @@ class Serializer:
     """
 
     def __init__(self, source: str) -> None:
-        if not source or not source.isprintable():
+        given: object = source
+        if not isinstance(given, str) or not given or not given.isprintable():
             raise ValueError(f"source is {source!r}: give a URI or a path, such as '/billing'")
         self.source = source
         self._source = encode_value(source)
@@ -267,6 +268,9 @@ def _trace_in(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _checked(headers: Mapping[str, str], codec: EventCodec[Any]) -> dict[str, str]:
     """Lower the names of a user's headers. Their values are sent as they are."""
+    given: object = headers
+    if not isinstance(given, Mapping):
+        raise EventEncodeError(codec.event_class, f"headers are {given!r}: give a mapping")
     checked: dict[str, str] = {}
     for name, value in headers.items():
         reason = _why_not(name, value)

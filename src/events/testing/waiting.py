@@ -96,8 +96,14 @@ async def until_quiet(
     Raises:
         AssertionError: The time is over. It says which consumers still have how many events, and
             which of them nobody runs.
+        TypeError: The bus is not in memory.
     """
-    broker = bus if isinstance(bus, InMemoryBroker) else bus.broker
+    broker: object = bus if isinstance(bus, InMemoryBroker) else getattr(bus, "broker", None)
+    if not isinstance(broker, InMemoryBroker):
+        raise TypeError(
+            f"until_quiet needs a bus in memory, not {bus!r}: of another nobody knows when it is "
+            f"quiet, so wait for what you expect with `eventually`"
+        )
     try:
         async with asyncio.timeout(timeout):
             await broker.quiet()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from events.domain import DomainEvent, DomainEventHandler, SimpleDomainEventHandlerFactory
@@ -52,3 +54,16 @@ async def test_errors_of_a_maker_are_raised_as_they_are() -> None:
     with pytest.raises(TypeError) as caught:
         await SimpleDomainEventHandlerFactory({Plain: make}).create(Plain)
     assert caught.value is error
+
+
+async def test_says_what_a_maker_must_be() -> None:
+    async def make() -> Plain:
+        return Plain()
+
+    for maker, cure in (
+        (Plain(), "its maker is <.*Plain object at .*>: give a callable, as in `lambda: ...`"),
+        (make, "its maker is async: await what it needs beforehand, or write a factory"),
+    ):
+        makers: Any = {Plain: maker}
+        with pytest.raises(HandlerNotBuiltError, match=cure):
+            await SimpleDomainEventHandlerFactory(makers).create(Plain)

@@ -19,21 +19,27 @@ from events.errors import (
     MessageTooLargeError,
     SendOutcomeUnknownError,
     UnsupportedByBusError,
+    WrongEventLoopError,
 )
 from events.integration import (
     EventHandlerConsumer,
+    Handle,
+    IncomingEvent,
     IntegrationEvent,
     IntegrationEventBus,
     IntegrationEventBusRegistration,
     Message,
+    Middleware,
     Topic,
 )
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
+from events.integration.message import Release
 from events.testing import eventually
 from tests.unit.integration.manual import ManualSubscribed, ManualTransport
 
 TOPIC = Topic("orders")
+ORDERED = b'{"type":"bus.ordered","version":1}'
 
 
 @dataclass
@@ -71,6 +77,63 @@ async def still_running() -> set[Any]:
     for _ in range(20):
         await asyncio.sleep(0)
     return asyncio.all_tasks() - {asyncio.current_task()}
+
+
+# --- what is given
+
+
+class Around:
+    async def __call__(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
+        await call_next(incoming)
+
+
+def forgot_async(incoming: IncomingEvent, call_next: Handle) -> None:
+    pass
+
+
+async def forgot_call_next(incoming: IncomingEvent) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"middlewares": [Around]}, r"it is a class: give an instance, as in Around\(...\)"),
+        ({"middlewares": [forgot_async]}, "it is not async: write it as `async def`"),
+        ({"middlewares": [forgot_call_next]}, "it must take what comes in and `call_next` and not"),
+        ({"middlewares": ["timeout"]}, "middleware 'timeout': it cannot be called"),
+        ({"middlewares": Around()}, "give a list of them"),
+        ({"send_timeout": None}, "send_timeout must be a number from 0 on, not None"),
+        ({"startup_timeout": "30"}, "startup_timeout must be a number from 0 on, not '30'"),
+        ({"shutdown_grace": -1}, "shutdown_grace must be a number from 0 on, not -1"),
+        ({"max_body_size": "1 MB"}, "max_body_size must be a number from 0 on, not '1 MB'"),
+        ({"max_body_size": True}, "max_body_size must be a number from 0 on, not True"),
+        ({"retry": 3}, r"retry must be a RetryPolicy, as in RetryPolicy\(attempts=3\), not 3"),
+        ({"registrations": registered()}, r"give a list: \[registration\]"),
+        ({"source": 5}, "source is 5: give a URI or a path"),
+    ],
+)
+def test_an_option_that_could_not_work_is_refused_at_once(
+    options: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(ValueError, match=text):
+        InMemoryIntegrationEventBus(**options)
+
+
+@pytest.mark.parametrize(
+    "around", [Around(), lambda incoming, call_next: call_next(incoming), Around().__call__]
+)
+def test_what_may_work_as_a_middleware_is_taken(around: Middleware) -> None:
+    InMemoryIntegrationEventBus(middlewares=[around])
+
+
+@pytest.mark.parametrize("given", [None, "billing", EventHandlerConsumer("billing")])
+async def test_what_is_no_registration_is_refused(given: Any) -> None:
+    text = r"it must be an IntegrationEventBusRegistration\(consumer, topic, events\)"
+    with pytest.raises(InvalidTopologyError, match=text):
+        await bus_over(ManualTransport(), [given]).startup()
+    with pytest.raises(InvalidTopologyError, match=text):
+        await bus_over(ManualTransport()).register(given)
 
 
 # --- lifecycle
@@ -132,6 +195,28 @@ async def test_using_a_bus_that_is_not_started_says_how_to_start_it(
         pass
     with pytest.raises(BusNotStartedError, match=text):
         await use(bus)
+
+
+async def test_using_a_bus_in_another_event_loop_than_its_own_says_so() -> None:
+    transport = ManualTransport()
+    elsewhere: list[Callable[[TransportIntegrationEventBus], Awaitable[object]]] = [
+        *USES,
+        lambda bus: bus.startup(),
+        lambda bus: bus.shutdown(),
+        lambda bus: bus.register(registered(name="shipping")),
+        lambda bus: bus.unregister(bus.registrations[0]),
+    ]
+
+    async def use_all(bus: TransportIntegrationEventBus) -> None:
+        for use in elsewhere:
+            with pytest.raises(WrongEventLoopError, match="was started in another event loop; use"):
+                await use(bus)
+
+    async with bus_over(transport, [registered()]) as bus:
+        await asyncio.to_thread(asyncio.run, use_all(bus))
+        assert transport.calls == ["connect", "subscribe billing"]
+        assert bus.health().healthy
+    assert transport.calls[2:] == ["close"]
 
 
 async def test_a_startup_that_fails_leaves_nothing_running_and_may_be_tried_again() -> None:
@@ -215,6 +300,35 @@ async def test_run_ends_on_a_signal_and_notices_registrations_that_come_and_go()
         os.kill(os.getpid(), signal.SIGUSR1)
         await running
     assert transport.calls[-1] == "close"
+
+
+async def test_a_second_signal_ends_the_grace(caplog: pytest.LogCaptureFixture) -> None:
+    cancelled: list[bool] = []
+
+    async def hang(event: Ordered) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.append(True)
+
+    transport = ManualTransport()
+    bus = bus_over(transport, [registered(hang)], shutdown_grace=3600)
+    running = asyncio.create_task(bus.run(signals=[signal.SIGUSR1]))
+    async with asyncio.timeout(5):
+        while not transport.subscribed:
+            await asyncio.sleep(0)
+        settling = asyncio.create_task(transport.subscribed[0].deliver(ORDERED))
+        while not bus.health().consumers[0].in_flight:
+            await asyncio.sleep(0)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        while "pause" not in transport.subscribed[0].calls:
+            await asyncio.sleep(0)
+        assert not cancelled
+        os.kill(os.getpid(), signal.SIGUSR1)
+        await running
+        assert await settling == Release()
+    assert cancelled
+    assert "1 handlers outlasted the grace of 0 s" in caplog.text
 
 
 async def test_run_ends_on_a_signal_while_it_waits_for_the_broker() -> None:

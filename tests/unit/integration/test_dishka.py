@@ -229,6 +229,34 @@ def test_the_stand_in_takes_the_class_of_a_handler_alone() -> None:
         DishkaHandler(given)
 
 
+def test_the_stand_in_refuses_a_handle_that_could_not_work() -> None:
+    class NotAsync:
+        def handle(self, event: UserRegistered) -> None: ...
+
+    class TakesMore:
+        async def handle(self, event: UserRegistered, mailbox: Mailbox) -> None: ...
+
+    class Static:
+        @staticmethod
+        async def handle(event: UserRegistered) -> None: ...
+
+    given: Any
+    for given, text in (
+        (NotAsync, "NotAsync.handle cannot handle an event: it is not async"),
+        (TakesMore, "it must take the event and nothing more: missing a required .*'mailbox'"),
+    ):
+        with pytest.raises(TypeError, match=text):
+            DishkaHandler(given)
+    DishkaHandler(Static)
+
+
+def test_a_registration_alone_where_they_are_listed_is_refused() -> None:
+    consumer = EventHandlerConsumer("mails")
+    given: Any = IntegrationEventBusRegistration(consumer, TOPIC, [UserRegistered])
+    with pytest.raises(TypeError, match=r"give a list: \[registration\]"):
+        IntegrationEventImplementationProvider(InMemoryIntegrationEventBus, given)
+
+
 def test_a_bus_that_is_made_already_cannot_be_provided() -> None:
     given: Any = InMemoryIntegrationEventBus()
     with pytest.raises(

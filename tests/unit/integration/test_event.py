@@ -343,6 +343,52 @@ def test_a_forgotten_decorator_below_a_dataclass_is_found() -> None:
         V2("n").to_dict()
 
 
+def test_what_an_init_sets_beside_the_fields_would_be_lost() -> None:
+    class Bare(Event):
+        type = "bare"
+        version = 1
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+    @dataclass
+    class V1(Event):
+        type = "a"
+        version = 1
+        name: str
+
+    class V2(V1):
+        version = 2
+
+        def __init__(self, name: str, size: int) -> None:
+            super().__init__(name)
+            self.size = size
+
+    for event, name in (Bare("n"), "Bare"), (V2("n", 1), "V2"):
+        text = rf"{name} has an `__init__` but is no dataclass, so what it sets would not be sent"
+        with pytest.raises(EventDefinitionError, match=text):
+            event.to_dict()
+
+
+def test_a_dataclass_may_have_an_init_of_its_own() -> None:
+    @dataclass(init=False)
+    class Sum(Event):
+        type = "sum"
+        version = 1
+        total: int
+
+        def __init__(self, *parts: int) -> None:
+            self.total = sum(parts)
+
+    assert Sum.from_dict(Sum(1, 2).to_dict()) == Sum(3)
+
+
+def test_a_field_cannot_be_named_registry() -> None:
+    body = {"type": "registered", "version": 1, "registry": "eu"}
+    with pytest.raises(EventDefinitionError, match="`registry` is where its classes are found"):
+        types.new_class("Registered", (Event,), exec_body=lambda namespace: namespace.update(body))
+
+
 def test_a_class_without_fields_needs_no_decorator() -> None:
     class Ping(Event):
         type = "ping"

@@ -84,6 +84,30 @@ async def test_a_type_that_is_not_wanted_is_acknowledged_unseen() -> None:
         assert await subscribed.deliver(b'{"type":"other","version":1}') == Ack()
 
 
+async def test_each_type_that_is_skipped_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "events.integration")
+    async with receiving(failing(0, ValueError(), [])) as subscribed:
+        for type_ in ("other", "other", "another"):
+            body = b'{"type":"%s","version":1}' % type_.encode()
+            assert await subscribed.deliver(body, {"ce-type": type_}) == Ack()
+    skipped = [record for record in caplog.records if "skips" in record.message]
+    assert [vars(record)["event_type"] for record in skipped] == ["other", "another"]
+    assert skipped[0].message == (
+        "billing skips other id-1 from topic 'orders', "
+        "as all of a type that its registration does not name"
+    )
+
+
+async def test_the_log_does_not_grow_by_types_that_are_made_up(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "events.integration")
+    async with receiving(failing(0, ValueError(), [])) as subscribed:
+        for number in range(150):
+            assert await subscribed.deliver(b"{}", {"ce-type": f"made-up-{number}"}) == Ack()
+    assert len([record for record in caplog.records if "skips" in record.message]) == 100
+
+
 @pytest.mark.parametrize(
     ("body", "error"),
     [
@@ -193,6 +217,32 @@ async def test_a_dead_letter_keeps_the_notes_of_its_error() -> None:
     async with receiving(failing(9, error, []), retry=policy) as subscribed:
         settlement = await subscribed.deliver(BODY)
     assert settlement == Reject("retries-exhausted", "ValueError: no stock\nof article 7", 1)
+
+
+async def test_a_dead_letter_names_what_a_task_group_gathered() -> None:
+    error = ExceptionGroup("in a TaskGroup", [ValueError("no stock"), KeyError("price")])
+    policy = RetryPolicy(attempts=1)
+    async with receiving(failing(9, error, []), retry=policy) as subscribed:
+        settlement = await subscribed.deliver(BODY)
+    text = (
+        "ExceptionGroup: in a TaskGroup (2 sub-exceptions)\nValueError: no stock\nKeyError: 'price'"
+    )
+    assert settlement == Reject("retries-exhausted", text, 1)
+
+
+@pytest.mark.parametrize(
+    ("also", "reason"), [([], "unretryable"), ([ConnectionError()], "retries-exhausted")]
+)
+async def test_a_group_of_nothing_but_hopeless_errors_is_hopeless(
+    also: list[Exception], reason: str
+) -> None:
+    nested = ExceptionGroup("inner", [LookupError(), KeyError()])
+    error = ExceptionGroup("outer", [nested, *also])
+    policy = RetryPolicy(attempts=2, delay=0, dead_letter_on=(LookupError,))
+    async with receiving(failing(9, error, []), retry=policy) as subscribed:
+        settlement = await subscribed.deliver(BODY)
+    assert isinstance(settlement, Reject)
+    assert settlement.reason == reason
 
 
 class UnprintableError(Exception):

@@ -183,6 +183,7 @@ def test_headers_of_a_user_are_lower_cased_and_sent_as_they_are() -> None:
         ({"a": "\x85"}, "its value has a control character"),
         ({"a": "\ud800"}, "its value has a lone surrogate"),
         ({"a": "1", "A": "2"}, "header 'A': it is given twice"),
+        ([("a", "1")], r"headers are \[\('a', '1'\)\]: give a mapping"),
     ],
 )
 def test_a_header_that_cannot_be_sent_is_refused(headers: Any, text: str) -> None:

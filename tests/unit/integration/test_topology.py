@@ -170,11 +170,24 @@ async def takes_more(event: Paid, session: object) -> None: ...
 def not_async(event: Any) -> None: ...
 
 
+async def on_refunded(event: Refunded) -> None: ...
+
+
+async def on_shipped_or_refunded(event: "Shipped | Refunded") -> None: ...
+
+
+class Shipped(IntegrationEvent):
+    type = "topology.shipped"
+    version = 1
+
+
 WRONG_HANDLERS: list[tuple[Any, str]] = [
     (Welcome, r"it is a class: .*`DishkaHandler\(Welcome\)`"),
     (Welcome(), "it cannot be called: give a function, or a method"),
     (takes_more, "nothing more: missing a required argument: 'session'"),
     (Welcome().not_async, "it is not async: write it as `async def`"),
+    (on_refunded, "on_refunded at .*> cannot handle Paid: it says that it takes Refunded"),
+    (on_shipped_or_refunded, "it says that it takes Shipped or Refunded"),
     (not_async, "<function not_async at .*> cannot handle Paid: it is not async"),
 ]
 
@@ -218,6 +231,21 @@ def test_a_handler_that_may_work_is_not_refused_for_its_looks() -> None:
         IntegrationEventBusRegistration(consumer, Topic("t"), [Paid]).check()
 
 
+def test_a_handler_is_believed_that_says_nothing_against_the_event() -> None:
+    @functools.wraps(on_refunded)
+    async def converts(event: Paid) -> None: ...
+
+    async def of_several(event: "Refunded | Paid") -> None: ...
+
+    async def of_all(event: IntegrationEvent) -> None: ...
+
+    async def of_who_knows(event: "Unknown") -> None: ...  # type: ignore[name-defined] # noqa: F821 # pyright: ignore[reportUndefinedVariable]
+
+    for handler in (converts, of_several, of_all, of_who_knows):
+        consumer = EventHandlerConsumer("accounts", {Paid: handler})
+        IntegrationEventBusRegistration(consumer, Topic("t"), [Paid]).check()
+
+
 def test_a_class_in_place_of_a_list_of_classes_is_named() -> None:
     with pytest.raises(InvalidTopologyError, match=r"write \[Paid\]"):
         IntegrationEventBusRegistration(Collector("c"), Topic("t"), Paid)  # type: ignore[arg-type]
@@ -245,6 +273,9 @@ def test_jitter_stays_within_its_share_and_varies() -> None:
         ({"max_delay": -1}, "max_delay must not be negative"),
         ({"jitter": 1}, "jitter is a share"),
         ({"in_place": -1}, "in_place must not be negative"),
+        ({"delay": "1"}, "delay must be a number, not '1'"),
+        ({"attempts": None}, "attempts must be a number, not None"),
+        ({"in_place": True}, "in_place must be a number, not True"),
         ({"dead_letter_on": [ValueError]}, r"a tuple of exception classes, as in \(ValueError,\)"),
         ({"dead_letter_on": ("ValueError",)}, "dead_letter_on must be a tuple"),
     ],

@@ -1,5 +1,6 @@
 import asyncio
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from events.integration import (
     Topic,
 )
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
-from events.testing import eventually, until_quiet
+from events.testing import RecordingIntegrationEventBus, eventually, until_quiet
 
 TOPIC = Topic("waits")
 
@@ -124,3 +125,9 @@ async def test_until_quiet_says_who_has_what_and_whom_nobody_runs() -> None:
         "not quiet after 0.01 s: 'busy' has 2 of topic 'waits'; "
         "'idle' has 2 of topic 'waits' (no such consumer is running)"
     )
+
+
+async def test_until_quiet_refuses_a_bus_that_cannot_tell() -> None:
+    bus: Any = RecordingIntegrationEventBus()
+    with pytest.raises(TypeError, match="until_quiet needs a bus in memory, not .*`eventually`"):
+        await until_quiet(bus)

@@ -6,8 +6,8 @@ asks dishka.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Protocol, TypeVar, cast
 
 from events.domain.event_handler.handler import DomainEventHandler
 from events.errors import HandlerNotBuiltError
@@ -53,12 +53,23 @@ class SimpleDomainEventHandlerFactory:
         """Make a handler by its maker, or by calling its class.
 
         Raises:
-            HandlerNotBuiltError: the class has no maker and needs arguments.
+            HandlerNotBuiltError: the class has no maker and needs arguments, or its maker is none.
         """
         maker = self._makers.get(handler_class)
         if maker is not None:
-            made: H = maker()
-            return made
+            if not callable(maker):
+                raise HandlerNotBuiltError(
+                    handler_class, f"its maker is {maker!r}: give a callable, as in `lambda: ...`"
+                )
+            made: object = maker()
+            if isinstance(made, Coroutine):
+                made.close()
+                raise HandlerNotBuiltError(
+                    handler_class,
+                    "its maker is async: await what it needs beforehand, or write a factory with "
+                    "`async def create(self, handler_class)`",
+                )
+            return cast("H", made)
         try:
             return handler_class()
         except TypeError as error:

@@ -4,6 +4,7 @@
 
 `send` works from the end of `startup` until the last handler has ended in `shutdown`, so handlers
 can send during the grace. `startup` and `shutdown` exclude each other; `register` waits for both.
+All between the two belongs to one event loop; the next `startup` may be in another.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from events.errors import (
     InvalidTopologyError,
     NoSuchDeadLetterError,
     UnsupportedByBusError,
+    WrongEventLoopError,
 )
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
@@ -87,6 +89,16 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                 repr(self),
                 f"retry must be a RetryPolicy, as in RetryPolicy(attempts=3), not {given!r}",
             )
+        for name, number in {
+            "send_timeout": send_timeout,
+            "startup_timeout": startup_timeout,
+            "shutdown_grace": shutdown_grace,
+            "max_body_size": max_body_size,
+        }.items():
+            if not _is_amount(number):
+                raise InvalidTopologyError(
+                    repr(self), f"{name} must be a number from 0 on, not {number!r}"
+                )
         self._middlewares = Middlewares(middlewares)
         self._roster = Roster(
             transport,
@@ -101,6 +113,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         )
         self._lifecycle = LifecycleLock()
         self._started = False
+        self._loop: asyncio.AbstractEventLoop | None = None  # the one it was started in
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
@@ -116,7 +129,9 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         """
         async with self._lifecycle:
             if self._started:
+                self._require_own_loop("start")
                 return
+            self._loop = asyncio.get_running_loop()
             for index, registration in enumerate(self.registrations):
                 check(registration, self.registrations[:index])
             try:
@@ -140,6 +155,8 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         are delivered again, to this consumer's name, wherever it runs next. Called again meanwhile,
         the shorter grace counts. Cancelled, it grants no more of it, and ends when they have.
         """
+        if self._started:
+            self._require_own_loop("shut down")
         self._refuse_from_handler("shutdown")
         grace = self._shutdown_grace if grace is None else grace
         self._roster.hurry(grace)
@@ -164,13 +181,19 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     async def run(
         self, *, signals: Iterable[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
     ) -> None:
-        """Start, serve until one of the signals comes, then shut down.
+        """Start, serve until one of the signals comes, then shut down. Another ends the grace.
 
         Raises `ConsumerStoppedError` if a consumer ends that nobody stopped, so that the process
         exits with an error instead of living on deaf. Cancelling it shuts down as well.
         """
         stop = asyncio.Event()
-        with calling(stop.set, on=signals):
+
+        def on_signal() -> None:
+            if stop.is_set():  # as of somebody who presses Ctrl-C again
+                self._roster.hurry(0)
+            stop.set()
+
+        with calling(on_signal, on=signals):
             try:
                 # Who starts waits for a broker, perhaps for long: a signal ends that, too.
                 await first_of(stop.wait(), self.startup())
@@ -196,9 +219,10 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         topic already: two would each skip what only the other wants.
         """
         async with self._lifecycle:
-            await self._roster.wait_until_free(registration)
             check(registration, self.registrations)
+            await self._roster.wait_until_free(registration)
             if self._started:
+                self._require_own_loop("register a consumer")
                 await self._roster.subscribe(registration)
             await super().register(registration)
 
@@ -213,6 +237,8 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             raise InvalidTopologyError(
                 f"registration of {registration}", "it is not registered with this bus"
             )
+        if self._started:
+            self._require_own_loop("unregister a consumer")
         self._refuse_from_handler("unregister", only=registration)
         self.registrations.remove(registration)
         await self._roster.close(registration, self._shutdown_grace)
@@ -290,6 +316,11 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     def _require_started(self, doing: str) -> None:
         if not self._started:
             raise BusNotStartedError(self, doing)
+        self._require_own_loop(doing)
+
+    def _require_own_loop(self, doing: str) -> None:
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongEventLoopError(self, doing)
 
     # --- dead letters -------------------------------------------------------------------------
 
@@ -323,6 +354,11 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             cure = "use a durable bus, or look for what was dropped in the log"
             raise UnsupportedByBusError(self, "dead letters", cure)
         return self.transport.dead_letters
+
+
+def _is_amount(given: object) -> bool:
+    # A bool is an int, and `send_timeout=True` is a slip; NaN is no amount either.
+    return isinstance(given, int | float) and not isinstance(given, bool) and given >= 0
 
 
 def _name(consumer: Consumer | str) -> str:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
+from inspect import getattr_static
 from typing import Generic, Protocol, TypeVar
 
 from events.errors import InvalidTopologyError, MissingExtraError
@@ -28,6 +29,7 @@ from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.message import Delivery
 from events.integration.pipeline import Handle, IncomingEvent, Middleware
 from events.integration.topology import EventHandlerConsumer, IntegrationEventBusRegistration
+from events.integration.topology.consumer.handler import why_not_awaited
 
 try:
     from dishka import (
@@ -142,6 +144,11 @@ class DishkaHandler(Generic[E_contra]):
                 f"{given.__qualname__} has no method `handle`: "
                 f"write `async def handle(self, event: ...) -> None`"
             )
+        bound = isinstance(getattr_static(given, "handle"), staticmethod | classmethod)
+        itself = () if bound else (object(),)
+        why_not = why_not_awaited(handler.handle, "the event", *itself, object())
+        if why_not is not None:
+            raise TypeError(f"{given.__qualname__}.handle cannot handle an event: {why_not}")
         self.handler = handler
 
     async def __call__(self, event: E_contra) -> None:
@@ -194,6 +201,9 @@ class IntegrationEventImplementationProvider(Provider):
                 f"bus's class, or a function that takes registrations and middlewares=, "
                 f"not {given!r}"
             )
+        listed: object = registrations
+        if isinstance(listed, IntegrationEventBusRegistration):
+            raise TypeError(f"registration of {listed}: give a list: [registration]")
         self._make = make
         self._registrations = list(registrations)
         self._middlewares = list(middlewares)

@@ -9,16 +9,18 @@ refuse is a `ManagedMiddleware`, which its bus looks after:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Protocol, TypeAlias
 
 from msgspec import Struct
 
+from events.errors import InvalidTopologyError
 from events.integration.event import IntegrationEvent
 from events.integration.message import Delivery
 from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy
+from events.integration.topology.consumer.handler import why_not_awaited
 
 __all__ = [
     "Handle",
@@ -94,7 +96,19 @@ class Middlewares:
     """Look after the managed ones among the middlewares of one bus."""
 
     def __init__(self, middlewares: Sequence[Middleware]) -> None:
+        """Take them.
+
+        Raises:
+            InvalidTopologyError: one of them could not run around an attempt.
+        """
+        given: object = middlewares
+        if not isinstance(given, Iterable):
+            raise InvalidTopologyError(f"middlewares {given!r}", "give a list of them")
         self._all = tuple(middlewares)
+        for each in self._all:
+            reason = _why_not_a_middleware(each)
+            if reason is not None:
+                raise InvalidTopologyError(f"middleware {each!r}", reason)
         self._managed = [each for each in self._all if isinstance(each, ManagedMiddleware)]
         self._started = AsyncExitStack()
 
@@ -115,6 +129,15 @@ class Middlewares:
     async def shutdown(self) -> None:
         """Stop those that were started, the innermost first, and raise what the last one raises."""
         await self._started.aclose()
+
+
+def _why_not_a_middleware(given: object) -> str | None:
+    """Say why it would fail on each event, or None if nothing speaks against it."""
+    if isinstance(given, type):
+        return f"it is a class: give an instance, as in {given.__name__}(...)"
+    if not callable(given):
+        return "it cannot be called: give an async function, or an instance with `__call__`"
+    return why_not_awaited(given, "what comes in and `call_next`", object(), object())
 
 
 def compose(middlewares: Sequence[Middleware], handle: Handle) -> Handle:

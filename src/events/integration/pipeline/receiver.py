@@ -2,7 +2,7 @@
 
     delivery --> too large, undecodable, unknown version --> Reject, at once
         |------> more attempts than the policy has, as it ended its process each time --> Reject
-        |------> a type that the registration does not name --> Ack
+        |------> a type that the registration does not name --> Ack, and a line in the log
         |------> decoded --> its turn --> middlewares, consumer --> returned --> Ack
                                  ^             | raised
                                  '--- Wait --- judge --> Retry or Reject
@@ -44,6 +44,7 @@ from events.integration.transport import TransportFeatures
 
 __all__ = ["Receiver"]
 
+_SKIPPED_TYPES = 100  # are named in the log, each once: a producer may make up as many as it likes
 _ENDING = (KeyboardInterrupt, SystemExit, GeneratorExit)  # of the process, or of the event loop
 
 logger = logging.getLogger("events.integration")
@@ -71,6 +72,7 @@ class Receiver:
         self._max_body_size = max_body_size
         self._delayed_retry = features.delayed_retry
         self._enveloped = not features.headers
+        self._skipped: set[str | None] = set()
 
     def deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
         """Decode the delivery and put it in line; see `events.integration.transport.Deliver`."""
@@ -94,6 +96,7 @@ class Receiver:
         except Exception as error:  # noqa: BLE001 - the user's own classes and upcasters run here
             return _done(self._reject(delivery, UNDECODABLE, describe(error)))
         if event is None:
+            self._tell_of_skipped(delivery)
             return _done(Ack())
         # Read-only, so that a later attempt sees the headers as they came.
         delivery = replace(delivery, headers=MappingProxyType(delivery.headers))
@@ -149,6 +152,20 @@ class Receiver:
 
     def _consume(self, incoming: IncomingEvent) -> Awaitable[None]:
         return incoming.registration.consumer.on_event(incoming.event)
+
+    def _tell_of_skipped(self, delivery: Delivery) -> None:
+        """Log each skipped type once: it is somebody else's, or a handler was forgotten."""
+        said = delivery.headers.get("ce-type")
+        if said in self._skipped or len(self._skipped) >= _SKIPPED_TYPES:
+            return
+        self._skipped.add(said)
+        logger.info(
+            "%s skips %s from topic %r, as all of a type that its registration does not name",
+            delivery.consumer,
+            _named(delivery),
+            delivery.topic,
+            extra=_fields(delivery),
+        )
 
     def _judge(self, delivery: Delivery, error: BaseException) -> Wait | Retry | Reject:
         verdict = judge(self._retry, error, delivery.attempt, delayed_retry=self._delayed_retry)

@@ -9,8 +9,8 @@ attempt fails --> attempts left? --no--> dead letter
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias, cast
 
 from msgspec import Struct
 
@@ -37,7 +37,7 @@ def judge(
 ) -> Verdict:
     """Say what becomes of an event whose attempt ended with this error."""
     # What is wired up wrongly stays so for as long as this process lives.
-    if isinstance(error, (InvalidTopologyError, *policy.dead_letter_on)):
+    if _is_of(error, (InvalidTopologyError, *policy.dead_letter_on)):
         return Reject(UNRETRYABLE, describe(error), attempt)
     if attempt >= policy.attempts:
         return Reject(RETRIES_EXHAUSTED, describe(error), attempt)
@@ -47,18 +47,39 @@ def judge(
     return Retry(delay, attempt)
 
 
+def _is_of(error: BaseException, classes: tuple[type[BaseException], ...]) -> bool:
+    """Tell whether it is of these classes, or a group of nothing else, as of a `TaskGroup`."""
+    grouped = _grouped(error)
+    return isinstance(error, classes) or (
+        bool(grouped) and all(_is_of(each, classes) for each in grouped)
+    )
+
+
 def describe(error: BaseException) -> str:
-    """Return the error as a dead letter keeps it: its class, its text, its notes.
+    """Return the error as a dead letter keeps it: its class, its text, its notes, what it groups.
 
     Whatever was raised, this does not fail, is not endless, and is text that brokers and databases
     take: NUL characters and lone surrogates are written as escapes.
     """
-    notes: Iterable[object] = getattr(error, "__notes__", ())
     try:
-        text = "\n".join([f"{type(error).__name__}: {error}", *map(str, notes)])
+        text = "\n".join(_lines(error))
     except Exception as unprintable:  # noqa: BLE001 - the user's own `__str__`
         text = f"{type(error).__name__}: its text raised {type(unprintable).__name__}"
     if len(text) > _LONGEST:
         half, left_out = _LONGEST // 2, len(text) - _LONGEST
         text = f"{text[:half]} ... {left_out:,} characters ... {text[-half:]}"
     return text.replace("\0", "\\x00").encode(errors="backslashreplace").decode()
+
+
+def _lines(error: BaseException) -> Iterator[str]:
+    yield f"{type(error).__name__}: {error}"
+    notes: Iterable[object] = getattr(error, "__notes__", ())
+    yield from map(str, notes)
+    for each in _grouped(error):
+        yield from _lines(each)
+
+
+def _grouped(error: BaseException) -> Sequence[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).exceptions
+    return ()

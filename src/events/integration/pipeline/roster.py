@@ -142,6 +142,12 @@ def check(
     others: Iterable[IntegrationEventBusRegistration],
 ) -> None:
     """Raise `InvalidTopologyError` if the registration could not work beside the others."""
+    given: object = registration
+    if not isinstance(given, IntegrationEventBusRegistration):
+        raise InvalidTopologyError(
+            f"registration {given!r}",
+            "it must be an IntegrationEventBusRegistration(consumer, topic, events)",
+        )
     registration.check()
     if any(_key(other) == _key(registration) for other in others):
         raise InvalidTopologyError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 
 from events.integration.health import ConsumerHealth
@@ -35,6 +36,7 @@ class Subscriber:
         self._subscribed = subscribed
         self._forget = forget
         self._closing: asyncio.Task[None] | None = None
+        self._grace = math.inf
         self.ended = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -51,6 +53,7 @@ class Subscriber:
 
     def begin_close(self, grace: float) -> None:
         """Have it closed. Of several calls the shortest grace counts."""
+        self._grace = min(self._grace, grace)
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(grace))
             self._closing.add_done_callback(lambda _: self._forget(self))
@@ -77,7 +80,7 @@ class Subscriber:
                     "%s: %d handlers outlasted the grace of %g s; their events are delivered again",
                     self.registration,
                     cancelled,
-                    grace,
+                    self._grace,
                 )
             if self.scheduler.abandoned:
                 logger.error(

@@ -9,7 +9,7 @@ from typing import Any
 from events.errors import InvalidTopologyError
 from events.integration.event import IntegrationEvent
 from events.integration.topology.consumer import Consumer, EventHandlerConsumer
-from events.integration.topology.consumer.handler import why_not_a_handler
+from events.integration.topology.consumer.handler import takes_another_than, why_not_a_handler
 from events.integration.topology.retry import RetryPolicy
 from events.integration.topology.topic import Topic
 
@@ -105,6 +105,10 @@ def _handler_faults(consumer: EventHandlerConsumer, event: type[IntegrationEvent
     why_not = why_not_a_handler(handler)
     if why_not is not None:
         yield f"{handler!r} cannot handle {event.__qualname__}: {why_not}"
+        return
+    other = takes_another_than(handler, event)
+    if other is not None:
+        yield f"{handler!r} cannot handle {event.__qualname__}: it says that it takes {other}"
 
 
 def _named(given: object) -> str:

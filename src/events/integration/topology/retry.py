@@ -21,7 +21,8 @@ class RetryPolicy:
     most `max_delay`, give or take the share `jitter`, so that consumers that failed together do not
     come back together. Delays of at most `in_place` are waited for in the handler's own turn, which
     keeps the order; longer ones go through the broker, so that a crash loses nothing and the events
-    behind move on. An exception of a class in `dead_letter_on` is not retried at all.
+    behind move on. An exception of a class in `dead_letter_on`, or a group of nothing else, is not
+    retried at all.
 
     The defaults try eight times over about nine minutes. `RetryPolicy(attempts=1)` never retries.
     """
@@ -35,6 +36,10 @@ class RetryPolicy:
     dead_letter_on: tuple[type[Exception], ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("attempts", "delay", "factor", "max_delay", "jitter", "in_place"):
+            given: object = getattr(self, name)
+            if isinstance(given, bool) or not isinstance(given, int | float):
+                raise InvalidTopologyError(repr(self), f"{name} must be a number, not {given!r}")
         for holds, reason in (
             (self.attempts >= 1, "attempts must be at least 1, as it counts the first one"),
             (self.delay >= 0, "delay must not be negative"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from types import UnionType
+from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from events.errors import InvalidTopologyError
 from events.integration.annotations import signature_of
@@ -73,15 +74,43 @@ def why_not_a_handler(handler: object) -> str | None:
             "it is a class: give a method of an instance, or, for dishka to make the instance, "
             f"`DishkaHandler({handler.__name__})`"
         )
+    return why_not_awaited(handler, "the event", object())
+
+
+def takes_another_than(handler: Callable[..., object], event: type[IntegrationEvent]) -> str | None:
+    """Name what a handler says it takes, if that is an event and not this one.
+
+    No type checker sees it in a mapping of handlers, whose values are all of one type.
+    """
+    if hasattr(handler, "__wrapped__"):
+        return None  # the annotations are those of what is inside, and a decorator may convert
     try:
-        signature = signature_of(handler)
+        hints = get_type_hints(handler)
+        hint = hints.get(next(iter(signature_of(handler).parameters)))
+    except Exception:  # noqa: BLE001 - an annotation may name what only a type checker knows
+        return None
+    classes = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    others: list[str] = []
+    for each in classes:
+        if not (isinstance(each, type) and issubclass(each, IntegrationEvent)):
+            return None
+        if issubclass(event, each):
+            return None
+        others.append(each.__qualname__)
+    return " or ".join(others)
+
+
+def why_not_awaited(function: Callable[..., object], takes: str, *arguments: object) -> str | None:
+    """Say why calling it with so many arguments could never give what can be awaited."""
+    try:
+        signature = signature_of(function)
     except (TypeError, ValueError):  # of a callable in C
         return None
     try:
-        signature.bind(object())
+        signature.bind(*arguments)
     except TypeError as error:
-        return f"it must take the event and nothing more: {error}"
-    if _returns_nothing_to_await(handler, signature):
+        return f"it must take {takes} and nothing more: {error}"
+    if _returns_nothing_to_await(function, signature):
         return "it is not async: write it as `async def`"
     return None
 
