@@ -611,6 +611,20 @@ async def test_any_number_of_such_events_side_by_side_stops_no_other() -> None:
     assert sorted(event.number for _, event in bus.sent) == [5, 6, 7, 9, 10]  # type: ignore[attr-defined]
 
 
+async def test_after_a_bare_port_was_down_such_an_event_is_still_told_from_the_others() -> None:
+    down = {1, 2, 3}
+    table, bus = Table(1, 2, 3), Bare(lambda number: OSError() if number in down else None)
+    async with OutboxRelay(table, bus) as relay:
+        await until(lambda: set(bus.tried) == {1, 2, 3} and bus.tried.count(1) > 3)
+        down -= {2, 3}
+        async with asyncio.timeout(DEADLINE):
+            await relay.drain()
+        forward: Any = relay._circle._forward
+        assert forward._suspects == set()
+    assert table.postponed.keys() == {1}
+    assert sorted(event.number for _, event in bus.sent) == [2, 3]  # type: ignore[attr-defined]
+
+
 async def test_a_bare_port_that_is_down_for_a_moment_costs_no_row_an_attempt() -> None:
     failures = iter([ConnectionResetError()])
     table = Table(1, 2, 3)

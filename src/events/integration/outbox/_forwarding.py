@@ -149,7 +149,6 @@ class _EventsTo:
                 continue
             fates[position] = fate = await self._send(message, until)
             if isinstance(fate, _NOT_THE_ROWS_FAULT):
-                self._suspects.add(message.id)
                 if not await self._is_up(messages, fates, until):
                     break
                 fates[position] = await self._send_again(message, until)
