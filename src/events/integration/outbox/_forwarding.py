@@ -8,12 +8,12 @@
 A bus of ours takes bytes. One on the bare port takes events, so it gets them decoded, one after
 another; ids, keys and headers have no place in its `send`. Its errors say less, too: an `OSError`
 may be the broker's absence, or what this one event does each time. So an event that fails like that
-is suspected, and the one after it tells:
+is suspected, and another one tells, one that has not been suspected before:
 
-    failed, and the next failed as well           --> the bus is down, all are untouched
-    failed, the next was taken, then failed again --> refused: the bus is up
-    failed, the next was taken, then taken        --> accepted
-    failed, and there is none after it            --> untouched
+    failed, and the other failed as well           --> the bus is down, all are untouched
+    failed, the other was taken, then failed again --> refused: the bus is up
+    failed, the other was taken, then taken        --> accepted
+    failed, and there is no other                  --> untouched
 """
 
 from __future__ import annotations
@@ -138,22 +138,37 @@ class _EventsTo:
     def __init__(self, bus: IntegrationEventBus, timeout: float) -> None:
         self._bus = bus
         self._timeout = timeout
+        self._suspects: set[str] = set()
 
     async def __call__(self, messages: Sequence[Message], seconds: float) -> Sequence[Fate]:
         until = asyncio.get_running_loop().time() + seconds
-        fates: list[Fate] = []
-        suspect: int | None = None
-        for message in messages:
-            error = await self._send(message, until)
-            fates.append(error)
-            if isinstance(error, _NOT_THE_ROWS_FAULT):
-                if suspect is not None:
+        fates: dict[int, Fate] = {}
+        fate: Fate = None
+        for position, message in enumerate(messages):
+            if position in fates:
+                continue
+            fates[position] = fate = await self._send(message, until)
+            if isinstance(fate, _NOT_THE_ROWS_FAULT):
+                if not await self._is_up(messages, fates, until):
                     break
-                suspect = len(fates) - 1
-            elif error is None and suspect is not None:
-                fates[suspect] = await self._send_again(messages[suspect], until)
-                suspect = None
-        return fates + fates[-1:] * (len(messages) - len(fates))
+                fates[position] = await self._send_again(message, until)
+            self._suspects.discard(message.id)
+        return [fates.get(position, fate) for position in range(len(messages))]
+
+    async def _is_up(
+        self, messages: Sequence[Message], fates: dict[int, Fate], until: float
+    ) -> bool:
+        """Send those that are not suspected, until one is taken or fails like the bus itself."""
+        for position, message in enumerate(messages):
+            if position not in fates and message.id not in self._suspects:
+                fates[position] = fate = await self._send(message, until)
+                if fate is None:
+                    return True
+                if isinstance(fate, _NOT_THE_ROWS_FAULT):
+                    self._suspects.add(message.id)
+                    return False
+        self._suspects.clear()  # there is nobody left to ask: next time anybody may tell
+        return False
 
     async def _send_again(self, message: Message, until: float) -> Fate:
         """Send once more what failed before another was taken."""
