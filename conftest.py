@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from typing import Any
 
 from sybil import Sybil
@@ -51,7 +52,7 @@ pytest_collect_file = Sybil(
 
 
 if os.environ.get("EVENTS_TEST_UVLOOP"):
-    import uvloop
+    uvloop: Any = import_module("uvloop")  # no requirement of the tests
 
     def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
         """Have pytest-asyncio make the tests' event loops with uvloop."""
