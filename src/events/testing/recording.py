@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+from events.errors import InvalidTopologyError
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.serialization import Serializer
@@ -47,6 +48,9 @@ class _Recorder:
 
     def _record(self, recorded: RecordedEvent) -> str:
         # A double that takes what the real one refuses hides the bug that it is there to find.
+        topic: object = recorded.topic
+        if not isinstance(topic, Topic):
+            raise InvalidTopologyError(repr(topic), "not a Topic; write Topic('users')")
         message = self._serializer.encode(
             recorded.topic.name, recorded.event, key=recorded.key, headers=recorded.headers
         )
