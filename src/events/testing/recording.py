@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+from events.errors import InvalidTopologyError
 from events.integration.bus import IntegrationEventBus
+from events.integration.codec import codec_of
 from events.integration.event import IntegrationEvent
 from events.integration.serialization import Serializer
 from events.integration.topology import IntegrationEventBusRegistration, Topic
@@ -47,9 +49,15 @@ class _Recorder:
 
     def _record(self, recorded: RecordedEvent) -> str:
         # A double that takes what the real one refuses hides the bug that it is there to find.
+        topic: object = recorded.topic
+        if not isinstance(topic, Topic):
+            raise InvalidTopologyError(repr(topic), "not a Topic; write Topic('users')")
         message = self._serializer.encode(
             recorded.topic.name, recorded.event, key=recorded.key, headers=recorded.headers
         )
+        # A real one sends what is of the wrong type, as dataclasses check nothing; its consumers
+        # cannot read it then.
+        codec_of(type(recorded.event)).decode(message.body)
         self.sent.append(recorded)
         return message.id
 
@@ -58,7 +66,7 @@ class RecordingIntegrationEventBus(_Recorder, IntegrationEventBus):
     """Keep what is sent in `sent`, and deliver it to nobody.
 
     It takes what `TransportIntegrationEventBus.send` and `send_many` take, refuses events that
-    cannot be encoded, and need not be started.
+    cannot be encoded or that no consumer could read, and need not be started.
 
         >>> import asyncio
         >>> from events.integration import IntegrationEvent, Topic

@@ -467,7 +467,10 @@ async def test_an_event_that_cannot_be_made_is_a_dead_letter_whatever_it_raises(
 
         number: int = 0
 
-    consumer = EventHandlerConsumer("billing", {Choosy: failing(0, ValueError(), [])})
+    async def unreachable(event: Choosy) -> None:
+        raise AssertionError(event)
+
+    consumer = EventHandlerConsumer("billing", {Choosy: unreachable})
     registration = IntegrationEventBusRegistration(consumer, TOPIC, [Choosy])
     transport = ManualTransport()
     async with TransportIntegrationEventBus(transport, [registration]):

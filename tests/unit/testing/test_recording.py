@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from events.errors import EventEncodeError
+from events.errors import EventEncodeError, InvalidEventError, InvalidTopologyError
 from events.integration import (
     EventHandlerConsumer,
     IntegrationEvent,
@@ -62,6 +62,24 @@ async def test_what_a_real_bus_refuses_is_refused() -> None:
     with pytest.raises(EventEncodeError):
         await bus.send(USERS, Joined("ada"), headers={"ce-id": "mine"})
     assert bus.sent == []
+
+
+async def test_what_is_no_topic_is_refused() -> None:
+    topic: Any = "users"
+    for send in (RecordingIntegrationEventBus().send, RecordingOutbox().put):
+        with pytest.raises(InvalidTopologyError, match="'users': not a Topic; write Topic"):
+            await send(topic, Joined("ada"))
+
+
+async def test_what_no_consumer_could_read_is_refused() -> None:
+    nameless = Joined(None)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    bus, outbox = RecordingIntegrationEventBus(), RecordingOutbox()
+    for send in (bus.send, outbox.put):
+        with pytest.raises(
+            InvalidEventError, match=r"Joined at \$.name: Expected `str`, got `null`"
+        ):
+            await send(USERS, nameless)
+    assert bus.sent == outbox.sent == []
 
 
 async def test_it_is_a_bus_that_delivers_to_nobody() -> None:
