@@ -377,6 +377,9 @@ async def test_27_a_message_that_kills_its_process(
     assert worker.exit_code is None
     await eventually(lambda: left(rabbitmq_server, worker.queue) == 0)
     assert len(await bus.dead_letters(worker.consumer)) == 1, "a neighbour was given up"
+    # A death takes with it what runs beside the deadly one, and what has ended in the same turn.
+    twice = Counter(worker.noted("ended")) - Counter(others)
+    assert sum(twice.values()) <= deaths * (concurrency - 1), twice
 
 
 async def test_28_the_connection_is_lost_while_a_handler_runs(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from functools import partial
+from socket import socket
 from typing import Any, Self
 
 from events.integration.implementation.rabbitmq._channel import Channel
@@ -32,21 +34,31 @@ _PATIENCE = 2.0  # seconds of silence after which nobody waits for an answer any
 class _QuickConnection(AsyncioConnection):  # type: ignore[misc]
     """The driver's, with shorter ways for what there is most of.
 
-    What one turn of the loop writes is sent with one system call, not one for each frame: a message
-    is three of them and an acknowledgement one. What is delivered is read in one go.
+    What is delivered is read in one go. What one turn of the loop writes is sent with two system
+    calls at most, not one for each frame: the first frame at once, the others together at the end.
+    The first must not wait: with one handler at a time it is the acknowledgement of what was
+    handled, and the next handler may end the process before the turn is over.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._frames: list[bytes] = []
+        self._has_sent = False  # in this turn
         self._frame_buffer: bytes  # what was read and not yet understood
         self.bytes_received: int  # its heartbeats look at that
         self.frames_received: int
         AsyncioConnection.__init__(self, *args, **kwargs)
 
     def _adapter_emit_data(self, data: bytes) -> None:
-        if not self._frames:
-            asyncio.get_running_loop().call_soon(self._emit_frames)
-        self._frames.append(data)
+        if self._has_sent:
+            self._frames.append(data)
+            return
+        self._has_sent = True
+        asyncio.get_running_loop().call_soon(self._end_turn)
+        self._emit(data)
+
+    def _end_turn(self) -> None:
+        self._has_sent = False
+        self._emit_frames()
 
     def _adapter_disconnect_stream(self) -> None:
         self._emit_frames()
@@ -86,7 +98,19 @@ class _QuickConnection(AsyncioConnection):  # type: ignore[misc]
     def _emit_frames(self) -> None:
         data = b"".join(self._frames)
         self._frames.clear()
-        if data and self._transport is not None:
+        if data:
+            self._emit(data)
+
+    def _emit(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        # The driver waits until the loop finds the socket ready, which it mostly is.
+        sock = transport._sock  # noqa: SLF001
+        if type(sock) is socket and not transport.get_write_buffer_size():
+            with suppress(OSError):  # it is full, or lost, which the driver is about to find, too
+                data = data[sock.send(data) :]
+        if data:
             AsyncioConnection._adapter_emit_data(self, data)  # noqa: SLF001
 
 

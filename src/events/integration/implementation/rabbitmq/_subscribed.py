@@ -23,8 +23,10 @@ Crash loops. A broker cannot tell who of the many that were in a process's hands
 what comes back for the second time is moved to a queue of suspects, unchanged, where deliveries are
 handled one at a time in each process. There, one that comes back again has had its process to
 itself: it is moved to the end with one attempt more, and so ends as a dead letter, while those that
-were merely near it are handled at their first turn. Ordinary queues do without a queue's own limit
-on deliveries; it is set all the same, against processes that die before they have looked.
+were merely near it are handled at their first turn. No suspect is handled while others are on their
+way to that queue: it may end the process, and they would be in both. Ordinary queues do without a
+queue's own limit on deliveries; it is set all the same, against processes that die before they have
+looked.
 """
 
 from __future__ import annotations
@@ -91,6 +93,8 @@ class RabbitMQSubscribed:
         self._attaching: asyncio.Task[None] | None = None
         self._held: set[Held] = set()
         self._orphans = Orphans()
+        self._moving: set[Held] = set()  # to the suspects
+        self._next_suspect: Held | None = None  # waits for those
         self._timers: set[asyncio.TimerHandle] = set()
         self._taking = True
         self._attached = False
@@ -175,6 +179,8 @@ class RabbitMQSubscribed:
         for held in self._held:
             self._orphans.add(held)
         self._held.clear()
+        self._moving.clear()
+        self._next_suspect = None
 
     def _channel_closed(self, reason: DriverError) -> None:
         self._detach()
@@ -263,15 +269,23 @@ class RabbitMQSubscribed:
                 return
             if wire.returns_of(properties, redelivered=True) >= self._suspicious:
                 self._held.add(held)
+                self._moving.add(held)
                 self._move(held, self._names.suspects, wire.with_attempt(properties, attempt))
                 return
+        if held.suspect and self._moving:
+            self._next_suspect = held  # the only one, by its prefetch
+        else:
+            self._hand_over(held)
+
+    def _hand_over(self, held: Held) -> None:
         self._held.add(held)
+        properties = held.properties
         delivery = wire.to_delivery(
             properties,
             held.body,
             topic=self._subscription.topic,
             consumer=self._subscription.consumer,
-            attempt=attempt,
+            attempt=wire.attempt_of(properties),
         )
         future = self._deliver(delivery)
         future.add_done_callback(lambda future: self._settle(held, future.result()))
@@ -363,6 +377,11 @@ class RabbitMQSubscribed:
     def _done(self, held: Held) -> None:
         self._held.discard(held)
         self._settled.set()
+        self._moving.discard(held)
+        suspect = self._next_suspect
+        if suspect is not None and not self._moving and self._taking:
+            self._next_suspect = None
+            self._hand_over(suspect)
 
     # --- the end ------------------------------------------------------------------------------
 
