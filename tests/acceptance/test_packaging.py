@@ -358,6 +358,9 @@ def test_uninstalling_one_leaves_the_other(environment: Environment, first: str)
         ("events.domain.implementation.dishka", "dishka"),
         ("events.integration.implementation.dishka", "dishka"),
         ("events.integration.implementation.sqlalchemy", "sqlalchemy"),
+        ("events.integration.implementation.rabbitmq", "rabbitmq"),
+        ("events.integration.implementation.redis", "redis"),
+        ("events.integration.implementation.nats", "nats"),
     ],
 )
 def test_a_missing_extra_is_named(bare: Environment, module: str, extra: str) -> None:
@@ -366,6 +369,7 @@ try:
     import {module}
 except ImportError as error:
     assert "integration-events[{extra}]" in str(error), repr(error)
+    assert str(error).startswith("{module} "), repr(error)
 else:
     raise AssertionError("imported without its extra")
 """)

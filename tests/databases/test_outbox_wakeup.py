@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
@@ -91,6 +92,16 @@ async def test_a_commit_before_dispose_is_told_and_leaves_no_connection(
 
     await eventually(gone, DEADLINE)
     gc.collect()
+
+
+async def test_nothing_is_logged_by_one_that_stops_listening(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    listens = asyncio.Event()
+    with caplog.at_level(logging.INFO):
+        async with listening(engine, channel_of(TABLE), listens.set):
+            await asyncio.wait_for(listens.wait(), DEADLINE)
+    assert caplog.records == []
 
 
 async def test_commits_that_follow_one_another_closely_are_told_once(

@@ -277,6 +277,12 @@ def test_a_retention_that_is_none_is_refused(retention: Any) -> None:
         SQLAlchemyInbox(async_sessionmaker(ASYNC_ENGINE), retention=retention)
 
 
+@pytest.mark.parametrize("patience", [-1, float("nan"), "10", True, None])
+def test_a_patience_that_is_none_is_refused(patience: Any) -> None:
+    with pytest.raises(ValueError, match="patience must be a number of seconds from 0 on"):
+        SQLAlchemyInbox(async_sessionmaker(ASYNC_ENGINE), patience=patience)
+
+
 @pytest.mark.parametrize("given", [Session(ENGINE), None, "session"])
 async def test_a_function_that_returns_something_else_is_told(given: Any) -> None:
     async def get() -> Any:

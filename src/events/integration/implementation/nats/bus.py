@@ -30,6 +30,7 @@ _ATTEMPTS_KEPT = 30 * 86_400.0  # seconds, after the last one
 _SEVERAL_FILTERS = (2, 10)  # the first version whose consumers take a list of them
 _DEAD_HEADERS = 2_048  # bytes that a dead letter's headers may add to a message's
 _SHORTEST_ACK_WAIT = 0.5
+_SCHEMES = ("nats", "tls", "ws", "wss")
 
 
 class NatsTransport:
@@ -65,6 +66,8 @@ class NatsTransport:
             shown = "client"
         else:
             servers = [servers] if isinstance(servers, str) else list(servers)
+            for server in servers:
+                _check(server)
             shown = ", ".join(repr(masked(server)) for server in servers)
         self.name = f"NATS at {shown}"
         self._timeout = timeout
@@ -224,6 +227,18 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._shown})"
+
+
+def _check(server: object) -> None:
+    if not isinstance(server, str):
+        raise InvalidTopologyError(
+            "NATS", f"it needs a URL first, as in 'nats://localhost', not {server!r}"
+        )
+    scheme, separator, _ = server.partition("://")
+    if separator and scheme not in _SCHEMES:
+        raise InvalidTopologyError(
+            f"URL {masked(server)!r}", f"the scheme must be {', '.join(_SCHEMES)}, not {scheme!r}"
+        )
 
 
 def _failed(error: Exception) -> asyncio.Future[None]:

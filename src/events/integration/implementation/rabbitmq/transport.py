@@ -54,12 +54,20 @@ class RabbitMQTransport:
         if not self._urls:
             raise InvalidTopologyError("RabbitMQ", "no URL: give one, as in 'amqp://localhost'")
         for each in self._urls:
+            given: object = each
+            if not isinstance(given, str):
+                raise InvalidTopologyError(
+                    "RabbitMQ", f"it needs a URL first, as in 'amqp://localhost', not {given!r}"
+                )
             try:
                 check_url(each)
             except ValueError as error:
                 raise InvalidTopologyError(f"URL {masked(each)!r}", str(error)) from None
         if queue_type not in {"quorum", "classic"}:
             raise InvalidTopologyError(f"queue_type={queue_type!r}", "use 'quorum' or 'classic'")
+        for name, number in (("prefetch", prefetch), ("delivery_limit", delivery_limit)):
+            if number is not None and number < 1:  # to the broker, 0 is no limit at all
+                raise InvalidTopologyError("RabbitMQ", f"{name} must be at least 1, not {number}")
         self._timeout = timeout
         self._queue_type: QueueType = queue_type
         self._delivery_limit = delivery_limit

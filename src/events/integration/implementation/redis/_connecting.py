@@ -27,7 +27,7 @@ try:
     from redis.backoff import NoBackoff
     from redis.exceptions import AuthenticationError, NoPermissionError, RedisError, ResponseError
 except ImportError as error:  # pragma: no cover - the packaging test runs it
-    raise MissingExtraError(__name__, "redis") from error
+    raise MissingExtraError("events.integration.implementation.redis", "redis") from error
 
 _pack: Callable[[Any], bytes] | None = None
 with suppress(ImportError):  # the extra brings it, and the driver does without

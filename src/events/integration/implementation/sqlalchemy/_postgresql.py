@@ -137,6 +137,9 @@ async def _own_connection(engine: AsyncEngine) -> AsyncGenerator[Any]:
             yield raw
         finally:
             await _close(raw)
+            await (
+                connection.invalidate()
+            )  # at its exit it would be rolled back, and an error logged
 
 
 async def _detached(connection: AsyncConnection) -> Any:

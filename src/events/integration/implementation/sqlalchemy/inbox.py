@@ -90,6 +90,8 @@ class SQLAlchemyInbox(ManagedMiddleware):
         given: object = retention
         if not (given is None or (isinstance(given, timedelta) and given > timedelta(0))):
             raise ValueError(f"retention must be a timedelta above 0, or None, not {given!r}")
+        if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:
+            raise ValueError(f"patience must be a number of seconds from 0 on, not {patience!r}")
         self.retention = retention
         self.handled = 0
         self.duplicates = 0
