@@ -110,8 +110,11 @@ class PrivateServer(ABC):
         self.start()
 
     def freeze(self) -> None:
-        """Stop answering, with every connection open: SIGSTOP."""
+        """Stop answering, with every connection open: SIGSTOP, and return when it is so."""
         self._signal(signal.SIGSTOP)
+        if self._process is not None:
+            while _runs(self._process.pid):
+                time.sleep(0.001)
 
     def thaw(self) -> None:
         """Go on after `freeze`."""
@@ -181,3 +184,15 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _runs(group: int) -> bool:
+    """Tell whether a thread of this group of processes is not stopped; where that can be seen."""
+    for stat in Path("/proc").glob("[0-9]*/task/*/stat"):
+        try:
+            state, _, of_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue  # it has ended
+        if int(of_group) == group and state not in "TZX":
+            return True
+    return False
