@@ -153,7 +153,7 @@ async def test_writers_and_relays_killed_at_random_lose_nothing(tmp_path: Path) 
     assert {int(user) for _, user in lines} == users
     assert len({id_ for id_, _ in lines}) == len(users), "an event has had two ids"
     assert left == 0
-    # A kill can repeat two batches, one that is being settled and one that is being sent, no more.
+    # A kill can repeat the two batches that are in flight, no more.
     assert sum(lines.values()) - len(lines) <= KILLS * 2 * 7
 
 

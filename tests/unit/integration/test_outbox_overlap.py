@@ -154,6 +154,31 @@ async def test_a_batch_is_forwarded_while_the_one_before_is_settled() -> None:
     assert bus.accepted == list(range(1, 13))
 
 
+async def test_a_batch_is_forwarded_before_the_one_before_is_confirmed() -> None:
+    table = Watched(*range(1, 13))
+    table.gate.set()
+    confirmed = asyncio.Event()
+
+    class Slow(Noting):
+        async def forward(self, messages: Sequence[Message]) -> list[BusError | None]:
+            outcomes = await super().forward(messages)
+            if messages:
+                await confirmed.wait()
+            return outcomes
+
+    bus = Slow(table)
+    async with OutboxRelay(table, bus, batch=3, on_step=table.on_step) as relay:
+        await until(lambda: len(bus.batches) == 2)
+        await turns()
+        assert bus.batches == [[1, 2, 3], [4, 5, 6]], "there are two batches in flight, not more"
+        assert not table.removing.is_set()
+        confirmed.set()
+        async with asyncio.timeout(DEADLINE):
+            await relay.drain()
+    assert table.wrong == []
+    assert bus.accepted == list(range(1, 13))
+
+
 async def test_per_key_settles_each_batch_before_the_next() -> None:
     table = Watched(*range(1, 13))
     bus = Noting(table)

@@ -780,17 +780,18 @@ class Gated(Forwarding):
         return await super().forward(messages)
 
 
-async def test_shutdown_lets_the_batch_in_flight_end() -> None:
-    table, bus = Table(1, 2, 3), Gated()
+async def test_shutdown_lets_the_batches_in_flight_end() -> None:
+    table, bus = Table(1, 2, 3, 4, 5), Gated()
     relay = OutboxRelay(table, bus, batch=2)
     await relay.startup()
-    await bus.entered.wait()
+    await until(lambda: bus.entered.is_set() and relay._circle._reader.has_read_ahead)
     stopping = asyncio.create_task(relay.shutdown(grace=DEADLINE))
-    await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
     bus.gate.set()
     await stopping
-    assert bus.accepted == ["1", "2"]
-    assert list(table.rows) == [3]
+    assert bus.accepted == ["1", "2", "3", "4"]
+    assert list(table.rows) == [5]
 
 
 async def test_past_the_grace_the_batch_is_given_up_without_loss() -> None:

@@ -15,16 +15,18 @@
   This is tried until the database takes it, as a row that was sent and stays would be sent again;
   of what was refused it is not, see `_settling`.
 
-While one batch is forwarded, the one before it may still be settled, and the one after it be read:
+While one batch is forwarded and settled, the next may be forwarded too, and the one after it read:
 
-    n + 1                read ahead | forwarded ------------ | settled ...
-    n        read | forwarded ----- | settled ---- |
-                                                   '-- awaited before n + 1 is settled
+    n + 2                                       read ahead | forwarded ...
+    n + 1        read ahead | forwarded ----------- | settled ---- |
+    n     read | forwarded ------------ | settled - |
+                                                    '-- before n + 1 is settled, n + 2 sent
 
-A batch is *in flight* from when it is forwarded until it is settled. Rows in flight are in the
-table yet, and must not be read again. So a settlement is left running only if the next batch has
-been read on behind it; all else waits for it: a scan, attending (so lanes change hands with nothing
-in flight), starting over after trouble, the idle rest, and the end. `per_key` never reads ahead.
+A batch is *in flight* from when it is forwarded until it is settled; there are two at most. Rows in
+flight are in the table yet, and must not be read again. So a batch is left in flight only if the
+next has been read on behind it; all else waits for it: a scan, attending (so lanes change hands
+with nothing in flight), starting over after trouble, the idle rest, and the end. `per_key` never
+reads ahead, and a bus on the bare port takes one event after another, so there it is one batch.
 
 Trouble with the database or the bus costs no row anything. The relay waits, longer each time, and
 tries again; it logs each kind of trouble once when it comes, and once when all is well again.
@@ -40,7 +42,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from events.errors import RelayNameTakenError
-from events.integration.outbox._forwarding import Forward, Outcome, forward_in_waves
+from events.integration.outbox._forwarding import Forward, forward_in_waves
 from events.integration.outbox._gauge import Gauge
 from events.integration.outbox._membership import Membership
 from events.integration.outbox._options import CircleOptions
@@ -90,8 +92,10 @@ class Circle:
         self._stopping = asyncio.Event()
         self._woken = asyncio.Event()
         self._turns: list[asyncio.Future[int]] = []
-        self._settling: asyncio.Task[None] | None = None
-        self._unsettled: Exception | None = None
+        self._pipelined = options.pipelined
+        self._in_flight: list[asyncio.Task[None]] = []
+        self._met: Exception | None = None  # the trouble of a batch in flight
+        self._left = 0
         self._busy = False
         self._attended = False
         self.last_read: float | None = None
@@ -145,20 +149,22 @@ class Circle:
                         rest = idle if scan_in is None else min(idle, scan_in)
                         if await _wait(self._woken, min(rest, attend_in)):
                             idle = FIRST_POLL
-                await self._settled()
+                await self._landed()
+            except asyncio.CancelledError:
+                await self._give_up()
+                raise
             finally:
                 await self._leave()
 
     async def _turn(self) -> int:
         """Attend if it is time, then read, forward and settle once; return how many rows left."""
         turns, self._turns = self._turns, []
-        sent = 0
         trouble: Exception | None = None
         try:
-            sent, trouble = await self._go_round()
+            await self._go_round()
             if not self._reader.has_read_ahead:
-                await self._settled()
-            trouble = trouble or self._unsettled
+                await self._landed()
+            trouble = self._met
         except RelayNameTakenError as error:
             if error.alive:
                 raise
@@ -169,28 +175,28 @@ class Circle:
             trouble = error
         if trouble is not None:
             await self._start_over()
-        self._unsettled = None
+        self._met = None
+        sent, self._left = self._left, 0
         self.trouble.note(trouble)
         for turn in turns:
             if not turn.done():
                 turn.set_result(sent)
         return sent
 
-    async def _go_round(self) -> tuple[int, Exception | None]:
+    async def _go_round(self) -> None:
         # Rows of lanes of which it is not known what waits in them would leave out of order.
         if self._membership.attend_in <= 0 or not self._attended:
             await self._attend()
         if not self._membership.lease.lanes:
-            return 0, None
+            return
         rows = await self._reader.next(self._membership.lease)
         self.last_read = asyncio.get_running_loop().time()
-        if not rows:
-            return 0, None
-        self._busy = True
-        return await self._pass_on(rows)
+        if rows:
+            self._busy = True
+            await self._pass_on(rows)
 
     async def _attend(self) -> None:
-        await self._settled()
+        await self._landed()
         self._attended = False
         if await self._membership.attend():
             await self._reader.start_over()
@@ -203,43 +209,53 @@ class Circle:
             self._gauge.lag(await self._store.oldest_age())
         self._on_step("attended")
 
-    async def _pass_on(self, rows: Sequence[OutboxRow]) -> tuple[int, Exception | None]:
+    async def _pass_on(self, rows: Sequence[OutboxRow]) -> None:
         self._on_step("selected")
         if self._membership.sending_time <= 0:
             logger.warning("%s was paused for longer than its lease, and attends anew", self._who)
             await self._start_over()
-            return 0, None
+            return
         await self._settler.unreadable(rows)
         plan = self._order.plan([row for row in rows if row.fault is None])
         for until, deferred in plan.deferred.items():
             await self._settler.defer(deferred, until)
         self._reader.read_ahead(self._membership.lease)
-        outcome = await forward_in_waves(
-            self._forward, plan.waves, lambda: self._membership.sending_time
-        )
-        self._on_step("sent")
-        tell_sent(outcome.accepted)
-        await self._settled()
-        self._settling = asyncio.create_task(self._settle(outcome), name=f"{self._who} settles")
-        return len(outcome.accepted), outcome.trouble
+        before = self._in_flight[-1] if self._in_flight else None
+        self._in_flight.append(asyncio.create_task(self._carry(plan.waves, before)))
+        await self._landed(but=1 if self._pipelined else 0)
 
-    async def _settle(self, outcome: Outcome) -> None:
+    async def _carry(
+        self, waves: Sequence[Sequence[OutboxRow]], before: asyncio.Task[None] | None
+    ) -> None:
+        """Forward a batch, and settle it once the one before it is settled."""
         try:
+            outcome = await forward_in_waves(
+                self._forward, waves, lambda: self._membership.sending_time
+            )
+            self._on_step("sent")
+            tell_sent(outcome.accepted)
+            if before is not None:
+                await asyncio.wait([before])
+            self._met = self._met or outcome.trouble
+            self._left += len(outcome.accepted)
+            self._gauge.sent(len(outcome.accepted))
             await self._settler.settle(outcome)
-        except Exception as error:  # noqa: BLE001 - the batch behind it has to be settled, too
-            self._unsettled = error
-        self._gauge.sent(len(outcome.accepted))
+        except asyncio.CancelledError as error:
+            self._met = not_cancelled(error)
+        except Exception as error:  # noqa: BLE001 - the batch behind it is carried all the same
+            self._met = self._met or error
         self._on_step("removed")
 
-    async def _settled(self) -> None:
-        """Wait until nothing is in flight."""
-        if self._settling is not None:
-            await asyncio.wait([self._settling])
-            settling, self._settling = self._settling, None
-            settling.result()
+    async def _landed(self, but: int = 0) -> None:
+        """Wait until no more than so many batches are in flight."""
+        while len(self._in_flight) > but:
+            await asyncio.wait(self._in_flight[:1])
+            batch = self._in_flight.pop(0)
+            if not batch.cancelled():
+                batch.result()
 
     async def _start_over(self) -> None:
-        await self._settled()
+        await self._landed()
         await self._reader.start_over()
 
     async def _leave(self) -> None:
@@ -254,9 +270,13 @@ class Circle:
                 describe(error),
             )
         finally:
-            if self._settling is not None:
-                self._settling.cancel()
-                await asyncio.wait([self._settling])
+            await self._give_up()
+
+    async def _give_up(self) -> None:
+        for batch in self._in_flight:
+            batch.cancel()
+        if self._in_flight:
+            await asyncio.wait(self._in_flight)
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

@@ -27,7 +27,7 @@ _LONGEST_NAME = 255
 
 
 class CircleOptions(Struct, frozen=True):
-    """What a relay was told, see there."""
+    """What a relay was told, see there. `pipelined` has two batches in flight, if the order may."""
 
     name: str | None
     order: Order
@@ -36,6 +36,7 @@ class CircleOptions(Struct, frozen=True):
     poll_interval: float
     retry: RetryPolicy
     on_step: Callable[[RelayStep], None]
+    pipelined: bool
 
 
 def check_seconds(option: str, value: object, like: float, *, may_be_zero: bool = False) -> None:

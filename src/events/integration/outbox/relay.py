@@ -160,7 +160,14 @@ class OutboxRelay:
         self._shutdown_grace = shutdown_grace
         self._keep_parked = keep_parked
         self._options = CircleOptions(
-            name, order, lease, batch, poll_interval, retry or RetryPolicy(), on_step or _ignore
+            name,
+            order,
+            lease,
+            batch,
+            poll_interval,
+            retry or RetryPolicy(),
+            on_step or _ignore,
+            pipelined=isinstance(bus, ForwardingBus),
         )
         self._gauge = Gauge(lag_warning)
         self._lifecycle = LifecycleLock()
