@@ -736,8 +736,30 @@ def test_it_begins_anew_after_an_event_loop_that_ended_without_its_shutdown() ->
 
     asyncio.run(once())
     table.commit(2)
+    with pytest.raises(OutboxError, match="was started in another event loop"):
+        asyncio.run(relay.drain())
     asyncio.run(once())
     assert bus.accepted == ["1", "2"]
+    asyncio.run(relay.shutdown())
+    with pytest.raises(OutboxError, match="is not started"):
+        asyncio.run(relay.drain())
+
+
+async def test_using_it_in_another_event_loop_than_its_own_says_so() -> None:
+    table, bus = Table(1), Forwarding()
+
+    async def use_all(relay: OutboxRelay) -> None:
+        for use in (relay.startup, relay.shutdown, relay.drain):
+            with pytest.raises(OutboxError, match="was started in another event loop; use it"):
+                async with asyncio.timeout(DEADLINE):
+                    await use()
+
+    async with OutboxRelay(table, bus) as relay:
+        await asyncio.to_thread(asyncio.run, use_all(relay))
+        async with asyncio.timeout(DEADLINE):
+            await relay.drain()
+        assert relay.health().healthy
+    assert bus.accepted == ["1"]
 
 
 async def test_startup_finds_a_bus_that_is_not_started_and_a_table_that_is_not_there() -> None:

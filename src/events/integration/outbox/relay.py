@@ -191,6 +191,7 @@ class OutboxRelay:
         """
         async with self._lifecycle:
             if self._task is not None and not self._task.done():
+                self._require_own_loop(self._task, "start")
                 return
             await self._store.check()
             if isinstance(self._bus, ForwardingBus):
@@ -214,6 +215,10 @@ class OutboxRelay:
         async with self._lifecycle:
             if self._task is None:
                 return
+            if self._task.done() and self._task.get_loop() is not asyncio.get_running_loop():
+                self._task = self._purging = None  # they ended with their loop
+                return
+            self._require_own_loop(self._task, "shut down")
             self._circle.stop()
             tasks = [task for task in (self._task, self._purging) if task is not None]
             try:
@@ -262,6 +267,7 @@ class OutboxRelay:
         not started, or stops meanwhile.
         """
         relaying, circle, rest = self._running(), self._circle, 0.0
+        self._require_own_loop(relaying, "drain")
         newest = await self._ask(relaying, self._store.newest)
         while await self._ask(relaying, lambda: self._store.has_due(newest)):
             turn = circle.next_turn()
@@ -294,6 +300,14 @@ class OutboxRelay:
         if self._task is None:
             raise OutboxError(f"{self!r} is not started; use `async with` or `await startup()`")
         return self._task
+
+    def _require_own_loop(self, relaying: asyncio.Task[None], doing: str) -> None:
+        if relaying.get_loop() is not asyncio.get_running_loop():
+            raise OutboxError(
+                f"cannot {doing}: {self!r} was started in another event loop; use it there "
+                f"(`asyncio.run_coroutine_threadsafe` from another thread), or start a relay of "
+                f"its own in this one"
+            )
 
     async def _wait_alive(self, relaying: asyncio.Task[None], awaited: asyncio.Future[Any]) -> None:
         await asyncio.wait([awaited, relaying], return_when=asyncio.FIRST_COMPLETED)
