@@ -173,6 +173,12 @@ def not_async(event: Any) -> None: ...
 async def on_refunded(event: Refunded) -> None: ...
 
 
+class OnRefunded:
+    event: "Paid"
+
+    async def __call__(self, event: Refunded) -> None: ...
+
+
 async def on_shipped_or_refunded(event: "Shipped | Refunded") -> None: ...
 
 
@@ -187,6 +193,7 @@ WRONG_HANDLERS: list[tuple[Any, str]] = [
     (takes_more, "nothing more: missing a required argument: 'session'"),
     (Welcome().not_async, "it is not async: write it as `async def`"),
     (on_refunded, "on_refunded at .*> cannot handle Paid: it says that it takes Refunded"),
+    (OnRefunded(), "cannot handle Paid: it says that it takes Refunded"),
     (on_shipped_or_refunded, "it says that it takes Shipped or Refunded"),
     (not_async, "<function not_async at .*> cannot handle Paid: it is not async"),
 ]
@@ -241,9 +248,22 @@ def test_a_handler_is_believed_that_says_nothing_against_the_event() -> None:
 
     async def of_who_knows(event: "Unknown") -> None: ...  # type: ignore[name-defined] # noqa: F821 # pyright: ignore[reportUndefinedVariable]
 
-    for handler in (converts, of_several, of_all, of_who_knows):
+    class WithAttribute:
+        event: Refunded
+
+        async def __call__(self, event: Paid) -> None: ...
+
+    for handler in (converts, of_several, of_all, of_who_knows, WithAttribute()):
         consumer = EventHandlerConsumer("accounts", {Paid: handler})
         IntegrationEventBusRegistration(consumer, Topic("t"), [Paid]).check()
+
+
+def test_a_handler_is_believed_whose_annotation_is_found_under_the_same_name_elsewhere() -> None:
+    async def of_paid(event: "Paid") -> None: ...
+
+    local = type("Paid", (IntegrationEvent,), {"type": "topology.paid.local", "version": 1})
+    consumer = EventHandlerConsumer("accounts", {local: of_paid})
+    IntegrationEventBusRegistration(consumer, Topic("t"), [local]).check()
 
 
 def test_a_class_in_place_of_a_list_of_classes_is_named() -> None:

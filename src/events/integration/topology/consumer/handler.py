@@ -84,9 +84,13 @@ def takes_another_than(handler: Callable[..., object], event: type[IntegrationEv
     """
     if hasattr(handler, "__wrapped__"):
         return None  # the annotations are those of what is inside, and a decorator may convert
+    # The annotations of an instance would be those of its class: of attributes, not of parameters.
+    function: Any = handler
+    if not inspect.isroutine(function):
+        function = function.__call__
     try:
-        hints = get_type_hints(handler)
-        hint = hints.get(next(iter(signature_of(handler).parameters)))
+        hints = get_type_hints(function)
+        hint = hints.get(next(iter(signature_of(function).parameters)))
     except Exception:  # noqa: BLE001 - an annotation may name what only a type checker knows
         return None
     classes = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
@@ -94,7 +98,8 @@ def takes_another_than(handler: Callable[..., object], event: type[IntegrationEv
     for each in classes:
         if not (isinstance(each, type) and issubclass(each, IntegrationEvent)):
             return None
-        if issubclass(event, each):
+        # Of one name: a text finds another class than a function's own, or it was made anew.
+        if issubclass(event, each) or event.__name__ == each.__name__:
             return None
         others.append(each.__qualname__)
     return " or ".join(others)
