@@ -1011,6 +1011,40 @@ async def test_a_driver_that_cancels_what_it_should_fail_stops_no_relay(
     assert bus.accepted == ["1"]
 
 
+async def test_what_a_bare_port_took_before_it_cancelled_a_send_is_not_sent_again() -> None:
+    class Cancelling(Bare):
+        async def send(self, topic: Topic, event: IntegrationEvent) -> None:
+            assert isinstance(event, Numbered)
+            if event.number == 3:
+                raise asyncio.CancelledError
+            await super().send(topic, event)
+
+    table, bus = Table(*range(1, 6)), Cancelling()
+    await drained(table, bus)
+    assert bus.tried == [1, 2, 4, 5]
+    assert table.postponed.keys() == {3}
+    assert "may or may not have taken message 3" in table.postponed[3].error
+
+
+async def test_what_a_bus_took_before_it_cancelled_a_call_is_not_sent_again() -> None:
+    cancelled: list[str] = []
+
+    class Cancelling(Forwarding):
+        async def forward(self, messages: Sequence[Message]) -> list[BusError | None]:
+            ids = [message.id for message in messages]
+            if ids == ["2"] and not cancelled:
+                cancelled.extend(ids)
+                raise asyncio.CancelledError
+            return await super().forward(messages)
+
+    table, bus = Table(), Cancelling()
+    table.add(row(1, "ada"), row(2, "ada"), row(3, "bob"))
+    async with OutboxRelay(table, bus, order="per_key") as relay, asyncio.timeout(DEADLINE):
+        await relay.drain()
+    assert cancelled == ["2"]
+    assert bus.accepted == ["1", "3", "2"]
+
+
 async def test_beginning_anew_leaves_no_task_behind() -> None:
     class Deadly(BaseException):
         pass

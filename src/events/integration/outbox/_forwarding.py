@@ -29,6 +29,7 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.codec import read_object
 from events.integration.event import IntegrationEvent
 from events.integration.message import Message
+from events.integration.outbox._trouble import not_cancelled
 from events.integration.outbox.port import OutboxRow
 from events.integration.topology import Topic
 
@@ -126,6 +127,8 @@ class _BytesTo:
                 return await self._bus.forward(messages)
         except (BusError, OSError) as error:
             return [error] * len(messages)
+        except asyncio.CancelledError as error:
+            return [_given_up(message, error) for message in messages]
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's
             if len(messages) == 1:
                 return [error]
@@ -182,9 +185,22 @@ class _EventsTo:
             event = IntegrationEvent.from_dict(read_object(message.body))
             async with asyncio.timeout(min(self._timeout, _left(until))):
                 await self._bus.send(Topic(message.topic), event)
+        except asyncio.CancelledError as error:
+            return _given_up(message, error)
         except Exception as error:  # noqa: BLE001 - a bus of the user's may raise anything
             return error
         return None
+
+
+def _given_up(message: Message, error: asyncio.CancelledError) -> SendOutcomeUnknownError:
+    """Return what a bus says that cancels a send: of this one alone, as others were taken before.
+
+    That of the running task is raised.
+    """
+    cause = not_cancelled(error)
+    unknown = SendOutcomeUnknownError("the bus", message.id, "it gave up the call by cancelling it")
+    unknown.__cause__ = cause
+    return unknown
 
 
 def _left(until: float) -> float:
