@@ -199,10 +199,23 @@ def _said(exc: Exception) -> str:
     return str(exc) or repr(exc)
 
 
+def _maker_of(event_class: type) -> type:
+    """Return the class whose `__init__` makes the events.
+
+    A `Protocol`'s is none: it looks for the next, and puts that into the event's class.
+    """
+    inits = [
+        (cls, cls.__dict__["__init__"])
+        for cls in event_class.__mro__
+        if "__init__" in cls.__dict__ and not cls.__dict__.get("_is_protocol", False)
+    ]
+    return [cls for cls, init in inits if init is inits[0][1]][-1]
+
+
 def _check_class(event_class: type[IntegrationEvent]) -> None:
     if is_abstract(event_class):
         raise EventDefinitionError(event_class, "it is abstract: use one of its subclasses")
-    maker = next(cls for cls in event_class.__mro__ if "__init__" in cls.__dict__)
+    maker = _maker_of(event_class)
     if "__dataclass_fields__" not in maker.__dict__ and "__init_subclass__" not in maker.__dict__:
         raise EventDefinitionError(
             event_class,

@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Protocol
 from uuid import UUID
 
 import msgspec
@@ -381,6 +381,48 @@ def test_a_dataclass_may_have_an_init_of_its_own() -> None:
             self.total = sum(parts)
 
     assert Sum.from_dict(Sum(1, 2).to_dict()) == Sum(3)
+
+
+def test_a_protocol_before_the_event_has_no_init_of_its_own() -> None:
+    class Audited(Protocol):
+        def audit(self) -> str: ...
+
+    @dataclass
+    class Named(Event, abstract=True):
+        name: str
+
+    class Ping(Audited, Event):
+        type = "ping"
+        version = 1
+
+        def audit(self) -> str:
+            return "pinged"
+
+    class Renamed(Audited, Named):
+        type = "renamed"
+        version = 1
+
+        def audit(self) -> str:
+            return self.name
+
+    for event_class in (Ping, Renamed):
+        assert codec_of(event_class).event_class is event_class
+    assert Ping().to_dict() == {"type": "ping", "version": 1}
+    assert Renamed("Ada").to_dict() == {"type": "renamed", "version": 1, "name": "Ada"}
+
+
+def test_an_event_may_be_made_before_it_is_looked_at_with_a_protocol_before_it() -> None:
+    class Audited(Protocol):
+        def audit(self) -> str: ...
+
+    class Ping(Audited, Event):
+        type = "ping"
+        version = 1
+
+        def audit(self) -> str:
+            return "pinged"
+
+    assert Ping().to_dict() == {"type": "ping", "version": 1}
 
 
 def test_a_field_cannot_be_named_registry() -> None:
