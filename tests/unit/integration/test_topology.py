@@ -218,6 +218,9 @@ def test_a_handler_that_may_work_is_not_refused_for_its_looks() -> None:
     def decorated(event: Paid) -> Any:
         return takes_more(event, None)
 
+    def decorated_without_a_word(*args: Any, **kwargs: Any):  # type: ignore[no-untyped-def] # noqa: ANN202
+        return with_default(*args, **kwargs)
+
     class Awaits:
         def __init__(self, event: Paid) -> None: ...
 
@@ -229,6 +232,7 @@ def test_a_handler_that_may_work_is_not_refused_for_its_looks() -> None:
         with_default,
         delegates,
         decorated,
+        decorated_without_a_word,
         Awaits,
         AsyncMock(),
         functools.partial(takes_more, session=None),

@@ -125,7 +125,10 @@ def _returns_nothing_to_await(handler: object, signature: inspect.Signature) -> 
         return False
     if inspect.iscoroutinefunction(handler) or hasattr(handler, "__wrapped__"):
         return False
-    # One that says what it returns is believed, and a lambda most likely calls what is async.
+    # One that says what it returns is believed. A lambda most likely calls what is async, and so
+    # does what takes any arguments, as it stands for another function.
+    if any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()):
+        return False
     returned: object = signature.return_annotation
     nothing = returned in (None, "None", inspect.Signature.empty)
     return nothing and handler.__name__ != "<lambda>"
