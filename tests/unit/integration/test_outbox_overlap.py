@@ -267,6 +267,38 @@ async def test_past_the_grace_a_settlement_that_does_not_end_leaves_no_task(
     assert list(table.rows) == list(range(1, 13))
 
 
+@pytest.mark.parametrize("answer", [lambda _: None, lambda _: BusUnavailableError("it", "down")])
+async def test_past_the_grace_a_read_that_does_not_end_leaves_no_task(
+    answer: Callable[[int], BusError | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs = asyncio.Event()
+
+    class Hanging(Watched):
+        async def due(
+            self, lease: Lease, limit: int, *, after: int | None = None
+        ) -> Sequence[OutboxRow]:
+            if after == 6:
+                hangs.set()
+                await asyncio.Event().wait()
+            return await super().due(lease, limit, after=after)
+
+    monkeypatch.setattr(_reading, "_BUSY", DEADLINE)  # no scan comes before it
+    monkeypatch.setattr(_circle, "_LEAVING", 0.01)
+    before = asyncio.all_tasks()
+    table = Hanging(*range(1, 13))
+    bus = Noting(table, answer)
+    relay = OutboxRelay(table, bus, batch=3, on_step=table.on_step)
+    await relay.startup()
+    async with asyncio.timeout(DEADLINE):
+        await hangs.wait()
+    stopping = asyncio.create_task(relay.shutdown(grace=0.01))
+    await turns()
+    table.gate.set()
+    await stopping
+    assert asyncio.all_tasks() == before
+    assert table.wrong == []
+
+
 async def test_a_database_that_fails_to_remove_holds_up_the_third_batch_and_is_told_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

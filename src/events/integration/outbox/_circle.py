@@ -271,6 +271,7 @@ class Circle:
             )
         finally:
             await self._give_up()
+            await self._reader.give_up()
 
     async def _give_up(self) -> None:
         for batch in self._in_flight:

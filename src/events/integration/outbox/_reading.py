@@ -61,13 +61,20 @@ class Reader:
 
     async def start_over(self) -> None:
         """Begin with a scan next time, and forget what was read ahead."""
-        ahead, self._ahead, self._after = self._ahead, None, None
+        self._after = None
         self._full = False  # what is behind the last batch is not known: there may be no lanes left
-        if ahead is not None:
+        if self._ahead is not None:
             # Not cancelled: that would cost the connection. What it read stays in the table.
-            await asyncio.wait([ahead])
+            await asyncio.wait([self._ahead])
+            ahead, self._ahead = self._ahead, None
             if not ahead.cancelled():
                 ahead.exception()
+
+    async def give_up(self) -> None:
+        """End what is being read ahead, be it at the cost of a connection."""
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await self.start_over()
 
     async def next(self, lease: Lease) -> Sequence[OutboxRow]:
         """Return the next batch of the lease's lanes."""
