@@ -45,11 +45,16 @@ class GivenClient(Client):
     def __init__(self) -> None:
         super().__init__()
         self.published: list[tuple[str, dict[str, str] | None]] = []
+        self.room = asyncio.Event()
+        self.flushed_after: list[str] = []
 
     async def publish(self, subject: str, *args: Any, **_: Any) -> None:
         self.published.append((subject, args[2]))
         if subject == "b":
-            await asyncio.Event().wait()
+            await self.room.wait()
+
+    async def flush(self, timeout: int = 10) -> None:  # noqa: ASYNC109 - as the client has it
+        self.flushed_after = [subject for subject, _ in self.published]
 
 
 class FakeLink:
@@ -66,6 +71,9 @@ class FakeLink:
 
     def suspect(self) -> None:
         self.suspected += 1
+
+    async def wait_up(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -158,3 +166,21 @@ async def test_a_writer_that_is_stopped_in_the_middle_keeps_the_rest() -> None:
     await turns()
     link.stop()
     assert client.published == [("a", {"n": "v"}), ("b", {"n": "v"}), ("c", {"n": "v"})]
+
+
+async def test_a_flush_waits_for_what_the_client_has_no_room_for_yet() -> None:
+    client = GivenClient()
+    link = FakeLink(client)
+    writer = writer_of(link)
+    link.begin()
+    for subject in "abc":
+        writer.put(Outgoing(subject))
+    await turns()
+    flushing = asyncio.create_task(writer.flush())
+    await turns()
+    assert not flushing.done()
+    client.room.set()
+    async with asyncio.timeout(5):
+        await flushing
+    link.stop()
+    assert client.flushed_after == ["a", "b", "c"]

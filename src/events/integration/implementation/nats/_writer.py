@@ -79,6 +79,7 @@ class Writer:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._queue: deque[Outgoing] = deque()
+        self._writing = 0  # pieces of it, that the client may not have yet
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._moment: asyncio.TimerHandle | None = None
@@ -110,7 +111,7 @@ class Writer:
     async def flush(self) -> None:
         """Return when the server has read all that was put before."""
         self._wake.set()
-        while self._queue:
+        while self._queue or self._writing:
             await self._link.wait_up()
             await asyncio.sleep(_LOOK)
         await self._link.wait_up()
@@ -139,6 +140,7 @@ class Writer:
                 return
             items = [self._queue.popleft() for _ in range(min(_TURN, len(self._queue)))]
             items = [item for item in items if not item.abandoned]
+            self._writing += 1
             try:
                 if isinstance(client, Direct):
                     await self._write_all(client, items)
@@ -148,6 +150,7 @@ class Writer:
                 self._link.suspect()
                 return
             finally:  # cancelled as well
+                self._writing -= 1
                 self._queue.extendleft(item for item in reversed(items) if not item.written)
             if self._queue:
                 await asyncio.sleep(0)  # others on the loop have their turn
