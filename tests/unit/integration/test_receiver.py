@@ -98,6 +98,16 @@ async def test_each_type_that_is_skipped_is_logged_once(caplog: pytest.LogCaptur
     )
 
 
+async def test_what_is_skipped_where_everybody_gets_everything_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "events.integration")
+    transport = ManualTransport(msgspec.structs.replace(FEATURES, delivery="broadcast"))
+    async with receiving(failing(0, ValueError(), []), transport=transport) as subscribed:
+        assert await subscribed.deliver(b"{}", {"ce-type": "other"}) == Ack()
+    assert [record for record in caplog.records if "skips" in record.message] == []
+
+
 async def test_the_log_does_not_grow_by_types_that_are_made_up(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

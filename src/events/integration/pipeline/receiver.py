@@ -2,7 +2,7 @@
 
     delivery --> too large, undecodable, unknown version --> Reject, at once
         |------> more attempts than the policy has, as it ended its process each time --> Reject
-        |------> a type that the registration does not name --> Ack, and a line in the log
+        |------> a type that the registration does not name --> Ack; if others share, logged once
         |------> decoded --> its turn --> middlewares, consumer --> returned --> Ack
                                  ^             | raised
                                  '--- Wait --- judge --> Retry or Reject
@@ -72,6 +72,7 @@ class Receiver:
         self._max_body_size = max_body_size
         self._delayed_retry = features.delayed_retry
         self._enveloped = not features.headers
+        self._shares = features.delivery == "group"
         self._skipped: set[str | None] = set()
 
     def deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
@@ -154,7 +155,12 @@ class Receiver:
         return incoming.registration.consumer.on_event(incoming.event)
 
     def _tell_of_skipped(self, delivery: Delivery) -> None:
-        """Log each skipped type once: it is somebody else's, or a handler was forgotten."""
+        """Log each skipped type once: it is somebody else's, or a handler was forgotten.
+
+        Where everybody gets everything, nobody misses what is skipped here.
+        """
+        if not self._shares:
+            return
         said = delivery.headers.get("ce-type")
         if said in self._skipped or len(self._skipped) >= _SKIPPED_TYPES:
             return
