@@ -8,23 +8,26 @@ msgspec writes some values as something that reads back differently, or not at a
 - what a field of type Any holds comes back as JSON's own types.
 
 A check is made for just those places in a class, or None where there are none, so that other
-fields cost nothing. Field types that cannot make the trip at all are refused there and then.
+fields cost nothing. Most that are left hold what they nearly always do, a datetime in UTC and an
+instance of the very class: that is seen of all of them in one look. Field types that cannot make
+the trip at all are refused there and then.
 """
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, time
 from math import isfinite
 from operator import attrgetter
 from typing import Any, Final, TypeAlias, TypeGuard
 
-from msgspec import inspect
+from msgspec import Struct, inspect
 
 __all__ = ["Check", "UnfitError", "UnsupportedFieldError", "check_for"]
 
 Check: TypeAlias = Callable[[Any], None]
+_Getters: TypeAlias = Sequence[tuple[str, Callable[[Any], Any], Check]]
 
 
 class UnfitError(ValueError):
@@ -41,6 +44,14 @@ class UnfitError(ValueError):
 
 class UnsupportedFieldError(TypeError):
     """A field type that has no JSON form."""
+
+
+class Member(Struct, frozen=True):
+    """A field to check, and `usual`: an attribute of its value, and what it is if all is well."""
+
+    name: str
+    check: Check
+    usual: tuple[str, object] | None
 
 
 def check_for(info: inspect.DataclassType) -> Check | None:
@@ -69,6 +80,7 @@ class _Maker:
 
     def __init__(self) -> None:
         self._classes: dict[type, Check] = {}
+        self._bare: set[type] = set()  # of these, no field needs a check
 
     def make(self, info: inspect.Type, path: str) -> Check | None:  # noqa: C901, PLR0911
         """Make the check for a type. Each tolerates values of other types: msgspec judges those."""
@@ -113,13 +125,31 @@ class _Maker:
 
             # A class that contains itself meets this one, which finds the other when it runs.
             self._classes[cls] = check_later
-            self._classes[cls] = _instance(cls, _members(self.of_fields(info.fields, path)))
+            members = self.of_fields(info.fields, path)
+            self._classes[cls] = _instance(cls, _members(members))
+            if not members:
+                self._bare.add(cls)
         return self._classes[cls]
 
-    def of_fields(self, fields: Iterable[inspect.Field], path: str) -> list[tuple[str, Check]]:
+    def of_fields(self, fields: Iterable[inspect.Field], path: str) -> list[Member]:
         begin = f"{path}." if path else ""
-        made = [(field.name, self.make(field.type, begin + field.name)) for field in fields]
-        return [(name, check) for name, check in made if check is not None]
+        made = [(field, self.make(field.type, begin + field.name)) for field in fields]
+        return [
+            Member(field.name, check, self._usual(field.type))
+            for field, check in made
+            if check is not None
+        ]
+
+    def _usual(self, info: inspect.Type) -> tuple[str, object] | None:
+        match info:
+            case inspect.Metadata():
+                return self._usual(info.type)
+            case inspect.DateTimeType():
+                return "tzinfo", UTC
+            case inspect.DataclassType() | inspect.StructType() if info.cls in self._bare:
+                return "__class__", info.cls
+            case _:
+                return None
 
 
 def _check_for_key(info: inspect.DictType, path: str) -> Check | None:
@@ -279,13 +309,13 @@ def _pairs(check_key: Check | None, check_value: Check | None) -> Check | None:
     return check_pairs
 
 
-def _members(checks: list[tuple[str, Check]]) -> Check | None:
+def _members(members: list[Member]) -> Check | None:
     """Check attributes. One that is not there is msgspec's business."""
-    if not checks:
+    if not members:
         return None
-    getters = [(name, attrgetter(name), check) for name, check in checks]
+    getters = [(each.name, attrgetter(each.name), each.check) for each in members]
 
-    def check_members(value: Any) -> None:
+    def check_members(value: Any, getters: _Getters = getters) -> None:
         name = ""
         try:
             for name, get, check in getters:  # noqa: B007
@@ -294,12 +324,28 @@ def _members(checks: list[tuple[str, Check]]) -> Check | None:
             exc.path = f".{name}{exc.path}"
             raise
 
-    return check_members
+    looks = [(f"{each.name}.{each.usual[0]}", each.usual[1]) for each in members if each.usual]
+    if not looks:
+        return check_members
+    look = attrgetter(*(path for path, _ in looks))
+    usual = tuple(expected for _, expected in looks) if len(looks) > 1 else looks[0][1]
+    others = [getter for getter, each in zip(getters, members, strict=True) if not each.usual]
+
+    def check_unusual_members(value: Any) -> None:
+        try:
+            left = others if look(value) == usual else getters
+        except AttributeError:  # as of None
+            left = getters
+        if left:
+            check_members(value, left)
+
+    return check_unusual_members
 
 
-def _entries(checks: list[tuple[str, Check]]) -> Check | None:
-    if not checks:
+def _entries(members: list[Member]) -> Check | None:
+    if not members:
         return None
+    checks = [(each.name, each.check) for each in members]
 
     def check_entries(value: Any) -> None:
         if not _is_mapping(value):

@@ -1,6 +1,7 @@
 """What JSON would change silently, in places where it hides: unions, typed dictionaries, sets."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta, timezone
 from math import inf, nan
 from typing import Annotated, Any, NamedTuple, TypedDict
 
@@ -82,3 +83,61 @@ def test_what_json_would_change_is_refused_with_its_place(
 )
 def test_a_value_of_another_type_is_not_the_checks_business(fields: dict[str, Any]) -> None:
     measured(**fields).to_dict()  # found by the consumer, which validates
+
+
+@dataclass
+class Person:
+    name: str
+
+
+@dataclass
+class Employee(Person):
+    number: int = 0
+
+
+ODD = timezone(timedelta(hours=1, seconds=30))
+NOW = datetime(2026, 11, 26, tzinfo=UTC)
+
+
+@dataclass
+class Weighed(IntegrationEvent):
+    """Two fields that are nearly always well, which is seen in one look, and one that is not."""
+
+    type = "fidelity.weighed"
+    version = 1
+    at: datetime = NOW
+    by: Person = field(default_factory=lambda: Person("Ada"))
+    grams: float = 1.0
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"at": datetime(2026, 11, 26)},  # noqa: DTZ001 - as somebody may
+        {"at": datetime(2026, 11, 26, tzinfo=timezone(timedelta(hours=-5)))},
+    ],
+)
+def test_usual_and_unusual_values_that_json_keeps_come_back(fields: dict[str, Any]) -> None:
+    event = Weighed(**fields)
+    assert Weighed.from_dict(event.to_dict()) == event
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"at": NOW.replace(tzinfo=ODD)}, r"\$\.at"),
+        ({"by": Employee("Ada", 7)}, r"\$\.by.*Employee"),
+        ({"grams": nan}, r"\$\.grams"),  # beside what is well
+        ({"grams": nan, "at": NOW.replace(tzinfo=None)}, r"\$\.grams"),  # beside what is not usual
+        (
+            {"at": None, "by": Employee("Ada", 7)},
+            r"\$\.by.*Employee",
+        ),  # beside another type's value
+    ],
+)
+def test_one_value_that_json_would_change_is_found_among_usual_ones(
+    fields: dict[str, Any], path: str
+) -> None:
+    with pytest.raises(EventEncodeError, match=path):
+        Weighed(**fields).to_dict()
