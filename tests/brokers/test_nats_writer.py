@@ -59,6 +59,7 @@ class GivenClient(Client):
 
 class FakeLink:
     up = True
+    name = "NATS"
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -150,6 +151,30 @@ async def test_what_is_too_large_for_the_server_is_refused_alone(
     await turns()
     assert isinstance(large.error, MaxPayloadError)
     assert client.pieces == [b"PUB small  0\r\n\r\n"]
+
+
+async def test_what_the_driver_fails_at_is_refused_and_does_not_stop_the_rest(
+    client: OurClient,
+    link: FakeLink,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail(_: bytes) -> None:
+        raise RuntimeError("of another version")
+
+    writer = writer_of(link)
+    link.begin()
+    with monkeypatch.context() as patched:
+        patched.setattr(client, "write", fail)
+        for _ in range(2):
+            refused = Refused("a")
+            writer.put(refused)
+            await turns()
+            assert isinstance(refused.error, RuntimeError)
+    writer.put(Outgoing("b"))
+    await turns()
+    assert client.pieces == [b"PUB b  0\r\n\r\n"]
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
 async def test_a_writer_that_is_stopped_in_the_middle_keeps_the_rest() -> None:

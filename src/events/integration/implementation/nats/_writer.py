@@ -11,6 +11,7 @@ client of our own it gives what came together in one piece.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Iterable
 
@@ -28,6 +29,8 @@ from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._wire import parse_block
 
 __all__ = ["Outgoing", "Writer"]
+
+logger = logging.getLogger("events.integration")
 
 _LOOK = 0.002  # seconds between looks whether all is written
 _MOMENT = 0.002  # seconds that an acknowledgement waits for others, to share a system call
@@ -82,6 +85,7 @@ class Writer:
         self._writing = 0  # pieces of it, that the client may not have yet
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._told = False
         self._moment: asyncio.TimerHandle | None = None
         link.add_writer(self._begin, self.stop)
 
@@ -149,11 +153,22 @@ class Writer:
             except _UNWRITABLE:
                 self._link.suspect()
                 return
+            except Exception as error:  # noqa: BLE001 - as of a driver that has changed
+                self._give_up(items, error)
             finally:  # cancelled as well
                 self._writing -= 1
                 self._queue.extendleft(item for item in reversed(items) if not item.written)
             if self._queue:
                 await asyncio.sleep(0)  # others on the loop have their turn
+
+    def _give_up(self, items: list[Outgoing], error: Exception) -> None:
+        # The task must go on: without it, all that is put would wait for ever.
+        for item in items:
+            item.written = True
+            item.fail(error)
+        if not self._told:
+            logger.error("%s: the driver cannot write: %r", self._link.name, error, exc_info=error)
+            self._told = True
 
     async def _write_all(self, client: Direct, items: list[Outgoing]) -> None:
         commands: list[bytes] = []
