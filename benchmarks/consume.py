@@ -54,5 +54,7 @@ def cases() -> Iterator[Case]:
     for broker, contestants in BROKERS.items():
         run = from_queue if SIZES[broker].keeps else from_channel
         for contestant in contestants:
+            if contestant.only not in (None, "consume"):
+                continue
             if "send by send" not in contestant.name and "by hand" not in contestant.name:
                 yield Case(broker, contestant.name, partial(run, contestant), SIZES[broker].many)

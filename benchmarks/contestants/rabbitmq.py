@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import aio_pika
 import pika  # type: ignore[import-untyped]
@@ -35,6 +35,8 @@ async def _channel() -> AsyncGenerator[aio_pika.abc.AbstractChannel]:
 
 class OnRabbitMQ(Contestant):
     """A peer's place: exchange and queue by its name."""
+
+    properties: ClassVar[dict[str, Any]] = {}  # of what a bare driver sends, besides the usual
 
     async def prepare(self, place: str) -> None:
         async with _channel() as channel:
@@ -89,12 +91,26 @@ class OursOnRabbitMQOneByOne(OursOnRabbitMQ):
     many = False
 
 
+# As ours sends them; the broker reads, stores and copies them.
+HEADERS: dict[str, Any] = {
+    "ce-specversion": "1.0",
+    "ce-id": "019c1b7c-2f00-7a10-8000-5e2d0c6f1a34",
+    "ce-source": "/bench/orders",
+    "ce-type": KEY,
+    "ce-time": "2026-11-26T04:55:00.125000Z",
+    "ce-correlationid": "019c1b7c-2f00-7a10-8000-5e2d0c6f1a34",
+    "ce-dataversion": "1",
+}
+
+
 class Pika(OnRabbitMQ):
     name = "pika AsyncioConnection"
 
     @asynccontextmanager
     async def publishing(self, place: str) -> AsyncGenerator[Send]:
-        properties = pika.BasicProperties(delivery_mode=2, content_type="application/json")
+        properties = pika.BasicProperties(
+            delivery_mode=2, content_type="application/json", **self.properties
+        )
         async with _pika_channel() as channel:
             unconfirmed: dict[int, None] = {}
             fewer = asyncio.Event()
@@ -150,6 +166,14 @@ class Pika(OnRabbitMQ):
             channel.basic_consume(place, received)
             yield
             await asyncio.gather(*tasks)
+
+
+class PikaWithHeaders(Pika):
+    name = "pika, with our headers"
+    only = "publish"
+    properties: ClassVar[dict[str, Any]] = {
+        "headers": HEADERS, "message_id": HEADERS["ce-id"], "type": KEY,
+    }  # fmt: skip
 
 
 @asynccontextmanager
@@ -236,6 +260,7 @@ CONTESTANTS: tuple[Contestant, ...] = (
     OursOnRabbitMQ(),
     OursOnRabbitMQOneByOne(),
     Pika(),
+    PikaWithHeaders(),
     AioPika(),
     FastStreamOnRabbitMQ(),
 )
