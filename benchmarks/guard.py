@@ -146,8 +146,7 @@ def main() -> None:
         figures[PYTHON] = {group: round(value, 3) for group, value in measured.items()}
         COMMITTED.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     if PYTHON not in figures:
-        print(f"nothing to compare with for Python {PYTHON}: --update commits these figures")
-        return
+        sys.exit(f"no figures are committed for Python {PYTHON}: --update writes them")
     committed = figures[PYTHON]
     slower = False
     for group, value in measured.items():

@@ -21,6 +21,8 @@ from types import TracebackType
 from typing import Self, TypedDict
 from urllib.parse import urlsplit
 
+_FREEZING = 5.0  # seconds that SIGSTOP may take to have an effect
+
 
 class ServerMissingError(RuntimeError):
     """Neither a running server nor the binary of one."""
@@ -113,7 +115,9 @@ class PrivateServer(ABC):
         """Stop answering, with every connection open: SIGSTOP, and return when it is so."""
         self._signal(signal.SIGSTOP)
         if self._process is not None:
+            give_up = time.monotonic() + _FREEZING
             while _runs(self._process.pid):
+                assert time.monotonic() < give_up, f"it runs {_FREEZING:g} s after SIGSTOP"
                 time.sleep(0.001)
 
     def thaw(self) -> None:

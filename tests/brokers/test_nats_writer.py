@@ -10,7 +10,11 @@ import pytest
 from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, MaxPayloadError
 
+from events.errors import SendOutcomeUnknownError
 from events.integration.implementation.nats._driver import Direct
+from events.integration.implementation.nats._publisher import Sending
+from events.integration.implementation.nats._topology import StreamSpec
+from events.integration.implementation.nats._wire import MSG_ID, block
 from events.integration.implementation.nats._writer import Outgoing, Writer
 from events.testing import eventually
 
@@ -18,8 +22,13 @@ from events.testing import eventually
 class Refused(Outgoing):
     error: Exception | None = None
 
+    lost: Exception | None = None
+
     def fail(self, error: Exception) -> None:
         self.error = error
+
+    def lose(self, error: Exception) -> None:
+        self.lost = error
 
 
 class OurClient(Direct):
@@ -153,7 +162,7 @@ async def test_what_is_too_large_for_the_server_is_refused_alone(
     assert client.pieces == [b"PUB small  0\r\n\r\n"]
 
 
-async def test_what_the_driver_fails_at_is_refused_and_does_not_stop_the_rest(
+async def test_what_the_driver_fails_at_is_uncertain_and_does_not_stop_the_rest(
     client: OurClient,
     link: FakeLink,
     monkeypatch: pytest.MonkeyPatch,
@@ -170,11 +179,21 @@ async def test_what_the_driver_fails_at_is_refused_and_does_not_stop_the_rest(
             refused = Refused("a")
             writer.put(refused)
             await turns()
-            assert isinstance(refused.error, RuntimeError)
+            assert isinstance(refused.lost, RuntimeError)
+            assert refused.error is None, "it may have been written"
     writer.put(Outgoing("b"))
     await turns()
     assert client.pieces == [b"PUB b  0\r\n\r\n"]
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+async def test_a_send_that_the_driver_failed_at_is_told_as_unknown_with_its_id() -> None:
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    headers = block({MSG_ID: "id-1"})
+    stream = StreamSpec(name="s", subject="s.>")
+    Sending("s.a", b"{}", headers, stream, future, deadline=0.0).lose(RuntimeError("half way"))
+    with pytest.raises(SendOutcomeUnknownError, match="id-1.*half way"):
+        await future
 
 
 async def test_a_writer_that_is_stopped_in_the_middle_keeps_the_rest() -> None:

@@ -76,6 +76,18 @@ class Sending(Outgoing):
             failure.__cause__ = error
             self.future.set_exception(failure)
 
+    def lose(self, error: Exception) -> None:
+        """See `Outgoing`."""
+        if not self.future.done():
+            lost = SendOutcomeUnknownError("NATS", self.message_id, f"the client failed: {error!r}")
+            lost.__cause__ = error
+            self.future.set_exception(lost)
+
+    @property
+    def message_id(self) -> str:
+        """The id by which the stream knows it again."""
+        return parse_block(self.headers).get(MSG_ID, "")
+
 
 class Publisher:
     """Publish to streams, many at once."""
@@ -202,8 +214,7 @@ class Publisher:
         name = self._link.name
         error: BusError
         if sending.written or sending.uncertain:
-            known = parse_block(sending.headers).get(MSG_ID, "")
-            error = SendOutcomeUnknownError(name, known, reason)
+            error = SendOutcomeUnknownError(name, sending.message_id, reason)
         else:
             why = self._failing.get(sending.stream.name)
             why = why or (None if self._link.up else self._link.reason)

@@ -75,6 +75,9 @@ class Outgoing:
     def fail(self, error: Exception) -> None:
         """Be told that this can never be written."""
 
+    def lose(self, error: Exception) -> None:
+        """Be told that nobody knows whether this was written."""
+
 
 class Writer:
     """Write to the link's client what is put here."""
@@ -165,7 +168,7 @@ class Writer:
         # The task must go on: without it, all that is put would wait for ever.
         for item in items:
             item.written = True
-            item.fail(error)
+            item.lose(error)
         if not self._told:
             logger.error("%s: the driver cannot write: %r", self._link.name, error, exc_info=error)
             self._told = True

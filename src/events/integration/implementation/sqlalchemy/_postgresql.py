@@ -137,9 +137,8 @@ async def _own_connection(engine: AsyncEngine) -> AsyncGenerator[Any]:
             yield raw
         finally:
             await _close(raw)
-            await (
-                connection.invalidate()
-            )  # at its exit it would be rolled back, and an error logged
+            # Else its exit rolls back on what is closed, and an error is logged.
+            await connection.invalidate()
 
 
 async def _detached(connection: AsyncConnection) -> Any:
