@@ -19,14 +19,7 @@ consumer that has the queue to itself is not cancelled: what comes for it is lef
 channel's end gives everything back, in the order of the queue. Where others consume too there is no
 order to keep, and they are to get at once what comes: there it is cancelled.
 
-Crash loops. A broker cannot tell who of the many that were in a process's hands has killed it. So
-what comes back for the second time is moved to a queue of suspects, unchanged, where deliveries are
-handled one at a time in each process. There, one that comes back again has had its process to
-itself: it is moved to the end with one attempt more, and so ends as a dead letter, while those that
-were merely near it are handled at their first turn. No suspect is handled while others are on their
-way to that queue: it may end the process, and they would be in both. Ordinary queues do without a
-queue's own limit on deliveries; it is set all the same, against processes that die before they have
-looked.
+What comes back too often is left to `_suspects`, against crash loops.
 """
 
 from __future__ import annotations
@@ -44,6 +37,7 @@ from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._driver import DriverError, Properties, SilentError
 from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, Held, Orphans
 from events.integration.implementation.rabbitmq._publisher import Publisher
+from events.integration.implementation.rabbitmq._suspects import Suspects
 from events.integration.implementation.rabbitmq._topology import (
     Names,
     Queue,
@@ -59,7 +53,6 @@ __all__ = ["RabbitMQSubscribed"]
 
 logger = logging.getLogger("events.integration")
 
-_COMES_BACK = 2  # times, and it is a suspect; a deploy takes back what is at hand once
 _AT_HAND = 16  # deliveries per handler where some wait behind their key
 _MOST_AT_HAND = 65_535  # AMQP has 16 bits for it
 _LONGEST_PAUSE = 30.0
@@ -93,8 +86,7 @@ class RabbitMQSubscribed:
         self._attaching: asyncio.Task[None] | None = None
         self._held: set[Held] = set()
         self._orphans = Orphans()
-        self._moving: set[Held] = set()  # to the suspects
-        self._next_suspect: Held | None = None  # waits for those
+        self._suspects = Suspects(names, move=self._move, hand_over=self._hand_over)
         self._timers: set[asyncio.TimerHandle] = set()
         self._taking = True
         self._attached = False
@@ -179,8 +171,7 @@ class RabbitMQSubscribed:
         for held in self._held:
             self._orphans.add(held)
         self._held.clear()
-        self._moving.clear()
-        self._next_suspect = None
+        self._suspects.forget()
 
     def _channel_closed(self, reason: DriverError) -> None:
         self._detach()
@@ -250,30 +241,21 @@ class RabbitMQSubscribed:
     def _received(self, held: Held, method: Any) -> None:
         properties = held.properties
         message_id = wire.id_of(properties)
-        attempt = wire.attempt_of(properties)
         if message_id is None:
             # Without an id, nobody could tell a redelivery from another message.
-            self._held.add(held)
             again = wire.with_attempt(properties, 1, id=uuid7())
             again.type = properties.type or held.type
             self._move(held, self._names.suspects if held.suspect else self._names.main, again)
             return
         if method.redelivered:
-            orphan = self._orphans.take(message_id, attempt)
+            orphan = self._orphans.take(message_id, wire.attempt_of(properties))
             if orphan is not None:
                 self._adopt(orphan, held)
                 return
-            if held.suspect:
-                self._held.add(held)
-                self._move(held, self._names.suspects, wire.with_attempt(properties, attempt + 1))
+            if self._suspects.take_back(held):
                 return
-            if wire.returns_of(properties, redelivered=True) >= self._suspicious:
-                self._held.add(held)
-                self._moving.add(held)
-                self._move(held, self._names.suspects, wire.with_attempt(properties, attempt))
-                return
-        if held.suspect and self._moving:
-            self._next_suspect = held  # the only one, by its prefetch
+        if held.suspect:
+            self._suspects.take(held)
         else:
             self._hand_over(held)
 
@@ -289,11 +271,6 @@ class RabbitMQSubscribed:
         )
         future = self._deliver(delivery)
         future.add_done_callback(lambda future: self._settle(held, future.result()))
-
-    @property
-    def _suspicious(self) -> int:
-        """Return after how many returns a message is a suspect; classic queues tell but one."""
-        return _COMES_BACK if self._names.counts_returns else 1
 
     def _adopt(self, orphan: Held, held: Held) -> None:
         """Have what became of a delivery, or will, settle the one that came in its place."""
@@ -325,9 +302,7 @@ class RabbitMQSubscribed:
 
     def _release(self, held: Held) -> None:
         if held.suspect:
-            # Given back, it would come with the mark of one that has killed its process.
-            attempt = wire.attempt_of(held.properties)
-            self._move(held, self._names.suspects, wire.with_attempt(held.properties, attempt))
+            self._suspects.put_back(held)
             return
         if self._taking:
             held.channel.nack(held.tag)
@@ -335,6 +310,7 @@ class RabbitMQSubscribed:
 
     def _move(self, held: Held, queue: Queue, properties: Properties) -> None:
         """Publish it to another of the consumer's queues, and acknowledge it when it is there."""
+        self._held.add(held)
         published = self._publisher.publish(
             "", queue.name, properties, held.body, place=queue, mandatory=True
         )
@@ -377,11 +353,7 @@ class RabbitMQSubscribed:
     def _done(self, held: Held) -> None:
         self._held.discard(held)
         self._settled.set()
-        self._moving.discard(held)
-        suspect = self._next_suspect
-        if suspect is not None and not self._moving and self._taking:
-            self._next_suspect = None
-            self._hand_over(suspect)
+        self._suspects.done(held, taking=self._taking)
 
     # --- the end ------------------------------------------------------------------------------
 
