@@ -86,7 +86,13 @@ class RabbitMQSubscribed:
         self._attaching: asyncio.Task[None] | None = None
         self._held: set[Held] = set()
         self._orphans = Orphans()
-        self._suspects = Suspects(names, move=self._move, hand_over=self._hand_over)
+        self._suspects = Suspects(
+            names,
+            self._held,
+            move=self._move,
+            hand_over=self._hand_over,
+            acknowledge=self._acknowledge,
+        )
         self._timers: set[asyncio.TimerHandle] = set()
         self._taking = True
         self._attached = False
@@ -233,7 +239,8 @@ class RabbitMQSubscribed:
         self, channel: Channel, *, suspect: bool
     ) -> Callable[[Any, Properties, bytes], None]:
         def receive(method: Any, properties: Properties, body: bytes) -> None:
-            if self._taking and channel is self._channel:
+            taking = self._taking or (suspect and self._suspects.is_leaving)
+            if taking and channel is self._channel:
                 self._received(Held(channel, method, properties, body, suspect=suspect), method)
 
         return receive
@@ -287,8 +294,7 @@ class RabbitMQSubscribed:
             self._orphans.forget_old()
             return
         if isinstance(settlement, Ack):
-            held.channel.ack(held.tag)
-            self._done(held)
+            self._acknowledge(held)
         elif isinstance(settlement, Retry):
             again = wire.with_attempt(held.properties, settlement.attempt + 1)
             again.type = held.properties.type or held.type
@@ -320,8 +326,7 @@ class RabbitMQSubscribed:
             if error is None:
                 held.settlement = Ack()
                 if held in self._held:
-                    held.channel.ack(held.tag)
-                    self._done(held)
+                    self._acknowledge(held)
             elif held in self._held:
                 self._move_later(held, queue, properties, error)
 
@@ -350,16 +355,28 @@ class RabbitMQSubscribed:
         self._timers.add(timer)
         held.pause = min(2 * held.pause, _LONGEST_PAUSE)
 
+    def _acknowledge(self, held: Held) -> None:
+        if not self._suspects.keeps(held):
+            held.channel.ack(held.tag)
+            self._done(held)
+
     def _done(self, held: Held) -> None:
         self._held.discard(held)
         self._settled.set()
-        self._suspects.done(held, taking=self._taking)
+        self._suspects.done(held)
 
     # --- the end ------------------------------------------------------------------------------
 
     async def pause(self) -> None:
         """See `Subscribed.pause`."""
         self._taking = False
+        self._suspects.stop()
+        try:
+            await self._stop_consuming()
+        finally:
+            self._suspects.left()
+
+    async def _stop_consuming(self) -> None:
         if self._attaching is not None:
             self._attaching.cancel()
             if self._connection is not None:
@@ -374,8 +391,9 @@ class RabbitMQSubscribed:
         main, suspects = self._names.main, self._names.suspects
         try:
             self._alone = await count_consumers(channel, main) <= 1
-            for queue in (suspects,) if self._alone else (main, suspects):
-                await channel.call("basic_cancel", consumer_tag=consumers[queue])
+            if not self._alone:
+                await channel.call("basic_cancel", consumer_tag=consumers[main])
+            await self._suspects.leave(channel, consumers[suspects])
         except DriverError as error:
             # What still comes is left untouched in any case.
             logger.debug("%s is left without a word: %s", main, error)

@@ -7,34 +7,64 @@ moved to the end with one attempt more, and so ends as a dead letter, while thos
 near it are handled at their first turn. No suspect is handled while others are on their way to that
 queue: it may end the process, and they would be in both. Ordinary queues do without a queue's own
 limit on deliveries; it is set all the same, against processes that die before they have looked.
+
+A shutdown is no crash, but the broker counts alike whatever it takes back, handled or not: what
+comes while a consumer is being cancelled, it takes back at once. Nothing comes while the only one
+is unacknowledged. So from the beginning of the end the one that is here is held on to, and if none
+is, one that is on its way is waited for. Only then is the consumer cancelled. After that what has
+ended is acknowledged, and what was not begun is moved to the end as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Collection
 from typing import TypeAlias
 
 from events.integration.implementation.rabbitmq import _wire as wire
+from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import Properties
 from events.integration.implementation.rabbitmq._held import Held
-from events.integration.implementation.rabbitmq._topology import Names, Queue
+from events.integration.implementation.rabbitmq._topology import Names, Queue, count_waiting
 
 __all__ = ["Move", "Suspects"]
 
 Move: TypeAlias = Callable[[Held, Queue, Properties], None]
 
 _COMES_BACK = 2  # times, and it is a suspect; a deploy takes back what is at hand once
+_LOOKS, _BETWEEN_LOOKS = 50, 0.01  # for one that is on its way; others may get what waits
 
 
 class Suspects:
-    """Those of one registration: on their way to their queue, and from there to a handler."""
+    """Those of one registration: on their way to their queue, and from there to a handler.
 
-    def __init__(self, names: Names, *, move: Move, hand_over: Callable[[Held], None]) -> None:
+    `held` are all its deliveries that are not acknowledged and not waiting here.
+    """
+
+    def __init__(
+        self,
+        names: Names,
+        held: Collection[Held],
+        *,
+        move: Move,
+        hand_over: Callable[[Held], None],
+        acknowledge: Callable[[Held], None],
+    ) -> None:
         self._names = names
+        self._held = held
         self._move = move
         self._hand_over = hand_over
+        self._acknowledge = acknowledge
         self._moving: set[Held] = set()  # to their queue
-        self._next: Held | None = None  # from there; waits for those
+        self._next: Held | None = None  # from there; waits for those, or for the end
+        self._ended: list[Held] = []  # to be acknowledged when the consumer is cancelled
+        self._taking = True
+        self._leaving = False
+
+    @property
+    def is_leaving(self) -> bool:
+        """Tell whether it takes no more, and still has to wait for what comes."""
+        return self._leaving
 
     def take_back(self, held: Held) -> bool:
         """Move what the broker had to take back to where it is alone, if it came too often."""
@@ -56,7 +86,7 @@ class Suspects:
 
     def take(self, held: Held) -> None:
         """Have a suspect handled, once none is on its way to the queue that it comes from."""
-        if self._moving:
+        if self._moving or not self._taking:
             self._next = held  # the only one, by its prefetch
         else:
             self._hand_over(held)
@@ -66,11 +96,18 @@ class Suspects:
         attempt = wire.attempt_of(held.properties)
         self._move(held, self._names.suspects, wire.with_attempt(held.properties, attempt))
 
-    def done(self, held: Held, *, taking: bool) -> None:
+    def keeps(self, held: Held) -> bool:
+        """Tell whether it is acknowledged later, as another would come in its place."""
+        if self._leaving and held.suspect:
+            self._ended.append(held)
+            return True
+        return False
+
+    def done(self, held: Held) -> None:
         """Go on, after a delivery of any queue is done with."""
         self._moving.discard(held)
         suspect = self._next
-        if suspect is not None and not self._moving and taking:
+        if suspect is not None and not self._moving and self._taking:
             self._next = None
             self._hand_over(suspect)
 
@@ -78,3 +115,38 @@ class Suspects:
         """Forget all: their channel is lost."""
         self._moving.clear()
         self._next = None
+        self._ended.clear()
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Hand none over any more, and hold on to the one that is here or comes."""
+        self._leaving = self._leaving or self._taking
+        self._taking = False
+
+    async def leave(self, channel: Channel, consumer: str) -> None:
+        """Cancel the consumer at a moment when nothing is on its way to it."""
+        looks, empty = 0, 0
+        # The answer to the second look at an empty queue comes behind what was sent by the first.
+        while not self._has_one and empty <= 1 and looks < _LOOKS:
+            if await count_waiting(channel, self._names.suspects):
+                empty = 0
+                await asyncio.sleep(_BETWEEN_LOOKS)
+            else:
+                empty += 1
+            looks += 1
+        await channel.call("basic_cancel", consumer_tag=consumer)
+
+    @property
+    def _has_one(self) -> bool:
+        return self._next is not None or any(held.suspect for held in self._held)
+
+    def left(self) -> None:
+        """Let go of what was held on to."""
+        self._leaving = False
+        ended, self._ended = self._ended, []
+        for held in ended:
+            self._acknowledge(held)
+        suspect, self._next = self._next, None
+        if suspect is not None:
+            self.put_back(suspect)

@@ -189,6 +189,13 @@ async def count_consumers(channel: Channel, queue: Queue) -> int:
     return count
 
 
+async def count_waiting(channel: Channel, queue: Queue) -> int:
+    """Return how many messages in a queue are with no consumer, as far as it knows."""
+    answer = await channel.call("queue_declare", queue=queue.name, passive=True)
+    count: int = answer.method.message_count
+    return count
+
+
 def explained(
     subject: str, error: RefusedError, arguments: Iterable[tuple[str, str | int]] = ()
 ) -> InvalidTopologyError | RefusedError:

@@ -1,0 +1,120 @@
+"""What a shutdown does to suspects, which are handled one at a time from a queue of their own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+from uuid import uuid4
+
+import pika  # type: ignore[import-untyped]
+import pytest
+
+from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
+from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
+from events.integration.implementation.rabbitmq._channel import Channel
+from events.integration.implementation.rabbitmq._topology import QueueType, main_queue
+from events.testing.contracts import Numbered, Probe
+from events.testing.waiting import eventually
+from tests.brokers.rabbitmq_server import Client, Declared, rabbitmq_url
+
+__all__ = ["rabbitmq_url"]
+
+BARE = b'{"type":"events.contracts.numbered","version":1,"number":%d}'
+MOMENTS = ["in a handler", "at the end of a handler", "after the acknowledgement"]
+
+
+@pytest.fixture
+def client(rabbitmq_url: str) -> Iterator[Client]:
+    declared = Declared()
+    declared.start()
+    with Client(rabbitmq_url) as client:
+        yield client
+    declared.stop()
+    with Client(rabbitmq_url) as client:
+        client.drop(declared.names)
+
+
+class Stopping:
+    """A shutdown that is begun from within: at the latest moment, and once."""
+
+    def __init__(self, bus: RabbitMQIntegrationEventBus) -> None:
+        self._bus = bus
+        self.task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        if self.task is None:
+            self.task = asyncio.create_task(self._bus.shutdown())
+
+    async def over(self) -> None:
+        await eventually(lambda: self.task is not None)
+        assert self.task is not None
+        await self.task
+
+
+def put(client: Client, queue: str, count: int) -> None:
+    for number in range(count):
+        properties = pika.BasicProperties(
+            message_id=str(number), type=Numbered.type, delivery_mode=2
+        )
+        client.channel.basic_publish("", queue, BARE % number, properties)
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+@pytest.mark.parametrize("moment", MOMENTS)
+async def test_one_that_is_on_its_way_at_a_shutdown_is_charged_no_attempt(
+    rabbitmq_url: str, client: Client, queue_type: QueueType, moment: str
+) -> None:
+    count, topic = 10, Topic(f"suspects-{uuid4().hex[:8]}")
+    probe = Probe(f"probe-{uuid4().hex[:8]}")
+    bus = RabbitMQIntegrationEventBus(
+        rabbitmq_url,
+        [
+            IntegrationEventBusRegistration(
+                probe, topic, [Numbered], concurrency=2, retry=RetryPolicy(attempts=1)
+            )
+        ],
+        queue_type=queue_type,
+    )
+    async with bus:
+        pass
+    suspects = f"{main_queue(probe.name, topic.name)}:suspects"
+    put(client, suspects, count)
+    await eventually(lambda: client.count(suspects) == count)
+
+    acknowledge, call = Channel.ack, Channel.call
+    stopping, gate = Stopping(bus), asyncio.Event()
+
+    def ack(channel: Channel, tag: int) -> None:
+        acknowledge(channel, tag)
+        if moment == "after the acknowledgement":
+            stopping.begin()
+
+    async def cancel(channel: Channel, verb: str, **arguments: Any) -> Any:
+        if verb == "basic_cancel":
+            gate.set()
+            await eventually(lambda: not probe.running)
+            for _ in range(10):
+                await asyncio.sleep(0)  # until what becomes of it is told
+        return await call(channel, verb, **arguments)
+
+    async def handle(_: Numbered) -> None:
+        if moment != "after the acknowledgement":
+            stopping.begin()
+        if moment == "at the end of a handler":
+            await gate.wait()
+
+    probe.react = handle
+    with mock.patch.object(Channel, "ack", ack), mock.patch.object(Channel, "call", cancel):
+        while len(probe.handled) < count:
+            gate.clear()
+            stopping = Stopping(bus)
+            await bus.startup()
+            await stopping.over()
+    probe.react = None
+    async with bus:
+        assert not await bus.dead_letters(probe), "a shutdown was counted as a failure"
+    assert sorted(probe.numbers) == list(range(count))
+    assert set(probe.attempts) == {1}
+    assert client.count(suspects) == 0

@@ -1,0 +1,168 @@
+"""What RabbitMQ's suspects wait for, and what becomes of them at the end."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from events.integration.implementation.rabbitmq import _wire as wire
+from events.integration.implementation.rabbitmq._driver import Properties, new_properties
+from events.integration.implementation.rabbitmq._held import Held
+from events.integration.implementation.rabbitmq._suspects import Suspects
+from events.integration.implementation.rabbitmq._topology import Names, Queue
+
+NAMES = Names("emails", "users", "quorum", 20)
+
+
+class Registration:
+    """What stands around them, as `_subscribed` does."""
+
+    def __init__(self) -> None:
+        self.held: set[Held] = set()
+        self.handled: list[Held] = []
+        self.moved: list[tuple[Held, str, int]] = []
+        self.acknowledged: list[Held] = []
+        self.suspects = Suspects(
+            NAMES,
+            self.held,
+            move=self._move,
+            hand_over=self._hand_over,
+            acknowledge=self.acknowledge,
+        )
+
+    def _hand_over(self, held: Held) -> None:
+        self.held.add(held)
+        self.handled.append(held)
+
+    def _move(self, held: Held, queue: Queue, properties: Properties) -> None:
+        self.held.add(held)
+        self.moved.append((held, queue.name, wire.attempt_of(properties)))
+
+    def acknowledge(self, held: Held) -> None:
+        if not self.suspects.keeps(held):
+            self.held.discard(held)
+            self.acknowledged.append(held)
+            self.suspects.done(held)
+
+
+class Answers:
+    """A channel whose queue of suspects has these many, one look after another."""
+
+    def __init__(self, *counts: int) -> None:
+        self.counts = list(counts)
+        self.calls: list[str] = []
+
+    async def call(self, verb: str, **_: Any) -> Any:
+        self.calls.append(verb)
+        if verb == "queue_declare":
+            return SimpleNamespace(method=SimpleNamespace(message_count=self.counts.pop(0)))
+        return None
+
+
+@pytest.fixture
+def registration() -> Registration:
+    return Registration()
+
+
+def delivery(*, suspect: bool = True, returns: int = 0, attempt: int = 1) -> Held:
+    headers: dict[str, Any] = {"x-delivery-count": returns} if returns else {}
+    properties = wire.with_attempt(new_properties(message_id="1", headers=headers), attempt)
+    properties.headers |= headers
+    method = SimpleNamespace(delivery_tag=1, routing_key="type")
+    channel: Any = None
+    return Held(channel, method, properties, b"", suspect=suspect)
+
+
+def test_one_waits_until_those_before_it_are_in_the_queue(registration: Registration) -> None:
+    moved, suspect = delivery(suspect=False, returns=2), delivery()
+    assert registration.suspects.take_back(moved)
+    registration.suspects.take(suspect)
+    assert not registration.handled
+    registration.acknowledge(moved)
+    assert registration.handled == [suspect]
+
+
+def test_one_that_still_waits_at_the_end_is_put_back_as_it_is(registration: Registration) -> None:
+    moved, suspect = delivery(suspect=False, returns=2), delivery(attempt=2)
+    registration.suspects.take_back(moved)
+    registration.suspects.take(suspect)
+    registration.suspects.stop()
+    registration.acknowledge(moved)
+    assert not registration.handled
+    assert registration.acknowledged == [moved], "only suspects must be held on to"
+    registration.suspects.left()
+    assert registration.moved[1:] == [(suspect, "emails@users:suspects", 2)]
+
+
+def test_what_ends_during_the_end_is_acknowledged_after_it(registration: Registration) -> None:
+    suspect = delivery()
+    registration.suspects.take(suspect)
+    registration.suspects.stop()
+    registration.acknowledge(suspect)
+    assert not registration.acknowledged
+    registration.suspects.left()
+    assert registration.acknowledged == [suspect]
+
+
+def test_one_that_a_dead_process_had_is_charged_during_the_end_too(
+    registration: Registration,
+) -> None:
+    suspect = delivery(returns=1)
+    registration.suspects.stop()
+    assert registration.suspects.take_back(suspect)
+    assert registration.moved == [(suspect, "emails@users:suspects", 2)]
+
+
+def test_after_the_end_nothing_is_held_on_to(registration: Registration) -> None:
+    suspect = delivery()
+    registration.suspects.take(suspect)
+    registration.suspects.stop()
+    registration.suspects.left()
+    registration.suspects.stop()  # as by `close` after `pause`
+    registration.acknowledge(suspect)
+    assert registration.acknowledged == [suspect]
+
+
+def test_what_was_here_is_forgotten_with_its_channel(registration: Registration) -> None:
+    suspect = delivery()
+    registration.suspects.take(suspect)
+    registration.suspects.stop()
+    registration.acknowledge(suspect)
+    registration.suspects.take(delivery())
+    registration.suspects.forget()
+    registration.suspects.left()
+    assert not registration.acknowledged
+    assert not registration.moved
+
+
+async def leave(registration: Registration, answers: Answers) -> list[str]:
+    channel: Any = answers
+    registration.suspects.stop()
+    await registration.suspects.leave(channel, "tag")
+    return answers.calls
+
+
+async def test_with_one_here_the_consumer_is_cancelled_at_once(registration: Registration) -> None:
+    registration.suspects.take(delivery())
+    assert await leave(registration, Answers()) == ["basic_cancel"]
+
+
+async def test_an_empty_queue_is_looked_at_twice(registration: Registration) -> None:
+    looks = ["queue_declare", "queue_declare"]
+    assert await leave(registration, Answers(0, 0)) == [*looks, "basic_cancel"]
+
+
+async def test_while_some_wait_there_one_is_on_its_way(registration: Registration) -> None:
+    looks = ["queue_declare"] * 5
+    assert await leave(registration, Answers(3, 0, 1, 0, 0)) == [*looks, "basic_cancel"]
+
+
+async def test_one_that_does_not_come_is_not_waited_for_without_end(
+    registration: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.integration.implementation.rabbitmq._suspects._BETWEEN_LOOKS", 0)
+    calls = await leave(registration, Answers(*[1] * 60))
+    assert len(calls) == 51
+    assert calls[-1] == "basic_cancel"
