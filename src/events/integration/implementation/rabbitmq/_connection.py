@@ -105,8 +105,9 @@ class _QuickConnection(AsyncioConnection):  # type: ignore[misc]
         transport = self._transport
         if transport is None:
             return
-        # The driver waits until the loop finds the socket ready, which it mostly is.
-        sock = transport._sock  # noqa: SLF001
+        # The driver waits until the loop finds the socket ready, which it mostly is already.
+        # Over TLS, and should it keep its socket elsewhere, that is as good as it gets.
+        sock = getattr(transport, "_sock", None)
         if type(sock) is socket and not transport.get_write_buffer_size():
             with suppress(OSError):  # it is full, or lost, which the driver is about to find, too
                 data = data[sock.send(data) :]

@@ -7,11 +7,16 @@ know it. What leaves them is one of these:
     ├── LostError      the connection or channel is gone, for a reason that says nothing of the call
     ├── RefusedError   the broker closed the channel, with a code, because of what was asked
     └── SilentError    no answer within the deadline
+
+Where its public ways are too long, those two go past them (decision 0012). Such a place may move
+with any release of the driver, so all of them are looked for when this is imported.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -20,6 +25,7 @@ from events.errors import MissingExtraError
 try:
     import pika  # type: ignore[import-untyped]
     import pika.adapters.asyncio_connection  # type: ignore[import-untyped]
+    import pika.channel  # type: ignore[import-untyped]
     import pika.exceptions  # type: ignore[import-untyped]
 except ImportError as error:
     raise MissingExtraError("events.integration.implementation.rabbitmq", "rabbitmq") from error
@@ -36,6 +42,8 @@ __all__ = [
     "SilentError",
     "StreamLost",
     "URLParameters",
+    "UnfitDriverError",
+    "check_places",
     "check_url",
     "is_ack",
     "masked",
@@ -55,6 +63,15 @@ URLParameters: Any = _pika.URLParameters
 ClosedByBroker: Any = _pika.exceptions.ChannelClosedByBroker
 StreamLost: Any = _pika.exceptions.StreamLostError
 
+_TESTED = "1.4.4"  # as `requirements/dev.txt` has it
+_OF_CONNECTION = (
+    "_adapter_disconnect_stream", "_adapter_emit_data", "_body_max_length", "_channels",
+    "_frame_buffer", "_on_data_available", "_output_marshaled_frames", "_process_frame",
+    "_read_frame", "_terminate_stream", "_transport", "_trim_frame_buffer", "bytes_received",
+    "frames_received",
+)  # fmt: skip
+_OF_CHANNEL = ("_cancelled", "_consumers")
+
 _PERSISTENT = 2
 UNENCODABLE = (
     ValueError,
@@ -64,6 +81,46 @@ UNENCODABLE = (
     _pika.exceptions.UnsupportedAMQPFieldException,
     _pika.exceptions.ShortStringTooLong,
 )
+
+
+@dataclass(eq=False)
+class UnfitDriverError(MissingExtraError):
+    """Raised on importing this bus beside a driver that has moved what it needs."""
+
+    version: str
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"pika {self.version} does not have {', '.join(self.missing)}, which {self.module} "
+            f"needs: pip install 'pika=={_TESTED}', which is known to fit"
+        )
+
+
+def check_places() -> None:
+    """Raise `UnfitDriverError` unless the driver has all that is not public and used here."""
+
+    def opened(_: object) -> None:
+        """Nobody is connected."""
+
+    loop = asyncio.new_event_loop()  # it wants one, and does nothing with it: nothing is opened
+    try:
+        connection = AsyncioConnection(custom_ioloop=loop, internal_connection_workflow=False)
+        channel = _pika.channel.Channel(connection, 1, opened)
+    finally:
+        loop.close()
+    missing = [f"Connection.{name}" for name in _OF_CONNECTION if not hasattr(connection, name)]
+    missing += [f"Channel.{name}" for name in _OF_CHANNEL if not hasattr(channel, name)]
+    if missing:
+        raise UnfitDriverError(
+            "events.integration.implementation.rabbitmq",
+            "rabbitmq",
+            str(_pika.__version__),
+            tuple(missing),
+        )
+
+
+check_places()
 
 
 class DriverError(Exception):
