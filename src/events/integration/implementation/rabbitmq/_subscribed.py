@@ -30,12 +30,13 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from events.errors import BusError, InvalidTopologyError
+from events.errors import InvalidTopologyError
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._driver import DriverError, Properties, SilentError
 from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, Held, Orphans
+from events.integration.implementation.rabbitmq._moving import LONGEST_PAUSE, Moves
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._suspects import Suspects
 from events.integration.implementation.rabbitmq._topology import (
@@ -55,7 +56,6 @@ logger = logging.getLogger("events.integration")
 
 _AT_HAND = 16  # deliveries per handler where some wait behind their key
 _MOST_AT_HAND = 65_535  # AMQP has 16 bits for it
-_LONGEST_PAUSE = 30.0
 _LOOKS, _BETWEEN_LOOKS = 50, 0.01  # whether it is gone; others that consume by now keep it there
 
 
@@ -86,14 +86,16 @@ class RabbitMQSubscribed:
         self._attaching: asyncio.Task[None] | None = None
         self._held: set[Held] = set()
         self._orphans = Orphans()
+        self._moves = Moves(
+            publisher, self._held, acknowledge=self._acknowledge, give_up=self._done
+        )
         self._suspects = Suspects(
             names,
             self._held,
-            move=self._move,
+            move=self._moves.move,
             hand_over=self._hand_over,
             acknowledge=self._acknowledge,
         )
-        self._timers: set[asyncio.TimerHandle] = set()
         self._taking = True
         self._attached = False
         self._cannot: str | None = None  # consume, for this reason
@@ -216,7 +218,7 @@ class RabbitMQSubscribed:
             except DriverError as error:
                 if connection.is_open:
                     self._tell_that_it_cannot(str(error))
-                pause = min(max(2 * pause, FIRST_PAUSE), _LONGEST_PAUSE)
+                pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
                 continue
             self._tell_that_it_can()
             # Lost while it was on its way: `up` saw it under way and left it to us.
@@ -252,7 +254,9 @@ class RabbitMQSubscribed:
             # Without an id, nobody could tell a redelivery from another message.
             again = wire.with_attempt(properties, 1, id=uuid7())
             again.type = properties.type or held.type
-            self._move(held, self._names.suspects if held.suspect else self._names.main, again)
+            self._moves.move(
+                held, self._names.suspects if held.suspect else self._names.main, again
+            )
             return
         if method.redelivered:
             orphan = self._orphans.take(message_id, wire.attempt_of(properties))
@@ -298,11 +302,11 @@ class RabbitMQSubscribed:
         elif isinstance(settlement, Retry):
             again = wire.with_attempt(held.properties, settlement.attempt + 1)
             again.type = held.properties.type or held.type
-            self._move(held, self._names.retry(settlement.after), again)
+            self._moves.move(held, self._names.retry(settlement.after), again)
         elif isinstance(settlement, Reject):
             topic = self._subscription.topic
             dead = wire.buried(held.properties, topic, held.type, settlement)
-            self._move(held, self._names.dead, dead)
+            self._moves.move(held, self._names.dead, dead)
         else:
             self._release(held)
 
@@ -313,47 +317,6 @@ class RabbitMQSubscribed:
         if self._taking:
             held.channel.nack(held.tag)
         self._done(held)
-
-    def _move(self, held: Held, queue: Queue, properties: Properties) -> None:
-        """Publish it to another of the consumer's queues, and acknowledge it when it is there."""
-        self._held.add(held)
-        published = self._publisher.publish(
-            "", queue.name, properties, held.body, place=queue, mandatory=True
-        )
-
-        def moved(published: asyncio.Future[None]) -> None:
-            error = None if published.cancelled() else published.exception()
-            if error is None:
-                held.settlement = Ack()
-                if held in self._held:
-                    self._acknowledge(held)
-            elif held in self._held:
-                self._move_later(held, queue, properties, error)
-
-        published.add_done_callback(moved)
-
-    def _move_later(
-        self, held: Held, queue: Queue, properties: Properties, error: BaseException
-    ) -> None:
-        if not isinstance(error, BusError) or not self._taking:
-            self._done(held)  # it is the broker's again when the channel ends
-            return
-        logger.error(
-            "%s cannot be put into %s, it stays where it is and is tried again in %.3g s: %s",
-            wire.id_of(held.properties),
-            queue,
-            held.pause,
-            error,
-        )
-
-        def again() -> None:
-            self._timers.discard(timer)
-            if held in self._held:
-                self._move(held, queue, properties)
-
-        timer = self._loop.call_later(held.pause, again)
-        self._timers.add(timer)
-        held.pause = min(2 * held.pause, _LONGEST_PAUSE)
 
     def _acknowledge(self, held: Held) -> None:
         if not self._suspects.keeps(held):
@@ -370,6 +333,7 @@ class RabbitMQSubscribed:
     async def pause(self) -> None:
         """See `Subscribed.pause`."""
         self._taking = False
+        self._moves.stop()
         self._suspects.stop()
         try:
             await self._stop_consuming()
@@ -401,15 +365,12 @@ class RabbitMQSubscribed:
     async def close(self) -> None:
         """See `Subscribed.close`."""
         await self.pause()
-        for timer in self._timers:
-            timer.cancel()
         # Those whose next attempt to be moved was cancelled just now are the broker's again; for
         # the others the publisher's deadline is the limit.
-        if not self._timers:
+        if not self._moves.abandon():
             settling = asyncio.ensure_future(self._all_settled())
             await self._publisher.hear_out(settling, limit=2 * self._timeout)
             settling.cancel()
-        self._timers.clear()
         self._held.clear()
         self._orphans.clear()
         connection, channel, self._channel = self._connection, self._channel, None
@@ -419,7 +380,7 @@ class RabbitMQSubscribed:
             self._closed.set_result(None)
 
     async def _all_settled(self) -> None:
-        while self._held and not self._timers:
+        while self._held:
             self._settled.clear()
             await self._settled.wait()
 
