@@ -1,8 +1,9 @@
-"""What a shutdown does to suspects, which are handled one at a time from a queue of their own."""
+"""What a shutdown and a lost connection do to suspects, which are handled one at a time from a queue of their own."""
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -11,13 +12,16 @@ from uuid import uuid4
 import pika  # type: ignore[import-untyped]
 import pytest
 
+from events.errors import BusUnavailableError
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
 from events.integration.implementation.rabbitmq._channel import Channel
+from events.integration.implementation.rabbitmq._publisher import Publisher
+from events.integration.implementation.rabbitmq._subscribed import RabbitMQSubscribed
 from events.integration.implementation.rabbitmq._topology import QueueType, main_queue
 from events.testing.contracts import Numbered, Probe
 from events.testing.waiting import eventually
-from tests.brokers.rabbitmq_server import Client, Declared, rabbitmq_url
+from tests.brokers.rabbitmq_server import Client, Declared, connections, rabbitmq_url
 
 __all__ = ["rabbitmq_url"]
 
@@ -118,3 +122,42 @@ async def test_one_that_is_on_its_way_at_a_shutdown_is_charged_no_attempt(
     assert sorted(probe.numbers) == list(range(count))
     assert set(probe.attempts) == {1}
     assert client.count(suspects) == 0
+
+
+async def test_one_that_could_not_be_moved_while_the_connection_was_lost_is_handled_later(
+    rabbitmq_url: str, client: Client
+) -> None:
+    topic, probe = Topic(f"suspects-{uuid4().hex[:8]}"), Probe(f"probe-{uuid4().hex[:8]}")
+    bus = RabbitMQIntegrationEventBus(
+        rabbitmq_url, [IntegrationEventBusRegistration(probe, topic, [Numbered])]
+    )
+    async with bus:
+        pass
+    suspects = f"{main_queue(probe.name, topic.name)}:suspects"
+    put(client, suspects, 1)
+    got: Any = await eventually(lambda: client.channel.basic_get(suspects)[0])
+    client.channel.basic_nack(got.delivery_tag, requeue=True)  # as if its process had died
+
+    publish, down = Publisher.publish, RabbitMQSubscribed.down
+    moves: list[asyncio.Future[None]] = []
+
+    def publish_later(self: Publisher, exchange: str, key: str, *args: Any, **options: Any) -> Any:
+        if key != suspects or moves:
+            return publish(self, exchange, key, *args, **options)
+        moves.append(asyncio.get_running_loop().create_future())
+        return moves[0]
+
+    def lose(self: RabbitMQSubscribed) -> None:
+        down(self)
+        moves[0].set_exception(BusUnavailableError("RabbitMQ", "it is away, too"))
+
+    with (
+        mock.patch.object(Publisher, "publish", publish_later),
+        mock.patch.object(RabbitMQSubscribed, "down", lose),
+    ):
+        async with bus:
+            await eventually(lambda: moves)
+            inward = connections(bus)[1]
+            inward._connection._transport._sock.shutdown(socket.SHUT_RDWR)
+            await eventually(lambda: probe.numbers == [0], 20)
+    assert probe.attempts == [2]

@@ -49,6 +49,12 @@ class Orphans:
         """Return the one that has come again, and forget it."""
         return self._orphans.pop((message_id, attempt), None)
 
+    def forget(self, held: Held) -> None:
+        """Forget one that nothing will settle: if it comes again, it is a delivery like others."""
+        key = wire.id_of(held.properties) or "", wire.attempt_of(held.properties)
+        if self._orphans.get(key) is held:
+            del self._orphans[key]
+
     def forget_old(self) -> None:
         """Forget the oldest of too many."""
         while len(self._orphans) > _MOST_ORPHANS:

@@ -63,6 +63,8 @@ class Moves:
                     self._acknowledge(held)
             elif held in self._held:
                 self._move_later(held, queue, properties, error)
+            else:
+                self._give_up(held)  # its channel was lost meanwhile
 
         published.add_done_callback(moved)
 

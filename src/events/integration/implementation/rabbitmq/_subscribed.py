@@ -87,7 +87,7 @@ class RabbitMQSubscribed:
         self._held: set[Held] = set()
         self._orphans = Orphans()
         self._moves = Moves(
-            publisher, self._held, acknowledge=self._acknowledge, give_up=self._done
+            publisher, self._held, acknowledge=self._acknowledge, give_up=self._give_up
         )
         self._suspects = Suspects(
             names,
@@ -322,6 +322,11 @@ class RabbitMQSubscribed:
         if not self._suspects.keeps(held):
             held.channel.ack(held.tag)
             self._done(held)
+
+    def _give_up(self, held: Held) -> None:
+        if held.settlement is None:  # it was not handled, nor is it
+            self._orphans.forget(held)
+        self._done(held)
 
     def _done(self, held: Held) -> None:
         self._held.discard(held)
