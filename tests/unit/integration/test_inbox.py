@@ -400,6 +400,39 @@ async def test_a_shared_connection_is_warned_of(caplog: pytest.LogCaptureFixture
     assert "shares one connection among all its users" in caplog.text
 
 
+async def test_an_engine_that_commits_each_statement_is_refused(
+    database: SQLAlchemyInboxDatabase,
+) -> None:
+    """The row of a handler that raised would be there, and its next attempt a duplicate."""
+    of_the_engine = create_async_engine(database.engine.url, isolation_level="AUTOCOMMIT")
+    of_an_option = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+    for engine in (of_the_engine, of_an_option):
+        inbox = SQLAlchemyInbox(async_sessionmaker(engine))
+        with pytest.raises(InboxError, match=r"inbox\.db commits each statement by itself"):
+            await bus_with(inbox, on(Probe("writer"))).startup()
+    await of_the_engine.dispose()
+
+
+async def test_where_startup_cannot_look_an_event_in_autocommit_is_a_dead_letter(
+    database: SQLAlchemyInboxDatabase,
+) -> None:
+    engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+    probe = Probe("writer")
+    async with AsyncSession(engine) as session:
+
+        async def borrowed() -> AsyncSession:
+            return session
+
+        bus = bus_with(SQLAlchemyInbox(borrowed), on(probe, retry=THRICE))
+        await bus.startup()
+        await bus.send(TOPIC, Numbered(1))
+        await until_quiet(bus)
+        (letter,) = await bus.dead_letters("writer")
+        await bus.shutdown()
+    assert "commits each statement by itself" in letter.error
+    assert (probe.numbers, await database.rows()) == ([], 0)
+
+
 def test_outside_of_a_handler_there_is_no_session() -> None:
     with pytest.raises(InvalidTopologyError, match=r"middlewares=\[SQLAlchemyInbox\(sessions\)\]"):
         current_session()

@@ -142,6 +142,7 @@ WRONG_REGISTRATIONS: list[tuple[dict[str, Any], str]] = [
     ({"concurrency": "3"}, "concurrency must be an int, not '3'"),
     ({"order_by": id}, "order_by needs concurrency of 2 or more"),
     ({"order_by": "amount", "concurrency": 2}, "a function of the event, not 'amount'"),
+    ({"order_by": ignore, "concurrency": 2}, "order_by must return the key at once: write <func"),
     ({"retry": 3}, r"a RetryPolicy, as in RetryPolicy\(attempts=3\), not 3"),
 ]
 

@@ -28,7 +28,8 @@ next has been read on behind it; all else waits for it: a scan, attending (so la
 with nothing in flight), starting over after trouble, the idle rest, and the end. `per_key` never
 reads ahead, and a bus on the bare port takes one event after another, so there it is one batch.
 
-Trouble with the database or the bus costs no row anything. The relay waits, longer each time, and
+Trouble with the database or the bus costs no row anything, and a database that does not answer is
+in trouble too, see `_answering`. The relay waits, longer each time, and
 tries again; it logs each kind of trouble once when it comes, and once when all is well again.
 Killed at any point it leaves rows that are sent again with the same ids, of two batches at most,
 and loses none.
@@ -42,6 +43,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from events.errors import RelayNameTakenError
+from events.integration.outbox._answering import answered, patience
 from events.integration.outbox._forwarding import Forward, forward_in_waves
 from events.integration.outbox._gauge import Gauge
 from events.integration.outbox._membership import Membership
@@ -84,8 +86,11 @@ class Circle:
         self._gauge = gauge
         self._order = order_named(options.order)
         self._membership = Membership(store, options.name, options.lease)
-        self._reader = Reader(store, options.batch, scans_only=self._order.strict)
-        self.trouble = Trouble(who)
+        self._patience = patience(options.lease)
+        self._reader = Reader(
+            store, options.batch, scans_only=self._order.strict, patience=self._patience
+        )
+        self.trouble = Trouble(who, self._patience)
         self._settler = Settler(
             store, self._order, options.retry, self.trouble, lambda: self._membership.holds
         )
@@ -202,11 +207,12 @@ class Circle:
             await self._reader.start_over()
         if self._order.strict:
             # Each time, as somebody may have deleted by hand a row that others wait for.
-            self._order.learn(await self._store.waiting(self._membership.lease))
+            waiting = self._store.waiting(self._membership.lease)
+            self._order.learn(await answered(waiting, self._patience))
         self._attended = True
         if self._busy:
             self._busy = False
-            self._gauge.lag(await self._store.oldest_age())
+            self._gauge.lag(await answered(self._store.oldest_age(), self._patience))
         self._on_step("attended")
 
     async def _pass_on(self, rows: Sequence[OutboxRow]) -> None:

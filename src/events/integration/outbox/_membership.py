@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from events.errors import RelayNameTakenError
+from events.integration.outbox._answering import answered, patience
 from events.integration.outbox.lanes import LANES, Attendance, Lease, Tenure, attend
 from events.integration.outbox.port import OutboxStore
 
@@ -72,7 +73,8 @@ class Membership:
             return attend(leases, self.lease)
 
         try:
-            result = await self._store.attend(decide)
+            asked = self._store.attend(decide)
+            result = await answered(asked, patience(self.lease.length))
         except RelayNameTakenError as taken:
             before, self._rival = self._rival, taken
             if before is not None and before.token == taken.token:

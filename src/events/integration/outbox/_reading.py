@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from events.integration.outbox._answering import answered
 from events.integration.outbox.lanes import Lease
 from events.integration.outbox.port import OutboxRow, OutboxStore
 
@@ -30,12 +31,21 @@ class Reader:
         store: Where it reads.
         limit: Rows in a batch.
         scans_only: For an order that must see every row.
+        patience: Seconds that a read may take.
     """
 
-    def __init__(self, store: OutboxStore, limit: int, *, scans_only: bool) -> None:
+    def __init__(
+        self,
+        store: OutboxStore,
+        limit: int,
+        *,
+        scans_only: bool,
+        patience: float | None = None,
+    ) -> None:
         self._store = store
         self._limit = limit
         self._scans_only = scans_only
+        self._patience = patience
         self._after: int | None = None
         self._scan_at = 0.0
         self._ahead: asyncio.Task[Sequence[OutboxRow]] | None = None
@@ -83,13 +93,13 @@ class Reader:
             return self._noted(await ahead)
         now = asyncio.get_running_loop().time
         if self._after is not None and now() < self._scan_at:
-            return self._noted(await self._store.due(lease, self._limit, after=self._after))
+            return self._noted(await self._due(lease, self._after))
         return await self._scan(lease)
 
     async def _scan(self, lease: Lease) -> Sequence[OutboxRow]:
         now = asyncio.get_running_loop().time
         began, reached = now(), self._after or 0
-        rows = await self._store.due(lease, self._limit)
+        rows = await self._due(lease)
         self._full, self._scanned = len(rows) >= self._limit, True
         last = max((row.id for row in rows if not row.was_postponed), default=0)
         if self._scans_only:
@@ -113,8 +123,7 @@ class Reader:
             and self._ahead is None
             and asyncio.get_running_loop().time() < self._scan_at
         ):
-            self._ahead = asyncio.create_task(_read(self._store, lease, self._limit, self._after))
+            self._ahead = asyncio.create_task(self._due(lease, self._after))
 
-
-async def _read(store: OutboxStore, lease: Lease, limit: int, after: int) -> Sequence[OutboxRow]:
-    return await store.due(lease, limit, after=after)
+    async def _due(self, lease: Lease, after: int | None = None) -> Sequence[OutboxRow]:
+        return await answered(self._store.due(lease, self._limit, after=after), self._patience)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Awaitable, Callable
 
 from events.errors import OutboxError
+from events.integration.outbox._answering import answered
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
 
@@ -19,10 +20,14 @@ _BACKOFF = RetryPolicy(delay=0.1, factor=2.0, max_delay=5.0)
 
 
 class Trouble:
-    """The trouble that `who` has at this moment, if any."""
+    """The trouble that `who` has at this moment, if any.
 
-    def __init__(self, who: str) -> None:
+    `patience` is how many seconds a write may take.
+    """
+
+    def __init__(self, who: str, patience: float | None = None) -> None:
         self._who = who
+        self._patience = patience
         self._failures = 0
         self._logged: set[type[Exception]] = set()
         self.now: Exception | None = None
@@ -60,7 +65,7 @@ class Trouble:
         """
         while while_ is None or while_():
             try:
-                await write()
+                await answered(write(), self._patience)
             except asyncio.CancelledError as error:
                 failure = not_cancelled(error)
             except Exception as error:  # noqa: BLE001 - as the store raises what its library does

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
@@ -88,6 +89,9 @@ class IntegrationEventBusRegistration:
         if order_by is not None:
             if not callable(order_by):
                 yield f"order_by must be a function of the event, not {order_by!r}"
+            elif inspect.iscoroutinefunction(order_by):
+                # Each coroutine would be a key of its own, and nothing in order.
+                yield f"order_by must return the key at once: write {order_by!r} as `def`"
             if concurrency == 1:
                 yield "order_by needs concurrency of 2 or more; with 1, all are in order anyway"
         if retry is not None and not isinstance(retry, RetryPolicy):

@@ -122,6 +122,11 @@ _UNBOUND = (
     "binds={inbox: engine} with what inbox_table(metadata) returned, and that to "
     "SQLAlchemyInbox(sessions, table=inbox) as well"
 )
+_AUTOCOMMIT = (
+    "commits each statement by itself (AUTOCOMMIT), so the inbox's row would stay when the handler "
+    "raises, and the event count as handled: give the inbox sessions of an engine with "
+    "transactions, which is any without isolation_level='AUTOCOMMIT'"
+)
 _SWALLOWED = (
     "a statement of the handler failed, and the database has undone the transaction with it, the "
     "inbox's row too: let the error out of the handler, or put the statement into a savepoint "
@@ -130,13 +135,23 @@ _SWALLOWED = (
 
 
 def connection_of(session: Session, inbox: InboxTable) -> Connection:
-    """Return the connection on which the session writes the inbox's table."""
+    """Return the connection on which the session writes the inbox's table.
+
+    Raises `InboxError` if it commits each statement by itself.
+    """
     if not session.in_transaction():
         session.begin()  # whether or not it begins by itself
     try:
-        return session.connection(bind_arguments={"clause": inbox.table})
+        connection = session.connection(bind_arguments={"clause": inbox.table})
     except UnboundExecutionError as error:
         raise InboxTableError(inbox.table.fullname, _UNBOUND) from error
+    # Of the engine, as in create_async_engine(isolation_level=), or of the connection alone.
+    level = connection.get_execution_options().get(
+        "isolation_level", getattr(connection.dialect, "_on_connect_isolation_level", None)
+    )
+    if level == "AUTOCOMMIT":
+        raise InboxError(f"{connection.engine.url!r} {_AUTOCOMMIT}")
+    return connection
 
 
 def _watch(engine: Engine) -> None:

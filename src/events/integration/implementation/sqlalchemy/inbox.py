@@ -136,7 +136,8 @@ class SQLAlchemyInbox(ManagedMiddleware):
     async def startup(self) -> None:
         """Look for the table, if the sessions are its own, and begin to purge.
 
-        Raises `InboxTableError`. A database that is away only makes it log: it may come back.
+        Raises `InboxTableError`, and `InboxError` for an engine in AUTOCOMMIT, which rolls nothing
+        back. A database that is away only makes it log: it may come back.
         """
         if self._source.maker is not None:
             try:

@@ -1,0 +1,38 @@
+"""How long a relay waits for its database to answer.
+
+A server that vanishes without a word, as in a failover, leaves connections on which nothing ever
+comes, and drivers wait on them for a quarter of an hour or for good. After the length of a lease
+the answer is of no use, as the lanes are another's by then: so the relay gives the call up, which
+costs the connection, and tries again on another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeVar
+
+from events.errors import OutboxError
+
+__all__ = ["answered", "patience"]
+
+T = TypeVar("T")
+
+_LEAST = 10.0  # seconds; a busy machine is no reason to throw connections away
+
+
+def patience(lease: float) -> float:
+    """Return how many seconds a relay with such leases waits for an answer."""
+    return max(lease, _LEAST)
+
+
+async def answered(answer: Awaitable[T], seconds: float | None) -> T:
+    """Return what the database answers, and raise `OutboxError` if nothing comes for so long."""
+    waiting = asyncio.timeout(seconds)
+    try:
+        async with waiting:
+            return await answer
+    except TimeoutError as error:
+        if not waiting.expired():
+            raise
+        raise OutboxError(f"the database has not answered for {seconds:g} s") from error
