@@ -112,7 +112,12 @@ class Connection(Protocol):
         check_health: bool = True,  # noqa: FBT001, FBT002
     ) -> None: ...
 
-    async def read_response(self, disable_decoding: bool = False) -> Any: ...  # noqa: FBT001, FBT002
+    async def read_response(
+        self,
+        disable_decoding: bool = False,  # noqa: FBT001, FBT002
+        *,
+        disconnect_on_error: bool = True,
+    ) -> Any: ...
 
 
 Connector: TypeAlias = Callable[[], Connection]
