@@ -22,7 +22,10 @@ class Certificates:
         self.wrong_ca = _authority(folder, "wrong-ca")
         self.certificate, self.key = folder / "server.pem", folder / "server.key"
         request, extensions = folder / "server.csr", folder / "extensions"
-        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        extensions.write_text(
+            "subjectAltName=DNS:localhost,IP:127.0.0.1\n"
+            "subjectKeyIdentifier=hash\nauthorityKeyIdentifier=keyid\n"
+        )
         _openssl("req", "-new", *_KEY, "-subj", "/CN=server of a test",
                  "-keyout", str(self.key), "-out", str(request))  # fmt: skip
         _openssl("x509", "-req", "-in", str(request), "-CA", str(self.ca),
@@ -38,6 +41,7 @@ class Certificates:
 def _authority(folder: Path, name: str) -> Path:
     certificate = folder / f"{name}.pem"
     _openssl("req", "-x509", *_KEY, *_DAYS, "-subj", f"/CN={name} of a test",
+             "-addext", "keyUsage=critical,keyCertSign,cRLSign",  # Python 3.13 asks for it
              "-keyout", str(certificate.with_suffix(".key")), "-out", str(certificate))  # fmt: skip
     return certificate
 

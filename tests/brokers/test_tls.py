@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Generator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -126,6 +127,31 @@ async def test_events_travel_over_tls(server: Any, certificates: Certificates) -
         await bus.register(IntegrationEventBusRegistration(probe, topic, [Numbered]))
         await bus.send_many(topic, map(Numbered, range(100)))
         await eventually(lambda: probe.numbers == list(range(100)))
+
+
+async def test_when_redis_is_shut_down_its_sockets_are_closed(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    """At once: what is still being closed when the event loop ends is left open, with a warning."""
+    with TlsRedis(tmp_path / "server", certificates) as server:
+        before = _sockets()
+        for kind in [TlsRedis, TlsRedisForPubSub] * 5:
+            server.bus = kind.bus
+            async with server.new_bus(certificates.ca) as bus:
+                await bus.register(
+                    IntegrationEventBusRegistration(Probe("reader"), Topic("closed"), [Numbered])
+                )
+                assert len(_sockets() - before) == 2
+            assert _sockets() <= before
+
+
+def _sockets() -> set[str]:
+    found: set[str] = set()
+    for each in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that this very look has open
+            if (target := str(each.readlink())).startswith("socket:"):
+                found.add(target)
+    return found
 
 
 @pytest.mark.parametrize("trusts", ["another authority", "the system's authorities"])

@@ -407,7 +407,6 @@ SABOTEURS = [
         "test_19_registering_a_hundred_times_leaks_nothing",
         "open before",
         LeakSubscription,
-        patience=10.0,
     ),
     by("test_19_registering_a_hundred_times_leaks_nothing", "tasks of before", LeakTask),
     by(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 from uuid import uuid4
@@ -149,6 +149,17 @@ class Scenario:
             lambda: {probe.name: len(probe.handled) for probe in probes},
         )
 
+    async def still_open(self, due: Mapping[str, int], what: str) -> None:
+        """Return when so much is open at the broker, which may hear of an end a moment later."""
+        seen: dict[str, int] = {}
+
+        async def is_due() -> bool:
+            seen.clear()
+            seen.update(await self.harness.open_resources())
+            return all(seen.get(kind, 0) == due.get(kind, 0) for kind in {*seen, *due})
+
+        await self.eventually(is_due, what, lambda: seen)
+
     async def dead_letters(
         self, bus: TransportIntegrationEventBus, consumer: Consumer, count: int
     ) -> list[DeadLetter]:
@@ -227,8 +238,7 @@ class Scenario:
         await self.eventually(
             lambda: not self.tasks(), "after shutdown, no task of the bus's is left", self.tasks
         )
-        still_open = {k: n for k, n in (await self.harness.open_resources()).items() if n}
-        assert not still_open, f"after shutdown, these are open: {still_open}"
+        await self.still_open({}, "after shutdown, nothing is open at the broker")
         assert not self._strays, f"errors that nobody saw: {self._strays}"
 
     def tasks(self) -> list[str]:

@@ -112,17 +112,30 @@ class Connection(Protocol):
         check_health: bool = True,  # noqa: FBT001, FBT002
     ) -> None: ...
 
-    async def read_response(self, disable_decoding: bool = False) -> Any: ...  # noqa: FBT001, FBT002
+    async def read_response(
+        self,
+        disable_decoding: bool = False,  # noqa: FBT001, FBT002
+        *,
+        disconnect_on_error: bool = True,
+    ) -> Any: ...
 
 
 Connector: TypeAlias = Callable[[], Connection]
 
 
 def packed(connection: Connection, commands: Sequence[tuple[Any, ...]]) -> list[bytes]:
-    """Return commands as they are written: by hiredis, as the driver takes four times as long."""
+    """Return commands as they are written: by hiredis, as the driver takes four times as long.
+
+    What is text is written as UTF-8, as hiredis does and as we read: a client that was given may
+    have another encoding for its own affairs.
+    """
     if _pack is None:
-        return connection.pack_commands(commands)
+        return connection.pack_commands([_in_utf_8(command) for command in commands])
     return [b"".join(map(_pack, commands))]
+
+
+def _in_utf_8(command: tuple[Any, ...]) -> list[Any]:
+    return [word.encode() if isinstance(word, str) else word for word in command]
 
 
 def connector(bus: str, server: str | Redis) -> Connector:

@@ -40,6 +40,7 @@ Translate: TypeAlias = Callable[[ReplyError | DisconnectedError], Exception]
 logger = logging.getLogger("events.integration")
 
 _FIRST_BACKOFF, _LAST_BACKOFF = 0.05, 2.0
+_PARTING = 1.0  # seconds
 _PING_EVERY = 5.0  # seconds of silence, so that a server that is gone without a word is noticed
 
 
@@ -240,7 +241,7 @@ class Link:
             else:
                 why = await self._serve(connection)
             finally:
-                await _disconnect(connection)
+                await _disconnect(connection, for_good=self._task is None)
                 was_up = self.up.is_set()
                 self.up.clear()
             self._fail_all(self._sent, why, sent=True)
@@ -341,10 +342,14 @@ class Link:
         while True:
             reply: Any
             try:
-                reply = await connection.read_response(disable_decoding=True)
+                # Or the driver would close it on a cancellation too, and not wait until it is.
+                reply = await connection.read_response(
+                    disable_decoding=True, disconnect_on_error=False
+                )
             except ResponseError as error:
                 reply = ReplyError(error)
             except CONNECTION_ERRORS as error:
+                await _disconnect(connection, for_good=False)  # before anything more is written
                 return _text(error)
             self.last_heard = loop.time()
             if push is not None and isinstance(reply, list) and reply[0] == b"message":
@@ -388,6 +393,11 @@ def _text(error: BaseException) -> str:
     return str(error) or (type(error).__name__ if not isinstance(error, TimeoutError) else "")
 
 
-async def _disconnect(connection: Connection) -> None:
+async def _disconnect(connection: Connection, *, for_good: bool) -> None:
+    """Close it; `for_good` returns when it is closed, as the event loop may end then.
+
+    TLS says goodbye and hears it said. Of a server that does not, nothing is to be heard for long.
+    """
     with suppress(*CONNECTION_ERRORS):
-        await connection.disconnect(nowait=True)
+        async with asyncio.timeout(_PARTING):
+            await connection.disconnect(nowait=not for_good)
