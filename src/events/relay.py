@@ -50,14 +50,17 @@ logger = logging.getLogger("events.relay")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the relay that the factory makes, and return the exit status."""
-    parser = argparse.ArgumentParser(prog="events.relay", description="Run an outbox relay.")
+    prog = "python -m events.relay" if __name__ == "__main__" else "events-relay"
+    parser = argparse.ArgumentParser(prog=prog, description="Run an outbox relay.")
     parser.add_argument("factory", help="what makes the relay, as in myservice.relay:make_relay")
     parser.add_argument(
-        "verb", nargs="?", choices=["run", *_VERBS], default="run", help="default: %(default)s"
+        "verb", nargs="?", choices=["run", *_VERBS], default="run", help="default: run"
     )
-    parser.add_argument("ids", nargs="*", help="of parked rows, or 'all': for redrive and discard")
+    parser.add_argument(
+        "ids", nargs="*", default=[], help="of parked rows, or 'all': for redrive and discard alone"
+    )
     parser.add_argument("--log-level", default="INFO", help="default: %(default)s")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)  # so that an option may stand anywhere
     try:
         logging.basicConfig(
             level=arguments.log_level.upper(),

@@ -221,6 +221,56 @@ async def test_a_wrong_verb_or_id_is_named(
     assert "Traceback" not in err.decode()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--log-level", "debug", "service:bare", "stats"],
+        ["service:bare", "--log-level", "debug", "stats"],
+        ["service:bare", "stats", "--log-level", "debug"],
+    ],
+)
+async def test_the_option_may_stand_anywhere(folder: Path, arguments: list[str]) -> None:
+    process = await start(folder, *arguments)
+    out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0, err.decode()
+    assert out.startswith(b"pending 3")
+    assert b" DEBUG " in err
+
+
+async def test_the_option_may_stand_before_the_ids(folder: Path) -> None:
+    process = await start(folder, "service:bare", "discard", "--log-level", "error", "7", "8")
+    _, err = await asyncio.wait_for(process.communicate(), 30)
+    assert b"no parked rows 7, 8: they were redriven or discarded already" in err
+
+
+@pytest.mark.parametrize(
+    ("command", "prog"),
+    [
+        (["-m", "events.relay"], "python -m events.relay"),
+        ([f"{Path(sys.executable).parent}/events-relay"], "events-relay"),
+    ],
+)
+async def test_the_usage_is_of_the_command_that_was_given(command: list[str], prog: str) -> None:
+    async def told(*arguments: str) -> tuple[str, str]:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *command,
+            *arguments,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+        return " ".join(out.decode().split()), " ".join(err.decode().split())
+
+    _, err = await told()
+    assert err.startswith(f"usage: {prog} [-h] [--log-level LOG_LEVEL]")
+    assert err.endswith(f"{prog}: error: the following arguments are required: factory")
+    out, _ = await told("--help")
+    assert "factory [{run,stats,parked,redrive,discard}] [ids ...]" in out
+    for text in ("myservice.relay:make_relay", "default: run", "redrive and discard", "INFO"):
+        assert text in out
+
+
 async def test_a_missing_table_ends_it_with_the_cure_and_no_traceback(folder: Path) -> None:
     (folder / "outbox.db").unlink()
     process = await start(folder, "service:bare")

@@ -163,3 +163,22 @@ def test_each_step_does_what_the_tutorial_says(tmp_path: Path, names: dict[str, 
             raise AssertionError(f"docs/tutorial.md, line {step.line}: {error}") from None
         done += 1
     assert done > 15, "the tutorial has lost its steps"
+
+
+@pytest.mark.parametrize("command", ["register.py ann@example.com", "shop.py"])
+def test_what_fails_lets_go_of_the_database(tmp_path: Path, command: str) -> None:
+    for step in steps():
+        if step.kind == "python":
+            write(tmp_path, step.text)
+    (tmp_path / "shop.db").write_text("no database" * 100)
+    ended = subprocess.run(
+        [sys.executable, "-X", "dev", *command.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert ended.returncode == 1
+    assert "file is not a database" in ended.stderr
+    assert "ResourceWarning" not in ended.stderr

@@ -18,6 +18,9 @@ class AggregateRoot:
     objects that an ORM loads without `__init__` all work. The events are kept in a slot beside the
     entity's own state, so they are no part of its `vars`, equality, repr or mapping, and stay
     behind when it is copied or pickled: what was published once is handled once.
+
+    A class that has such slots itself cannot be a base beside it: of a pydantic `BaseModel` Python
+    says "multiple bases have instance lay-out conflict". `@pydantic.dataclasses.dataclass` works.
     """
 
     __slots__ = ("_unpopped_events",)

@@ -11,7 +11,7 @@ caused it, so that a circle can be shown as the chain that it is:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -66,8 +66,13 @@ class DomainEventDispatcher:
     ) -> None:
         if limit < 1:
             raise ValueError(f"limit is {limit}: not even one event could be handled")
+        if registry is None:
+            registry = DomainEventHandler.registry
+        given: object = registry
+        if not isinstance(given, DomainEventHandlerRegistry):
+            _check_registry(given)
         self._create = handler_factory.create
-        self._registry = DomainEventHandler.registry if registry is None else registry
+        self._registry = registry
         self._limit = limit
         self._queue: deque[_Step] = deque()
         self._handling: _Step | None = None  # something exactly while `process` awaits
@@ -90,6 +95,9 @@ class DomainEventDispatcher:
 
         The dispatcher keeps a reference to it, until a failure or the end of `async with`.
         """
+        given: object = entity
+        if not isinstance(given, AggregateRoot):
+            _check_entity(given)
         self._seen[id(entity)] = entity
         self.store_events(entity.pop_events())
 
@@ -169,6 +177,28 @@ class DomainEventDispatcher:
         for entity in self._seen.values():
             entity.pop_events()
         self._seen.clear()
+
+
+def _check_registry(given: object) -> None:
+    """Raise unless it does what a registry does."""
+    if isinstance(given, Mapping):
+        cure = "write DomainEventHandlerRegistry(mapping)"
+    elif isinstance(given, type) or not hasattr(given, "get"):
+        cure = "for a list of handlers, write DomainEventHandlerRegistry.of(handlers)"
+    else:
+        return
+    raise TypeError(f"registry must be a DomainEventHandlerRegistry, not {given!r}: {cure}")
+
+
+def _check_entity(given: object) -> None:
+    """Raise unless it does what an aggregate does."""
+    if isinstance(given, DomainEvent):
+        cure = "an event is stored by `store_event`"
+    elif isinstance(given, type) or not hasattr(given, "pop_events"):
+        cure = "give one at a time, and derive its class from AggregateRoot"
+    else:
+        return
+    raise TypeError(f"from_entity takes an AggregateRoot, not {given!r}: {cure}")
 
 
 def _back_to_the_first(step: _Step | None) -> Iterator[_Step]:

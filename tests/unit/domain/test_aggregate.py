@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 import attrs
+import pydantic
 import pytest
+from pydantic.dataclasses import dataclass as pydantic_dataclass
 from sqlalchemy import ForeignKey, create_engine, inspect, select
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -76,6 +78,16 @@ class FrozenAttrs(AggregateRoot):
     name: str
 
 
+@pydantic_dataclass
+class Pydantic(AggregateRoot):
+    name: str
+
+
+@pydantic_dataclass(slots=True, frozen=True)
+class SlottedPydantic(AggregateRoot):
+    name: str
+
+
 class Proxy(AggregateRoot):
     def __init__(self, name: str) -> None:
         self.name = name
@@ -87,6 +99,7 @@ class Proxy(AggregateRoot):
 
 CLASSES: list[Any] = [
     Plain, Slotted, Data, Frozen, SlottedData, FrozenSlottedData, Attrs, SlottedAttrs, FrozenAttrs, Proxy,
+    Pydantic, SlottedPydantic,
 ]  # fmt: skip
 VALUES = [c for c in CLASSES if c not in {Plain, Slotted, Proxy}]
 
@@ -174,6 +187,12 @@ def test_states_of_other_shapes_pass() -> None:
 
     assert Mixed().__getstate__() == "tagged"
     assert Plain.__new__(Plain).__getstate__() is None
+
+
+def test_a_pydantic_model_is_refused_by_python_as_the_docstring_says() -> None:
+    with pytest.raises(TypeError) as caught:
+        type("Both", (AggregateRoot, pydantic.BaseModel), {})
+    assert str(caught.value) in (AggregateRoot.__doc__ or "")
 
 
 def test_an_answer_to_every_name_is_not_taken_for_events() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -414,3 +415,70 @@ async def test_the_contexts_registry_wins_over_named_handlers() -> None:
         Write, providers=(Sessions(), DomainEventImplementationProvider([Simple]))
     )
     assert len((await ping(container)).writes) == 2
+
+
+class OwnRegistry(Provider):
+    """Has `Write` alone, and counts how often it is asked for that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    @provide(scope=Scope.APP, cache=False)
+    def mine(self) -> DomainEventHandlerRegistry:
+        self.asked += 1
+        return registry_of(Write)
+
+
+async def test_the_users_own_registry_takes_the_place_and_is_asked_for_once() -> None:
+    own = OwnRegistry()
+    container = make_async_container(Sessions(), DomainEventImplementationProvider(), own)
+    for _ in range(3):
+        assert len((await ping(container)).writes) == 2
+    assert own.asked == 1
+
+
+async def test_one_provider_in_two_applications_keeps_them_apart() -> None:
+    shared = (Sessions(), DomainEventImplementationProvider())
+    plain = container_of(Count, Write, providers=(*shared, CountProvider()))
+    label = Provider(scope=Scope.APP)
+    label.provide(lambda: "made", provides=str)
+    other = container_of(Count, providers=(*shared, label))
+    for _ in range(2):
+        assert (await ping(plain)).writes[0::2] == ["provided", "provided"]
+        assert (await ping(other)).writes == ["made", "made"]
+
+
+async def test_all_of_it_in_a_component() -> None:
+    own = OwnRegistry()
+    container = make_async_container(
+        Sessions(),
+        DomainEventImplementationProvider().to_component("orders"),
+        own.to_component("orders"),
+    )
+    async with container() as request:
+        async with await request.get(DomainEventDispatcher, "orders") as dispatcher:
+            dispatcher.store_event(Ping())
+        assert [type(each) for each in (await request.get(Session)).writes] == [Write]
+
+
+async def test_containers_nested_in_the_request_and_handed_a_lock() -> None:
+    container = container_of(Write)
+    async with (
+        container(lock_factory=asyncio.Lock) as request,
+        request(lock_factory=asyncio.Lock) as action,
+    ):
+        dispatcher = await action.get(DomainEventDispatcher)
+        dispatcher.store_event(Ping())
+        await dispatcher.process()
+        assert len((await action.get(Session)).writes) == 1
+
+
+def test_a_registry_for_each_request_is_refused_when_the_container_is_made() -> None:
+    class Narrow(Provider):
+        @provide(scope=Scope.REQUEST)
+        def mine(self) -> DomainEventHandlerRegistry:
+            return registry_of(Write)
+
+    with pytest.raises(NoFactoryError, match="DomainEventHandlerRegistry"):
+        make_async_container(Sessions(), DomainEventImplementationProvider(), Narrow())

@@ -571,3 +571,57 @@ async def test_dispatchers_of_different_tasks_keep_apart(world: World) -> None:
 
     await asyncio.gather(*(unit(str(i)) for i in range(20)))
     assert sorted(world.log) == sorted(f"H:{i}" for i in range(20) for _ in range(2))
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        (lambda h: [h], "for a list of handlers, write DomainEventHandlerRegistry.of(handlers)"),
+        (lambda h: h, "for a list of handlers, write DomainEventHandlerRegistry.of(handlers)"),
+        (lambda h: {A: [h]}, "write DomainEventHandlerRegistry(mapping)"),
+    ],
+)
+def test_what_is_given_for_a_registry_and_is_none(world: World, given: Any, cure: str) -> None:
+    registry = given(world.on(A))
+    with pytest.raises(TypeError) as caught:
+        DomainEventDispatcher(SimpleDomainEventHandlerFactory(), registry)
+    assert str(caught.value) == (
+        f"registry must be a DomainEventHandlerRegistry, not {registry!r}: {cure}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("entity", "cure"),
+    [
+        ([Order()], "give one at a time, and derive its class from AggregateRoot"),
+        (Order, "give one at a time, and derive its class from AggregateRoot"),
+        (None, "give one at a time, and derive its class from AggregateRoot"),
+        (A("1"), "an event is stored by `store_event`"),
+    ],
+)
+async def test_what_is_given_for_an_entity_and_is_none(
+    world: World, entity: Any, cure: str
+) -> None:
+    dispatcher = world.dispatcher()
+    with pytest.raises(TypeError) as caught:
+        dispatcher.from_entity(entity)
+    assert str(caught.value) == f"from_entity takes an AggregateRoot, not {entity!r}: {cure}"
+    await dispatcher.process()  # nothing of it stays behind
+
+
+async def test_what_does_as_an_entity_and_a_registry_do_is_taken(world: World) -> None:
+    class Registry:
+        def get(self, event_class: type[Any]) -> tuple[type[Any], ...]:
+            return world.registry.get(event_class)
+
+    class Entity:
+        def pop_events(self) -> list[DomainEvent]:
+            return [A("1")]
+
+    given: Any = Registry(), Entity()
+    world.on(A)
+    factory = SimpleDomainEventHandlerFactory(world.makers)
+    dispatcher = DomainEventDispatcher(factory, given[0])
+    dispatcher.from_entity(given[1])
+    await dispatcher.process()
+    assert len(world.log) == 1

@@ -157,3 +157,13 @@ def test_handlers_that_an_event_defined_again_has_left_behind(
             "define these again as well: Ship",
         )
     ]
+
+
+@pytest.mark.parametrize(("given", "named"), [([Ship], repr([Ship])), (Ship, "Ship")])
+def test_handlers_alone_are_no_mapping(given: Any, named: str) -> None:
+    with pytest.raises(HandlerDefinitionError) as caught:
+        DomainEventHandlerRegistry(given)
+    assert str(caught.value) == (
+        f"{named}: is no mapping of handlers by their event: write {{Event: [Handler]}}, or, for "
+        f"handlers alone, DomainEventHandlerRegistry.of([Handler])"
+    )

@@ -198,8 +198,29 @@ async def test_without_the_provider_the_scope_is_a_middleware() -> None:
     await container.close()
 
 
+async def test_a_bus_without_a_scope_refuses_a_handler_that_needs_one() -> None:
+    bus = InMemoryIntegrationEventBus([emails()])
+    with pytest.raises(InvalidTopologyError) as caught:
+        await bus.startup()
+    assert str(caught.value) == (
+        "registration of EventHandlerConsumer('emails') on Topic(name='users'): no DishkaScope is "
+        "among the bus's middlewares, so DishkaHandler(SendWelcome) would have no scope to get its "
+        "handler from: give the bus middlewares=[DishkaScope(container)], or have "
+        "IntegrationEventImplementationProvider make it"
+    )
+    async with InMemoryIntegrationEventBus() as bus:
+        with pytest.raises(InvalidTopologyError, match="no DishkaScope is among"):
+            await bus.register(emails())
+        assert bus.registrations == []
+
+
 async def test_a_handler_without_an_open_scope_says_what_to_add() -> None:
-    async with InMemoryIntegrationEventBus([emails()]) as bus:
+    async def from_somewhere_else(event: UserRegistered) -> None:
+        await DishkaHandler(SendWelcome)(event)
+
+    consumer = EventHandlerConsumer("emails", {UserRegistered: from_somewhere_else})
+    registration = IntegrationEventBusRegistration(consumer, TOPIC, [UserRegistered])
+    async with InMemoryIntegrationEventBus([registration]) as bus:
         await bus.send(TOPIC, UserRegistered("ann@example.com"))
         await bus.broker.quiet()
         (letter,) = await bus.dead_letters("emails")

@@ -155,6 +155,17 @@ async def test_dead_letters_are_bounded_and_what_finds_no_room_stays(
     assert billing.seen == [2]
 
 
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, "10", None])
+async def test_a_listing_of_dead_letters_has_a_limit_from_1_on(limit: Any) -> None:
+    async with InMemoryIntegrationEventBus() as bus:
+        with pytest.raises(ValueError, match="limit must be") as caught:
+            await bus.dead_letters("billing", limit=limit)
+    assert str(caught.value) == (
+        f"dead letters of billing on InMemoryIntegrationEventBus(): limit must be a whole number "
+        f"from 1 on, not {limit!r}; where there may be more, ask again with after="
+    )
+
+
 async def test_one_dead_letter_alone_is_not_taken_for_the_characters_of_its_id() -> None:
     billing = Billing()
     billing.failing = True

@@ -306,6 +306,17 @@ async def test_what_will_never_be_taken_is_parked_at_once(error: BusError, reaso
     assert bus.accepted == ["2"]
 
 
+@pytest.mark.parametrize("limit", [0, -1, True, 1.5, "10", None])
+async def test_a_listing_of_parked_rows_has_a_limit_from_1_on(limit: Any) -> None:
+    relay = OutboxRelay(Table(), Forwarding(lambda _: None))
+    with pytest.raises(ValueError, match="limit must be") as caught:
+        await relay.parked(limit=limit)
+    assert str(caught.value) == (
+        f"parked rows of {relay!r}: limit must be a whole number from 1 on, not {limit!r}; "
+        f"where there may be more, ask again with after="
+    )
+
+
 async def test_parked_rows_are_paged_redriven_and_discarded() -> None:
     bad = {"1", "2", "3"}
     table = Table(1, 2, 3, 4)

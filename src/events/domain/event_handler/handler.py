@@ -53,6 +53,13 @@ class DomainEventHandlerRegistry:
     ) -> None:
         self._events: dict[type[DomainEventHandler[Any]], tuple[type[DomainEvent], ...]] = {}
         self._found: dict[type[DomainEvent], tuple[type[DomainEventHandler[Any]], ...]] = {}
+        given: object = {} if mapping is None else mapping
+        if not isinstance(given, Mapping):
+            raise HandlerDefinitionError(
+                given,
+                "is no mapping of handlers by their event: write {Event: [Handler]}, or, for "
+                "handlers alone, DomainEventHandlerRegistry.of([Handler])",
+            )
         for event_class, handlers in (mapping or {}).items():
             for handler in listed(handlers):
                 self.add(event_class, handler)

@@ -28,6 +28,7 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.health import BusHealth
 from events.integration.message import DeadLetter, Message
+from events.integration.paging import check_limit
 from events.integration.pipeline.lifecycle import LifecycleLock, calling, first_of
 from events.integration.pipeline.middleware import Middleware, Middlewares
 from events.integration.pipeline.roster import Roster, check
@@ -329,8 +330,10 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     ) -> list[DeadLetter]:
         """Return up to `limit` of the consumer's dead letters, oldest first.
 
-        `after` is the id of the last one of the page before.
+        `after` is the id of the last one of the page before. Raises `ValueError` on a limit below
+        1, `UnsupportedByBusError` where the bus keeps none, `BusNotStartedError`.
         """
+        check_limit(f"dead letters of {_name(consumer)} on {self!r}", limit)
         store, name = self._dead_letter_store("list dead letters"), _name(consumer)
         return list(await store.read(name, limit=limit, after=after))
 

@@ -27,7 +27,8 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.message import Delivery
-from events.integration.pipeline import Handle, IncomingEvent, Middleware
+from events.integration.pipeline import Handle, IncomingEvent, Middleware, Serving
+from events.integration.pipeline.middleware import CheckedHandler
 from events.integration.topology import EventHandlerConsumer, IntegrationEventBusRegistration
 from events.integration.topology.consumer.handler import why_not_awaited
 
@@ -54,6 +55,11 @@ __all__ = [
 
 T = TypeVar("T")
 E_contra = TypeVar("E_contra", bound="IntegrationEvent", contravariant=True)
+
+_CURE = (
+    "give the bus middlewares=[DishkaScope(container)], "
+    "or have IntegrationEventImplementationProvider make it"
+)
 
 _scope: ContextVar[AsyncContainer | None] = ContextVar("events.dishka_scope", default=None)
 
@@ -93,11 +99,7 @@ def current_scope() -> AsyncContainer:
     """
     scope = _scope.get()
     if scope is None:
-        raise InvalidTopologyError(
-            "no dishka scope is open here",
-            "give the bus middlewares=[DishkaScope(container)], "
-            "or have IntegrationEventImplementationProvider make it",
-        )
+        raise InvalidTopologyError("no dishka scope is open here", _CURE)
     return scope
 
 
@@ -129,8 +131,11 @@ def from_scope(wanted: type[T]) -> Callable[[], Awaitable[T]]:
     return _FromScope(wanted)
 
 
-class DishkaHandler(Generic[E_contra]):
-    """Stand for a handler class in an `EventHandlerConsumer`: resolve it, then call `handle`."""
+class DishkaHandler(CheckedHandler, Generic[E_contra]):
+    """Stand for a handler class in an `EventHandlerConsumer`: resolve it, then call `handle`.
+
+    A bus without a `DishkaScope` refuses it when it starts, or at `register` once it has.
+    """
 
     def __init__(self, handler: type[IntegrationEventHandler[E_contra]]) -> None:
         given: object = handler
@@ -150,6 +155,15 @@ class DishkaHandler(Generic[E_contra]):
         if why_not is not None:
             raise TypeError(f"{given.__qualname__}.handle cannot handle an event: {why_not}")
         self.handler = handler
+
+    def check(self, serving: Serving) -> None:
+        """Refuse a bus that opens no scope: each event would be a dead letter."""
+        if not any(isinstance(each, DishkaScope) for each in serving.middlewares):
+            raise InvalidTopologyError(
+                f"registration of {serving.registration}",
+                f"no DishkaScope is among the bus's middlewares, so {self!r} would have no scope "
+                f"to get its handler from: {_CURE}",
+            )
 
     async def __call__(self, event: E_contra) -> None:
         """Resolve the handler in the current scope and have it handle the event."""

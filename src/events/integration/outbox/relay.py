@@ -34,6 +34,7 @@ from events.integration.outbox._options import (
 )
 from events.integration.outbox._order import Order
 from events.integration.outbox.port import OutboxStore, ParkedRow
+from events.integration.paging import check_limit
 from events.integration.pipeline.lifecycle import LifecycleLock, calling
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
@@ -344,8 +345,9 @@ class OutboxRelay:
         """Return up to `limit` of the rows that could not be sent, in the order of their ids.
 
         `after` is the id of the last one of the page before. The relay need not be started, as with
-        `redrive` and `discard`.
+        `redrive` and `discard`. Raises `ValueError` on a limit below 1.
         """
+        check_limit(f"parked rows of {self!r}", limit)
         return list(await self._store.parked(limit=limit, after=after))
 
     async def redrive(self, rows: Iterable[ParkedRow | int] | ParkedRow | int) -> int:

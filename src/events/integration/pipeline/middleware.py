@@ -19,10 +19,15 @@ from msgspec import Struct
 from events.errors import InvalidTopologyError
 from events.integration.event import IntegrationEvent
 from events.integration.message import Delivery
-from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy
+from events.integration.topology import (
+    EventHandlerConsumer,
+    IntegrationEventBusRegistration,
+    RetryPolicy,
+)
 from events.integration.topology.consumer.handler import why_not_awaited
 
 __all__ = [
+    "CheckedHandler",
     "Handle",
     "IncomingEvent",
     "ManagedMiddleware",
@@ -92,6 +97,14 @@ class ManagedMiddleware(ABC):
         """Close it. Called when the last handler has ended, in whatever task stops the bus."""
 
 
+class CheckedHandler(ABC):
+    """Base of a handler in an `EventHandlerConsumer` that needs something of its bus."""
+
+    @abstractmethod
+    def check(self, serving: Serving) -> None:
+        """Raise `InvalidTopologyError` if it is not there; called as `ManagedMiddleware.check`."""
+
+
 class Middlewares:
     """Look after the managed ones among the middlewares of one bus."""
 
@@ -116,9 +129,16 @@ class Middlewares:
         return iter(self._all)
 
     def check(self, registration: IntegrationEventBusRegistration, retry: RetryPolicy) -> None:
-        """Have each say whether it can serve the registration."""
+        """Have each say whether it can serve the registration, and its handlers if they could."""
+        serving = Serving(registration, retry, self._all)
         for middleware in self._managed:
-            middleware.check(Serving(registration, retry, self._all))
+            middleware.check(serving)
+        consumer = registration.consumer
+        if isinstance(consumer, EventHandlerConsumer):
+            for event in registration.events:
+                handler: object = consumer.handlers.get(event)
+                if isinstance(handler, CheckedHandler):
+                    handler.check(serving)
 
     async def startup(self) -> None:
         """Start them, the outermost first."""

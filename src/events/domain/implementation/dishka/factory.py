@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -42,30 +42,28 @@ class DishkaDomainEventHandlerFactory:
         Raises:
             HandlerNotBuiltError: the container does not know what the handler needs.
         """
-        if handler_class not in self._made:
-            self._made[handler_class] = await self._make(handler_class)
-        made: H = self._made[handler_class]
-        return made
-
-    async def _make(self, handler_class: type[Any]) -> Any:
-        recipes = self._recipes
-        if handler_class not in recipes:
+        made = self._made
+        if handler_class not in made:
+            recipe = self._recipes.get(handler_class)
             try:
-                handler = await self._container.get(handler_class)
+                if recipe is None:
+                    made[handler_class] = await self._ask(handler_class)
+                else:
+                    made[handler_class] = await recipe.follow(self._container.get)
             except NoFactoryError as error:
-                if error.requested.type_hint is not handler_class:
-                    raise _not_built(handler_class, error) from error
-                recipes[handler_class] = _Recipe.of(handler_class)
-            else:
-                recipes[handler_class] = None
-                return handler
-        recipe = recipes[handler_class]
+                raise _not_built(handler_class, error) from error
+        handler: H = made[handler_class]
+        return handler
+
+    async def _ask(self, handler_class: type[Any]) -> Any:
+        """Get a handler that the container provides, or learn how to make it."""
         try:
-            if recipe is None:
-                return await self._container.get(handler_class)
-            return await recipe.follow(self._container)
+            return await self._container.get(handler_class)
         except NoFactoryError as error:
-            raise _not_built(handler_class, error) from error
+            if error.requested.type_hint is not handler_class:
+                raise
+        recipe = self._recipes[handler_class] = _Recipe.of(handler_class)
+        return await recipe.follow(self._container.get)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,22 +101,20 @@ class _Recipe:
             },
         )
 
-    async def follow(self, container: AsyncContainer) -> Any:
-        if not self.args and not self.kwargs:
-            return self.make()
-        get = container.get
-        args = [await get(need.type_hint, need.component) for need in self.args]
+    async def follow(self, get: Callable[..., Awaitable[Any]]) -> Any:
+        args: list[Any] = []
+        for need in self.args:  # before Python 3.12 a comprehension that awaits costs a coroutine
+            args.append(await get(need.type_hint, need.component))  # noqa: PERF401
+        if not self.kwargs:
+            return self.make(*args)
         kwargs = {
             name: await get(need.type_hint, need.component) for name, need in self.kwargs.items()
         }
         return self.make(*args, **kwargs)
 
 
-class HandlerRecipes(dict[type, _Recipe | None]):
-    """What one application's factories have learned: how to make each handler.
-
-    None stands for a handler that the container provides itself.
-    """
+class HandlerRecipes(dict[type, _Recipe]):
+    """How to make each handler that a container does not provide: learned once, for all scopes."""
 
 
 def _not_built(handler_class: type, error: Exception) -> HandlerNotBuiltError:

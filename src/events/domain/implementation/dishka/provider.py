@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NewType
 
 from dishka import (
     AsyncContainer,
+    Component,
     Provider,
     Scope,
     alias,
     provide,  # pyright: ignore[reportUnknownVariableType]
 )
+from dishka.provider import ProviderWrapper
 
 from events.domain.dispatcher import DomainEventDispatcher
 from events.domain.event_handler import (
@@ -26,6 +29,18 @@ from events.domain.implementation.dishka.factory import (
 )
 
 __all__ = ["DomainEventImplementationProvider"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """What all units of work of one application share."""
+
+    registry: DomainEventHandlerRegistry
+    recipes: HandlerRecipes = field(default_factory=HandlerRecipes)
+
+
+# The same in a REQUEST, which has it without asking the container above.
+_SharedHere = NewType("_SharedHere", _Shared)
 
 
 class DomainEventImplementationProvider(Provider):
@@ -45,8 +60,9 @@ class DomainEventImplementationProvider(Provider):
     listed before or after this one; in a scope of a REQUEST or longer.
 
     The registry is `DomainEventHandler.registry`, unless the container's context has another:
-    `make_async_container(..., context={DomainEventHandlerRegistry: mine})`. Of everything else
-    here your own provider, listed after this one, takes the place, as always with dishka.
+    `make_async_container(..., context={DomainEventHandlerRegistry: mine})`. Your own provider,
+    listed after this one, takes the place of anything here, as always with dishka; for the
+    registry in scope APP, as it is found once for each application.
 
     One that needs something unknown raises `HandlerNotBuiltError` at its first event.
     """
@@ -61,6 +77,13 @@ class DomainEventImplementationProvider(Provider):
             self._registry = DomainEventHandlerRegistry.of(handlers)
             for handler in handlers:
                 self.provide(handler)
+        self._component = self.component
+        self._last: tuple[AsyncContainer, _SharedHere] | None = None
+
+    def to_component(self, component: Component) -> ProviderWrapper:
+        """Put it into a component: a provider is in one, as all that it makes is."""
+        self._component = component
+        return super().to_component(component)
 
     @provide(scope=Scope.APP)
     def registry(self) -> DomainEventHandlerRegistry:
@@ -68,22 +91,37 @@ class DomainEventImplementationProvider(Provider):
         return self._registry
 
     @provide(scope=Scope.APP)
-    def recipes(self) -> HandlerRecipes:
-        """Provide what the factories of all scopes share."""
-        return HandlerRecipes()
+    def shared(self, registry: DomainEventHandlerRegistry) -> _Shared:
+        """Provide what the units of work of this application share."""
+        return _Shared(registry)
+
+    @provide
+    async def shared_here(self, container: AsyncContainer) -> _SharedHere:
+        """Provide the same, asked for once: dishka's way up costs more than the scope itself."""
+        application = container
+        while application.scope is not Scope.APP and application.parent_container is not None:
+            application = application.parent_container
+        last = self._last
+        if last is None or last[0] is not application:
+            shared = await application.get(_Shared, self._component)
+            last = self._last = application, _SharedHere(shared)
+        return last[1]
 
     @provide
     def factory(
-        self, container: AsyncContainer, recipes: HandlerRecipes
+        self, container: AsyncContainer, shared: _SharedHere
     ) -> DishkaDomainEventHandlerFactory:
         """Provide the factory that asks this very scope."""
-        return DishkaDomainEventHandlerFactory(container, recipes)
+        return DishkaDomainEventHandlerFactory(container, shared.recipes)
 
-    factory_port = alias(DishkaDomainEventHandlerFactory, provides=DomainEventHandlerFactory)
+    # Not cached, so that it costs nothing: the factory itself is.
+    factory_port = alias(
+        DishkaDomainEventHandlerFactory, provides=DomainEventHandlerFactory, cache=False
+    )
 
     @provide
     def dispatcher(
-        self, factory: DomainEventHandlerFactory, registry: DomainEventHandlerRegistry
+        self, factory: DomainEventHandlerFactory, shared: _SharedHere
     ) -> DomainEventDispatcher:
         """Provide the dispatcher of this scope's unit of work."""
-        return DomainEventDispatcher(factory, registry)
+        return DomainEventDispatcher(factory, shared.registry)

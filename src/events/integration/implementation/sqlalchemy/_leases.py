@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.integration.implementation.sqlalchemy._clock import aware, clock
+from events.integration.implementation.sqlalchemy._opening import begun
 from events.integration.implementation.sqlalchemy.tables import Tables
 from events.integration.outbox import Attendance, Lease
 
@@ -40,12 +41,12 @@ class Leases:
     async def attend(self, decide: Callable[[Sequence[Lease]], Attendance]) -> Attendance:
         """See `OutboxStore.attend`."""
         while True:
-            async with self._engine.begin() as connection:
+            async with begun(self._engine) as connection:
                 attended = await connection.run_sync(self._attend, decide)
             if attended is not None:
                 return attended
             with suppress(IntegrityError):  # another relay has made it meanwhile
-                async with self._engine.begin() as connection:
+                async with begun(self._engine) as connection:
                     await connection.execute(insert(self._table), _row_of_lock())
 
     def _attend(
@@ -81,7 +82,7 @@ class Leases:
     async def leave(self, lease: Lease) -> None:
         """See `OutboxStore.leave`."""
         c = self._table.c
-        async with self._engine.begin() as connection:
+        async with begun(self._engine) as connection:
             # Without the lock: it takes nothing from anybody.
             await connection.execute(
                 delete(self._table).where(c.relay == lease.relay, c.token == lease.token)

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.errors import OutboxError
 from events.integration.implementation.sqlalchemy._clock import aware, clock, moment
+from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy._reading import message_of
 from events.integration.implementation.sqlalchemy.tables import AT_ONCE, MOST_IDS, Tables
 from events.integration.outbox import Parked, ParkedRow
@@ -69,7 +70,7 @@ class Parking:
 
     async def park(self, rows: Sequence[Parked]) -> None:
         """See `OutboxStore.park`."""
-        async with self._engine.begin() as connection:
+        async with begun(self._engine) as connection:
             await connection.execute(
                 self._park,
                 [
@@ -84,7 +85,7 @@ class Parking:
         query = self._select.limit(limit)
         if after is not None:
             query = query.where(self._parked.c.id > after)
-        async with self._engine.connect() as connection:
+        async with connected(self._engine) as connection:
             found = (await connection.execute(query)).all()
         rows: list[ParkedRow] = []
         for *message, reason, error, attempts, created_at, parked_at in found:
@@ -119,12 +120,12 @@ class Parking:
 
     async def redrive(self, ids: Sequence[int]) -> Sequence[int]:
         """See `OutboxStore.redrive`."""
-        async with self._engine.begin() as connection:
+        async with begun(self._engine) as connection:
             return await connection.run_sync(self._take_all, ids, back=True)
 
     async def discard(self, ids: Sequence[int]) -> Sequence[int]:
         """See `OutboxStore.discard`."""
-        async with self._engine.begin() as connection:
+        async with begun(self._engine) as connection:
             return await connection.run_sync(self._take_all, ids, back=False)
 
     def _take_all(self, connection: Connection, ids: Sequence[int], *, back: bool) -> list[int]:
@@ -156,7 +157,7 @@ class Parking:
     async def purge(self, older_than: timedelta, *, limit: int) -> int:
         """See `OutboxStore.purge`."""
         p = self._parked.c
-        async with self._engine.begin() as connection:
+        async with begun(self._engine) as connection:
             now = aware((await connection.execute(select(clock()))).scalar_one())
             old = select(p.id).where(p.parked_at < now - older_than).order_by(p.id).limit(limit)
             ids = list((await connection.execute(old)).scalars())

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, StaticPool
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy.inbox_table import InboxTable
 
 __all__ = ["Purge"]
@@ -51,10 +52,10 @@ class Purge:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            async with engine.connect() as connection:
+            async with connected(engine) as connection:
                 keys = await connection.run_sync(self._inbox.expired, before, _BATCH)
             if keys:
-                async with engine.begin() as connection:
+                async with begun(engine) as connection:
                     await connection.run_sync(self._inbox.remove, keys, before)
             removed += len(keys)
             if len(keys) < _BATCH:

@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from events.integration.implementation.sqlalchemy._many import Many
+from events.integration.implementation.sqlalchemy._opening import connected
 from events.integration.implementation.sqlalchemy.tables import MOST_IDS
 
 __all__ = ["Removal"]
@@ -43,7 +44,7 @@ class Removal:
         now = asyncio.get_running_loop().time
         await asyncio.sleep(self._next_at - now())
         began = now()
-        async with self._engine.connect() as connection, _unsynced(connection), connection.begin():
+        async with connected(self._engine) as connection, _unsynced(connection), connection.begin():
             for start in range(0, len(ids), MOST_IDS):
                 await connection.execute(*self._many.delete(ids[start : start + MOST_IDS]))
         self._next_at = now() + min(_REST * (now() - began), _LONGEST_REST)

@@ -26,6 +26,7 @@ from events.integration.implementation.sqlalchemy import _postgresql, sqlite
 from events.integration.implementation.sqlalchemy._clock import aware, clock
 from events.integration.implementation.sqlalchemy._leases import Leases
 from events.integration.implementation.sqlalchemy._many import Many
+from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy._parking import Parking
 from events.integration.implementation.sqlalchemy._reading import DueQuery, message_of
 from events.integration.implementation.sqlalchemy._removing import Removal
@@ -112,7 +113,7 @@ class SQLAlchemyOutboxStore:
         Raises `OutboxError` for a database that is shared through one connection, or a user who may
         not write to the tables.
         """
-        async with self._engine.connect() as connection:
+        async with connected(self._engine) as connection:
             await connection.run_sync(self._check)
         if self._dialect != "sqlite":  # which knows no rights, and would make writers wait
             await self._parking.check()
@@ -146,7 +147,7 @@ class SQLAlchemyOutboxStore:
     ) -> Sequence[OutboxRow]:
         """See `OutboxStore.due`."""
         statement, values = self._due(lease, limit, after)
-        async with self._single.connect() as connection:
+        async with connected(self._single) as connection:
             found: Any = (await connection.execute(statement, values)).all()
         rows: list[OutboxRow] = []
         for number, event_id, topic, key, type_, headers, body, attempts, postponed in found:
@@ -167,7 +168,7 @@ class SQLAlchemyOutboxStore:
             c.lane.in_(sorted(lease.lanes)),
         )
         waiting: list[tuple[int, str, datetime]] = []
-        async with self._engine.connect() as connection:
+        async with connected(self._engine) as connection:
             # There may be very many, and the event loop is the application's too.
             found = await connection.stream(query, execution_options={"yield_per": _AT_A_TIME})
             async for part in found.partitions():
@@ -180,14 +181,14 @@ class SQLAlchemyOutboxStore:
         if self._dialect == "sqlite":
             await self._removal(rest)
             return
-        async with self._single.begin() as connection:
+        async with begun(self._single) as connection:
             while rest:
                 await connection.execute(*self._many.delete(rest[:MOST_IDS]))
                 del rest[:MOST_IDS]
 
     async def postpone(self, rows: Sequence[Postponed]) -> Sequence[datetime]:
         """See `OutboxStore.postpone`."""
-        async with self._engine.begin() as connection:
+        async with begun(self._engine) as connection:
             now = aware((await connection.execute(select(clock()))).scalar_one())
             then = [now + timedelta(seconds=row.delay) for row in rows]
             await connection.execute(
@@ -202,7 +203,7 @@ class SQLAlchemyOutboxStore:
     async def defer(self, ids: Collection[int], until: datetime) -> None:
         """See `OutboxStore.defer`."""
         rest = list(ids)
-        async with self._engine.begin() as connection:
+        async with begun(self._engine) as connection:
             while rest:
                 await connection.execute(*self._many.defer(rest[:MOST_IDS], until, _DEFERRED))
                 del rest[:MOST_IDS]
@@ -219,13 +220,13 @@ class SQLAlchemyOutboxStore:
             select(func.count()).select_from(self._tables.outbox).scalar_subquery(),
             select(func.count()).select_from(self._tables.parked).scalar_subquery(),
         )
-        async with self._single.connect() as connection:
+        async with connected(self._single) as connection:
             pending, parked = (await connection.execute(count)).one()
             return Backlog(pending, parked, await self._oldest_age(connection.execute))
 
     async def oldest_age(self) -> float:
         """See `OutboxStore.oldest_age`."""
-        async with self._single.connect() as connection:
+        async with connected(self._single) as connection:
             return await self._oldest_age(connection.execute)
 
     async def _oldest_age(self, execute: Callable[[Executable], Coroutine[Any, Any, Any]]) -> float:
@@ -249,14 +250,14 @@ class SQLAlchemyOutboxStore:
 
     async def newest(self) -> int:
         """See `OutboxStore.newest`."""
-        async with self._single.connect() as connection:
+        async with connected(self._single) as connection:
             newest = select(func.max(self._tables.outbox.c.id))
             return (await connection.execute(newest)).scalar_one() or 0
 
     async def has_due(self, up_to: int) -> bool:
         """See `OutboxStore.has_due`."""
         c = self._tables.outbox.c
-        async with self._single.connect() as connection:
+        async with connected(self._single) as connection:
             found = select(exists().where(c.id <= up_to, c.available_at <= clock()))
             return bool((await connection.execute(found)).scalar_one())
 

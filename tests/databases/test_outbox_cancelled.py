@@ -1,0 +1,145 @@
+"""A store that is cancelled while it opens a connection, as by a relay's shutdown past the grace."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import URL, MetaData
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
+from sqlalchemy.util import await_only
+
+from events.integration import OutboxRelay
+from events.integration.implementation.memory import InMemoryIntegrationEventBus
+from events.integration.implementation.sqlalchemy import (
+    SQLAlchemyOutboxStore,
+    enable_wal,
+    outbox_table,
+)
+from events.integration.implementation.sqlalchemy._opening import connected
+from tests.databases.database import new_database
+
+DRIVERS = ["sqlite+aiosqlite", "postgresql+asyncpg", "postgresql+psycopg", "mariadb+asyncmy"]
+DEADLINE = 10.0
+
+
+async def made(url: URL | str) -> AsyncEngine:
+    engine = create_async_engine(url)
+    metadata = MetaData()
+    outbox_table(metadata)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    return engine
+
+
+@pytest.fixture(params=DRIVERS)
+async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
+    kind, _, _ = request.param.partition("+")
+    if kind == "sqlite":
+        engine = await made(f"{request.param}:///{tmp_path}/outbox.db")
+        await enable_wal(engine)
+        yield engine
+        await engine.dispose()
+        return
+    with new_database(kind) as database:
+        engine = await made(database.url(request.param))
+        yield engine
+        await engine.dispose()
+
+
+class Held:
+    """Holds who sets the isolation level of a connection, which is done while it is opened."""
+
+    def __init__(self, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached = asyncio.Event()
+        self.released = asyncio.Event()
+        dialect = engine.sync_engine.dialect
+        set_it = dialect.set_isolation_level
+
+        def held(connection: Any, level: Any) -> None:
+            self.reached.set()
+            await_only(self.released.wait())
+            set_it(connection, level)
+
+        monkeypatch.setattr(dialect, "set_isolation_level", held)
+
+
+@pytest.fixture
+async def held(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> Held:
+    return Held(engine, monkeypatch)
+
+
+async def nothing_is_left(engine: AsyncEngine, caplog: pytest.LogCaptureFixture) -> None:
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    async with asyncio.timeout(DEADLINE):
+        while pool.checkedout():
+            gc.collect()
+            await asyncio.sleep(0.001)
+    gc.collect()
+    assert [r.getMessage() for r in caplog.records if r.name.startswith("sqlalchemy")] == []
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_cancelled_question_gives_its_connection_back(
+    engine: AsyncEngine, held: Held, caplog: pytest.LogCaptureFixture, times: int
+) -> None:
+    asking = asyncio.create_task(SQLAlchemyOutboxStore(engine).parked(limit=1, after=None))
+    async with asyncio.timeout(DEADLINE):
+        await held.reached.wait()
+        for _ in range(times):
+            asking.cancel()
+            await asyncio.sleep(0)
+        held.released.set()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    await nothing_is_left(engine, caplog)
+
+
+async def test_a_relay_past_its_grace_gives_its_connection_back(
+    engine: AsyncEngine, held: Held, caplog: pytest.LogCaptureFixture
+) -> None:
+    held.released.set()
+    async with InMemoryIntegrationEventBus() as bus, asyncio.timeout(DEADLINE):
+        relay = OutboxRelay(SQLAlchemyOutboxStore(engine), bus, poll_interval=0.01, lease=0.1)
+        await relay.startup()
+        held.released.clear()
+        held.reached.clear()
+        await held.reached.wait()
+        ending = asyncio.create_task(relay.shutdown(grace=0))
+        await asyncio.sleep(0)
+        held.released.set()
+        await ending
+    await nothing_is_left(engine, caplog)
+
+
+async def test_an_opening_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("events.integration.implementation.sqlalchemy._opening._LONGEST", 0.01)
+    reached, cancelled = asyncio.Event(), asyncio.Event()
+
+    class Hanging:
+        async def connect(self) -> AsyncConnection:
+            reached.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.set()
+            raise AssertionError
+
+    async def ask() -> None:
+        engine: Any = Hanging()
+        async with connected(engine):
+            pytest.fail("it was never opened")
+
+    asking = asyncio.create_task(ask())
+    async with asyncio.timeout(DEADLINE):
+        await reached.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+    assert cancelled.is_set()
