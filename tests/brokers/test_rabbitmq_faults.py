@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -19,7 +20,9 @@ from pika.exceptions import ChannelClosedByBroker  # type: ignore[import-untyped
 
 from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
-from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
+from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus, _subscribed
+from events.integration.implementation.rabbitmq._channel import Channel
+from events.integration.implementation.rabbitmq._topology import Place, declare
 from events.testing.contracts import Numbered, Probe
 from events.testing.waiting import eventually
 from tests.brokers.rabbitmq_server import (
@@ -289,6 +292,38 @@ async def test_25_waiting_for_the_broker_has_an_end() -> None:
     bus = RabbitMQIntegrationEventBus(url, wait_for_broker=True, startup_timeout=0.5)
     with pytest.raises(BusUnavailableError):
         await bus.startup()
+
+
+@pytest.mark.parametrize("waits", [True, False], ids=["waits", "does-not-wait"])
+async def test_25_the_connection_is_lost_while_startup_declares(
+    waits: bool,
+    rabbitmq_server: RabbitMQServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probe, topic = Probe("unlucky"), Topic("unlucky")
+    bus = RabbitMQIntegrationEventBus(
+        rabbitmq_server.url,
+        [IntegrationEventBusRegistration(probe, topic, [Numbered])],
+        wait_for_broker=waits,
+    )
+    cut: list[Channel] = []
+
+    async def declare_once_lost(channel: Channel, place: Place) -> None:
+        if not cut:
+            cut.append(channel)
+            channel._channel.connection._transport._sock.shutdown(socket.SHUT_RDWR)
+        await declare(channel, place)
+
+    monkeypatch.setattr(f"{_subscribed.__name__}.declare", declare_once_lost)
+    if not waits:
+        with pytest.raises(BusUnavailableError, match=r"RabbitMQ at .* lost|RabbitMQ at .*unlucky"):
+            await bus.startup()
+        await bus.shutdown()
+        return
+    async with bus:
+        await bus.send(topic, Numbered(1))
+        await eventually(lambda: probe.numbers == [1])
+    assert cut
 
 
 async def test_23_the_next_host_takes_over_with_all_that_is_needed_made_anew(

@@ -101,6 +101,21 @@ class Link:
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
+    async def up(self) -> Connection:
+        """Return the connection, and wait for the next one if it was lost.
+
+        Raises:
+            BusUnavailableError: it is closed, and stays so.
+        """
+        while self.connection is None or not self.connection.is_open:
+            if self._reconnecting is not None:
+                await asyncio.wait({self._reconnecting})
+            elif self.connection is None:
+                raise BusUnavailableError(self._outage.name, "it is closed")
+            else:
+                await asyncio.sleep(0)  # the loss is about to be told
+        return self.connection
+
     async def _connect(self) -> str | None:
         """Try each host once; return why there is no connection, or None."""
         reasons: list[str] = []

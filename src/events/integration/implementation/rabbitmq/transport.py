@@ -17,7 +17,7 @@ from events.integration.implementation.rabbitmq._driver import DriverError, chec
 from events.integration.implementation.rabbitmq._link import Link, Outage
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._subscribed import RabbitMQSubscribed
-from events.integration.implementation.rabbitmq._topology import Exchange, Names, QueueType
+from events.integration.implementation.rabbitmq._topology import Exchange, Names, Queue, QueueType
 from events.integration.implementation.rabbitmq._wire import to_properties
 from events.integration.message import Message
 from events.integration.transport import Deliver, Subscription, TransportFeatures
@@ -68,6 +68,7 @@ class RabbitMQTransport:
         for name, number in (("prefetch", prefetch), ("delivery_limit", delivery_limit)):
             if number is not None and number < 1:  # to the broker, 0 is no limit at all
                 raise InvalidTopologyError("RabbitMQ", f"{name} must be at least 1, not {number}")
+        self._name = f"RabbitMQ at {', '.join(map(masked, self._urls))}"
         self._timeout = timeout
         self._queue_type: QueueType = queue_type
         self._delivery_limit = delivery_limit
@@ -100,7 +101,7 @@ class RabbitMQTransport:
         if self._publisher is not None:
             return
         publisher = self._publisher = Publisher(self._timeout)
-        outage = Outage(f"RabbitMQ at {', '.join(map(masked, self._urls))}")
+        outage = Outage(self._name)
         self._outward = Link(
             "publishing",
             outage,
@@ -125,7 +126,7 @@ class RabbitMQTransport:
         """See `Transport.publish`; the topic's exchange is made if it is missing."""
         if self._publisher is None:
             closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            closed.set_exception(BusUnavailableError(repr(self), "it is closed"))
+            closed.set_exception(BusUnavailableError(self._name, "it is closed"))
             return closed
         return self._publisher.publish(
             message.topic,
@@ -144,15 +145,13 @@ class RabbitMQTransport:
             BusUnavailableError: the broker does not answer.
         """
         if self._publisher is None or self._inward is None:
-            raise BusUnavailableError(repr(self), "it is closed")
+            raise BusUnavailableError(self._name, "it is closed")
         names = Names(
             subscription.consumer, subscription.topic, self._queue_type, self._delivery_limit
         )
         names.check()
-        await self._inward.open(wait=self._wait_for_broker)
-        connection = self._inward.connection
-        if connection is None:
-            raise BusUnavailableError(repr(self), "the connection was lost; it is being renewed")
+        inward = self._inward
+        await inward.open(wait=self._wait_for_broker)
         subscribed = RabbitMQSubscribed(
             subscription,
             deliver,
@@ -161,17 +160,32 @@ class RabbitMQTransport:
             timeout=self._timeout,
             prefetch=self._prefetch,
         )
-        try:
-            await subscribed.attach(connection)
-        except DriverError as error:
-            raise BusUnavailableError(repr(self), f"{names.main}: {error}") from error
+        connection = await self._attach(subscribed, inward, names.main)
         self._subscribed.add(subscribed)
         subscribed.on_closed(self._subscribed.discard)
-        if self._inward.connection is not connection:
+        if inward.connection is not connection:
             subscribed.down()
-            if self._inward.connection is not None:
-                subscribed.up(self._inward.connection)
+            if inward.connection is not None:
+                subscribed.up(inward.connection)
         return subscribed
+
+    async def _attach(
+        self, subscribed: RabbitMQSubscribed, inward: Link, queue: Queue
+    ) -> Connection:
+        """Have it receive; if told to wait for the broker, on the next connection if need be."""
+        while True:
+            connection = inward.connection
+            if connection is None or not connection.is_open:
+                if not self._wait_for_broker:
+                    raise BusUnavailableError(self._name, "its connection was lost")
+                connection = await inward.up()
+            try:
+                await subscribed.attach(connection)
+            except DriverError as error:
+                if connection.is_open or not self._wait_for_broker:
+                    raise BusUnavailableError(self._name, f"{queue}: {error}") from error
+            else:
+                return connection
 
     def _up(self, connection: Connection) -> None:
         for subscribed in self._subscribed:
