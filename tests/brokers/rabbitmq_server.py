@@ -30,6 +30,7 @@ from events.testing.contracts import Harness
 from tests.servers import PrivateServer, binary_of, free_port, listens, shared_url
 
 DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5672/"
+LARGEST = 16 << 20  # bytes of a body: what RabbitMQ 4 has unless configured; before, it was 128 MiB
 SCRIPT = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # Debian's, without its switch to another user
 
 
@@ -61,6 +62,7 @@ class RabbitMQServer(PrivateServer):
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             "vm_memory_high_watermark.absolute = 2GB\n"
             "disk_free_limit.absolute = 1MB\n"
+            f"max_message_size = {LARGEST}\n"
         )
         plugins = self.folder / "enabled_plugins"
         plugins.write_text("[].\n")

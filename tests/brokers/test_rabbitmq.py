@@ -19,6 +19,7 @@ from events.errors import (
     BusUnavailableError,
     ConsumerStoppedError,
     InvalidTopologyError,
+    MessageTooLargeError,
     SendOutcomeUnknownError,
 )
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
@@ -28,6 +29,7 @@ from events.integration.implementation.rabbitmq._topology import Names, _tier, t
 from events.testing.contracts import Numbered, Probe
 from events.testing.waiting import eventually
 from tests.brokers.rabbitmq_server import (
+    LARGEST,
     Client,
     Declared,
     RabbitMQServer,
@@ -287,6 +289,29 @@ async def test_what_amqp_cannot_carry_is_a_clear_error_and_harms_nothing(
         await bus.send(topic, Numbered(1), id="x" * 300)
     await bus.send(topic, Numbered(2))
     await eventually(lambda: probe.numbers == [2])
+
+
+async def test_what_is_too_large_for_the_broker_is_told_and_holds_up_nothing(
+    rabbitmq_server: RabbitMQServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic, probe = Topic("large"), Probe("of-large")
+    large = Numbered(0, text="x" * LARGEST)
+    async with RabbitMQIntegrationEventBus(
+        rabbitmq_server.url, [registration(probe, topic)], max_body_size=2 * LARGEST
+    ) as bus:
+        told = await asyncio.gather(
+            bus.send(topic, Numbered(1)),
+            bus.send(topic, large),
+            bus.send(topic, Numbered(2)),
+            bus.send(topic, large),
+            return_exceptions=True,
+        )
+        assert told[0] is told[2] is None
+        for error in (told[1], told[3]):
+            assert isinstance(error, MessageTooLargeError)
+            assert (error.topic, error.limit) == ("large", LARGEST)
+        await eventually(lambda: set(probe.numbers) == {1, 2})
+    assert len([line for line in caplog.messages if "opening another" in line]) == 1
 
 
 @pytest.mark.parametrize("prefetch", [10, 300])

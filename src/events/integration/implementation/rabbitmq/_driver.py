@@ -12,6 +12,7 @@ know it. What leaves them is one of these:
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -56,6 +57,7 @@ ClosedByBroker: Any = _pika.exceptions.ChannelClosedByBroker
 StreamLost: Any = _pika.exceptions.StreamLostError
 
 _PERSISTENT = 2
+_TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max size (\d+)")
 UNENCODABLE = (
     ValueError,
     TypeError,
@@ -81,6 +83,12 @@ class RefusedError(DriverError):
         super().__init__(f"{code} {text}")
         self.code = code
         self.text = text
+
+    @property
+    def size_limit(self) -> int | None:
+        """The size of a body that the broker allows, if that was exceeded: it tells only then."""
+        told = _TOO_LARGE.search(self.text)
+        return None if told is None else int(told[1])
 
 
 class SilentError(DriverError):
