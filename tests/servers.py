@@ -2,7 +2,8 @@
 
 A shared server is the one that `EVENTS_TEST_<NAME>_URL` names, else what answers on localhost. Where
 neither is there, a private server serves instead, so a test is never skipped for want of a server:
-`ServerMissingError` says what to install, and that is a failure.
+`ServerMissingError` says what to install, and that is a failure. Private brokers are started with what
+`EVENTS_TEST_<NAME>_SERVER` names, else with the installed binary.
 """
 
 from __future__ import annotations
@@ -164,6 +165,11 @@ def run_as(user: str | None) -> RunAs:
     if user is None:
         return {}
     return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
+
+
+def binary_of(name: str, default: str) -> str:
+    """Return what private servers are started with: what the environment names, else this."""
+    return os.environ.get(f"EVENTS_TEST_{name.upper()}_SERVER") or default
 
 
 def shared_url(name: str, default: str) -> str | None:

@@ -10,12 +10,12 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-from tests.servers import PrivateServer, free_port, shared_url
+from tests.servers import PrivateServer, binary_of, free_port, shared_url
 
 
 class NatsServer(PrivateServer):
     name = "nats"
-    binary = "nats-server"
+    binary = binary_of("nats", "nats-server")
     package = "nats-server"
     more: tuple[str, ...] = ()
 

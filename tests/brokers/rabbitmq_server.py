@@ -27,9 +27,10 @@ from events.integration.implementation.rabbitmq import (
 )
 from events.integration.implementation.rabbitmq._topology import QueueType, dead_letter_queue
 from events.testing.contracts import Harness
-from tests.servers import PrivateServer, free_port, listens, shared_url
+from tests.servers import PrivateServer, binary_of, free_port, listens, shared_url
 
 DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5672/"
+LARGEST = 16 << 20  # bytes of a body: what RabbitMQ 4 has unless configured; before, it was 128 MiB
 SCRIPT = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # Debian's, without its switch to another user
 
 
@@ -37,7 +38,7 @@ class RabbitMQServer(PrivateServer):
     """One node, that knows of no other: its own port mapper, its own cookie."""
 
     name = "rabbitmq"
-    binary = SCRIPT if Path(SCRIPT).exists() else "rabbitmq-server"
+    binary = binary_of("rabbitmq", SCRIPT if Path(SCRIPT).exists() else "rabbitmq-server")
     package = "rabbitmq-server"
     patience = 120.0
 
@@ -61,6 +62,7 @@ class RabbitMQServer(PrivateServer):
             f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
             "vm_memory_high_watermark.absolute = 2GB\n"
             "disk_free_limit.absolute = 1MB\n"
+            f"max_message_size = {LARGEST}\n"
         )
         plugins = self.folder / "enabled_plugins"
         plugins.write_text("[].\n")
@@ -117,7 +119,7 @@ class RabbitMQServer(PrivateServer):
 
     def ctl(self, *arguments: str) -> str:
         """Run rabbitmqctl against this node."""
-        script = Path(SCRIPT).with_name("rabbitmqctl")
+        script = Path(self.binary).with_name("rabbitmqctl")
         binary = str(script) if script.exists() else shutil.which("rabbitmqctl")
         assert binary is not None
         environment = os.environ | dict(self.environment())

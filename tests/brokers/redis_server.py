@@ -7,14 +7,14 @@ import socket
 import tempfile
 from pathlib import Path
 
-from tests.servers import PrivateServer, shared_url
+from tests.servers import PrivateServer, binary_of, shared_url
 
 
 class RedisServer(PrivateServer):
     """A Redis that has each command on disk before it answers, so that a crash loses nothing."""
 
     name = "redis"
-    binary = "redis-server"
+    binary = binary_of("redis", "redis-server")
     package = "redis-server"
 
     @property

@@ -462,6 +462,15 @@ async def test_what_the_driver_cancels_of_its_own_does_not_end_the_link() -> Non
     await _link._close(closing)
 
 
+async def test_what_the_driver_raises_at_closing_does_not_end_the_link() -> None:
+    class Closing:
+        async def close(self) -> None:
+            raise TypeError("'NoneType' object is not callable")  # asyncio's, on a lost connection
+
+    closing: Any = Closing()
+    await _link._close(closing)
+
+
 async def test_a_driver_without_the_shorter_ways_does_as_well(
     client: Client, topic: Topic, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

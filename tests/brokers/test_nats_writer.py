@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
@@ -117,6 +118,26 @@ async def test_what_comes_together_is_written_as_one_piece(
     writer.put(Outgoing("b", b"22", "", b"NATS/1.0\r\n\r\n"))
     await turns()
     assert client.pieces == [b"PUB a reply 1\r\n1\r\nHPUB b  12 14\r\nNATS/1.0\r\n\r\n22\r\n"]
+
+
+async def test_large_bodies_are_written_in_several_pieces(
+    client: OurClient, link: FakeLink
+) -> None:
+    client._max_payload = 1_000_000
+    writer = writer_of(link)
+    sizes = [10, 1_000_000, 1_000_000, 100_000, 100_000, 100_000, 100_000, 10]
+    items = [Outgoing(f"s{number}", b"x" * size) for number, size in enumerate(sizes)]
+    for item in items:
+        writer.put(item)
+    link.begin()
+    await eventually(lambda: all(item.written for item in items))
+    assert [re.findall(rb"PUB (s\d)", piece) for piece in client.pieces] == [
+        [b"s0", b"s1"],
+        [b"s2"],
+        [b"s3", b"s4", b"s5"],
+        [b"s6", b"s7"],
+    ]
+    assert b"".join(client.pieces) == b"".join(item.command() for item in items)
 
 
 async def test_an_acknowledgement_waits_for_others(client: OurClient, link: FakeLink) -> None:

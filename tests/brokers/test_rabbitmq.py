@@ -19,6 +19,7 @@ from events.errors import (
     BusUnavailableError,
     ConsumerStoppedError,
     InvalidTopologyError,
+    MessageTooLargeError,
     SendOutcomeUnknownError,
 )
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
@@ -28,6 +29,7 @@ from events.integration.implementation.rabbitmq._topology import Names, _tier, t
 from events.testing.contracts import Numbered, Probe
 from events.testing.waiting import eventually
 from tests.brokers.rabbitmq_server import (
+    LARGEST,
     Client,
     Declared,
     RabbitMQServer,
@@ -289,6 +291,29 @@ async def test_what_amqp_cannot_carry_is_a_clear_error_and_harms_nothing(
     await eventually(lambda: probe.numbers == [2])
 
 
+async def test_what_is_too_large_for_the_broker_is_told_and_holds_up_nothing(
+    rabbitmq_server: RabbitMQServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic, probe = Topic("large"), Probe("of-large")
+    large = Numbered(0, text="x" * LARGEST)
+    async with RabbitMQIntegrationEventBus(
+        rabbitmq_server.url, [registration(probe, topic)], max_body_size=2 * LARGEST
+    ) as bus:
+        told = await asyncio.gather(
+            bus.send(topic, Numbered(1)),
+            bus.send(topic, large),
+            bus.send(topic, Numbered(2)),
+            bus.send(topic, large),
+            return_exceptions=True,
+        )
+        assert told[0] is told[2] is None
+        for error in (told[1], told[3]):
+            assert isinstance(error, MessageTooLargeError)
+            assert (error.topic, error.limit) == ("large", LARGEST)
+        await eventually(lambda: set(probe.numbers) == {1, 2})
+    assert len([line for line in caplog.messages if "opening another" in line]) == 1
+
+
 @pytest.mark.parametrize("prefetch", [10, 300])
 async def test_what_was_at_hand_at_shutdown_comes_back_in_order(
     rabbitmq_url: str, client: Client, topic: Topic, prefetch: int
@@ -537,6 +562,15 @@ async def test_what_the_queue_itself_gives_up_is_a_dead_letter_too(
         await bus.register(registration(probe, topic))
         await bus.redrive(probe, [letter])
         await eventually(lambda: probe.numbers == [1])
+
+
+async def test_dead_letters_are_looked_at_as_often_as_one_likes(
+    bus: RabbitMQIntegrationEventBus, client: Client, topic: Topic, probe: Probe
+) -> None:
+    client.channel.basic_publish(topic.name, Numbered.type, b"no event")
+    (letter,) = await eventually(lambda: bus.dead_letters(probe))
+    for _ in range(25):  # RabbitMQ 4 drops what has come back 20 times, where nobody says otherwise
+        assert await bus.dead_letters(probe) == [letter]
 
 
 async def test_redrive_to_a_queue_that_is_gone_keeps_the_dead_letter(

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
@@ -13,9 +14,10 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 from redis.asyncio.cluster import RedisCluster
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.sentinel import Sentinel
 
-from events.errors import BusUnavailableError, InvalidTopologyError
+from events.errors import BusError, BusUnavailableError, InvalidTopologyError
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
 from events.integration.implementation.redis._link import Link
 from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy, Topic
@@ -168,6 +170,27 @@ async def test_an_ack_that_failed_is_tried_again(
             assert probe.numbers == [1]
     finally:
         await redis.execute_command("ACL", "DELUSER", user)
+
+
+async def test_what_asyncio_raises_on_a_lost_connection_does_not_end_the_bus(
+    topic: Topic, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = Probe(name)
+    async with new_bus() as bus:
+        await bus.register(on(probe, topic))
+        await bus.send(topic, Numbered(1))
+        write = AbstractConnection.send_packed_command
+
+        async def fail_once(*_: Any, **__: Any) -> None:
+            monkeypatch.setattr(AbstractConnection, "send_packed_command", write)
+            raise TypeError("'NoneType' object is not callable")
+
+        monkeypatch.setattr(AbstractConnection, "send_packed_command", fail_once)
+        with suppress(BusError):  # whichever of its connections it was
+            await bus.send(topic, Numbered(2))
+        await eventually(lambda: bus.health().connected, PATIENCE)
+        await bus.send(topic, Numbered(3))
+        await eventually(lambda: {1, 3} <= set(probe.numbers), PATIENCE)
 
 
 # --- housekeeping -----------------------------------------------------------------------------

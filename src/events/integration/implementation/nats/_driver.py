@@ -64,6 +64,15 @@ class Direct(Client):
         if flushes is not None and flushes.empty():
             await self._flush_pending()
 
+    async def close(self) -> None:
+        """Close, and write no more where the connection is lost: who sends does that again."""
+        if not self.is_connected:
+            # Some asyncio of 3.12 and 3.13 raises TypeError for `writelines` on a lost connection,
+            # and the driver would end in the midst of its closing.
+            self._pending = []
+            self._pending_data_size = 0
+        await super().close()
+
     def hear(self, subscription: Subscription, hear: Hear) -> None:
         """Call this with each message of the subscription."""
         self._hear[getattr(subscription, _NUMBER)] = hear

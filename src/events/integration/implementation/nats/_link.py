@@ -321,8 +321,8 @@ async def _close(client: Client) -> None:
     try:
         async with asyncio.timeout(_CLOSING):
             await client.close()
-    except (NatsError, OSError, TimeoutError) as error:
-        logger.debug("closing a connection: %s", error)
+    except Exception as error:  # noqa: BLE001 - it is done with, and the next one must not wait
+        logger.debug("closing a connection: %r", error)
     except asyncio.CancelledError:
         # nats-py cancels its own task that reconnects, and where that one waits for the transport
         # to be closed, whoever else waits for the same is told that it was cancelled.

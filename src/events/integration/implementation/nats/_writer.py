@@ -34,7 +34,8 @@ logger = logging.getLogger("events.integration")
 
 _LOOK = 0.002  # seconds between looks whether all is written
 _MOMENT = 0.002  # seconds that an acknowledgement waits for others, to share a system call
-_TURN = 200  # messages written before others on the loop have their turn
+_TURN = 200  # messages written before others on the loop have their turn,
+_PIECE = 256 * 1024  # or bytes: the message that exceeds these is the last of its piece
 
 _UNWRITABLE = (ConnectionClosedError, ConnectionDrainingError, OutboundBufferLimitError)
 
@@ -145,8 +146,7 @@ class Writer:
                 await self._wake.wait()
             if me is not self._task:
                 return
-            items = [self._queue.popleft() for _ in range(min(_TURN, len(self._queue)))]
-            items = [item for item in items if not item.abandoned]
+            items = self._take()
             self._writing += 1
             try:
                 if isinstance(client, Direct):
@@ -163,6 +163,16 @@ class Writer:
                 self._queue.extendleft(item for item in reversed(items) if not item.written)
             if self._queue:
                 await asyncio.sleep(0)  # others on the loop have their turn
+
+    def _take(self) -> list[Outgoing]:
+        items: list[Outgoing] = []
+        room = _PIECE
+        while self._queue and room > 0 and len(items) < _TURN:
+            item = self._queue.popleft()
+            if not item.abandoned:
+                items.append(item)
+                room -= item.size
+        return items
 
     def _give_up(self, items: list[Outgoing], error: Exception) -> None:
         # The task must go on: without it, all that is put would wait for ever.

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass
+import re
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -73,6 +74,7 @@ _OF_CONNECTION = (
 _OF_CHANNEL = ("_cancelled", "_consumers")
 
 _PERSISTENT = 2
+_TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max size (\d+)")
 UNENCODABLE = (
     ValueError,
     TypeError,
@@ -138,6 +140,12 @@ class RefusedError(DriverError):
         super().__init__(f"{code} {text}")
         self.code = code
         self.text = text
+
+    @property
+    def size_limit(self) -> int | None:
+        """The size of a body that the broker allows, if that was exceeded: it tells only then."""
+        told = _TOO_LARGE.search(self.text)
+        return None if told is None else int(told[1])
 
 
 class SilentError(DriverError):

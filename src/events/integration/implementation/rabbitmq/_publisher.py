@@ -25,6 +25,7 @@ from events.errors import (
     BusError,
     BusUnavailableError,
     InvalidTopologyError,
+    MessageTooLargeError,
     SendOutcomeUnknownError,
 )
 from events.integration.implementation.rabbitmq._channel import Channel
@@ -111,8 +112,8 @@ class Publisher:
 
         The future ends when the broker has confirmed. It raises `BusUnavailableError` (a mandatory
         message that goes nowhere included), `SendOutcomeUnknownError` (a refusal by one of a
-        topic's queues included, as others may have taken it), or `InvalidTopologyError` for a place
-        that cannot be declared and a message that AMQP has no form for.
+        topic's queues included, as others may have taken it), `InvalidTopologyError` for a place
+        that cannot be declared and a message that AMQP has no form for, or `MessageTooLargeError`.
         """
         future: asyncio.Future[None] = self._loop.create_future()
         if self._closed:
@@ -192,6 +193,9 @@ class Publisher:
 
     def _channel_closed(self, reason: DriverError) -> None:
         connection = self._connection
+        limit = reason.size_limit if isinstance(reason, RefusedError) else None
+        if limit is not None:
+            self._give_up_beyond(limit)
         self._channel_gone()
         if connection is None or not connection.is_open:
             return
@@ -202,6 +206,14 @@ class Publisher:
     async def _open_again(self, connection: Connection) -> None:
         await asyncio.sleep(_PAUSE)
         await self._open_channel(connection)
+
+    def _give_up_beyond(self, limit: int) -> None:
+        """Tell of what is too large for the broker: it would cost the next channel, too."""
+        for out in self._open:
+            size = len(out.body)
+            if size > limit and not out.future.done():
+                topic, type_ = out.exchange or out.key, str(out.properties.type)
+                out.future.set_exception(MessageTooLargeError(topic, type_, size, limit))
 
     def _channel_gone(self) -> None:
         """Put all that is not confirmed back in line, in order."""

@@ -317,7 +317,8 @@ class Link:
             try:
                 data = packed(connection, [request.args for request in batch])
                 await connection.send_packed_command(data, check_health=False)
-            except CONNECTION_ERRORS as error:
+            # Some asyncio of 3.12 and 3.13 raises TypeError for `writelines` on a lost connection.
+            except (*CONNECTION_ERRORS, TypeError) as error:
                 return _text(error)
             # Before it has answered the greeting, a server that still loads may refuse the rest.
             await self.up.wait()
