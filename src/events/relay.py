@@ -29,6 +29,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import inspect
 import logging
 import os
 import sys
@@ -93,6 +94,7 @@ async def _run(factory: RelayFactory, verb: str, ids: Ids) -> None:
             raise TypeError(f"{factory!r} gave {relay!r}, which is not an OutboxRelay")
         try:
             if verb != "run":
+                await relay.check()
                 await _VERBS[verb](relay, ids)
                 return
             logger.info("%r runs; stop it with SIGTERM", relay)
@@ -184,6 +186,10 @@ def _load(path: str) -> RelayFactory:
     if not callable(factory):
         raise ValueError(  # noqa: TRY004 - the argument is wrong, as all errors here say
             f"{module_name!r} has no callable {name!r}"
+        )
+    if inspect.iscoroutinefunction(factory):
+        raise ValueError(
+            f"{path} is `async def`: write it as `def`, or as an @asynccontextmanager that yields"
         )
     return cast("RelayFactory", factory)
 

@@ -83,6 +83,10 @@ def nothing():
     return None
 
 
+async def coroutine():
+    return None
+
+
 @asynccontextmanager
 async def something_else():
     yield "else"
@@ -156,6 +160,7 @@ async def test_it_relays_until_sigterm_and_exits_with_0(folder: Path, factory: s
         ("service.sub:make_relay", 2, "there is no module 'service.sub' to import"),
         ("service:make_rely", 2, "'service' has no callable 'make_rely'"),
         ("service:not_callable", 2, "'service' has no callable 'not_callable'"),
+        ("service:coroutine", 2, "service:coroutine is `async def`: write it as `def`, or as an"),
         ("service:nothing", 1, "returned None: return an OutboxRelay"),
         ("service:something_else", 1, "gave 'else', which is not an OutboxRelay"),
     ],
@@ -271,9 +276,12 @@ async def test_the_usage_is_of_the_command_that_was_given(command: list[str], pr
         assert text in out
 
 
-async def test_a_missing_table_ends_it_with_the_cure_and_no_traceback(folder: Path) -> None:
+@pytest.mark.parametrize("verb", ["run", "stats"])
+async def test_a_missing_table_ends_it_with_the_cure_and_no_traceback(
+    folder: Path, verb: str
+) -> None:
     (folder / "outbox.db").unlink()
-    process = await start(folder, "service:bare")
+    process = await start(folder, "service:bare", verb)
     _, err = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 1
     assert "CRITICAL events.relay: outbox table 'outbox': it is not there; add it" in err.decode()
@@ -294,8 +302,8 @@ async def test_a_database_that_is_down_is_told_in_one_line(
     lines = [line for line in err.decode().splitlines() if " INFO " not in line]
     assert process.returncode == 1
     assert len(lines) == 1, lines
-    assert f"CRITICAL events.relay: {verb} failed on OutboxRelay(SQLAlchemyOutboxStore(" in lines[0]
-    assert "is its database up? " in lines[0]
+    assert "CRITICAL events.relay: OutboxRelay(SQLAlchemyOutboxStore(" in lines[0]
+    assert "cannot use its outbox, is its database up? " in lines[0]
     assert lines[0].count("Error") >= 1, "it says what the database's library said"
     assert "secret" not in lines[0]
     assert out == b""

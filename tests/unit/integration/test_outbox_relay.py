@@ -779,8 +779,9 @@ async def test_startup_finds_a_bus_that_is_not_started_and_a_table_that_is_not_t
         await OutboxRelay(Table(), bus).startup()
     table = Table()
     table.broken = {"check": 1}
-    with pytest.raises(LookupError):
+    with pytest.raises(OutboxError, match=r"is its database up\? LookupError: ") as raised:
         await OutboxRelay(table, bus).startup()
+    assert isinstance(raised.value.__cause__, LookupError)
 
 
 async def test_a_bus_of_ours_delivers_what_is_relayed() -> None:

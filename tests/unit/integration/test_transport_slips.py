@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from events.errors import InvalidTopologyError
+from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.implementation.nats import NatsIntegrationEventBus
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
 
@@ -19,6 +21,11 @@ NATS: Callable[..., Any] = NatsIntegrationEventBus
     ("make", "message"),
     [
         (lambda: RABBITMQ([object()]), "needs a URL first, as in 'amqp://localhost', not <object"),
+        (lambda: RABBITMQ(None), "needs a URL first, as in 'amqp://localhost', not None"),
+        (lambda: RABBITMQ([]), "no URL: it needs a URL first"),
+        (lambda: NATS(None), "needs a URL first, as in 'nats://localhost', not None"),
+        (lambda: NATS([]), "no URL: it needs a URL first"),
+        (lambda: NATS(""), "needs a URL first, as in 'nats://localhost', not ''"),
         (lambda: RABBITMQ("amqp://localhost", prefetch=0), "prefetch must be at least 1, not 0"),
         (
             lambda: RABBITMQ("amqp://localhost", delivery_limit=0),
@@ -39,3 +46,29 @@ def test_a_slip_is_named_with_its_cure(make: Callable[[], Any], message: str) ->
 @pytest.mark.parametrize("server", ["localhost", "localhost:4222", "tls://localhost"])
 def test_a_server_of_nats_needs_no_scheme(server: str) -> None:
     assert server in repr(NATS(server))
+
+
+@pytest.mark.parametrize(
+    ("url", "options"),
+    [
+        ("tls://me:secret@127.0.0.1:{port}", {}),
+        ("nats://me:secret@127.0.0.1:{port}", {"tls": ssl.create_default_context()}),
+    ],
+    ids=["by its scheme", "by an option"],
+)
+async def test_no_password_is_said_to_a_nats_server_without_tls_if_tls_is_asked_for(
+    url: str, options: dict[str, Any]
+) -> None:
+    said: list[bytes] = []
+
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"x","version":"2.9.10","auth_required":true}\r\n')
+        said.append(await reader.read(65_536))
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        bus = NatsIntegrationEventBus(url.format(port=port), connect=options)
+        with pytest.raises(BusUnavailableError, match="refused: .*secure connection not available"):
+            await bus.startup()
+    assert said == [b""]

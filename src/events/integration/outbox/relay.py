@@ -17,11 +17,10 @@ from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from msgspec import Struct
-
 from events.errors import NoSuchParkedRowError, OutboxError
 from events.integration.bus import IntegrationEventBus
 from events.integration.outbox._circle import FIRST_POLL, Circle
+from events.integration.outbox._figures import RelayHealth, RelayStats
 from events.integration.outbox._forwarding import ForwardingBus, forward_to
 from events.integration.outbox._gauge import Gauge
 from events.integration.outbox._options import (
@@ -47,38 +46,6 @@ logger = logging.getLogger("events.integration")
 
 _PURGE = 1_000  # rows that one statement deletes
 _PURGE_EVERY = 60.0  # seconds
-
-
-class RelayHealth(Struct, frozen=True):
-    """A relay at one moment.
-
-    `trouble` says what it is waiting for to go away; `last_read` is how many seconds ago it last
-    read the table; `lanes` is how many of the 32 lanes it holds, all of them if it is alone.
-    """
-
-    started: bool
-    alive: bool
-    trouble: str | None
-    last_read: float | None
-    lanes: int
-
-    @property
-    def healthy(self) -> bool:
-        """Tell whether the relay is started, alive and without trouble."""
-        return self.started and self.alive and self.trouble is None
-
-
-class RelayStats(Struct, frozen=True):
-    """An outbox at one moment: all of its rows, and what this relay has sent of late.
-
-    `oldest_age` is how many seconds the oldest row that is due has waited, 0 if there is none.
-    `rate` is this relay's rows per second over the last ten seconds.
-    """
-
-    pending: int
-    parked: int
-    oldest_age: float
-    rate: float
 
 
 class OutboxRelay:
@@ -181,20 +148,35 @@ class OutboxRelay:
 
     # --- lifecycle ----------------------------------------------------------------------------
 
+    async def check(self) -> None:
+        """Look whether the outbox can be used, as `startup` does; the relay need not be started.
+
+        Raises `OutboxTableError` for a table that is missing or of another layout, and
+        `OutboxError` for a database that is down.
+        """
+        try:
+            await self._store.check()
+        except OutboxError:
+            raise
+        except Exception as error:  # whatever the database's library raises
+            reason = describe(error).splitlines()[0]
+            raise OutboxError(
+                f"{self!r} cannot use its outbox, is its database up? {reason}"
+            ) from error
+
     async def startup(self) -> None:
         """Check table and bus, and begin, or begin anew if it has ended. Twice does no harm.
 
         It returns before the relay holds lanes: one that shares them waits until the others have
         given some back, or until the lease of one that died has run out.
 
-        Raises `OutboxTableError` for a table that is missing or of another layout,
-        `BusNotStartedError` for a bus that says it is not started.
+        Raises what `check` does, and `BusNotStartedError` for a bus that says it is not started.
         """
         async with self._lifecycle:
             if self._task is not None and not self._task.done():
                 self._require_own_loop(self._task, "start")
                 return
-            await self._store.check()
+            await self.check()
             if isinstance(self._bus, ForwardingBus):
                 await self._bus.forward([])
             self._circle = self._new_circle()

@@ -20,6 +20,7 @@ from nats.errors import (
     ConnectionClosedError,
     ConnectionDrainingError,
     OutboundBufferLimitError,
+    SecureConnWantedError,
 )
 
 from events.integration.implementation.nats._wire import parse_block
@@ -29,7 +30,10 @@ __all__ = ["Direct", "Hear", "Incoming", "listen", "new_client"]
 logger = logging.getLogger("events.integration")
 
 _NUMBER = "_id"  # of a subscription, by which the server calls it
-_PLACES = ("_process_msg", "_send_command", "_flush_pending", "_remove_sub", "is_draining_pubs")
+_PLACES = (
+    "_process_msg", "_send_command", "_flush_pending", "_remove_sub", "_connect_command",
+    "is_draining_pubs",
+)  # fmt: skip
 
 
 class Incoming(msgspec.Struct, gc=False):
@@ -63,6 +67,14 @@ class Direct(Client):
         flushes: Any = self._flush_queue
         if flushes is not None and flushes.empty():
             await self._flush_pending()
+
+    def _connect_command(self) -> bytes:
+        """Say who we are, but in clear only where nobody asked for TLS: the driver always does."""
+        server, options = self._current_server, self.options
+        asked = (server is not None and server.uri.scheme == "tls") or "tls" in options
+        if asked and not (self._server_info.get("tls_required") or options["tls_handshake_first"]):
+            raise SecureConnWantedError
+        return super()._connect_command()
 
     async def close(self) -> None:
         """Close, and write no more where the connection is lost: who sends does that again."""

@@ -42,7 +42,10 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.05, 5.0
 _DIALLING = 2.0  # seconds for one server to answer
 _CLOSING = 2.0  # seconds for what ends with an answer, or with a flush
 _STILL_SILENT = 0.25
-_REFUSED = ("authorization", "authentication", "permissions", "certificate_verify_failed")
+_REFUSED = (
+    "authorization", "authentication", "permissions", "certificate_verify_failed",
+    "secure connection not available",
+)  # fmt: skip
 
 
 def masked(server: str) -> str:

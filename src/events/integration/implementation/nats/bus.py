@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from nats.aio.client import Client
 
@@ -30,6 +30,7 @@ _ATTEMPTS_KEPT = 30 * 86_400.0  # seconds, after the last one
 _SEVERAL_FILTERS = (2, 10)  # the first version whose consumers take a list of them
 _DEAD_HEADERS = 2_048  # bytes that a dead letter's headers may add to a message's
 _SHORTEST_ACK_WAIT = 0.5
+_FIRST = "it needs a URL first, as in 'nats://localhost'"
 _SCHEMES = ("nats", "tls", "ws", "wss")
 
 
@@ -65,9 +66,7 @@ class NatsTransport:
         if isinstance(servers, Client):
             shown = "client"
         else:
-            servers = [servers] if isinstance(servers, str) else list(servers)
-            for server in servers:
-                _check(server)
+            servers = _checked(servers)
             shown = ", ".join(repr(masked(server)) for server in servers)
         self.name = f"NATS at {shown}"
         self._timeout = timeout
@@ -229,16 +228,22 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         return f"{type(self).__name__}({self._shown})"
 
 
-def _check(server: object) -> None:
-    if not isinstance(server, str):
-        raise InvalidTopologyError(
-            "NATS", f"it needs a URL first, as in 'nats://localhost', not {server!r}"
-        )
-    scheme, separator, _ = server.partition("://")
-    if separator and scheme not in _SCHEMES:
-        raise InvalidTopologyError(
-            f"URL {masked(server)!r}", f"the scheme must be {', '.join(_SCHEMES)}, not {scheme!r}"
-        )
+def _checked(given: object) -> list[str]:
+    servers = [given] if isinstance(given, str) else cast("Sequence[str]", given)
+    if not isinstance(servers, Sequence):
+        raise InvalidTopologyError("NATS", f"{_FIRST}, not {given!r}")
+    if not servers:
+        raise InvalidTopologyError("NATS", f"no URL: {_FIRST}")
+    for server in servers:
+        if not (isinstance(server, str) and server):
+            raise InvalidTopologyError("NATS", f"{_FIRST}, not {server!r}")
+        scheme, separator, _ = server.partition("://")
+        if separator and scheme not in _SCHEMES:
+            raise InvalidTopologyError(
+                f"URL {masked(server)!r}",
+                f"the scheme must be {', '.join(_SCHEMES)}, not {scheme!r}",
+            )
+    return list(servers)
 
 
 def _failed(error: Exception) -> asyncio.Future[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from typing import cast
 
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.implementation.rabbitmq._connection import Connection
@@ -25,6 +26,8 @@ from events.integration.transport import Deliver, Subscription, TransportFeature
 __all__ = ["RabbitMQTransport"]
 
 logger = logging.getLogger("events.integration")
+
+_FIRST = "it needs a URL first, as in 'amqp://localhost'"
 
 
 class RabbitMQTransport:
@@ -50,19 +53,7 @@ class RabbitMQTransport:
         prefetch: int | None = None,
         wait_for_broker: bool = False,
     ) -> None:
-        self._urls = [url] if isinstance(url, str) else list(url)
-        if not self._urls:
-            raise InvalidTopologyError("RabbitMQ", "no URL: give one, as in 'amqp://localhost'")
-        for each in self._urls:
-            given: object = each
-            if not isinstance(given, str):
-                raise InvalidTopologyError(
-                    "RabbitMQ", f"it needs a URL first, as in 'amqp://localhost', not {given!r}"
-                )
-            try:
-                check_url(each)
-            except ValueError as error:
-                raise InvalidTopologyError(f"URL {masked(each)!r}", str(error)) from None
+        self._urls = _checked(url)
         if queue_type not in {"quorum", "classic"}:
             raise InvalidTopologyError(f"queue_type={queue_type!r}", "use 'quorum' or 'classic'")
         for name, number in (("prefetch", prefetch), ("delivery_limit", delivery_limit)):
@@ -204,3 +195,19 @@ class RabbitMQTransport:
         await publisher.drain()
         await publisher.stop()
         await asyncio.gather(outward.close(self._timeout), inward.close(self._timeout))
+
+
+def _checked(given: object) -> list[str]:
+    urls = [given] if isinstance(given, str) else cast("Sequence[str]", given)
+    if not isinstance(urls, Sequence):
+        raise InvalidTopologyError("RabbitMQ", f"{_FIRST}, not {given!r}")
+    if not urls:
+        raise InvalidTopologyError("RabbitMQ", f"no URL: {_FIRST}")
+    for url in urls:
+        if not isinstance(url, str):
+            raise InvalidTopologyError("RabbitMQ", f"{_FIRST}, not {url!r}")
+        try:
+            check_url(url)
+        except ValueError as error:
+            raise InvalidTopologyError(f"URL {masked(url)!r}", str(error)) from None
+    return list(urls)
