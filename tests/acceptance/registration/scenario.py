@@ -142,6 +142,8 @@ class Scenario:
             self._outcome.statuses[answer.status_code] += 1
             self._registered += 1
 
+        if victim == "broker":
+            await self._see(self._broker.knows_its_quorum_queues)
         async with asyncio.TaskGroup() as group:
             for number in numbers:
                 group.create_task(register(number))
