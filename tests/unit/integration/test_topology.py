@@ -308,3 +308,29 @@ def test_jitter_stays_within_its_share_and_varies() -> None:
 def test_a_policy_that_cannot_work_says_why(wrong: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidTopologyError, match=reason):
         RetryPolicy(**wrong)
+
+
+def forgets_to_return(handler: Callable[[Paid], Awaitable[None]]) -> Any:
+    @functools.wraps(handler)
+    def wrapped(event: Paid) -> None:
+        handler(event).close()  # type: ignore[attr-defined]
+
+    return wrapped
+
+
+@pytest.mark.parametrize("handler", [lambda _: None, forgets_to_return(ignore)])
+async def test_a_handler_that_turns_out_not_to_be_async_is_named(handler: Any) -> None:
+    consumer = EventHandlerConsumer("sync", {Paid: handler})
+    with pytest.raises(TypeError, match=r"returned None, which cannot be awaited: .*async def"):
+        await consumer.on_event(Paid(1))
+
+
+async def test_a_type_error_of_a_handler_stays_as_it_is() -> None:
+    error = TypeError("its own")
+
+    async def fails(_: Paid) -> None:
+        raise error
+
+    with pytest.raises(TypeError) as raised:
+        await EventHandlerConsumer("typed", {Paid: fails}).on_event(Paid(1))
+    assert raised.value is error

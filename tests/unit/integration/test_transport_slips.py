@@ -12,17 +12,24 @@ import pytest
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.implementation.nats import NatsIntegrationEventBus
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
+from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
 
 RABBITMQ: Callable[..., Any] = RabbitMQIntegrationEventBus
 NATS: Callable[..., Any] = NatsIntegrationEventBus
+REDIS: Callable[..., Any] = RedisStreamsIntegrationEventBus
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: RABBITMQ([object()]), "needs a URL first, as in 'amqp://localhost', not <object"),
+        (lambda: RABBITMQ("amqp://localhost/?hartbeat=5"), "its option 'hartbeat' is unknown"),
+        (lambda: RABBITMQ("amqp://localhost/?heartbeat=x"), "'heartbeat' is unknown, or has a wr"),
+        (lambda: RABBITMQ("amqp://localhost:port/"), "cannot be read as an AMQP URL"),
         (lambda: RABBITMQ(None), "needs a URL first, as in 'amqp://localhost', not None"),
         (lambda: RABBITMQ([]), "no URL: it needs a URL first"),
+        (lambda: REDIS("redis://localhost/abc"), "the database is a number, as in /0, not 'abc'"),
+        (lambda: REDIS("redis://localhost/0?sokcet_timeout=1"), "sokcet_timeout"),
         (lambda: NATS(None), "needs a URL first, as in 'nats://localhost', not None"),
         (lambda: NATS([]), "no URL: it needs a URL first"),
         (lambda: NATS(""), "needs a URL first, as in 'nats://localhost', not ''"),

@@ -19,7 +19,7 @@ import logging
 import re
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from events.errors import MissingExtraError
 
@@ -176,10 +176,19 @@ def check_url(url: str) -> None:
     """Raise ValueError unless it is the URL of an AMQP broker."""
     if urlsplit(url).scheme not in {"amqp", "amqps"}:
         raise ValueError("its scheme must be amqp or amqps")
+    if not _reads(url):  # what it raises is not said, as it may quote the password
+        for option in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+            if not _reads(f"amqp://localhost/?{urlencode([option])}"):
+                raise ValueError(f"its option {option[0]!r} is unknown, or has a wrong value")
+        raise ValueError("it cannot be read as an AMQP URL")
+
+
+def _reads(url: str) -> bool:
     try:
         _pika.URLParameters(url)
-    except Exception:  # noqa: BLE001 - what it raises may quote the password
-        raise ValueError("it cannot be read as an AMQP URL") from None
+    except Exception:  # noqa: BLE001 - of many kinds
+        return False
+    return True
 
 
 def quiet_driver() -> None:

@@ -178,18 +178,25 @@ def _plain(pool: Any) -> dict[str, Any]:
 
 
 def _pool_of_url(bus: str, url: str) -> Any:
-    scheme = urlsplit(url).scheme
+    scheme, database = urlsplit(url).scheme, urlsplit(url).path.strip("/")
     if scheme not in _SCHEMES:
         raise InvalidTopologyError(
             f"{bus} at {masked(url)}",
             f"the scheme must be redis, rediss or unix, not {scheme!r}; for a master behind "
             f"Sentinel pass Sentinel(...).master_for(name); Redis Cluster is not supported",
         )
+    if scheme != "unix" and database and not database.isdecimal():
+        # The driver takes it for no database at all, which is 0.
+        raise InvalidTopologyError(
+            f"{bus} at {masked(url)}", f"the database is a number, as in /0, not {database!r}"
+        )
     try:
-        pool: Any = ConnectionPool
-        return pool.from_url(url)
+        of: Any = ConnectionPool
+        pool = of.from_url(url)
+        pool.connection_class(**_plain(pool))  # which is not connected: it knows its options
     except (ValueError, TypeError) as error:
         raise InvalidTopologyError(f"{bus} at {masked(url)}", str(error)) from error
+    return pool
 
 
 def masked(url: str) -> str:

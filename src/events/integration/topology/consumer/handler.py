@@ -58,7 +58,17 @@ class EventHandlerConsumer(Consumer):
                 f"it has no handler for {type(event).__qualname__}; "
                 f"add one with add_handler, or leave the class out of the registration",
             )
-        await handler(event)
+        returned = handler(event)
+        try:
+            await returned
+        except TypeError as error:
+            given: object = returned
+            if isinstance(given, Awaitable):
+                raise
+            raise TypeError(
+                f"{handler!r} returned {returned!r}, which cannot be awaited: write it as "
+                f"`async def`, and have what wraps it return what it returned"
+            ) from error
 
 
 def why_not_a_handler(handler: object) -> str | None:
