@@ -72,7 +72,9 @@ class Direct(Client):
         """Say who we are, but in clear only where nobody asked for TLS: the driver always does."""
         server, options = self._current_server, self.options
         asked = (server is not None and server.uri.scheme == "tls") or "tls" in options
-        if asked and not (self._server_info.get("tls_required") or options["tls_handshake_first"]):
+        if asked and not (
+            self._server_info.get("tls_required") or options.get("tls_handshake_first")
+        ):
             raise SecureConnWantedError
         return super()._connect_command()
 
