@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextvars import copy_context
 from typing import Any, TypeAlias, Unpack
 
+import msgspec
 import redis.asyncio
 from fast_depends.msgspec import MsgSpecSerializer
 from faststream.redis import PubSub, RedisBroker, StreamSub
@@ -14,7 +16,7 @@ from faststream.redis import PubSub, RedisBroker, StreamSub
 from benchmarks.contestants import PREFETCH, Contestant, decode, each, encode, meanwhile
 from benchmarks.contestants.ours import CONSUMER, Ours, Registrations
 from benchmarks.servers import REDIS
-from benchmarks.workload import Handle, Order, Send, in_flight
+from benchmarks.workload import Handle, Order, OrderPlaced, Send, in_flight
 from events.integration.implementation.base import BusOptions
 from events.integration.implementation.redis import (
     RedisPubSubIntegrationEventBus,
@@ -22,6 +24,8 @@ from events.integration.implementation.redis import (
 )
 
 Entry: TypeAlias = tuple[bytes, dict[bytes, bytes]]
+
+decode_envelope = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 @asynccontextmanager
@@ -93,7 +97,7 @@ class RedisPyPubSub(Contestant):
             tasks: set[asyncio.Task[None]] = set()
 
             async def received(message: Any) -> None:
-                await handle(decode(message["data"]))
+                await handle(self.read(message["data"]))
 
             async def work() -> None:
                 async for message in listener.listen():
@@ -109,11 +113,30 @@ class RedisPyPubSub(Contestant):
             async with meanwhile(work()):
                 yield
 
+    def read(self, data: bytes) -> Order:
+        return decode(data)
+
 
 class RedisPyPubSubInTurn(RedisPyPubSub):
     name = "redis-py, one handler at a time"
     only = "consume"
     at_once = False
+
+
+class RedisPyPubSubWithHeaders(RedisPyPubSub):
+    """Reads what ours sends: an envelope with the body in it, and the headers beside."""
+
+    name = "redis-py, with our headers"
+    only = "consume"
+    event = OrderPlaced
+
+    @asynccontextmanager
+    async def publishing(self, place: str) -> AsyncGenerator[Send]:
+        async with OursOnPubSub().publishing(place) as send:
+            yield send
+
+    def read(self, data: bytes) -> Order:
+        return decode(decode_envelope(data)["data"])
 
 
 class FastStreamOnRedis(Contestant):
@@ -180,6 +203,7 @@ PUBSUB: tuple[Contestant, ...] = (
     OursOnPubSubOneByOne(),
     RedisPyPubSub(),
     RedisPyPubSubInTurn(),
+    RedisPyPubSubWithHeaders(),
     FastStreamOnPubSub(),
     FastStreamOnPubSubPiped(),
 )
@@ -238,9 +262,6 @@ class RedisPyStreams(OnStreams):
 
     @asynccontextmanager
     async def consuming(self, place: str, handle: Handle) -> AsyncGenerator[None]:
-        async def received(entry: Entry) -> None:
-            await handle(decode(entry[1][b"data"]))
-
         async with _client() as client:
 
             async def work() -> None:
@@ -258,17 +279,65 @@ class RedisPyStreams(OnStreams):
                         if isinstance(entries, list) and entries
                         else _entries(entries)
                     )
-                    await each(entries, received, at_once=self.at_once)
+                    await self.handle_all(entries, handle)
                     done = [entry for entry, _ in entries]
 
             async with meanwhile(work()):
                 yield
+
+    async def handle_all(self, entries: Sequence[Entry], handle: Handle) -> None:
+        async def received(entry: Entry) -> None:
+            await handle(self.read(entry[1]))
+
+        await each(entries, received, at_once=self.at_once)
+
+    def read(self, fields: dict[bytes, bytes]) -> Order:
+        return decode(fields[b"data"])
 
 
 class RedisPyStreamsInTurn(RedisPyStreams):
     name = "redis-py, one handler at a time"
     only = "consume"
     at_once = False
+
+
+class RedisPyStreamsWithHeaders(RedisPyStreams):
+    """Reads what ours sends: a field for the body, and one for each header."""
+
+    name = "redis-py, with our headers"
+    only = "consume"
+    event = OrderPlaced
+
+    async def prepare(self, place: str) -> None:
+        await OursOnStreams().prepare(place)
+
+    def filling(self, place: str) -> AbstractAsyncContextManager[Send]:
+        return OursOnStreams().publishing(place)
+
+    def read(self, fields: dict[bytes, bytes]) -> Order:
+        body = fields.pop(b"data")
+        _ = {name.decode(): value.decode() for name, value in fields.items()}
+        return decode(body)
+
+
+class RedisPyStreamsAsPromised(RedisPyStreamsWithHeaders):
+    """Besides, a context for each handler, and a future that tells what became of it: no more."""
+
+    name = "redis-py, our headers, contexts, outcomes"
+
+    async def handle_all(self, entries: Sequence[Entry], handle: Handle) -> None:
+        loop, context = asyncio.get_running_loop(), copy_context()
+
+        async def received(fields: dict[bytes, bytes], outcome: asyncio.Future[None]) -> None:
+            await handle(self.read(fields))
+            outcome.set_result(None)
+
+        outcomes = [loop.create_future() for _ in entries]
+        _running = [  # or nobody would hold them
+            loop.create_task(received(fields, outcome), context=context.copy())
+            for (_, fields), outcome in zip(entries, outcomes, strict=True)
+        ]
+        await asyncio.gather(*outcomes)
 
 
 def _entries(answer: Any) -> Sequence[Entry]:
@@ -302,6 +371,8 @@ STREAMS: tuple[Contestant, ...] = (
     OursOnStreamsOneByOne(),
     RedisPyStreams(),
     RedisPyStreamsInTurn(),
+    RedisPyStreamsWithHeaders(),
+    RedisPyStreamsAsPromised(),
     FastStreamOnStreams(),
     FastStreamOnStreamsPiped(),
 )
