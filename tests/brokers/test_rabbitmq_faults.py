@@ -147,7 +147,9 @@ async def test_22_the_consumer_process_is_killed(
     worker.start()
     await eventually(lambda: set(worker.noted("ended")) == set(range(count)), 60)
     twice = {n: times for n, times in Counter(worker.noted("began")).items() if times > 1}
-    assert len(twice) <= concurrency
+    # What the broker had no acknowledgement of, which is two for each handler at most: one that is on
+    # its way is lost with a process whose socket still has something to read (RFC 1122, 4.2.2.13).
+    assert len(twice) <= 2 * concurrency
     await eventually(lambda: left(rabbitmq_server, worker.queue) == 0)
 
 
