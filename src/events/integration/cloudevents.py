@@ -42,6 +42,8 @@ FIXED = frozenset({"specversion", "id"})
 REQUIRED = frozenset({"specversion", "id", "source", "type"})
 
 _plain = re.compile(r"[!#$&-~]*").fullmatch
+# The same, of JSON: strings in it that have no escapes are what they look like.
+_plain_json = bytes(each for each in range(0x21, 0x7F) if each not in b"%\\")
 _unquoted = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
 _is_name = re.compile(r"[a-z0-9]+").fullmatch
 _is_integer = re.compile(r"0|[1-9][0-9]{0,8}").fullmatch
@@ -166,17 +168,19 @@ def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
     envelope = from_structured(delivery.body)
     if envelope.id is None:
         return delivery
-    return msgspec.structs.replace(
-        delivery,
-        id=envelope.id,
-        headers={**delivery.headers, **envelope.headers},
-        body=envelope.body,
-        key=envelope.key if delivery.key is None else delivery.key,
+    return Delivery(
+        delivery.topic,
+        delivery.consumer,
+        envelope.id,
+        envelope.body,
+        {**delivery.headers, **envelope.headers} if delivery.headers else envelope.headers,
+        delivery.attempt,
+        envelope.key if delivery.key is None else delivery.key,
     )
 
 
 def _open(data: bytes) -> Envelope | None:
-    attributes, body = _parts(data)
+    attributes, body, plain = _parts(data)
     for name in REQUIRED:
         value = attributes.get(name)
         if not isinstance(value, str) or not value:
@@ -190,20 +194,23 @@ def _open(data: bytes) -> Envelope | None:
         body = b64decode(encoded, validate=True)
     elif body is None:
         return None
-    elif not _is_json_type(content_type):
+    elif content_type != JSON and not _is_json_type(content_type):
         body = msgspec.json.decode(body, type=str).encode()
     headers = _other_headers(attributes)
     for name, value in attributes.items():
-        header = None if value is None else _header_of(name)
-        if header is not None:
-            headers[header] = encode_value(_canonical(value))
+        header = _header_of(name)
+        if header is not None and value is not None:
+            text = value if type(value) is str else _canonical(value)
+            headers[header] = text if plain else encode_value(text)
     headers["content-type"] = content_type
     key = attributes.get("partitionkey")
     return Envelope(attributes["id"], headers, body, None if key is None else _canonical(key))
 
 
-def _parts(data: bytes) -> tuple[dict[str, Any], bytes | None]:
+def _parts(data: bytes) -> tuple[dict[str, Any], bytes | None, bool]:
     """Part an envelope into its attributes and the bytes of its `data`.
+
+    The last tells whether the strings among the attributes need no encoding, as nearly always.
 
     Raises:
         ValueError: it is no JSON object.
@@ -213,13 +220,13 @@ def _parts(data: bytes) -> tuple[dict[str, Any], bytes | None]:
     head, _, rest = data.partition(b',"data":')
     if _is_object(body := rest[:-1]):
         try:
-            return _decode_object(head + b"}"), body
+            return _decode_object(head + b"}"), body, not head.translate(None, _plain_json)
         except msgspec.DecodeError:
             pass
     members = _decode_members(data)
     raw = members.pop("data", None)
     attributes = {name: msgspec.json.decode(value) for name, value in members.items()}
-    return attributes, None if raw is None else bytes(raw)
+    return attributes, None if raw is None else bytes(raw), False
 
 
 def _other_headers(attributes: dict[str, Any]) -> dict[str, str]:

@@ -9,18 +9,20 @@ from another program is read as well.
 
     PUBLISH --> channel --> one connection for all subscriptions --> each of its consumers, in order
 
-A consumer that falls behind by `backlog` events stops the reading for all of the bus, so that
-memory stays flat; the server then buffers for us, and drops the connection when its own limit is
-reached (`client-output-buffer-limit pubsub`). That is logged, and counted in `interruptions`.
+What is read ahead of the handlers is kept as bytes, as it came. A consumer that falls behind by
+`backlog` events stops the reading for all of the bus, so that memory stays flat; the server then
+buffers for us, and drops the connection when its own limit is reached (`client-output-buffer-limit
+pubsub`). That is logged, and counted in `interruptions`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from itertools import count
 from typing import Any, Unpack
 
 from events.errors import BusUnavailableError, SendOutcomeUnknownError
@@ -45,7 +47,10 @@ logger = logging.getLogger("events.integration")
 
 
 class _Listener:
-    """A `Subscribed`: one registration's share of what its channel brings."""
+    """A `Subscribed`: one registration's share of what its channel brings.
+
+    channel --> waiting, as bytes --> handed over, unsettled --> settled, and forgotten
+    """
 
     def __init__(
         self, transport: RedisPubSubTransport, subscription: Subscription, deliver: Deliver
@@ -54,7 +59,13 @@ class _Listener:
         self._transport = transport
         self._consumer = subscription.consumer
         self._deliver = deliver
+        # Enough to keep the handlers busy; where keys have an order, whichever has another key.
+        ordered = subscription.ordered
+        self._at_hand = transport.backlog if ordered else 2 * subscription.concurrency
+        self._waiting: deque[bytes] = deque()
         self._unsettled: set[asyncio.Future[Settlement]] = set()
+        # Of bare bodies; an envelope has an id of its own.
+        self._ids = map(f"{uuid7()}-{{}}".format, count(1))
         self._paused = False
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -62,26 +73,37 @@ class _Listener:
     def last_poll(self) -> float | None:
         return self._transport.last_heard
 
+    @property
+    def behind(self) -> int:
+        return len(self._waiting) + len(self._unsettled)
+
     def take(self, body: bytes) -> None:
         if self._paused:
             return
-        # The id of a bare body; an envelope has its own.
-        delivery = Delivery(self.topic, self._consumer, str(uuid7()), body, {})
-        future = self._deliver(delivery)
+        if len(self._unsettled) < self._at_hand:
+            self._hand(body)
+        else:
+            self._waiting.append(body)
+        if self.behind >= self._transport.backlog:
+            self._transport.hold(self)
+
+    def _hand(self, body: bytes) -> None:
+        future = self._deliver(Delivery(self.topic, self._consumer, next(self._ids), body, {}))
         self._unsettled.add(future)
         future.add_done_callback(self._settled)
-        if len(self._unsettled) >= self._transport.backlog:
-            self._transport.hold(self)
 
     def _settled(self, future: asyncio.Future[Settlement]) -> None:
         # Retries were waited for in place, and what was rejected is logged: nothing is left to do.
         self._unsettled.discard(future)
-        if 2 * len(self._unsettled) <= self._transport.backlog:
+        if self._waiting:
+            self._hand(self._waiting.popleft())
+        if 2 * self.behind <= self._transport.backlog:
             self._transport.release(self)
 
     async def pause(self) -> None:
         if not self._paused:
             self._paused = True
+            self._waiting.clear()
             await self._transport.leave(self)
 
     async def close(self) -> None:
@@ -239,7 +261,7 @@ class RedisPubSubTransport:
 
     def _on_push(self, message: list[bytes]) -> None:
         _, channel, body = message
-        for listener in tuple(self._listeners.get(channel.decode(), ())):
+        for listener in self._listeners.get(channel.decode(), ()):
             listener.take(body)
 
     def hold(self, listener: _Listener) -> None:
