@@ -20,6 +20,8 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable
 from contextvars import copy_context
 from typing import Any, TypeAlias
 
+from msgspec import Struct
+
 from events.integration.message import Release, Settlement
 
 __all__ = ["DeliveryScheduler"]
@@ -29,16 +31,11 @@ _DEAF = 5.0  # seconds that a job has to end after it was cancelled
 Work: TypeAlias = Callable[[], Coroutine[Any, Any, Settlement]]
 
 
-class _Job:
-    __slots__ = ("future", "key", "task", "work")
-
-    def __init__(
-        self, work: Work, key: Hashable | None, future: asyncio.Future[Settlement]
-    ) -> None:
-        self.work = work
-        self.key = key
-        self.future = future
-        self.task: asyncio.Task[Settlement] | None = None  # while it runs
+class _Job(Struct, eq=False):
+    work: Work
+    key: Hashable | None
+    future: asyncio.Future[Settlement]
+    task: asyncio.Task[Settlement] | None = None  # while it runs
 
 
 class DeliveryScheduler:

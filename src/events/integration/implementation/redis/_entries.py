@@ -23,6 +23,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from events.integration.cloudevents import attribute
 from events.integration.message import Message
 
@@ -93,7 +95,7 @@ def read_fields(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
     return body or b"", headers
 
 
-class Entry(NamedTuple):
+class Entry(Struct, frozen=True, eq=False):
     """An entry as a consumer has it in hand. `attempts` were used up before this delivery."""
 
     stream: str
