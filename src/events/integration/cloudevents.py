@@ -96,6 +96,8 @@ def attribute(headers: Mapping[str, str], name: str) -> str | None:
 
 
 def _decoded(value: str) -> str:
+    if "%" not in value and '"' not in value:  # as nearly always
+        return value
     try:
         return decode_value(value)
     except UnicodeDecodeError:
@@ -162,9 +164,10 @@ def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
     HTTP binding, section 3: the receiver goes by the content type. `expected` is for transports
     that have no headers to say it: there, every body may be an envelope.
     """
-    content_type = delivery.headers.get("content-type", "")
-    if not (expected or content_type[: len(CLOUDEVENT)].lower() == CLOUDEVENT):
-        return delivery
+    if not expected:
+        content_type = delivery.headers.get("content-type", "")
+        if content_type == JSON or content_type[: len(CLOUDEVENT)].lower() != CLOUDEVENT:
+            return delivery
     envelope = from_structured(delivery.body)
     if envelope.id is None:
         return delivery

@@ -4,6 +4,8 @@ A `Message` goes out, a `Delivery` comes in, a `Settlement` goes back. All are f
 lower-case names to strings; those of CloudEvents bear the prefix `ce-`, as in the HTTP and NATS
 bindings of CloudEvents 1.0, whatever the transport. A transport that must write them otherwise
 translates on its own side.
+
+Neither message nor delivery can be part of a cycle, so the garbage collector leaves them alone.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ __all__ = [
 ]
 
 
-class Message(Struct, frozen=True):
+class Message(Struct, frozen=True, gc=False):
     """A message on its way out.
 
     `id` is made once and never changes: retries, redeliveries and duplicates bear the same. `type`
@@ -58,7 +60,7 @@ class Message(Struct, frozen=True):
         return _correlation_id(self)
 
 
-class Delivery(Struct, frozen=True):
+class Delivery(Struct, frozen=True, gc=False):
     """A message as a transport hands it to one consumer.
 
     `attempt` counts from 1: the transport adds one for each redelivery that followed a failure, a

@@ -45,6 +45,7 @@ from events.integration.transport import TransportFeatures
 __all__ = ["Receiver"]
 
 _SKIPPED_TYPES = 100  # are named in the log, each once: a producer may make up as many as it likes
+_ACK = Ack()
 _ENDING = (KeyboardInterrupt, SystemExit, GeneratorExit)  # of the process, or of the event loop
 
 logger = logging.getLogger("events.integration")
@@ -98,7 +99,7 @@ class Receiver:
             return _done(self._reject(delivery, UNDECODABLE, describe(error)))
         if event is None:
             self._tell_of_skipped(delivery)
-            return _done(Ack())
+            return _done(_ACK)
         # Read-only, so that a later attempt sees the headers as they came.
         delivery = replace(delivery, headers=MappingProxyType(delivery.headers))
         order_by = self._registration.order_by
@@ -134,7 +135,7 @@ class Receiver:
                 cancelled = isinstance(error, asyncio.CancelledError)
                 over = cancelled and task is not None and bool(task.cancelling())
             else:
-                return Ack()
+                return _ACK
             if not isinstance(verdict, Wait):
                 return verdict
             if over:  # somebody else cancelled this very task, so there is no waiting here

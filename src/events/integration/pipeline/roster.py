@@ -45,7 +45,7 @@ class Roster:
         """Return when the consumer receives."""
         retry = registration.retry or self._retry
         self._middlewares.check(registration, retry)
-        scheduler = DeliveryScheduler(registration.concurrency)
+        scheduler = DeliveryScheduler(registration.concurrency, str(registration))
         receiver = Receiver(
             registration,
             scheduler,

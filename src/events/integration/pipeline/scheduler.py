@@ -39,10 +39,14 @@ class _Job(Struct, eq=False):
 
 
 class DeliveryScheduler:
-    """Run the jobs of one registration. Made inside the event loop that it runs them in."""
+    """Run the jobs of one registration. Made inside the event loop that it runs them in.
 
-    def __init__(self, concurrency: int) -> None:
+    Their tasks bear its `name`.
+    """
+
+    def __init__(self, concurrency: int, name: str = "handler") -> None:
         self._concurrency = concurrency
+        self._name = name
         self._loop = asyncio.get_running_loop()
         # The registering code's context: a job must not inherit that of whoever delivers it, which
         # on an in-process bus is the sender's handler.
@@ -131,7 +135,8 @@ class DeliveryScheduler:
         return jobs
 
     def _start(self, job: _Job) -> None:
-        task = self._loop.create_task(self._run(job), context=self._context.copy())
+        context = self._context.copy()
+        task = self._loop.create_task(self._run(job), name=self._name, context=context)
         job.task = task
         self._running[task] = job
         task.add_done_callback(self._done)

@@ -95,7 +95,7 @@ def read_fields(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
     return body or b"", headers
 
 
-class Entry(Struct, frozen=True, eq=False):
+class Entry(Struct, frozen=True, eq=False, gc=False):
     """An entry as a consumer has it in hand. `attempts` were used up before this delivery."""
 
     stream: str
