@@ -6,20 +6,26 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
 
 from events.errors import BusUnavailableError, InvalidTopologyError, SendOutcomeUnknownError
+from events.integration.event import IntegrationEvent
 from events.integration.implementation.redis import (
     RedisPubSubIntegrationEventBus,
     RedisPubSubTransport,
 )
-from events.integration.topology import IntegrationEventBusRegistration, Topic
+from events.integration.topology import (
+    EventHandlerConsumer,
+    IntegrationEventBusRegistration,
+    Topic,
+)
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
 from tests.brokers.redis_server import RedisServer, redis_url
@@ -38,9 +44,11 @@ def server(tmp_path: Path) -> Generator[RedisServer, None, None]:
         yield server
 
 
-def new_bus(url: str, **options: Any) -> RedisPubSubIntegrationEventBus:
+def new_bus(
+    url: str, registrations: Sequence[IntegrationEventBusRegistration] = (), **options: Any
+) -> RedisPubSubIntegrationEventBus:
     settings: dict[str, Any] = {"connect_timeout": 1.0, "send_timeout": 2.0}
-    return RedisPubSubIntegrationEventBus(url, **settings | options)
+    return RedisPubSubIntegrationEventBus(url, registrations, **settings | options)
 
 
 def on(probe: Probe, topic: Topic) -> IntegrationEventBusRegistration:
@@ -140,6 +148,65 @@ async def test_a_slow_subscriber_that_the_server_drops_is_logged_and_counted(
         await eventually(lambda: -1 in probe.numbers, PATIENCE)
     assert any("events behind" in r.getMessage() for r in caplog.records)
     assert any("interrupted (number 1)" in r.getMessage() for r in caplog.records)
+
+
+@dataclass(frozen=True)
+class Counted(IntegrationEvent):
+    type = "pubsub.counted"
+    version = 1
+    number: int
+    made: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        Counted.made += 1
+
+
+def gated(topic: Topic) -> tuple[IntegrationEventBusRegistration, asyncio.Event, list[int]]:
+    """Return a consumer that waits at the gate with each event, and what it has handled."""
+    gate = asyncio.Event()
+    handled: list[int] = []
+
+    async def handle(event: Counted) -> None:
+        await gate.wait()
+        handled.append(event.number)
+
+    consumer = EventHandlerConsumer("slow", {Counted: handle})
+    return IntegrationEventBusRegistration(consumer, topic, [Counted]), gate, handled
+
+
+async def fall_behind(bus: RedisPubSubIntegrationEventBus, topic: Topic, events: int) -> None:
+    """Return when the consumers of the topic were given so many events."""
+    Counted.made = 0
+    async with Redis.from_url(redis_url()) as redis:
+        for number in range(events):
+            body = {"type": Counted.type, "version": 1, "number": number}
+            await redis.publish(topic.name, json.dumps(body))
+        # One connection reads for all of a bus, in order.
+        last = Probe("last")
+        await bus.register(on(last, topic))
+        await bus.send(topic, Numbered(1))
+        await eventually(lambda: last.numbers == [1])
+
+
+async def test_what_waits_for_its_turn_is_kept_as_bytes_and_in_order(topic: Topic) -> None:
+    registration, gate, handled = gated(topic)
+    async with new_bus(redis_url(), [registration]) as bus:
+        await fall_behind(bus, topic, 500)
+        assert Counted.made == 2  # the one that is handled, and the one that is next
+        gate.set()
+        await eventually(lambda: len(handled) == 500)
+    assert handled == list(range(500))
+
+
+async def test_closing_drops_what_waits_for_its_turn(
+    topic: Topic, caplog: pytest.LogCaptureFixture
+) -> None:
+    registration, _, handled = gated(topic)
+    async with new_bus(redis_url(), [registration], shutdown_grace=0.0) as bus:
+        await fall_behind(bus, topic, 50)
+    assert handled == []
+    assert Counted.made <= 3  # nothing was decoded in vain
+    assert any("their events are lost" in record.getMessage() for record in caplog.records)
 
 
 async def _log(server: RedisServer) -> str:

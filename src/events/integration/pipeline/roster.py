@@ -64,7 +64,11 @@ class Roster:
         )
         subscribed = await self._transport.subscribe(subscription, receiver.deliver)
         self._subscribers[_key(registration)] = Subscriber(
-            registration, scheduler, subscribed, self._forget
+            registration,
+            scheduler,
+            subscribed,
+            self._forget,
+            gives_back=self._transport.features.durability != "nothing",
         )
         self._changed.set()
 

@@ -29,12 +29,18 @@ class Subscriber:
         scheduler: DeliveryScheduler,
         subscribed: Subscribed,
         forget: Callable[[Subscriber], None],
+        *,
+        gives_back: bool,
     ) -> None:
-        """Begin. `forget` is called when it is closed, whether or not anybody waits for that."""
+        """Begin. `forget` is called when it is closed, whether or not anybody waits for that.
+
+        `gives_back` tells whether what no handler ends with comes again.
+        """
         self.registration = registration
         self.scheduler = scheduler
         self._subscribed = subscribed
         self._forget = forget
+        self._gives_back = gives_back
         self._closing: asyncio.Task[None] | None = None
         self._grace = math.inf
         self.ended = asyncio.create_task(self._watch())
@@ -77,10 +83,11 @@ class Subscriber:
             cancelled = await self.scheduler.close(grace)
             if cancelled:
                 logger.warning(
-                    "%s: %d handlers outlasted the grace of %g s; their events are delivered again",
+                    "%s: %d handlers outlasted the grace of %g s; their events are %s",
                     self.registration,
                     cancelled,
                     self._grace,
+                    "delivered again" if self._gives_back else "lost, as this bus keeps none",
                 )
             if self.scheduler.abandoned:
                 logger.error(
