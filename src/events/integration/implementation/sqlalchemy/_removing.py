@@ -7,7 +7,7 @@ than the lock is held. Therefore a removal
 - holds the lock but briefly: it does not wait for the disk. With a write-ahead log the database
   stays whole, and the application's next commit takes the removal to the disk with its own. Where
   the power fails before that, rows are sent again, with the same ids.
-- leaves the others twice the time that it took, before the next one begins.
+- leaves the others three times the time that it took, before the next one begins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from events.integration.implementation.sqlalchemy.tables import MOST_IDS
 
 __all__ = ["Removal"]
 
-_REST = 2.0  # times what the last removal took
+_REST = 3.0  # times what the last removal took
 _LONGEST_REST = 0.1  # seconds; it may have taken long because others wrote
 _SETTINGS = "SELECT journal_mode, synchronous FROM pragma_journal_mode, pragma_synchronous"
 _NORMAL = 1
