@@ -27,7 +27,7 @@ async def measure(contestant: Contestant, events: int) -> Measured:
 def cases() -> Iterator[Case]:
     for broker, contestants in BROKERS.items():
         for contestant in contestants:
-            if contestant.only is not None:
+            if not contestant.takes_part("both"):
                 continue
             yield Case(
                 broker, contestant.name, partial(measure, contestant), SIZES[broker].many // 2

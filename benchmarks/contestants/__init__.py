@@ -57,7 +57,11 @@ class Contestant(ABC):
 
     name: ClassVar[str]
     event: ClassVar[type[Order]] = Order
-    only: ClassVar[str | None] = None  # the one subject in which it differs from another
+    only: ClassVar[tuple[str, ...]] = ()  # the subjects in which it differs from another
+
+    def takes_part(self, subject: str) -> bool:
+        """Tell whether it is to be measured there."""
+        return not self.only or subject in self.only
 
     async def prepare(self, place: str) -> None:  # noqa: B027 - not all have to
         """Make the place, so that it keeps what is sent."""

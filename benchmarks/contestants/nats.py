@@ -108,7 +108,7 @@ class NatsPy(OnNats):
 
 class NatsPyInTurn(NatsPy):
     name = "nats-py, one handler at a time"
-    only = "consume"
+    only = ("consume",)
     at_once = False
 
 

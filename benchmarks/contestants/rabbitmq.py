@@ -170,7 +170,7 @@ class Pika(OnRabbitMQ):
 
 class PikaWithHeaders(Pika):
     name = "pika, with our headers"
-    only = "publish"
+    only = ("publish", "latency")
     properties: ClassVar[dict[str, Any]] = {
         "headers": HEADERS, "message_id": HEADERS["ce-id"], "type": KEY,
     }  # fmt: skip

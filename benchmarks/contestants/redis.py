@@ -119,7 +119,7 @@ class RedisPyPubSub(Contestant):
 
 class RedisPyPubSubInTurn(RedisPyPubSub):
     name = "redis-py, one handler at a time"
-    only = "consume"
+    only = ("consume",)
     at_once = False
 
 
@@ -127,7 +127,7 @@ class RedisPyPubSubWithHeaders(RedisPyPubSub):
     """Reads what ours sends: an envelope with the body in it, and the headers beside."""
 
     name = "redis-py, with our headers"
-    only = "consume"
+    only = ("consume",)
     event = OrderPlaced
 
     @asynccontextmanager
@@ -297,7 +297,7 @@ class RedisPyStreams(OnStreams):
 
 class RedisPyStreamsInTurn(RedisPyStreams):
     name = "redis-py, one handler at a time"
-    only = "consume"
+    only = ("consume",)
     at_once = False
 
 
@@ -305,7 +305,7 @@ class RedisPyStreamsWithHeaders(RedisPyStreams):
     """Reads what ours sends: a field for the body, and one for each header."""
 
     name = "redis-py, with our headers"
-    only = "consume"
+    only = ("consume",)
     event = OrderPlaced
 
     async def prepare(self, place: str) -> None:
