@@ -21,11 +21,13 @@ from events.integration.implementation.redis import (
     RedisPubSubIntegrationEventBus,
     RedisPubSubTransport,
 )
+from events.integration.message import Ack, Delivery, Settlement
 from events.integration.topology import (
     EventHandlerConsumer,
     IntegrationEventBusRegistration,
     Topic,
 )
+from events.integration.transport import Subscription
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
 from tests.brokers.redis_server import RedisServer, redis_url
@@ -207,6 +209,69 @@ async def test_closing_drops_what_waits_for_its_turn(
     assert handled == []
     assert Counted.made <= 3  # nothing was decoded in vain
     assert any("their events are lost" in record.getMessage() for record in caplog.records)
+
+
+async def publish(topic: Topic, *bodies: str) -> None:
+    """Publish them so that they come all at once."""
+    async with Redis.from_url(redis_url()) as redis, redis.pipeline(transaction=True) as together:
+        for body in bodies:
+            together.publish(topic.name, body)
+        await together.execute()
+
+
+OTHERS = json.dumps({"type": "pubsub.of-others", "version": 1})
+
+
+async def test_who_skips_all_that_comes_is_not_behind(
+    topic: Topic, caplog: pytest.LogCaptureFixture
+) -> None:
+    probe = Probe("one")
+    async with new_bus(redis_url(), [on(probe, topic)], backlog=50) as bus:
+        await publish(topic, *[OTHERS] * 500)
+        await bus.send(topic, Numbered(1))
+        await eventually(lambda: probe.numbers == [1])
+    assert not any("events behind" in record.getMessage() for record in caplog.records)
+
+
+async def test_what_is_skipped_takes_no_turn_of_the_loop_each(topic: Topic) -> None:
+    registration, gate, handled = gated(topic)
+    numbered = [json.dumps({"type": Counted.type, "version": 1, "number": n}) for n in range(3)]
+    async with new_bus(redis_url(), [registration]) as bus:
+        await publish(topic, *numbered[:2], *[OTHERS] * 1_000, numbered[2])
+        await fall_behind(bus, topic, 0)
+        gate.set()
+        turns = 0
+        while len(handled) < 3:
+            await asyncio.sleep(0)
+            turns += 1
+    assert handled == [0, 1, 2]
+    assert 10 <= turns < 100  # and yet it does not keep others waiting until all of it is gone
+
+
+async def test_what_cannot_be_handed_over_does_not_hold_up_the_rest(topic: Topic) -> None:
+    loop = asyncio.get_running_loop()
+    raised: list[object] = []
+    loop.set_exception_handler(lambda _, context: raised.append(context["exception"]))
+    handed: dict[bytes, asyncio.Future[Settlement]] = {}
+
+    def deliver(delivery: Delivery) -> asyncio.Future[Settlement]:
+        future = handed[delivery.body] = loop.create_future()
+        if delivery.body in {b"2", b"3"}:
+            raise RuntimeError
+        return future
+
+    async with new_bus(redis_url(), backlog=4) as bus:
+        wanted = Subscription(
+            topic=topic.name, consumer="one", types=frozenset(), concurrency=1, ordered=False
+        )
+        listener = await bus.transport.subscribe(wanted, deliver)
+        await publish(topic, *map(str, range(8)))
+        for number in (0, 1, 4, 5, 6, 7):
+            body = b"%d" % number
+            await eventually(lambda: body in handed)  # noqa: B023
+            handed[body].set_result(Ack())
+        await listener.close()
+    assert [type(error) for error in raised] == [RuntimeError, RuntimeError]
 
 
 async def _log(server: RedisServer) -> str:

@@ -43,6 +43,8 @@ from events.integration.uuid7 import uuid7
 
 __all__ = ["RedisPubSubIntegrationEventBus", "RedisPubSubTransport"]
 
+_IN_A_TURN = 100  # events, which take a millisecond or two
+
 logger = logging.getLogger("events.integration")
 
 
@@ -66,6 +68,7 @@ class _Listener:
         self._unsettled: set[asyncio.Future[Settlement]] = set()
         # Of bare bodies; an envelope has an id of its own.
         self._ids = map(f"{uuid7()}-{{}}".format, count(1))
+        self._going_on = False
         self._paused = False
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -80,25 +83,39 @@ class _Listener:
     def take(self, body: bytes) -> None:
         if self._paused:
             return
-        if len(self._unsettled) < self._at_hand:
-            self._hand(body)
-        else:
+        if self._waiting or len(self._unsettled) >= self._at_hand:
             self._waiting.append(body)
+        else:
+            self._hand(body)
         if self.behind >= self._transport.backlog:
             self._transport.hold(self)
 
     def _hand(self, body: bytes) -> None:
         future = self._deliver(Delivery(self.topic, self._consumer, next(self._ids), body, {}))
-        self._unsettled.add(future)
-        future.add_done_callback(self._settled)
+        # What is skipped, or cannot be read, is settled by now, and has nothing to wait for.
+        if not future.done():
+            self._unsettled.add(future)
+            future.add_done_callback(self._settled)
 
     def _settled(self, future: asyncio.Future[Settlement]) -> None:
         # Retries were waited for in place, and what was rejected is logged: nothing is left to do.
         self._unsettled.discard(future)
-        if self._waiting:
-            self._hand(self._waiting.popleft())
-        if 2 * self.behind <= self._transport.backlog:
-            self._transport.release(self)
+        if not self._going_on:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Hand over what waits; of what is settled at once only so much in a turn of the loop."""
+        left = _IN_A_TURN
+        try:
+            while left and self._waiting and len(self._unsettled) < self._at_hand:
+                left -= 1
+                self._hand(self._waiting.popleft())
+        finally:
+            self._going_on = bool(self._waiting) and len(self._unsettled) < self._at_hand
+            if self._going_on:
+                asyncio.get_running_loop().call_soon(self._go_on)
+            if 2 * self.behind <= self._transport.backlog:
+                self._transport.release(self)
 
     async def pause(self) -> None:
         if not self._paused:
