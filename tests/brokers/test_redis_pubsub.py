@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -246,6 +247,19 @@ async def test_what_is_skipped_takes_no_turn_of_the_loop_each(topic: Topic) -> N
             turns += 1
     assert handled == [0, 1, 2]
     assert 10 <= turns < 100  # and yet it does not keep others waiting until all of it is gone
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there, no task starts at once")
+async def test_who_is_unregistered_by_a_task_that_starts_at_once_costs_others_nothing(
+    topic: Topic,
+) -> None:
+    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
+    first, last = on(Probe("first"), topic), Probe("last")
+    async with new_bus(redis_url(), [first]) as bus:
+        await bus.register(on(Probe("middle", lambda _: bus.unregister(first)), topic))
+        await bus.register(on(last, topic))
+        await bus.send(topic, Numbered(1))
+        await eventually(lambda: last.numbers == [1])
 
 
 async def test_what_cannot_be_handed_over_does_not_hold_up_the_rest(topic: Topic) -> None:

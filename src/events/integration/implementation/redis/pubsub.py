@@ -278,7 +278,8 @@ class RedisPubSubTransport:
 
     def _on_push(self, message: list[bytes]) -> None:
         _, channel, body = message
-        for listener in self._listeners.get(channel.decode(), ()):
+        # Where tasks start at once, a handler may unregister one of them by now.
+        for listener in tuple(self._listeners.get(channel.decode(), ())):
             listener.take(body)
 
     def hold(self, listener: _Listener) -> None:
