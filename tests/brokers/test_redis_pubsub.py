@@ -337,6 +337,12 @@ def test_what_it_cannot_connect_to_is_refused(url: str) -> None:
         RedisPubSubIntegrationEventBus(url)
 
 
+@pytest.mark.parametrize("backlog", [0, -1])
+def test_a_backlog_that_would_never_be_read_is_refused(backlog: int) -> None:
+    with pytest.raises(InvalidTopologyError, match="backlog must be at least 1"):
+        new_bus(redis_url(), backlog=backlog)
+
+
 def test_a_password_is_never_shown() -> None:
     bus = RedisPubSubIntegrationEventBus("redis://me:secret@host/0?password=secret")
     assert "secret" not in repr(bus)

@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, Unpack
 
-from events.errors import BusUnavailableError, SendOutcomeUnknownError
+from events.errors import BusUnavailableError, InvalidTopologyError, SendOutcomeUnknownError
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.redis._connecting import (
     Connector,
@@ -352,6 +352,8 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
         **options: Unpack[BusOptions],
     ) -> None:
         self._where = masked(server) if isinstance(server, str) else "client"
+        if backlog < 1:
+            raise InvalidTopologyError(repr(self), f"backlog must be at least 1, not {backlog}")
         transport = RedisPubSubTransport(
             connector(repr(self), server),
             repr(self),
