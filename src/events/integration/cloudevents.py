@@ -221,7 +221,7 @@ def _parts(data: bytes) -> tuple[dict[str, Any], bytes | None, bool]:
     # Within a string the quotes would be escaped, so this is a member's name; and of the envelope
     # itself, if what is before it and what is behind it make sense. Ours do.
     head, _, rest = data.partition(b',"data":')
-    if _is_object(body := rest[:-1]):
+    if rest.endswith(b"}") and _is_object(body := rest[:-1]):
         try:
             return _decode_object(head + b"}"), body, not head.translate(None, _plain_json)
         except msgspec.DecodeError:

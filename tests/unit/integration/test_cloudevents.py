@@ -59,6 +59,10 @@ def dumped(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+def compact(value: Any) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
 # --- header values: HTTP binding, section 3.1.3.2 ---------------------------------------------
 
 
@@ -219,8 +223,10 @@ def test_the_data_looked_for_is_the_envelopes_own() -> None:
         dumped({**ENVELOPE, "data_base64": 3}),
         dumped({**ENVELOPE, "datacontenttype": [], "data": {}}),
         dumped({**ENVELOPE, "datacontenttype": "text/plain", "data": {}}),
+        compact({**ENVELOPE, "data": {}})[:-1] + b"]",
+        compact({**ENVELOPE, "data": {}})[:-1] + b"\n",
     ],
-    ids=range(20),
+    ids=range(22),
 )
 def test_whatever_is_no_envelope_is_a_bare_body(data: bytes) -> None:
     assert from_structured(data) == Envelope(None, {}, data)
