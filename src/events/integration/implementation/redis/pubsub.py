@@ -9,10 +9,10 @@ from another program is read as well.
 
     PUBLISH --> channel --> one connection for all subscriptions --> each of its consumers, in order
 
-What is read ahead of the handlers is kept as bytes, as it came. A consumer that falls behind by
-`backlog` events stops the reading for all of the bus, so that memory stays flat; the server then
-buffers for us, and drops the connection when its own limit is reached (`client-output-buffer-limit
-pubsub`). That is logged, and counted in `interruptions`.
+What is read ahead of the handlers is kept as bytes, as it came; for an order by keys it is decoded.
+A consumer that falls behind by `backlog` events stops the reading for all of the bus, so that
+memory stays flat; the server then buffers for us, and drops the connection when its own limit is
+reached (`client-output-buffer-limit pubsub`). That is logged, and counted in `interruptions`.
 """
 
 from __future__ import annotations
@@ -339,7 +339,8 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
         registrations: Its consumers.
         connect_timeout: How long `startup` tries to connect, and how long any answer may take but
             that to a send.
-        backlog: How many events a consumer may be behind before nothing more is read.
+        backlog: How many events a consumer may be behind before nothing more is read; of any type,
+            as what waits is not decoded yet.
     """
 
     def __init__(
