@@ -182,8 +182,7 @@ async def fall_behind(bus: RedisPubSubIntegrationEventBus, topic: Topic, events:
     Counted.made = 0
     async with Redis.from_url(redis_url()) as redis:
         for number in range(events):
-            body = {"type": Counted.type, "version": 1, "number": number}
-            await redis.publish(topic.name, json.dumps(body))
+            await redis.publish(topic.name, counted(number))
         # One connection reads for all of a bus, in order.
         last = Probe("last")
         await bus.register(on(last, topic))
@@ -220,6 +219,10 @@ async def publish(topic: Topic, *bodies: str) -> None:
         await together.execute()
 
 
+def counted(number: int) -> str:
+    return json.dumps({"type": Counted.type, "version": 1, "number": number})
+
+
 OTHERS = json.dumps({"type": "pubsub.of-others", "version": 1})
 
 
@@ -236,9 +239,8 @@ async def test_who_skips_all_that_comes_is_not_behind(
 
 async def test_what_is_skipped_takes_no_turn_of_the_loop_each(topic: Topic) -> None:
     registration, gate, handled = gated(topic)
-    numbered = [json.dumps({"type": Counted.type, "version": 1, "number": n}) for n in range(3)]
     async with new_bus(redis_url(), [registration]) as bus:
-        await publish(topic, *numbered[:2], *[OTHERS] * 1_000, numbered[2])
+        await publish(topic, counted(0), counted(1), *[OTHERS] * 1_000, counted(2))
         await fall_behind(bus, topic, 0)
         gate.set()
         turns = 0
@@ -247,6 +249,45 @@ async def test_what_is_skipped_takes_no_turn_of_the_loop_each(topic: Topic) -> N
             turns += 1
     assert handled == [0, 1, 2]
     assert 10 <= turns < 100  # and yet it does not keep others waiting until all of it is gone
+
+
+async def test_what_comes_while_others_are_skipped_keeps_its_place(topic: Topic) -> None:
+    registration, gate, handled = gated(topic)
+    async with new_bus(redis_url(), [registration]) as bus, Redis.from_url(redis_url()) as redis:
+        await publish(topic, counted(0), counted(1), *[OTHERS] * 5_000, counted(2))
+        await fall_behind(bus, topic, 0)
+        gate.set()
+        await redis.publish(topic.name, counted(3))
+        await eventually(lambda: len(handled) == 4)
+    assert handled == [0, 1, 2, 3]
+
+
+async def test_a_key_that_is_stuck_keeps_no_other_waiting(topic: Topic) -> None:
+    gate = asyncio.Event()
+
+    async def react(event: Numbered) -> None:
+        if event.key == "stuck":
+            await gate.wait()
+
+    probe = Probe("one", react)
+    registration = IntegrationEventBusRegistration(
+        probe, topic, [Numbered], concurrency=2, order_by=lambda event: event.key
+    )
+    async with new_bus(redis_url(), [registration]) as bus:
+        await bus.send_many(topic, [Numbered(number, key="stuck") for number in range(50)])
+        await bus.send(topic, Numbered(50, key="free"))
+        await eventually(lambda: probe.numbers == [50])
+        gate.set()
+        await eventually(lambda: len(probe.numbers) == 51)
+    assert probe.numbers == [50, *range(50)]
+
+
+async def test_bare_bodies_get_ids_of_their_own(topic: Topic) -> None:
+    probes = [Probe("one"), Probe("two")]
+    async with new_bus(redis_url(), [on(probe, topic) for probe in probes]):
+        await publish(topic, *[json.dumps({"type": Numbered.type, "version": 1, "number": 1})] * 3)
+        await eventually(lambda: all(len(probe.numbers) == 3 for probe in probes))
+    assert len({each.delivery.id for probe in probes for each in probe.arrivals}) == 6
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="there, no task starts at once")
