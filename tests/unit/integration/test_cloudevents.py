@@ -59,8 +59,8 @@ def dumped(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def compact(value: Any) -> bytes:
-    return json.dumps(value, separators=(",", ":")).encode()
+def compact(value: Any, *, ensure_ascii: bool = True) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=ensure_ascii).encode()
 
 
 # --- header values: HTTP binding, section 3.1.3.2 ---------------------------------------------
@@ -198,6 +198,14 @@ def test_the_data_looked_for_is_the_envelopes_own() -> None:
         envelope = from_structured(each)
         assert attribute(envelope.headers, "subject") == 'a,"data":{}'
         assert json.loads(envelope.body) == {"name": ',"data":{}}'}
+
+
+def test_an_attribute_is_encoded_whatever_characters_are_in_it() -> None:
+    for character in map(chr, [*range(0x81), 0x20AC]):
+        value = f"a{character}b"
+        for ensure_ascii in (True, False):
+            data = compact({**ENVELOPE, "subject": value, "data": {}}, ensure_ascii=ensure_ascii)
+            assert from_structured(data).headers["ce-subject"] == encode_value(value)
 
 
 @pytest.mark.parametrize(
