@@ -171,14 +171,13 @@ def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
     envelope = from_structured(delivery.body)
     if envelope.id is None:
         return delivery
-    return Delivery(
-        delivery.topic,
-        delivery.consumer,
-        envelope.id,
-        envelope.body,
-        {**delivery.headers, **envelope.headers} if delivery.headers else envelope.headers,
-        delivery.attempt,
-        envelope.key if delivery.key is None else delivery.key,
+    headers = {**delivery.headers, **envelope.headers} if delivery.headers else envelope.headers
+    return msgspec.structs.replace(
+        delivery,
+        id=envelope.id,
+        headers=headers,
+        body=envelope.body,
+        key=envelope.key if delivery.key is None else delivery.key,
     )
 
 

@@ -200,6 +200,18 @@ def test_the_data_looked_for_is_the_envelopes_own() -> None:
         assert json.loads(envelope.body) == {"name": ',"data":{}}'}
 
 
+class Placed(Delivery, frozen=True):
+    partition: int = 0
+
+
+def test_a_delivery_keeps_what_its_transport_knows_of_it() -> None:
+    body = dumped({**ENVELOPE, "data": {}})
+    delivery = Placed("users", "me", "made up", body, {}, attempt=2, partition=3)
+    taken_out = unwrapped(delivery, expected=True)
+    assert isinstance(taken_out, Placed)
+    assert (taken_out.id, taken_out.attempt, taken_out.partition) == ("1", 2, 3)
+
+
 def test_an_attribute_is_encoded_whatever_characters_are_in_it() -> None:
     for character in map(chr, [*range(0x81), 0x20AC]):
         value = f"a{character}b"
