@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,13 @@ from events.integration.implementation.redis import (
     RedisPubSubIntegrationEventBus,
     RedisPubSubTransport,
 )
+from events.integration.message import Ack, Delivery, Settlement
 from events.integration.topology import (
     EventHandlerConsumer,
     IntegrationEventBusRegistration,
     Topic,
 )
+from events.integration.transport import Subscription
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
 from tests.brokers.redis_server import RedisServer, redis_url
@@ -179,8 +182,7 @@ async def fall_behind(bus: RedisPubSubIntegrationEventBus, topic: Topic, events:
     Counted.made = 0
     async with Redis.from_url(redis_url()) as redis:
         for number in range(events):
-            body = {"type": Counted.type, "version": 1, "number": number}
-            await redis.publish(topic.name, json.dumps(body))
+            await redis.publish(topic.name, counted(number))
         # One connection reads for all of a bus, in order.
         last = Probe("last")
         await bus.register(on(last, topic))
@@ -207,6 +209,124 @@ async def test_closing_drops_what_waits_for_its_turn(
     assert handled == []
     assert Counted.made <= 3  # nothing was decoded in vain
     assert any("their events are lost" in record.getMessage() for record in caplog.records)
+
+
+async def publish(topic: Topic, *bodies: str) -> None:
+    """Publish them so that they come all at once."""
+    async with Redis.from_url(redis_url()) as redis, redis.pipeline(transaction=True) as together:
+        for body in bodies:
+            together.publish(topic.name, body)
+        await together.execute()
+
+
+def counted(number: int) -> str:
+    return json.dumps({"type": Counted.type, "version": 1, "number": number})
+
+
+OTHERS = json.dumps({"type": "pubsub.of-others", "version": 1})
+
+
+async def test_who_skips_all_that_comes_is_not_behind(
+    topic: Topic, caplog: pytest.LogCaptureFixture
+) -> None:
+    probe = Probe("one")
+    async with new_bus(redis_url(), [on(probe, topic)], backlog=50) as bus:
+        await publish(topic, *[OTHERS] * 500)
+        await bus.send(topic, Numbered(1))
+        await eventually(lambda: probe.numbers == [1])
+    assert not any("events behind" in record.getMessage() for record in caplog.records)
+
+
+async def test_what_is_skipped_takes_no_turn_of_the_loop_each(topic: Topic) -> None:
+    registration, gate, handled = gated(topic)
+    async with new_bus(redis_url(), [registration]) as bus:
+        await publish(topic, counted(0), counted(1), *[OTHERS] * 1_000, counted(2))
+        await fall_behind(bus, topic, 0)
+        gate.set()
+        turns = 0
+        while len(handled) < 3:
+            await asyncio.sleep(0)
+            turns += 1
+    assert handled == [0, 1, 2]
+    assert 10 <= turns < 100  # and yet it does not keep others waiting until all of it is gone
+
+
+async def test_what_comes_while_others_are_skipped_keeps_its_place(topic: Topic) -> None:
+    registration, gate, handled = gated(topic)
+    async with new_bus(redis_url(), [registration]) as bus, Redis.from_url(redis_url()) as redis:
+        await publish(topic, counted(0), counted(1), *[OTHERS] * 5_000, counted(2))
+        await fall_behind(bus, topic, 0)
+        gate.set()
+        await redis.publish(topic.name, counted(3))
+        await eventually(lambda: len(handled) == 4)
+    assert handled == [0, 1, 2, 3]
+
+
+async def test_a_key_that_is_stuck_keeps_no_other_waiting(topic: Topic) -> None:
+    gate = asyncio.Event()
+
+    async def react(event: Numbered) -> None:
+        if event.key == "stuck":
+            await gate.wait()
+
+    probe = Probe("one", react)
+    registration = IntegrationEventBusRegistration(
+        probe, topic, [Numbered], concurrency=2, order_by=lambda event: event.key
+    )
+    async with new_bus(redis_url(), [registration]) as bus:
+        await bus.send_many(topic, [Numbered(number, key="stuck") for number in range(50)])
+        await bus.send(topic, Numbered(50, key="free"))
+        await eventually(lambda: probe.numbers == [50])
+        gate.set()
+        await eventually(lambda: len(probe.numbers) == 51)
+    assert probe.numbers == [50, *range(50)]
+
+
+async def test_bare_bodies_get_ids_of_their_own(topic: Topic) -> None:
+    probes = [Probe("one"), Probe("two")]
+    async with new_bus(redis_url(), [on(probe, topic) for probe in probes]):
+        await publish(topic, *[json.dumps({"type": Numbered.type, "version": 1, "number": 1})] * 3)
+        await eventually(lambda: all(len(probe.numbers) == 3 for probe in probes))
+    assert len({each.delivery.id for probe in probes for each in probe.arrivals}) == 6
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there, no task starts at once")
+async def test_who_is_unregistered_by_a_task_that_starts_at_once_costs_others_nothing(
+    topic: Topic,
+) -> None:
+    asyncio.get_running_loop().set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009
+    first, last = on(Probe("first"), topic), Probe("last")
+    async with new_bus(redis_url(), [first]) as bus:
+        await bus.register(on(Probe("middle", lambda _: bus.unregister(first)), topic))
+        await bus.register(on(last, topic))
+        await bus.send(topic, Numbered(1))
+        await eventually(lambda: last.numbers == [1])
+
+
+async def test_what_cannot_be_handed_over_does_not_hold_up_the_rest(topic: Topic) -> None:
+    loop = asyncio.get_running_loop()
+    raised: list[object] = []
+    loop.set_exception_handler(lambda _, context: raised.append(context["exception"]))
+    handed: dict[bytes, asyncio.Future[Settlement]] = {}
+
+    def deliver(delivery: Delivery) -> asyncio.Future[Settlement]:
+        future = handed[delivery.body] = loop.create_future()
+        if delivery.body in {b"2", b"3"}:
+            raise RuntimeError
+        return future
+
+    async with new_bus(redis_url(), backlog=4) as bus:
+        wanted = Subscription(
+            topic=topic.name, consumer="one", types=frozenset(), concurrency=1, ordered=False
+        )
+        listener = await bus.transport.subscribe(wanted, deliver)
+        await publish(topic, *map(str, range(8)))
+        for number in (0, 1, 4, 5, 6, 7):
+            body = b"%d" % number
+            await eventually(lambda: body in handed)  # noqa: B023
+            handed[body].set_result(Ack())
+        await listener.close()
+    assert [type(error) for error in raised] == [RuntimeError, RuntimeError]
 
 
 async def _log(server: RedisServer) -> str:
@@ -256,6 +376,12 @@ async def test_a_client_that_was_given_stays_open(topic: Topic) -> None:
 def test_what_it_cannot_connect_to_is_refused(url: str) -> None:
     with pytest.raises(InvalidTopologyError, match="redis, rediss or unix"):
         RedisPubSubIntegrationEventBus(url)
+
+
+@pytest.mark.parametrize("backlog", [0, -1])
+def test_a_backlog_that_would_never_be_read_is_refused(backlog: int) -> None:
+    with pytest.raises(InvalidTopologyError, match="backlog must be at least 1"):
+        new_bus(redis_url(), backlog=backlog)
 
 
 def test_a_password_is_never_shown() -> None:

@@ -171,14 +171,13 @@ def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
     envelope = from_structured(delivery.body)
     if envelope.id is None:
         return delivery
-    return Delivery(
-        delivery.topic,
-        delivery.consumer,
-        envelope.id,
-        envelope.body,
-        {**delivery.headers, **envelope.headers} if delivery.headers else envelope.headers,
-        delivery.attempt,
-        envelope.key if delivery.key is None else delivery.key,
+    headers = {**delivery.headers, **envelope.headers} if delivery.headers else envelope.headers
+    return msgspec.structs.replace(
+        delivery,
+        id=envelope.id,
+        headers=headers,
+        body=envelope.body,
+        key=envelope.key if delivery.key is None else delivery.key,
     )
 
 
@@ -221,7 +220,7 @@ def _parts(data: bytes) -> tuple[dict[str, Any], bytes | None, bool]:
     # Within a string the quotes would be escaped, so this is a member's name; and of the envelope
     # itself, if what is before it and what is behind it make sense. Ours do.
     head, _, rest = data.partition(b',"data":')
-    if _is_object(body := rest[:-1]):
+    if rest.endswith(b"}") and _is_object(body := rest[:-1]):
         try:
             return _decode_object(head + b"}"), body, not head.translate(None, _plain_json)
         except msgspec.DecodeError:

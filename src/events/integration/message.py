@@ -5,7 +5,8 @@ lower-case names to strings; those of CloudEvents bear the prefix `ce-`, as in t
 bindings of CloudEvents 1.0, whatever the transport. A transport that must write them otherwise
 translates on its own side.
 
-Neither message nor delivery can be part of a cycle, so the garbage collector leaves them alone.
+Neither message nor delivery can be part of a cycle, so the garbage collector leaves them alone
+(`gc=False`). A subclass that can be, by what it adds, says `gc=True`; headers must not lead back.
 """
 
 from __future__ import annotations

@@ -59,6 +59,10 @@ def dumped(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+def compact(value: Any, *, ensure_ascii: bool = True) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=ensure_ascii).encode()
+
+
 # --- header values: HTTP binding, section 3.1.3.2 ---------------------------------------------
 
 
@@ -196,6 +200,26 @@ def test_the_data_looked_for_is_the_envelopes_own() -> None:
         assert json.loads(envelope.body) == {"name": ',"data":{}}'}
 
 
+class Placed(Delivery, frozen=True):
+    partition: int = 0
+
+
+def test_a_delivery_keeps_what_its_transport_knows_of_it() -> None:
+    body = dumped({**ENVELOPE, "data": {}})
+    delivery = Placed("users", "me", "made up", body, {}, attempt=2, partition=3)
+    taken_out = unwrapped(delivery, expected=True)
+    assert isinstance(taken_out, Placed)
+    assert (taken_out.id, taken_out.attempt, taken_out.partition) == ("1", 2, 3)
+
+
+def test_an_attribute_is_encoded_whatever_characters_are_in_it() -> None:
+    for character in map(chr, [*range(0x81), 0x20AC]):
+        value = f"a{character}b"
+        for ensure_ascii in (True, False):
+            data = compact({**ENVELOPE, "subject": value, "data": {}}, ensure_ascii=ensure_ascii)
+            assert from_structured(data).headers["ce-subject"] == encode_value(value)
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -219,8 +243,10 @@ def test_the_data_looked_for_is_the_envelopes_own() -> None:
         dumped({**ENVELOPE, "data_base64": 3}),
         dumped({**ENVELOPE, "datacontenttype": [], "data": {}}),
         dumped({**ENVELOPE, "datacontenttype": "text/plain", "data": {}}),
+        compact({**ENVELOPE, "data": {}})[:-1] + b"]",
+        compact({**ENVELOPE, "data": {}})[:-1] + b"\n",
     ],
-    ids=range(20),
+    ids=range(22),
 )
 def test_whatever_is_no_envelope_is_a_bare_body(data: bytes) -> None:
     assert from_structured(data) == Envelope(None, {}, data)

@@ -153,8 +153,9 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         """Stop the consumers, let running handlers end, then disconnect.
 
         Handlers that outlast the grace (`shutdown_grace` if None) are cancelled, and their events
-        are delivered again, to this consumer's name, wherever it runs next. Called again meanwhile,
-        the shorter grace counts. Cancelled, it grants no more of it, and ends when they have.
+        are delivered again, to this consumer's name, wherever it runs next; a broadcast keeps none.
+        Called again meanwhile, the shorter grace counts. Cancelled, it grants no more of it, and
+        ends when they have.
         """
         if self._started:
             self._require_own_loop("shut down")
@@ -231,8 +232,8 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         """Stop a registration and return when its running handlers have ended.
 
         What waits for the consumer at the broker stays there. Handlers that outlast
-        `shutdown_grace` are cancelled, and their events delivered again. Raises
-        `InvalidTopologyError` if the registration is not this bus's.
+        `shutdown_grace` are cancelled, and their events delivered again, except by a broadcast,
+        which keeps none. Raises `InvalidTopologyError` if the registration is not this bus's.
         """
         if registration not in self.registrations:
             raise InvalidTopologyError(

@@ -9,10 +9,10 @@ from another program is read as well.
 
     PUBLISH --> channel --> one connection for all subscriptions --> each of its consumers, in order
 
-What is read ahead of the handlers is kept as bytes, as it came. A consumer that falls behind by
-`backlog` events stops the reading for all of the bus, so that memory stays flat; the server then
-buffers for us, and drops the connection when its own limit is reached (`client-output-buffer-limit
-pubsub`). That is logged, and counted in `interruptions`.
+What is read ahead of the handlers is kept as bytes, as it came; for an order by keys it is decoded.
+A consumer that falls behind by `backlog` events stops the reading for all of the bus, so that
+memory stays flat; the server then buffers for us, and drops the connection when its own limit is
+reached (`client-output-buffer-limit pubsub`). That is logged, and counted in `interruptions`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, Unpack
 
-from events.errors import BusUnavailableError, SendOutcomeUnknownError
+from events.errors import BusUnavailableError, InvalidTopologyError, SendOutcomeUnknownError
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.redis._connecting import (
     Connector,
@@ -42,6 +42,8 @@ from events.integration.transport import Deliver, Subscription, TransportFeature
 from events.integration.uuid7 import uuid7
 
 __all__ = ["RedisPubSubIntegrationEventBus", "RedisPubSubTransport"]
+
+_IN_A_TURN = 100  # events, which take a millisecond or two
 
 logger = logging.getLogger("events.integration")
 
@@ -66,6 +68,7 @@ class _Listener:
         self._unsettled: set[asyncio.Future[Settlement]] = set()
         # Of bare bodies; an envelope has an id of its own.
         self._ids = map(f"{uuid7()}-{{}}".format, count(1))
+        self._going_on = False
         self._paused = False
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -80,25 +83,39 @@ class _Listener:
     def take(self, body: bytes) -> None:
         if self._paused:
             return
-        if len(self._unsettled) < self._at_hand:
-            self._hand(body)
-        else:
+        if self._waiting or len(self._unsettled) >= self._at_hand:
             self._waiting.append(body)
+        else:
+            self._hand(body)
         if self.behind >= self._transport.backlog:
             self._transport.hold(self)
 
     def _hand(self, body: bytes) -> None:
         future = self._deliver(Delivery(self.topic, self._consumer, next(self._ids), body, {}))
-        self._unsettled.add(future)
-        future.add_done_callback(self._settled)
+        # What is skipped, or cannot be read, is settled by now, and has nothing to wait for.
+        if not future.done():
+            self._unsettled.add(future)
+            future.add_done_callback(self._settled)
 
     def _settled(self, future: asyncio.Future[Settlement]) -> None:
         # Retries were waited for in place, and what was rejected is logged: nothing is left to do.
         self._unsettled.discard(future)
-        if self._waiting:
-            self._hand(self._waiting.popleft())
-        if 2 * self.behind <= self._transport.backlog:
-            self._transport.release(self)
+        if not self._going_on:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Hand over what waits; of what is settled at once only so much in a turn of the loop."""
+        left = _IN_A_TURN
+        try:
+            while left and self._waiting and len(self._unsettled) < self._at_hand:
+                left -= 1
+                self._hand(self._waiting.popleft())
+        finally:
+            self._going_on = bool(self._waiting) and len(self._unsettled) < self._at_hand
+            if self._going_on:
+                asyncio.get_running_loop().call_soon(self._go_on)
+            if 2 * self.behind <= self._transport.backlog:
+                self._transport.release(self)
 
     async def pause(self) -> None:
         if not self._paused:
@@ -261,7 +278,8 @@ class RedisPubSubTransport:
 
     def _on_push(self, message: list[bytes]) -> None:
         _, channel, body = message
-        for listener in self._listeners.get(channel.decode(), ()):
+        # Where tasks start at once, a handler may unregister one of them by now.
+        for listener in tuple(self._listeners.get(channel.decode(), ())):
             listener.take(body)
 
     def hold(self, listener: _Listener) -> None:
@@ -321,7 +339,8 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
         registrations: Its consumers.
         connect_timeout: How long `startup` tries to connect, and how long any answer may take but
             that to a send.
-        backlog: How many events a consumer may be behind before nothing more is read.
+        backlog: How many events a consumer may be behind before nothing more is read; of any type,
+            as what waits is not decoded yet.
     """
 
     def __init__(
@@ -334,6 +353,8 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
         **options: Unpack[BusOptions],
     ) -> None:
         self._where = masked(server) if isinstance(server, str) else "client"
+        if backlog < 1:
+            raise InvalidTopologyError(repr(self), f"backlog must be at least 1, not {backlog}")
         transport = RedisPubSubTransport(
             connector(repr(self), server),
             repr(self),
