@@ -142,6 +142,21 @@ async def test_what_cannot_be_decoded_is_a_dead_letter_at_once(
     )
 
 
+@pytest.mark.parametrize(
+    ("keeps", "said"), [(True, "leaves a dead letter"), (False, "drops it")], ids=["keeps", "drops"]
+)
+async def test_the_log_says_what_becomes_of_an_event_that_is_given_up(
+    keeps: bool, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = ManualTransport(msgspec.structs.replace(FEATURES, dead_letters=keeps))
+    retry = RetryPolicy(attempts=1)
+    handler = failing(1, ValueError("no"), [])
+    async with receiving(handler, retry=retry, transport=transport) as subscribed:
+        await subscribed.deliver(BODY)
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert record.message.endswith(f"at attempt 1, retries-exhausted, and {said}: ValueError: no")
+
+
 async def test_the_log_names_the_event_by_its_type_where_the_headers_tell_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
