@@ -179,7 +179,7 @@ class MakeBus(Protocol):
 
     def __call__(
         self,
-        registrations: Iterable[IntegrationEventBusRegistration],
+        registrations: Sequence[IntegrationEventBusRegistration],
         /,
         *,
         middlewares: Sequence[Middleware],
