@@ -582,6 +582,28 @@ async def test_a_middleware_that_does_not_go_on_has_handled_the_event() -> None:
     assert calls == []
 
 
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("outer", [0, 1], ids=["innermost", "around-another"])
+async def test_a_middleware_that_forgets_to_await_loses_no_event(outer: int) -> None:
+    async def forgets(incoming: IncomingEvent, call_next: Handle, /) -> None:
+        call_next(incoming)  # type: ignore[unused-awaitable]  # pyright: ignore[reportUnusedCoroutine]
+
+    async def awaits(incoming: IncomingEvent, call_next: Handle, /) -> None:
+        await call_next(incoming)
+
+    calls: list[Delivery | None] = []
+    middlewares = [forgets, *[awaits] * outer]
+    async with receiving(
+        failing(0, ValueError(), calls), options={"middlewares": middlewares}
+    ) as subscribed:
+        settlement = await subscribed.deliver(BODY)
+    assert isinstance(settlement, Reject)
+    assert settlement.reason == "unretryable"
+    assert "it called `call_next` and did not await it: write `await call_" in settlement.error
+    assert "forgets" in settlement.error
+    assert calls == []
+
+
 async def test_what_a_handler_sends_inherits_correlation_and_names_its_cause() -> None:
     transport = ManualTransport()
     bus: TransportIntegrationEventBus
