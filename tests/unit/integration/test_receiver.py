@@ -586,7 +586,7 @@ async def test_a_middleware_that_does_not_go_on_has_handled_the_event() -> None:
 @pytest.mark.parametrize("outer", [0, 1], ids=["innermost", "around-another"])
 async def test_a_middleware_that_forgets_to_await_loses_no_event(outer: int) -> None:
     async def forgets(incoming: IncomingEvent, call_next: Handle, /) -> None:
-        call_next(incoming)  # type: ignore[unused-awaitable]  # pyright: ignore[reportUnusedCoroutine]
+        call_next(incoming)  # pyright: ignore[reportUnusedCoroutine]
 
     async def awaits(incoming: IncomingEvent, call_next: Handle, /) -> None:
         await call_next(incoming)
