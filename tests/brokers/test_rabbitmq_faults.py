@@ -291,11 +291,20 @@ async def test_25_startup_waits_if_it_is_told_to(tmp_path: Path) -> None:
         await asyncio.to_thread(server.__exit__, None, None, None)
 
 
-async def test_25_waiting_for_the_broker_has_an_end() -> None:
-    url = f"amqp://127.0.0.1:{free_port()}/"
+async def test_25_waiting_for_the_broker_has_an_end_and_says_what_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    url = f"amqp://guest:secret@127.0.0.1:{free_port()}/"
     bus = RabbitMQIntegrationEventBus(url, wait_for_broker=True, startup_timeout=0.5)
-    with pytest.raises(BusUnavailableError):
+    with pytest.raises(
+        BusUnavailableError, match=r"startup took longer than 0.5 s.*Connection refused"
+    ):
         await bus.startup()
+    (told,) = [r for r in caplog.records if r.name == "events.integration"]
+    assert told.levelname == "WARNING"
+    assert "is not available, startup waits for it: " in told.message
+    assert "Connection refused" in told.message
+    assert "secret" not in caplog.text
 
 
 @pytest.mark.parametrize("waits", [True, False], ids=["waits", "does-not-wait"])

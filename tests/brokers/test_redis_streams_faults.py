@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -326,8 +327,9 @@ async def test_28_a_lost_connection_cancels_no_handler(server: RedisServer) -> N
 
 
 async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(
-    server: RedisServer, worker: Any
+    server: RedisServer, worker: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "events.integration")
     async with sending(server, range(1)):
         slow = worker(delay=4 * LEASE)
         await slow.until("begin", 1)
@@ -350,6 +352,9 @@ async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(
             await eventually(lambda: 2 in probe.numbers, PATIENCE)
             assert time.monotonic() - began < 4 * LEASE
             assert probe.attempts[-1] == 2
+            (told,) = [r.message for r in caplog.records if "takes over" in r.message]
+            assert told.startswith(f"consumer 'worker' on topic {TOPIC.name!r} takes over ")
+            assert told.endswith(f"a process that died, or said nothing for {LEASE:g} s")
 
 
 async def test_a_retry_that_waits_survives_the_process_and_the_server(server: RedisServer) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_type
@@ -14,8 +14,12 @@ from events.integration import (
     IntegrationEvent,
     IntegrationEventBus,
     IntegrationEventBusRegistration,
+    Middleware,
     Topic,
 )
+from events.integration.implementation.base import TransportIntegrationEventBus
+from events.integration.implementation.dishka import IntegrationEventImplementationProvider
+from events.integration.implementation.memory import InMemoryIntegrationEventBus
 
 USERS = Topic("users")
 
@@ -85,3 +89,14 @@ def payloads() -> None:
     assert_type(IntegrationEvent.from_dict(payload), IntegrationEvent)
     assert_type(UserRegisteredV1.version, int)
     assert_type(IntegrationEvent.registry[EventKey("user.registered", 1)], type[IntegrationEvent])
+
+
+def make_bus(
+    registrations: Sequence[IntegrationEventBusRegistration], *, middlewares: Sequence[Middleware]
+) -> TransportIntegrationEventBus:
+    return InMemoryIntegrationEventBus(registrations, middlewares=middlewares)
+
+
+def provide_a_bus() -> None:
+    IntegrationEventImplementationProvider(make_bus)
+    IntegrationEventImplementationProvider(InMemoryIntegrationEventBus)

@@ -10,6 +10,7 @@ caused it, so that a circle can be shown as the chain that it is:
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -27,6 +28,8 @@ __all__ = ["DomainEventDispatcher"]
 # An event, the step whose handlers caused it, and its place in that chain. A plain tuple: one is
 # made for every event.
 _Step: TypeAlias = "tuple[DomainEvent, _Step | None, int]"
+
+logger = logging.getLogger("events.domain")
 
 # A circle that branches grows too wide to ever get long, so width is limited as well.
 _CAUSED_PER_LIMIT = 100
@@ -79,9 +82,12 @@ class DomainEventDispatcher:
         self._handlers: dict[type, DomainEventHandler[Any]] = {}
         self._seen: dict[int, AggregateRoot] = {}
         self._entered = 0
+        self._watch: _Watch | None = None
 
     def store_event(self, event: DomainEvent) -> None:
         """Put an event at the end of the queue; `process` handles it."""
+        if not self._entered and self._watch is None:  # a block processes by itself
+            self._watch = _Watch(self._queue)
         cause = self._handling
         self._queue.append((event, cause, 1 if cause is None else cause[2] + 1))
 
@@ -177,6 +183,25 @@ class DomainEventDispatcher:
         for entity in self._seen.values():
             entity.pop_events()
         self._seen.clear()
+
+
+class _Watch:
+    """Tells, when a dispatcher has gone, of events that it was given and nobody had it process."""
+
+    __slots__ = ("_queue",)
+
+    def __init__(self, queue: deque[_Step]) -> None:
+        self._queue = queue
+
+    def __del__(self) -> None:
+        if self._queue:
+            logger.warning(
+                "%d domain events were never processed (%s): use `async with dispatcher:`, or "
+                "await its `process()` before you commit. Where the unit of work failed in "
+                "between, nothing is lost",
+                len(self._queue),
+                ", ".join(dict.fromkeys(step[0].type for step in self._queue)),
+            )
 
 
 def _check_registry(given: object) -> None:

@@ -22,7 +22,7 @@ from events.errors import (
 )
 from events.integration.annotations import annotations_of
 from events.integration.cloudevents import encode_value
-from events.integration.fidelity import Check, UnsupportedFieldError, check_for
+from events.integration.fidelity import Check, UnfitError, UnsupportedFieldError, check_for
 
 if TYPE_CHECKING:
     from events.integration.event import IntegrationEvent
@@ -94,7 +94,7 @@ class EventCodec(Generic[E]):
             if self._check is not None:
                 self._check(event)
         except Exception as exc:
-            raise EventEncodeError(self.event_class, _said(exc)) from exc
+            raise EventEncodeError(self.event_class, self._why(event, exc)) from exc
         if body == b"{}":
             return self.prefix[:-1] + b"}"
         return body.replace(b"{", self.prefix, 1)
@@ -124,8 +124,26 @@ class EventCodec(Generic[E]):
             # Through the bytes, so that it is to the letter what a partner's JSON parser gives.
             written: dict[str, Any] = msgspec.json.decode(_encode_json(event))
         except Exception as exc:
-            raise EventEncodeError(self.event_class, _said(exc)) from exc
+            raise EventEncodeError(self.event_class, self._why(event, exc)) from exc
         return head | written
+
+    def _why(self, event: E, error: Exception) -> str:
+        """Say what cannot be encoded; the encoder does not tell where it stands."""
+        if isinstance(error, UnfitError):
+            return str(error)
+        try:
+            if self._check is not None:
+                self._check(event)
+        except UnfitError as unfit:
+            return str(unfit)  # names the place, to its depth
+        except Exception:  # noqa: BLE001, S110 - the first one counts
+            pass
+        for field in own_fields(self.event_class):
+            try:
+                _encode_json(getattr(event, field.name))
+            except Exception as itself:  # noqa: BLE001
+                return f"$.{field.name}: {_said(itself)}"
+        return _said(error)
 
     def convert(self, payload: dict[str, Any]) -> E:
         """Make the event of a payload, whatever type and version the payload itself names.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +82,38 @@ class World:
 @pytest.fixture
 def world() -> World:
     return World()
+
+
+def test_events_that_nobody_processes_are_told(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    dispatcher = world.dispatcher()
+    order = Order()
+    order.publish_event(A("1"))
+    dispatcher.from_entity(order)
+    dispatcher.store_events([A("2"), B("3")])
+    assert caplog.text == ""
+    del dispatcher
+    gc.collect()
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("events.domain", "WARNING")
+    assert record.message.startswith("3 domain events were never processed (a, b): use `async with")
+
+
+async def test_events_that_were_processed_or_dropped_are_not_told(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    dispatcher = world.dispatcher()
+    dispatcher.store_event(A("1"))
+    await dispatcher.process()
+    del dispatcher
+    dispatcher = world.dispatcher()
+    await dispatcher.__aenter__()
+    dispatcher.store_event(A("2"))
+    await dispatcher.__aexit__(LookupError, LookupError(), None)
+    del dispatcher
+    gc.collect()
+    assert caplog.records == []
 
 
 async def test_handles_in_order_of_events_and_of_registration(world: World) -> None:

@@ -300,7 +300,9 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (Holder, Holder(UTC_NOW, math.nan), r"^\$.x.ratio: nan"),
     (Leaf, BigLeaf(UTC_NOW, Decimal(1)), r"^\$.x: it is a BigLeaf, of which only what Leaf has"),
     (list[Holder], [Holder(UTC_NOW, 0, BigLeaf(UTC_NOW, Decimal(1)))], r"^\$.x\[0\].leaf: it is a"),
-    (str, Text("a"), r"^Encoding objects of type Text is unsupported"),
+    (str, Text("a"), r"^\$.x: Encoding objects of type Text is unsupported"),
+    (object, object(), r"^\$.x: a object in a field of type Any would come back as another"),
+    (list[Any], [1, object()], r"^\$.x\[1\]: a object in a field of type Any would come back as"),
 ]  # fmt: skip
 
 
@@ -316,7 +318,7 @@ def test_what_would_change_is_refused_at_encoding(hint: Any, value: Any, text: s
 
 @pytest.mark.parametrize(
     ("hint", "value", "text"),
-    [(str, "\ud800", "surrogates not allowed"), (int, 10**5000, "Exceeds the limit")],
+    [(str, "\ud800", r"\$.x: .*surrogates not allowed"), (int, 10**5000, "Exceeds the limit")],
     ids=["surrogate", "digits"],
 )
 def test_what_json_cannot_write_is_refused_at_encoding(hint: Any, value: Any, text: str) -> None:

@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.schema import CreateTable
 
 from events.errors import InboxError, InboxTableError, InvalidTopologyError
 from events.integration import (
@@ -576,3 +577,11 @@ async def test_a_retention_that_is_too_short_is_warned_of(
 
 async def _is_empty(database: SQLAlchemyInboxDatabase) -> bool:
     return await database.rows() == 0
+
+
+@pytest.mark.parametrize("name", ["mysql", "mariadb"])
+def test_the_table_can_be_rolled_back_whatever_engine_the_server_prefers(name: str) -> None:
+    """In one that cannot, the row of an attempt that failed would stay: the event would be lost."""
+    dialect = make_url(f"{name}+asyncmy://").get_dialect()()
+    ddl = CreateTable(inbox_table(MetaData())).compile(dialect=dialect)
+    assert "ENGINE=InnoDB" in str(ddl)

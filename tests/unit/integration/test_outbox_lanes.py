@@ -303,8 +303,29 @@ async def test_lanes_that_come_and_go_are_logged(
         await member.attend()
     assert [record.message for record in caplog.records] == [
         "relay one holds 32 of 32 lanes",
+        "relay two holds 0 of 32 lanes, and waits for 16 that others hold: one that lives gives "
+        "its share up now, one that is dead within 30 s",
         "relay one holds 16 of 32 lanes",
         "relay two holds 16 of 32 lanes",
+    ]
+
+
+async def test_the_lanes_of_a_dead_relay_are_told_once_and_until_when(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "events.integration")
+    table = Table()
+    await Membership(table, "dead", 30.0).attend()
+    heir = Membership(table, "heir", 10.0)
+    for _ in range(4):
+        clock.now += 8
+        table.now += 8
+        await heir.attend()
+    told = [record.message for record in caplog.records]
+    assert told[1:] == [
+        "relay heir holds 0 of 32 lanes, and waits for 16 that others hold: one that lives gives "
+        "its share up now, one that is dead within 22 s",
+        "relay heir holds 32 of 32 lanes",
     ]
 
 

@@ -142,6 +142,21 @@ async def test_what_cannot_be_decoded_is_a_dead_letter_at_once(
     )
 
 
+@pytest.mark.parametrize(
+    ("keeps", "said"), [(True, "leaves a dead letter"), (False, "drops it")], ids=["keeps", "drops"]
+)
+async def test_the_log_says_what_becomes_of_an_event_that_is_given_up(
+    keeps: bool, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    transport = ManualTransport(msgspec.structs.replace(FEATURES, dead_letters=keeps))
+    retry = RetryPolicy(attempts=1)
+    handler = failing(1, ValueError("no"), [])
+    async with receiving(handler, retry=retry, transport=transport) as subscribed:
+        await subscribed.deliver(BODY)
+    (record,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert record.message.endswith(f"at attempt 1, retries-exhausted, and {said}: ValueError: no")
+
+
 async def test_the_log_names_the_event_by_its_type_where_the_headers_tell_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -564,6 +579,28 @@ async def test_a_middleware_that_does_not_go_on_has_handled_the_event() -> None:
         failing(9, ValueError(), calls), options={"middlewares": [stop]}
     ) as subscribed:
         assert await subscribed.deliver(BODY) == Ack()
+    assert calls == []
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("outer", [0, 1], ids=["innermost", "around-another"])
+async def test_a_middleware_that_forgets_to_await_loses_no_event(outer: int) -> None:
+    async def forgets(incoming: IncomingEvent, call_next: Handle, /) -> None:
+        call_next(incoming)  # pyright: ignore[reportUnusedCoroutine]
+
+    async def awaits(incoming: IncomingEvent, call_next: Handle, /) -> None:
+        await call_next(incoming)
+
+    calls: list[Delivery | None] = []
+    middlewares = [forgets, *[awaits] * outer]
+    async with receiving(
+        failing(0, ValueError(), calls), options={"middlewares": middlewares}
+    ) as subscribed:
+        settlement = await subscribed.deliver(BODY)
+    assert isinstance(settlement, Reject)
+    assert settlement.reason == "unretryable"
+    assert "it called `call_next` and did not await it: write `await call_" in settlement.error
+    assert "forgets" in settlement.error
     assert calls == []
 
 

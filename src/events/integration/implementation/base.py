@@ -143,11 +143,18 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                     for registration in tuple(self.registrations):
                         await self._subscribe_unless_gone(registration)
             except BaseException as error:
+                why = self._why_startup_takes_so_long()
                 await self._stop(grace=0)
                 if isinstance(error, TimeoutError):
                     reason = f"startup took longer than {self._startup_timeout:g} s"
+                    if why is not None:
+                        reason = f"{reason}: {why}"
                     raise BusUnavailableError(repr(self), reason) from error
                 raise
+
+    def _why_startup_takes_so_long(self) -> str | None:
+        """Return what it waits for, where a bus knows."""
+        return None
 
     async def shutdown(self, *, grace: float | None = None) -> None:
         """Stop the consumers, let running handlers end, then disconnect.

@@ -179,7 +179,7 @@ class MakeBus(Protocol):
 
     def __call__(
         self,
-        registrations: Iterable[IntegrationEventBusRegistration],
+        registrations: Sequence[IntegrationEventBusRegistration],
         /,
         *,
         middlewares: Sequence[Middleware],
@@ -189,8 +189,9 @@ class MakeBus(Protocol):
 class IntegrationEventImplementationProvider(Provider):
     """Provide the bus, started when first asked for and stopped when the container closes.
 
-    It provides `IntegrationEventBus` and the class that `make` is (APP), the `Delivery` (REQUEST,
-    while one is handled), and the handler classes of every `DishkaHandler` in the registrations
+    It provides the bus as `IntegrationEventBus`, as `TransportIntegrationEventBus`, which has
+    health and dead letters, and as the class that `make` is (APP), the `Delivery` (REQUEST, while
+    one is handled), and the handler classes of every `DishkaHandler` in the registrations
     (REQUEST), so one that cannot be built is found when the container is made. To make a handler
     yourself, provide it in a provider after this one.
 

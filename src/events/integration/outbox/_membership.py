@@ -38,6 +38,7 @@ class Membership:
         self._tenure = Tenure()
         self._attend_at = 0.0
         self._rival: RelayNameTakenError | None = None
+        self._told: tuple[frozenset[int], bool] | None = None
         self.lease = Lease(name, token, frozenset(), length, 0.0)
 
     @property
@@ -63,9 +64,12 @@ class Membership:
         granted = self._tenure.begin()
         before_asking = self._tenure.remaining
         renewed = False
+        longest = 0.0
 
         def decide(leases: Sequence[Lease]) -> Attendance:
-            nonlocal renewed
+            nonlocal renewed, longest
+            others = [lease for lease in leases if lease.token != self.lease.token]
+            longest = max((min(other.remaining, other.length) for other in others), default=0.0)
             renewed = any(lease.token == self.lease.token for lease in leases)
             # A pause while it was asked would look like a clock that was set.
             if before_asking - self._tenure.remaining < self.lease.length / 4:
@@ -83,12 +87,31 @@ class Membership:
         granted(result.own.length)
         self._rival = None
         before_, self.lease = self.lease.lanes, result.own
-        missing = result.share > len(self.lease.lanes)
-        self._attend_at = self.lease.length * (1 - (_WAITING if missing else _EVERY))
-        if self.lease.lanes != before_:
-            held = len(self.lease.lanes)
-            logger.info("relay %s holds %d of %d lanes", self.lease.relay, held, LANES)
+        missing = result.share - len(self.lease.lanes)
+        self._attend_at = self.lease.length * (1 - (_WAITING if missing > 0 else _EVERY))
+        self._tell(missing, longest)
         return self.lease.lanes != before_ or (bool(before_) and not renewed)
+
+    def _tell(self, missing: int, longest: float) -> None:
+        """Log what it holds and waits for, when that has changed."""
+        lease = self.lease
+        told = lease.lanes, missing > 0
+        if told == (self._told or (frozenset(), False)):
+            return
+        self._told = told
+        held = len(lease.lanes)
+        if missing > 0:
+            logger.info(
+                "relay %s holds %d of %d lanes, and waits for %d that others hold: one that lives "
+                "gives its share up now, one that is dead within %.0f s",
+                lease.relay,
+                held,
+                LANES,
+                missing,
+                longest,
+            )
+        else:
+            logger.info("relay %s holds %d of %d lanes", lease.relay, held, LANES)
 
     def _compare_clocks(self, leases: Sequence[Lease]) -> None:
         for lease in leases:

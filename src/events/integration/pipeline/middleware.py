@@ -12,6 +12,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from inspect import CORO_CREATED, getcoroutinestate
+from types import CoroutineType
 from typing import Protocol, TypeAlias
 
 from msgspec import Struct
@@ -167,5 +169,22 @@ def compose(middlewares: Sequence[Middleware], handle: Handle) -> Handle:
     return handle
 
 
-def _around(middleware: Middleware, call_next: Handle, incoming: IncomingEvent) -> Awaitable[None]:
-    return middleware(incoming, call_next)
+async def _around(middleware: Middleware, call_next: Handle, incoming: IncomingEvent) -> None:
+    """Run one middleware; an `await` that it forgot must not have the event count as handled."""
+    begun: Awaitable[None] | None = None
+
+    def going_on(incoming: IncomingEvent) -> Awaitable[None]:
+        nonlocal begun
+        begun = call_next(incoming)
+        return begun
+
+    await middleware(incoming, going_on)
+    if (
+        isinstance(begun, CoroutineType)
+        and begun.cr_frame
+        and getcoroutinestate(begun) == CORO_CREATED
+    ):
+        raise InvalidTopologyError(
+            f"middleware {middleware!r}",
+            "it called `call_next` and did not await it: write `await call_next(incoming)`",
+        )

@@ -74,6 +74,7 @@ class Receiver:
         self._delayed_retry = features.delayed_retry
         self._enveloped = not features.headers
         self._shares = features.delivery == "group"
+        self._keeps = features.dead_letters
         self._skipped: set[str | None] = set()
 
     def deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
@@ -195,12 +196,13 @@ class Receiver:
         self, delivery: Delivery, reason: str, text: str, error: BaseException | None = None
     ) -> Reject:
         logger.error(
-            "%s gives up on %s from topic %r at attempt %d, %s: %s",
+            "%s gives up on %s from topic %r at attempt %d, %s, and %s: %s",
             delivery.consumer,
             _named(delivery),
             delivery.topic,
             delivery.attempt,
             reason,
+            "leaves a dead letter" if self._keeps else "drops it",
             text,
             exc_info=error,
             extra=_fields(delivery),

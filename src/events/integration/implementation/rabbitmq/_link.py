@@ -74,6 +74,7 @@ class Link:
         self._opening = asyncio.Lock()
         self._reconnecting: asyncio.Task[None] | None = None
         self.connection: Connection | None = None
+        self.waits_because: str | None = None  # of what `open` was told last, while it waits
 
     @property
     def is_up(self) -> bool:
@@ -98,8 +99,14 @@ class Link:
             while (reason := await self._connect()) is not None:
                 if not wait:
                     raise BusUnavailableError(self._outage.name, reason)
+                if reason != self.waits_because:
+                    logger.warning(
+                        "%s is not available, startup waits for it: %s", self._outage.name, reason
+                    )
+                self.waits_because = reason
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
                 pause = min(2 * pause, _LONGEST_PAUSE)
+            self.waits_because = None
 
     async def up(self) -> Connection:
         """Return the connection, and wait for the next one if it was lost.

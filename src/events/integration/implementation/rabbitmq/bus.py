@@ -55,7 +55,11 @@ class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
             wait_for_broker=wait_for_broker,
         )
         self._shown = repr(transport).partition("(")[2]
+        self._rabbitmq = transport
         super().__init__(transport, registrations, **options)
+
+    def _why_startup_takes_so_long(self) -> str | None:
+        return self._rabbitmq.waits_because
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._shown}"

@@ -87,6 +87,12 @@ class RabbitMQTransport:
         """Return the store of dead letters, while connected."""
         return self._dead_letters
 
+    @property
+    def waits_because(self) -> str | None:
+        """Return why there is no connection yet, while `wait_for_broker` waits for one."""
+        links = self._outward, self._inward
+        return next((link.waits_because for link in links if link and link.waits_because), None)
+
     async def connect(self) -> None:
         """See `Transport.connect`; the connection to receive is opened with the first consumer."""
         if self._publisher is not None:

@@ -319,8 +319,16 @@ class StreamConsumer:
                         stream,
                     )
                 for number, fields, count, suspect in taken:
-                    entry = number, fields
-                    self._hand(Entry.read(self.keys, stream, entry, count, suspect=bool(suspect)))
+                    reply = number, fields
+                    entry = Entry.read(self.keys, stream, reply, count, suspect=bool(suspect))
+                    if suspect:
+                        logger.info(
+                            "%s takes over %s from a process that died, or said nothing for %g s",
+                            self.name,
+                            entry.message_id,
+                            self._options.lease,
+                        )
+                    self._hand(entry)
                     last = bool(suspect)
                 left |= bool(more)
             # More of the dead's comes by and by. Not before it is known: what is new must not

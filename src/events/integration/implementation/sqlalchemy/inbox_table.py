@@ -81,6 +81,8 @@ def inbox_table(metadata: MetaData, name: str = "inbox", *, schema: str | None =
         Index(f"ix_{name}_handled_at", "handled_at"),
         schema=schema,
         sqlite_with_rowid=False,  # the key is the table: one tree to write to less
+        mysql_engine="InnoDB",  # has transactions, whatever the server would take by itself
+        mariadb_engine="InnoDB",
     )
 
 
