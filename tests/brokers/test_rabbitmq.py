@@ -6,6 +6,7 @@ import asyncio
 import logging
 import struct
 from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 from uuid import uuid4
@@ -22,7 +23,12 @@ from events.errors import (
     MessageTooLargeError,
     SendOutcomeUnknownError,
 )
-from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
+from events.integration import (
+    IntegrationEvent,
+    IntegrationEventBusRegistration,
+    RetryPolicy,
+    Topic,
+)
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._topology import Names, _tier, topic_of
@@ -97,6 +103,31 @@ def test_names_cannot_collide() -> None:
     assert names.main.name == "a%40b@c%3Aretry%3A5s"
     assert topic_of(names.main.name) == "c:retry:5s"
     assert names.retry(5).name == f"{names.main.name}:retry:5s"
+
+
+@dataclass(frozen=True)
+class Unheard(IntegrationEvent):
+    type = "quirks.unheard"
+    version = 1
+
+
+async def test_what_reaches_no_queue_is_told_once_for_each_type(
+    bus: RabbitMQIntegrationEventBus, topic: Topic, probe: Probe, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told() -> list[str]:
+        return [r.getMessage() for r in caplog.records if "reached no queue" in r.getMessage()]
+
+    caplog.set_level(logging.INFO)
+    await bus.send(topic, Numbered(1))
+    await eventually(lambda: probe.numbers == [1])
+    assert told() == []
+    await bus.send_many(topic, [Unheard() for _ in range(50)])
+    await bus.send(topic, Unheard())
+    await bus.send(topic, Numbered(2))
+    await eventually(lambda: probe.numbers == [1, 2])
+    assert len(told()) == 1
+    assert repr(topic.name) in told()[0]
+    assert Unheard.type in told()[0]
 
 
 async def test_names_that_are_too_long_together_are_refused(rabbitmq_url: str) -> None:

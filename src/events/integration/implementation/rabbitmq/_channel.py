@@ -95,11 +95,14 @@ class Channel:
 
         await self.call("confirm_delivery", ack_nack_callback=confirmed)
 
-    def on_return(self, returned: Callable[[str, Properties], None]) -> None:
-        """Have `returned` called for what was mandatory and went nowhere: its key, properties."""
+    def on_return(self, returned: Callable[[str, str, Properties], None]) -> None:
+        """Have `returned` called for what was mandatory and went nowhere.
+
+        It gets its exchange, key and properties.
+        """
 
         def on_return(_: Any, method: Any, properties: Properties, __: bytes) -> None:
-            returned(method.routing_key, properties)
+            returned(method.exchange, method.routing_key, properties)
 
         self._channel.add_on_return_callback(on_return)
 

@@ -10,8 +10,9 @@ A message that is written and not confirmed when the channel is lost is written 
 one, in order and with the same id: the broker may have it twice then. Its deadline goes on all the
 while. When that passes, the outcome is unknown if it was ever written, else it was not sent.
 
-No message of a topic is mandatory: that nobody follows a topic yet is not an error. Those that move
-between a consumer's queues are: they must not get lost because somebody has deleted one.
+That nobody follows a topic yet is not an error: such a message is confirmed, and gone. The broker is
+asked to return it nevertheless, until that was told once of its type. Those that move between a
+consumer's queues are mandatory: they must not get lost because somebody has deleted one.
 """
 
 from __future__ import annotations
@@ -92,6 +93,7 @@ class Publisher:
         self._held: dict[Place, deque[_Outgoing]] = {}
         self._unconfirmed: dict[int, _Outgoing] = {}
         self._declared: set[Place] = set()
+        self._unheard: set[tuple[str, str]] = set()  # topic and type of what nobody follows
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
@@ -257,8 +259,9 @@ class Publisher:
         if not channel.is_open:  # closing; it will be told to us in a moment
             self._waiting.append(out)
             return
+        ask = out.mandatory or (out.exchange, out.key) not in self._unheard
         try:
-            channel.publish(out.exchange, out.key, out.properties, out.body, out.mandatory)
+            channel.publish(out.exchange, out.key, out.properties, out.body, ask)
         except ValueError as error:
             subject = f"message to {out.exchange or out.key!r} with the routing key {out.key!r}"
             out.future.set_exception(
@@ -319,8 +322,11 @@ class Publisher:
             else:
                 out.future.set_result(None)
 
-    def _returned(self, key: str, properties: Properties) -> None:
+    def _returned(self, exchange: str, key: str, properties: Properties) -> None:
         """Mark it; its confirm follows."""
+        if exchange:
+            self._tell_that_nobody_follows(exchange, key)
+            return
         for out in self._unconfirmed.values():
             if (
                 out.mandatory
@@ -330,6 +336,16 @@ class Publisher:
             ):
                 out.returned = True
                 return
+
+    def _tell_that_nobody_follows(self, topic: str, type_: str) -> None:
+        if (topic, type_) not in self._unheard:
+            self._unheard.add((topic, type_))
+            logger.info(
+                "%s, sent to topic %r, reached no queue, so nobody will ever get it: no consumer of "
+                "it was started on this broker before. This is told once",
+                type_,
+                topic,
+            )
 
     def _again(self, out: _Outgoing) -> None:
         """Make the queue that was not there, and send the message once more."""
