@@ -9,21 +9,24 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 if sys.version_info >= (3, 14):
     from annotationlib import Format, call_annotate_function, get_annotations
+
+    _annotations = partial(get_annotations, format=Format.FORWARDREF)
+    _signature = partial(inspect.signature, follow_wrapped=False, annotation_format=Format.STRING)
 else:
-    from inspect import get_annotations
+    _annotations = inspect.get_annotations
+    _signature = partial(inspect.signature, follow_wrapped=False)
 
 __all__ = ["annotations_of", "drop_annotations"]
 
 
 def annotations_of(cls: type) -> Mapping[str, Any]:
     """Give a class's own annotations, as far as they can be evaluated already."""
-    if sys.version_info >= (3, 14):
-        return get_annotations(cls, format=Format.FORWARDREF)
-    return get_annotations(cls)
+    return _annotations(cls)
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
@@ -31,9 +34,7 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature:
 
     A decorator takes what it takes, whatever the function inside of it needs.
     """
-    if sys.version_info >= (3, 14):
-        return inspect.signature(function, follow_wrapped=False, annotation_format=Format.STRING)
-    return inspect.signature(function, follow_wrapped=False)
+    return _signature(function)
 
 
 def drop_annotations(cls: type, *names: str) -> None:

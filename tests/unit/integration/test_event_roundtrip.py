@@ -192,7 +192,7 @@ class Event(IntegrationEvent, abstract=True):
     registry = EventRegistry()
 
 
-def make_event(members: dict[str, Any], **options: bool) -> type[Event]:
+def make_event(members: dict[str, Any], **options: Any) -> type[Event]:
     body = {"type": 'generated.\u00fcber "it"', "version": 7, "__module__": __name__}
     return make_dataclass(
         "Generated", [*members.items()], bases=(Event,), namespace=body, **options

@@ -329,8 +329,9 @@ def test_what_cannot_be_told_is_malformed(body: Any, headers: dict[str, str], te
         (b'{"type":"ping","version":' + b"1" * 10_000 + b"}", "Integer value out of range"),
         (b'{"type":"\xff","version":1}', "it is not UTF-8"),
         (b'{"type":"\\ud800","version":1}', "truncated|malformed"),
-        (b'{"x":' + b"[" * 100_000, "it is nested too deeply"),
-        (b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "it is nested too deeply"),
+        # How deep is too deep is for the stack's size to say, from Python 3.14 on.
+        (b'{"x":' + b"[" * 1_000_000, "it is nested too deeply"),
+        (b'{"x":' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}", "it is nested too deeply"),
         (b'{"x":NaN,"type":"ping","version":1}', "JSON is malformed"),
     ],
     ids=range(13),

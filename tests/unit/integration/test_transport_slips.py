@@ -78,4 +78,4 @@ async def test_no_password_is_said_to_a_nats_server_without_tls_if_tls_is_asked_
         bus = NatsIntegrationEventBus(url.format(port=port), connect=options)
         with pytest.raises(BusUnavailableError, match="refused: .*secure connection not available"):
             await bus.startup()
-    assert said == [b""]
+    assert set(said) == {b""}  # of each try

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable
-from typing import Any
+from functools import partial
+
+# A decorator takes what it takes, whatever the function inside of it needs; hence not followed.
+if sys.version_info >= (3, 14):
+    from annotationlib import Format
+
+    # As text: names that are imported for type checkers alone have no value.
+    _signature = partial(inspect.signature, follow_wrapped=False, annotation_format=Format.STRING)
+else:
+    _signature = partial(inspect.signature, follow_wrapped=False)
 
 __all__ = ["is_abstract", "why_it_cannot_handle"]
 
@@ -37,13 +45,3 @@ def why_it_cannot_handle(handler: type) -> str | None:
     if nothing and handle.__name__ != "<lambda>":
         return "its `handle` is not async: write it as `async def handle`"
     return None
-
-
-def _signature(handle: Callable[..., Any]) -> inspect.Signature:
-    # A decorator takes what it takes, whatever the function inside of it needs; hence not followed.
-    if sys.version_info >= (3, 14):
-        # As text: names that are imported for type checkers alone have no value.
-        from annotationlib import Format  # noqa: PLC0415
-
-        return inspect.signature(handle, follow_wrapped=False, annotation_format=Format.STRING)
-    return inspect.signature(handle, follow_wrapped=False)
