@@ -134,10 +134,9 @@ class EventCodec(Generic[E]):
         try:
             if self._check is not None:
                 self._check(event)
-        except UnfitError as unfit:
-            return str(unfit)  # names the place, to its depth
-        except Exception:  # noqa: BLE001, S110 - the first one counts
-            pass
+        except Exception as found:  # noqa: BLE001 - of others the first one counts
+            if isinstance(found, UnfitError):
+                return str(found)  # names the place, to its depth
         for field in own_fields(self.event_class):
             try:
                 _encode_json(getattr(event, field.name))

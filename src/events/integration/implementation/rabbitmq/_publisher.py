@@ -10,8 +10,8 @@ A message that is written and not confirmed when the channel is lost is written 
 one, in order and with the same id: the broker may have it twice then. Its deadline goes on all the
 while. When that passes, the outcome is unknown if it was ever written, else it was not sent.
 
-That nobody follows a topic yet is not an error: such a message is confirmed, and gone. The broker is
-asked to return it nevertheless, until that was told once of its type. Those that move between a
+That nobody follows a topic yet is not an error: such a message is confirmed, and gone. The broker
+is asked to return it nevertheless, until that was told once of its type. Those that move between a
 consumer's queues are mandatory: they must not get lost because somebody has deleted one.
 """
 
@@ -341,8 +341,8 @@ class Publisher:
         if (topic, type_) not in self._unheard:
             self._unheard.add((topic, type_))
             logger.info(
-                "%s, sent to topic %r, reached no queue, so nobody will ever get it: no consumer of "
-                "it was started on this broker before. This is told once",
+                "%s, sent to topic %r, reached no queue, so nobody will get it: no consumer of it "
+                "was started on this broker before. This is told once",
                 type_,
                 topic,
             )
