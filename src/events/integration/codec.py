@@ -140,7 +140,7 @@ class EventCodec(Generic[E]):
         for field in own_fields(self.event_class):
             try:
                 _encode_json(getattr(event, field.name))
-            except Exception as itself:  # noqa: BLE001
+            except Exception as itself:  # noqa: BLE001 - whatever it is, it is this field's
                 return f"$.{field.name}: {_said(itself)}"
         return _said(error)
 
