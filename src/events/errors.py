@@ -24,6 +24,7 @@
         │   ├── UnsupportedByBusError           the bus declares that it cannot do this
         │   ├── MessageTooLargeError (ValueError)   a body over the limit
         │   ├── BusUnavailableError             the broker has not taken the message
+        │   ├── SendRefusedError                the broker refuses the message for good
         │   ├── SendOutcomeUnknownError         the broker may or may not have taken it
         │   ├── BatchSendError                  some events of a `send_many` were not taken
         │   ├── ConsumerStoppedError            a consumer ended that should have run on
@@ -78,6 +79,7 @@ __all__ = [
     "OutboxTableError",
     "RelayNameTakenError",
     "SendOutcomeUnknownError",
+    "SendRefusedError",
     "UnknownEventError",
     "UnsupportedByBusError",
     "WrongEventLoopError",
@@ -377,6 +379,25 @@ class BusUnavailableError(BusError):
 
     def __str__(self) -> str:
         return f"{self.bus} is not available, nothing was sent: {self.reason}"
+
+
+@dataclass(eq=False)
+class SendRefusedError(BusError):
+    """Raised when the broker refuses the message for good, such as for want of a permission.
+
+    Nothing was sent, and sending it again has the same result until somebody changes the broker.
+    The outbox parks such a row instead of waiting. `reason` holds the broker's own words.
+    """
+
+    bus: str
+    topic: str
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.bus} refuses what is sent to topic {self.topic!r}: {self.reason}; "
+            f"change this at the broker, then send again"
+        )
 
 
 @dataclass(eq=False)
