@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
 from inspect import getattr_static
+from itertools import chain
 from typing import Generic, Protocol, TypeVar
 
 from events.errors import InvalidTopologyError, MissingExtraError
@@ -30,7 +31,7 @@ from events.integration.message import Delivery
 from events.integration.pipeline import Handle, IncomingEvent, Middleware, Serving
 from events.integration.pipeline.middleware import CheckedHandler
 from events.integration.topology import EventHandlerConsumer, IntegrationEventBusRegistration
-from events.integration.topology.consumer.handler import why_not_awaited
+from events.integration.topology.checks import why_not_awaited
 
 try:
     from dishka import (
@@ -204,7 +205,7 @@ class IntegrationEventImplementationProvider(Provider):
     def __init__(
         self,
         make: MakeBus,
-        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         middlewares: Sequence[Middleware] = (),
     ) -> None:
@@ -220,7 +221,7 @@ class IntegrationEventImplementationProvider(Provider):
         if isinstance(listed, IntegrationEventBusRegistration):
             raise TypeError(f"registration of {listed}: give a list: [registration]")
         self._make = make
-        self._registrations = list(registrations)
+        self._registrations = list(registrations or ())
         self._middlewares = list(middlewares)
         if isinstance(make, type) and issubclass(make, TransportIntegrationEventBus):
             self.alias(TransportIntegrationEventBus, provides=make)
@@ -240,7 +241,7 @@ class IntegrationEventImplementationProvider(Provider):
 def _handlers(registrations: Iterable[IntegrationEventBusRegistration]) -> Iterable[type]:
     for registration in registrations:
         if isinstance(registration.consumer, EventHandlerConsumer):
-            for handler in registration.consumer.handlers.values():
+            for handler in chain.from_iterable(registration.consumer.handlers.values()):
                 if isinstance(handler, DishkaHandler):
                     # isinstance cannot tell of which event it is
                     yield handler.handler  # pyright: ignore[reportUnknownMemberType]
