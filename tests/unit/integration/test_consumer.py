@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
-from typing import Any, Optional, get_type_hints
+from typing import Any, get_type_hints
 
 import pytest
 from dishka import Provider, Scope, make_container
@@ -190,7 +190,7 @@ class Holder:
 
 def test_the_types_can_be_resolved() -> None:
     assert get_type_hints(Holder.__init__)["handlers"] == EventHandlerRegistry | None
-    assert get_type_hints(Holder.__init__)["handler"] == Optional[EventHandler]
+    assert get_type_hints(Holder.__init__)["handler"] == EventHandler | None  # pyright: ignore[reportOperatorIssue] - it has one at run time
     assert get_type_hints(EventHandlerConsumer.__init__)
     assert get_type_hints(EventHandlerConsumer.add_handler)
 

@@ -34,8 +34,10 @@ def takes_another_than(handler: Callable[..., object], event: type[IntegrationEv
     No type checker sees it in a mapping of handlers, whose values are all of one type. A handler
     that stands for a function, as `DishkaHandler` does, has it as `__delegate__`.
     """
-    given: Any = getattr(handler, "__delegate__", handler)
-    function: Any = given.func if isinstance(given, partial) else given
+    given: Callable[..., object] = getattr(handler, "__delegate__", handler)
+    function: Any = given
+    if type(given) is partial:
+        function = given.func
     if hasattr(function, "__wrapped__"):
         return None  # the annotations are those of what is inside, and a decorator may convert
     # The annotations of an instance would be those of its class: of attributes, not of parameters.
