@@ -24,6 +24,7 @@ from events.errors import (
     MessageTooLargeError,
 )
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
+from events.integration.brokering.urls import masked
 from events.integration.implementation.nats import (
     NatsIntegrationEventBus,
     NatsTransport,
@@ -31,7 +32,6 @@ from events.integration.implementation.nats import (
     _link,
     _wire,
 )
-from events.integration.implementation.nats._link import masked
 from events.integration.implementation.nats._names import token, type_in, type_subject
 from events.integration.message import Message, current_delivery
 from events.testing import eventually
@@ -503,7 +503,7 @@ async def test_a_driver_without_the_shorter_ways_does_as_well(
         ("nats://host:4222", "nats://host:4222"),
         ("nats://me:secret@host:4222", "nats://me:***@host:4222"),
         ("tls://secret@host", "tls://***@host"),
-        ("me:secret@host:4222", "nats://me:***@host:4222"),
+        ("me:secret@host:4222", "me:***@host:4222"),
     ],
 )
 def test_secrets_are_masked(url: str, shown: str) -> None:

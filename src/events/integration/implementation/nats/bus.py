@@ -9,12 +9,13 @@ from typing import Any, Unpack, cast
 from nats.aio.client import Client
 
 from events.errors import BusUnavailableError, InvalidTopologyError, MessageTooLargeError
+from events.integration.brokering.urls import masked
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError, Nothing
 from events.integration.implementation.nats._graveyard import Graveyard
 from events.integration.implementation.nats._ledger import Ledger
-from events.integration.implementation.nats._link import Link, masked
+from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._names import redrive_subject, token, type_subject
 from events.integration.implementation.nats._publisher import Publisher
 from events.integration.implementation.nats._subscribed import NatsSubscribed, Session

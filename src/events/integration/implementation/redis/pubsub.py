@@ -26,6 +26,7 @@ from itertools import count
 from typing import Any, Unpack
 
 from events.errors import BusUnavailableError, InvalidTopologyError, SendOutcomeUnknownError
+from events.integration.brokering.urls import masked
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.redis._connecting import (
     Connector,
@@ -33,7 +34,6 @@ from events.integration.implementation.redis._connecting import (
     Redis,
     ReplyError,
     connector,
-    masked,
 )
 from events.integration.implementation.redis._link import Link
 from events.integration.message import Delivery, Message, Settlement

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Literal, Unpack
 
 from events.errors import BusUnavailableError, InvalidTopologyError, SendOutcomeUnknownError
+from events.integration.brokering.urls import masked
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.redis._connecting import (
     Connector,
@@ -20,7 +21,6 @@ from events.integration.implementation.redis._connecting import (
     Redis,
     ReplyError,
     connector,
-    masked,
 )
 from events.integration.implementation.redis._deadletters import StreamDeadLetters
 from events.integration.implementation.redis._entries import fields_of
