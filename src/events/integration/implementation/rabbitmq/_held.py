@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from events.integration.brokering.handled import Identity, identity
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import Properties
@@ -18,7 +19,10 @@ _MOST_ORPHANS = 10_000  # that are remembered when their handlers have ended
 class Held:
     """A delivery that is not acknowledged."""
 
-    __slots__ = ("body", "channel", "pause", "properties", "settlement", "suspect", "tag", "type")
+    __slots__ = (
+        "_identity", "body", "channel", "pause", "properties", "settlement", "suspect", "tag",
+        "type",
+    )  # fmt: skip
 
     def __init__(
         self, channel: Channel, method: Any, properties: Properties, body: bytes, *, suspect: bool
@@ -31,29 +35,38 @@ class Held:
         self.suspect = suspect
         self.settlement: Settlement | None = None
         self.pause = FIRST_PAUSE
+        self._identity: Identity | None = None
+
+    @property
+    def identity(self) -> Identity:
+        """Return what tells the event, and the attempt at it, from all others of its topic."""
+        if self._identity is None:
+            properties = self.properties
+            id_ = wire.id_of(properties) or ""
+            attempt = wire.attempt_of(properties)
+            self._identity = *identity(id_, properties.headers or {}, self.body), attempt
+        return self._identity
 
 
 class Orphans:
     """Deliveries whose channel was lost, and which may come again: to us, or to another process."""
 
     def __init__(self) -> None:
-        self._orphans: dict[tuple[str, int], Held] = {}
+        self._orphans: dict[Identity, Held] = {}
 
     def add(self, held: Held) -> None:
         """Remember one, unless nothing tells it from others."""
-        message_id = wire.id_of(held.properties)
-        if message_id is not None:
-            self._orphans[message_id, wire.attempt_of(held.properties)] = held
+        if wire.id_of(held.properties) is not None:
+            self._orphans[held.identity] = held
 
-    def take(self, message_id: str, attempt: int) -> Held | None:
-        """Return the one that has come again, and forget it."""
-        return self._orphans.pop((message_id, attempt), None)
+    def take(self, held: Held) -> Held | None:
+        """Return the one that has come again as this, and forget it."""
+        return self._orphans.pop(held.identity, None)
 
     def forget(self, held: Held) -> None:
         """Forget one that nothing will settle: if it comes again, it is a delivery like others."""
-        key = wire.id_of(held.properties) or "", wire.attempt_of(held.properties)
-        if self._orphans.get(key) is held:
-            del self._orphans[key]
+        if self._orphans.get(held.identity) is held:
+            del self._orphans[held.identity]
 
     def forget_old(self) -> None:
         """Forget the oldest of too many."""
