@@ -23,9 +23,10 @@ from typing import Any, Final
 
 import msgspec
 
-from events.errors import EventEncodeError, MalformedEventError
-from events.integration.cloudevents import JSON, attribute, encode_value, from_structured, unwrapped
-from events.integration.codec import EventCodec, codec_of, malformed, read_object
+from events.errors import EventEncodeError, InvalidEventError, MalformedEventError
+from events.integration._diagnosis import diagnosis
+from events.integration.cloudevents import JSON, attribute, encode_value, unwrapped
+from events.integration.codec import EventCodec, codec_of, malformed, own_fields, read_object
 from events.integration.event import EventRegistry, IntegrationEvent
 from events.integration.message import Delivery, Message, current_correlation, current_delivery
 from events.integration.upcasting import has_upcaster, resolve, upcast
@@ -131,8 +132,9 @@ class EventDecoder:
 
     Type and version are those in the headers (`ce-type`, `ce-eventversion`), where a message has
     them: brokers route by them, and CloudEvents makes them the description of the event. Otherwise
-    the body's own count. A CloudEvent from elsewhere may carry the fields alone in its body. Where
-    headers and body both say all and contradict each other, the message is refused.
+    the body's own count. A CloudEvent from elsewhere may carry the fields alone in its body, or no
+    body at all if it has none. Where headers and body both name a type, and the body a version as
+    well, and they contradict each other, the message is refused.
     """
 
     def __init__(self, events: Iterable[type[IntegrationEvent]]) -> None:
@@ -167,7 +169,13 @@ class EventDecoder:
         # A body of ours begins as its headers say; whatever else it is takes longer.
         if codec is not None and delivery.body.startswith(codec.prefix):
             return codec.decode(delivery.body)
-        return self._decode_slowly(unwrapped(delivery))
+        try:
+            return self._decode_slowly(unwrapped(delivery))
+        except (MalformedEventError, InvalidEventError) as error:
+            better = diagnosis(delivery.body)
+            if better is None:
+                raise
+            raise MalformedEventError(better) from error
 
     def _decode_slowly(self, delivery: Delivery) -> IntegrationEvent | None:
         headers, body = delivery.headers, delivery.body
@@ -175,13 +183,10 @@ class EventDecoder:
         if type_ is not None and type_ not in self._wanted:
             return None
         said = attribute(headers, "eventversion")
+        if type_ is not None and not body:
+            body = b"{}"  # a CloudEvent without data
         own = _look_into(body)
         if type_ is None:
-            envelope = from_structured(body)
-            if envelope.id is not None:
-                return self._decode_slowly(
-                    msgspec.structs.replace(delivery, headers=envelope.headers, body=envelope.body)
-                )
             if not isinstance(own.type, str):
                 raise MalformedEventError("neither its headers nor its body give it a `type`")
             if own.type not in self._wanted:
@@ -191,6 +196,8 @@ class EventDecoder:
                     f"{own.type!r} has {own.version!r} as its `version`, where an integer is needed"
                 )
             type_, version = own.key
+            if own.specversion is not None and not self._has_specversion(type_):
+                raise MalformedEventError("it is a CloudEvents envelope, and no valid one")
         else:
             version = self._version_of(type_, said, own)
         target, steps = resolve(self._registry(type_), type_, version, self._wanted[type_])
@@ -209,7 +216,11 @@ class EventDecoder:
                     f"its body says {own.type!r} version {own.version}"
                 )
             return int(said)
-        if own.key is not None and own.key[0] == type_:
+        if own.key is not None:
+            if own.key[0] != type_:
+                raise MalformedEventError(
+                    f"its headers say {type_!r}, its body says {own.type!r} version {own.version}"
+                )
             return own.key[1]
         wanted = self._wanted[type_]
         known = self._registry(type_).versions(type_).keys() | wanted
@@ -221,6 +232,11 @@ class EventDecoder:
             f"have its producer set the attribute `eventversion`"
         )
 
+    def _has_specversion(self, type_: str) -> bool:
+        """Tell whether it may be one of the event's own fields."""
+        wanted = self._wanted[type_].values()
+        return any(field.name == "specversion" for each in wanted for field in own_fields(each))
+
     def _registry(self, type_: str) -> EventRegistry:
         return next(iter(self._wanted[type_].values())).registry
 
@@ -230,6 +246,7 @@ class _Own(msgspec.Struct):
 
     type: object = None
     version: object = None
+    specversion: object = None
 
     @property
     def key(self) -> tuple[str, int] | None:
