@@ -9,8 +9,8 @@ from typing import Any
 
 from events.errors import InvalidTopologyError
 from events.integration.event import IntegrationEvent
-from events.integration.topology.consumer import Consumer, EventHandlerConsumer
-from events.integration.topology.consumer.handler import takes_another_than, why_not_a_handler
+from events.integration.topology.checks import why_not_a_handler
+from events.integration.topology.consumer.base import Consumer
 from events.integration.topology.retry import RetryPolicy
 from events.integration.topology.topic import Topic
 
@@ -73,8 +73,8 @@ class IntegrationEventBusRegistration:
             given: object = event
             if not (isinstance(given, type) and issubclass(given, IntegrationEvent)):
                 yield f"{given!r} is not an IntegrationEvent class"
-            elif isinstance(consumer, EventHandlerConsumer):
-                yield from _handler_faults(consumer, event)
+            elif isinstance(consumer, Consumer) and (why_not := consumer.why_not(event)):
+                yield why_not
         yield from self._option_faults()
 
     def _option_faults(self) -> Iterable[str]:
@@ -96,23 +96,6 @@ class IntegrationEventBusRegistration:
                 yield "order_by needs concurrency of 2 or more; with 1, all are in order anyway"
         if retry is not None and not isinstance(retry, RetryPolicy):
             yield f"retry must be a RetryPolicy, as in RetryPolicy(attempts=3), not {retry!r}"
-
-
-def _handler_faults(consumer: EventHandlerConsumer, event: type[IntegrationEvent]) -> Iterable[str]:
-    if event not in consumer.handlers:
-        yield (
-            f"the consumer has no handler for {event.__qualname__}; "
-            f"add one with add_handler, or leave the class out"
-        )
-        return
-    handler = consumer.handlers[event]
-    why_not = why_not_a_handler(handler)
-    if why_not is not None:
-        yield f"{handler!r} cannot handle {event.__qualname__}: {why_not}"
-        return
-    other = takes_another_than(handler, event)
-    if other is not None:
-        yield f"{handler!r} cannot handle {event.__qualname__}: it says that it takes {other}"
 
 
 def _named(given: object) -> str:

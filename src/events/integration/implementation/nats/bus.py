@@ -202,7 +202,7 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
     def __init__(
         self,
         servers: str | Sequence[str] | Client = "nats://localhost:4222",
-        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         ack_wait: float = 30.0,
         deaths: int = 5,

@@ -346,7 +346,7 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
     def __init__(
         self,
         server: str | Redis,
-        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         connect_timeout: float = 5.0,
         backlog: int = 10_000,

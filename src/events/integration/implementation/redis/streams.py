@@ -173,7 +173,7 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
     def __init__(  # noqa: PLR0913 - options, all by keyword
         self,
         server: str | Redis,
-        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         connect_timeout: float = 5.0,
         lease: float = 30.0,
