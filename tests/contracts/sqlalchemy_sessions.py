@@ -100,7 +100,7 @@ class SharingInfo(Kind):
         self.sessions = async_sessionmaker(self.engine, class_=Sharing)
 
 
-KINDS: Final[list[type[Kind]]] = [Kind, Routed, RoutedAsDocumented]
+KINDS: Final[list[type[Kind]]] = [Kind, Routed, RoutedAsDocumented, SharingInfo]
 
 
 @dataclass

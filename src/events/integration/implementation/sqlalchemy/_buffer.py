@@ -13,6 +13,8 @@ aggregate's events follow its commits. SQLAlchemy tells of all this in three eve
 
 from __future__ import annotations
 
+from typing import cast
+
 from sqlalchemy import Engine, Table, event
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
@@ -27,7 +29,7 @@ from events.integration.implementation.sqlalchemy.tables import Row, insert_into
 
 __all__ = ["SessionBuffer"]
 
-_INFO_KEY = "events.outbox"
+_ATTRIBUTE = "_events_outbox"  # of a session
 
 
 class SessionBuffer:
@@ -46,11 +48,14 @@ class SessionBuffer:
 
     @classmethod
     def of(cls, session: Session) -> SessionBuffer:
-        """Return the session's buffer, made on first use; a session that is closed keeps it."""
-        buffer = session.info.get(_INFO_KEY)
-        if not isinstance(buffer, cls):
-            buffer = session.info[_INFO_KEY] = cls(session)
-        return buffer
+        """Return the session's buffer, made on first use; a session that is closed keeps it.
+
+        It is not in `session.info`, which several sessions may have been given.
+        """
+        buffer = vars(session).get(_ATTRIBUTE)
+        if buffer is None:
+            buffer = vars(session)[_ATTRIBUTE] = cls(session)
+        return cast("SessionBuffer", buffer)
 
     def add(self, session: Session, table: Table, row: Row) -> None:
         """Keep a row until the commit. Begins a transaction if there is none, as `add` does."""
