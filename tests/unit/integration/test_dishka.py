@@ -31,6 +31,7 @@ from events.integration.implementation.dishka import (
     DishkaScope,
     IntegrationEventImplementationProvider,
     current_scope,
+    from_scope,
 )
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 
@@ -124,6 +125,64 @@ async def test_each_attempt_has_a_scope_of_its_own_that_is_closed_behind_it() ->
     assert all(session.closed for session in sessions)
     assert [attempt for _, _, attempt in application.mailbox.sent] == [1, 2, 3]
     await container.close()
+
+
+async def test_all_of_it_in_a_component() -> None:
+    seen: list[object] = []
+
+    async def inner(incoming: IncomingEvent, call_next: Handle, /) -> None:
+        seen.append(await from_scope(Session)())
+        seen.append(await from_scope(Session, component="")())
+        await call_next(incoming)
+
+    shop, elsewhere = Application(), Application()
+    container = make_async_container(
+        IntegrationEventImplementationProvider(
+            InMemoryIntegrationEventBus, [emails()], middlewares=[inner]
+        ).to_component("shop"),
+        shop.to_component("shop"),
+        elsewhere,
+    )
+    bus = await container.get(InMemoryIntegrationEventBus, component="shop")
+    await bus.send(TOPIC, UserRegistered("ann@example.com"))
+    await bus.broker.quiet()
+    assert not await bus.dead_letters("emails")
+    assert elsewhere.mailbox.sent == []
+    [(email, session, attempt)] = shop.mailbox.sent
+    assert (email, attempt) == ("ann@example.com", 1)
+    assert seen[0] is session
+    assert seen[1] is not session
+    await container.close()
+
+
+async def test_two_buses_in_two_components() -> None:
+    applications = {name: Application() for name in ("", "shop", "books")}
+    container = make_async_container(
+        *(
+            IntegrationEventImplementationProvider(
+                InMemoryIntegrationEventBus, [emails()]
+            ).to_component(name)
+            for name in applications
+        ),
+        *(application.to_component(name) for name, application in applications.items()),
+    )
+    for name in applications:
+        bus = await container.get(InMemoryIntegrationEventBus, component=name)
+        await bus.send(TOPIC, UserRegistered(f"{name}@example.com"))
+        await bus.broker.quiet()
+    sent = {name: [each[0] for each in it.mailbox.sent] for name, it in applications.items()}
+    assert sent == {name: [f"{name}@example.com"] for name in applications}
+    await container.close()
+
+
+async def test_a_handler_in_a_component_that_cannot_be_built_is_found_early() -> None:
+    with pytest.raises(GraphMissingFactoryError, match=r"Session, component='shop'"):
+        make_async_container(
+            IntegrationEventImplementationProvider(
+                InMemoryIntegrationEventBus, [emails()]
+            ).to_component("shop"),
+            Application(),
+        )
 
 
 async def test_an_inner_middleware_shares_the_scope_with_the_handler() -> None:
@@ -269,6 +328,41 @@ def test_the_stand_in_refuses_a_handle_that_could_not_work() -> None:
         with pytest.raises(TypeError, match=text):
             DishkaHandler(given)
     DishkaHandler(Static)
+
+
+@dataclass
+class UserDeleted(IntegrationEvent):
+    type = "dishka.user_deleted"
+    version = 1
+
+
+class Later(SendWelcome):
+    """Handles what its base does."""
+
+
+class OfAClass:
+    @classmethod
+    async def handle(cls, event: UserRegistered) -> None: ...
+
+
+class Static:
+    @staticmethod
+    async def handle(event: UserRegistered) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [SendWelcome, Later, OfAClass, Static])
+async def test_a_stand_in_of_a_handler_of_another_event_is_refused(handler: Any) -> None:
+    right = EventHandlerConsumer("emails", {UserRegistered: DishkaHandler(handler)})
+    IntegrationEventBusRegistration(right, TOPIC, [UserRegistered]).check()
+    wrong = EventHandlerConsumer("emails", {UserDeleted: [DishkaHandler(handler)]})
+    registration = IntegrationEventBusRegistration(wrong, TOPIC, [UserDeleted])
+    bus = InMemoryIntegrationEventBus()
+    with pytest.raises(
+        InvalidTopologyError,
+        match=rf"DishkaHandler\({handler.__name__}\) cannot handle UserDeleted: "
+        r"it says that it takes UserRegistered",
+    ):
+        await bus.register(registration)
 
 
 def test_a_registration_alone_where_they_are_listed_is_refused() -> None:

@@ -34,10 +34,9 @@ def takes_another_than(handler: Callable[..., object], event: type[IntegrationEv
     No type checker sees it in a mapping of handlers, whose values are all of one type. A handler
     that stands for a function, as `DishkaHandler` does, has it as `__delegate__`.
     """
-    given: Callable[..., object] = getattr(handler, "__delegate__", handler)
-    function: Any = given
-    if type(given) is partial:
-        function = given.func
+    given: Any = getattr(handler, "__delegate__", handler)
+    # `type`, as isinstance would leave the checkers a partial of something unknown.
+    function: Any = given.func if type(given) is partial else given
     if hasattr(function, "__wrapped__"):
         return None  # the annotations are those of what is inside, and a decorator may convert
     # The annotations of an instance would be those of its class: of attributes, not of parameters.
