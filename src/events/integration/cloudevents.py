@@ -23,19 +23,15 @@ from typing import Any
 
 import msgspec
 
-from events.integration._attributes import attribute, decode_value, decoded, encode_value
+from events.integration._attributes import attribute, decoded, encode_value
 from events.integration.message import Delivery, Message
 
 __all__ = [
     "JSON",
     "Envelope",
     "attribute",
-    "decode_value",
     "encode_value",
-    "fault_of_envelope",
     "from_structured",
-    "own_id",
-    "says_type",
     "to_structured",
     "unwrapped",
 ]

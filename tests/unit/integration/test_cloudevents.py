@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from events.integration._attributes import decode_value
 from events.integration.cloudevents import (
     Envelope,
     attribute,
-    decode_value,
     encode_value,
     from_structured,
     own_id,

@@ -241,7 +241,8 @@ def test_what_was_encoded_is_decoded() -> None:
 
 def test_a_cloudevent_without_data_is_an_event_without_fields() -> None:
     assert decoder.decode(delivery(b"", {"ce-type": "ping"})) == Ping()
-    for data in ({}, {"data": None}, {"data": {}}):
+    without: list[dict[str, Any]] = [{}, {"data": None}, {"data": {}}]
+    for data in without:
         envelope = {"specversion": "1.0", "id": "1", "source": "/a", "type": "ping", **data}
         assert decoder.decode(delivery(envelope, {})) == Ping()
 
