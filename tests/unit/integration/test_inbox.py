@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.schema import CreateTable
 
 from events.errors import InboxError, InboxTableError, InvalidTopologyError
@@ -585,3 +585,33 @@ def test_the_table_can_be_rolled_back_whatever_engine_the_server_prefers(name: s
     dialect = make_url(f"{name}+asyncmy://").get_dialect()()
     ddl = CreateTable(inbox_table(MetaData())).compile(dialect=dialect)
     assert "ENGINE=InnoDB" in str(ddl)
+
+
+async def test_objects_that_would_be_committed_apart_from_the_row_are_refused(
+    database: SQLAlchemyInboxDatabase, tmp_path: Path
+) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Elsewhere(Base):
+        __tablename__ = "elsewhere"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    other = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/other.db")
+    async with other.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    binds = {database.table: database.engine, Elsewhere: other}
+    inbox = SQLAlchemyInbox(async_sessionmaker(binds=binds), table=database.table)
+
+    async def write(_: IntegrationEvent) -> None:
+        current_session().add(Elsewhere(id=1))
+
+    async with bus_with(inbox, on(Probe("writer", write))) as bus:
+        await bus.send(TOPIC, Numbered(1))
+        await until_quiet(bus)
+        (letter,) = await bus.dead_letters("writer")
+    assert "is not where the handler's objects are written" in letter.error
+    async with other.connect() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM elsewhere"))).scalar_one() == 0
+    assert await database.rows() == 0
+    await other.dispose()

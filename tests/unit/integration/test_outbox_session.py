@@ -426,3 +426,41 @@ def test_the_table_is_added_once() -> None:
     table = outbox_table(metadata, "mail", schema="app")
     assert outbox_table(metadata, "mail", schema="app") is table
     assert table.fullname == "app.mail"
+
+
+# --- sessions with several engines ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flushes_first", [0, 1])
+async def test_rows_that_would_be_committed_apart_from_the_objects_are_refused(
+    engine: AsyncEngine, tmp_path: Path, flushes_first: int
+) -> None:
+    other = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/other.db")
+    async with other.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    outbox = Base.metadata.tables["outbox"]
+    async with AsyncSession(binds={User: engine, outbox: other}) as session:
+        await SQLAlchemyOutbox(session, table=outbox).put(USERS, Registered(1))
+        session.add(User(id=1, name="a"))
+        if flushes_first:
+            await session.flush()
+        with pytest.raises(OutboxTableError, match="is not where the session's objects were"):
+            await session.commit()
+    assert await users(engine) == 0
+    assert await numbers(other) == []
+    await other.dispose()
+
+
+async def test_where_no_objects_are_written_rows_go_where_they_are_bound(
+    engine: AsyncEngine, tmp_path: Path
+) -> None:
+    other = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/other.db")
+    async with other.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    outbox = Base.metadata.tables["outbox"]
+    async with AsyncSession(binds={User: engine, outbox: other}) as session:
+        assert (await session.scalars(select(User))).all() == []  # reading binds nobody
+        await SQLAlchemyOutbox(session, table=outbox).put(USERS, Registered(1))
+        await session.commit()
+    assert await numbers(other) == [1]
+    await other.dispose()

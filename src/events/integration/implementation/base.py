@@ -213,10 +213,12 @@ class TransportIntegrationEventBus(IntegrationEventBus):
 
     def health(self) -> BusHealth:
         """Say whether the bus is connected and its consumers live; cheap enough for a probe."""
+        error: str | None = getattr(self.transport, "error", None)  # not every transport knows
         return BusHealth(
             started=self._started,
             connected=self._started and self.transport.connected,
             consumers=self._roster.health(),
+            error=error if self._started else None,
         )
 
     # --- consumers ----------------------------------------------------------------------------

@@ -13,17 +13,23 @@ aggregate's events follow its commits. SQLAlchemy tells of all this in three eve
 
 from __future__ import annotations
 
+from typing import cast
+
 from sqlalchemy import Engine, Table, event
 from sqlalchemy.exc import UnboundExecutionError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 
 from events.errors import OutboxError, OutboxTableError
+from events.integration.implementation.sqlalchemy._routing import (
+    engines_of_flush,
+    writing_connection,
+)
 from events.integration.implementation.sqlalchemy._wakeup import nudge
-from events.integration.implementation.sqlalchemy.tables import Row, insert_rows
+from events.integration.implementation.sqlalchemy.tables import Row, insert_into, insert_rows
 
 __all__ = ["SessionBuffer"]
 
-_INFO_KEY = "events.outbox"
+_ATTRIBUTE = "_events_outbox"  # of a session
 
 
 class SessionBuffer:
@@ -34,17 +40,22 @@ class SessionBuffer:
         self._released: set[SessionTransaction] = set()
         self._committing: list[SessionTransaction | None] = []  # the innermost at each beginning
         self._written_to: set[tuple[Engine, Table]] = set()
+        self._flushed_to: set[Engine] = set()
+        event.listen(session, "after_flush", self._after_flush)
         event.listen(session, "before_commit", self._before_commit)
         event.listen(session, "after_commit", self._after_commit)
         event.listen(session, "after_transaction_end", self._after_transaction_end)
 
     @classmethod
     def of(cls, session: Session) -> SessionBuffer:
-        """Return the session's buffer, made on first use; a session that is closed keeps it."""
-        buffer = session.info.get(_INFO_KEY)
-        if not isinstance(buffer, cls):
-            buffer = session.info[_INFO_KEY] = cls(session)
-        return buffer
+        """Return the session's buffer, made on first use; a session that is closed keeps it.
+
+        It is not in `session.info`, which several sessions may have been given.
+        """
+        buffer = vars(session).get(_ATTRIBUTE)
+        if buffer is None:
+            buffer = vars(session)[_ATTRIBUTE] = cls(session)
+        return cast("SessionBuffer", buffer)
 
     def add(self, session: Session, table: Table, row: Row) -> None:
         """Keep a row until the commit. Begins a transaction if there is none, as `add` does."""
@@ -58,6 +69,9 @@ class SessionBuffer:
             current = session.begin()
         _refuse_if_over(current)
         self._rows.setdefault(current, {}).setdefault(table, []).append(row)
+
+    def _after_flush(self, session: Session, _: UOWTransaction) -> None:
+        self._flushed_to |= engines_of_flush(session)
 
     def _before_commit(self, session: Session) -> None:
         self._committing.append(_current(session))
@@ -84,6 +98,7 @@ class SessionBuffer:
         if parent is None:
             self._committing.clear()
             self._written_to.clear()
+            self._flushed_to.clear()
         elif transaction in self._released:
             self._released.discard(transaction)
             outer = self._rows.setdefault(parent, {})
@@ -103,9 +118,11 @@ class SessionBuffer:
         while tables:
             table, rows = next(iter(tables.items()))
             try:
-                connection = session.connection(bind_arguments={"clause": table})
+                connection = writing_connection(session, insert_into(table))
             except UnboundExecutionError as error:
                 raise OutboxTableError(table.fullname, _UNBOUND) from error
+            if self._flushed_to and connection.engine not in self._flushed_to:
+                raise OutboxTableError(table.fullname, f"{connection.engine.url!r} {_APART}")
             insert_rows(connection, table, rows)
             self._written_to.add((connection.engine, table))
             # Only now: a commit that failed here, and is tried again, must write them.
@@ -116,6 +133,10 @@ _UNBOUND = (
     "the session has no engine for it: give its sessionmaker one engine for all, or "
     "binds={outbox: engine} with what outbox_table(metadata) returned, and that to "
     "SQLAlchemyOutbox(session, table=outbox) as well"
+)
+_APART = (
+    "is not where the session's objects were written, so events and objects would be committed "
+    "apart from one another: have the session's get_bind or binds= send both to one engine"
 )
 _TOO_LATE = (
     "events were put too late: the transaction has been committed without them; put them before "

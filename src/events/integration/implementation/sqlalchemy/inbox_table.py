@@ -111,6 +111,7 @@ class InboxTable:
         missing = [name for name in (*_KEY, "handled_at") if name not in table.columns]
         if missing:
             raise InboxTableError(table.fullname, _another_layout(missing))
+        self.clause = insert(table)
         self._inserts: dict[str, Insert] = {}
 
     def require(self, connection: Connection) -> None:
