@@ -111,11 +111,12 @@ async def opened(app: object) -> AsyncGenerator[Sequence[object]]:
         made = app()
     if inspect.isawaitable(made):
         made = await made
-    if isinstance(made, AbstractAsyncContextManager) and not _is_part(cast("object", made)):
+    parts, is_part = _parts(made), _is_part(made)
+    if isinstance(made, AbstractAsyncContextManager) and not is_part:
         async with cast("AbstractAsyncContextManager[object]", made) as given:
             yield _parts(given)
     else:
-        yield _parts(cast("object", made))
+        yield parts
 
 
 def _is_part(given: object) -> bool:
