@@ -67,7 +67,7 @@ async def topic(client: Client, prefix: str) -> AsyncGenerator[Topic]:
 
 
 def bus_with(prefix: str, *registrations: Any, **options: Any) -> NatsIntegrationEventBus:
-    settings: dict[str, Any] = {"servers": plain_url(), "prefix": prefix, "ack_wait": 2, **options}
+    settings: dict[str, Any] = {"url": plain_url(), "prefix": prefix, "lease": 2, **options}
     return NatsIntegrationEventBus(registrations=registrations, **settings)
 
 
@@ -395,7 +395,7 @@ async def test_a_client_that_was_passed_in_is_used_and_left_open(
     client: Client, topic: Topic, prefix: str
 ) -> None:
     probe = Probe("guest")
-    async with bus_with(prefix, registered(probe, topic), servers=client) as bus:
+    async with bus_with(prefix, registered(probe, topic), url=client) as bus:
         await bus.send(topic, Numbered(1))
         await eventually(lambda: probe.numbers == [1])
     assert client.is_connected
@@ -409,7 +409,7 @@ async def test_a_client_that_was_passed_in_reconnects(topic: Topic, prefix: str)
     client, probe = Client(), Probe("guest")
     await client.connect(plain_url(), reconnect_time_wait=0, error_cb=_quiet)
     try:
-        async with bus_with(prefix, registered(probe, topic), servers=client) as bus:
+        async with bus_with(prefix, registered(probe, topic), url=client) as bus:
             for number in range(3):
                 await client.force_reconnect()
                 await bus.send(topic, Numbered(number))
@@ -422,7 +422,7 @@ async def test_a_client_that_was_passed_in_reconnects(topic: Topic, prefix: str)
 async def test_the_bus_ends_when_its_owner_closes_the_client(topic: Topic, prefix: str) -> None:
     client = Client()
     await client.connect(plain_url())
-    bus = bus_with(prefix, registered(Probe("guest"), topic), servers=client, send_timeout=1.0)
+    bus = bus_with(prefix, registered(Probe("guest"), topic), url=client, send_timeout=1.0)
     running = asyncio.create_task(bus.run(signals=()))
     await eventually(lambda: bus.health().consumers)
     await client.close()
@@ -523,7 +523,7 @@ def test_without_nats_py_the_import_names_the_extra(module: str) -> None:
     assert run.stderr.strip().endswith('pip install "integration-events[nats]"')
 
 
-@pytest.mark.parametrize("options", [{"ack_wait": 0.1}, {"deaths": 0}])
+@pytest.mark.parametrize("options", [{"lease": 0.1}, {"max_crashes": 0}])
 def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidTopologyError):
         NatsIntegrationEventBus(**options)

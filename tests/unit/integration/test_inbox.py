@@ -615,3 +615,24 @@ async def test_objects_that_would_be_committed_apart_from_the_row_are_refused(
         assert (await connection.execute(text("SELECT count(*) FROM elsewhere"))).scalar_one() == 0
     assert await database.rows() == 0
     await other.dispose()
+
+
+async def test_a_task_that_outlives_its_handler_gets_no_session(
+    database: SQLAlchemyInboxDatabase,
+) -> None:
+    handled, tasks = asyncio.Event(), list[asyncio.Task[None]]()
+
+    async def later() -> None:
+        await handled.wait()
+        await database.write(1)
+
+    async def start(_: IntegrationEvent) -> None:
+        tasks.append(asyncio.create_task(later()))
+
+    async with bus_with(database.inbox, on(Probe("starter", start))) as bus:
+        await bus.send(TOPIC, Numbered(1))
+        await until_quiet(bus)
+    handled.set()
+    with pytest.raises(InboxError, match="await the task in the handler"):
+        await tasks[0]
+    assert await database.effects() == []

@@ -336,7 +336,7 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
     `TransportIntegrationEventBus`, with the options of `BusOptions`.
 
     Args:
-        server: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`. Or a
+        url: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`. Or a
             `redis.asyncio.Redis`, one behind Sentinel too, that says how to connect; its own
             connections are neither used nor closed.
         registrations: Its consumers.
@@ -348,18 +348,18 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
 
     def __init__(
         self,
-        server: str | Redis,
+        url: str | Redis,
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         connect_timeout: float = 5.0,
         backlog: int = 10_000,
         **options: Unpack[BusOptions],
     ) -> None:
-        self._where = masked(server) if isinstance(server, str) else "client"
+        self._where = masked(url) if isinstance(url, str) else "client"
         if backlog < 1:
             raise InvalidTopologyError(repr(self), f"backlog must be at least 1, not {backlog}")
         transport = RedisPubSubTransport(
-            connector(repr(self), server),
+            connector(repr(self), url),
             repr(self),
             connect_timeout=connect_timeout,
             send_timeout=options.get("send_timeout", 10.0),
