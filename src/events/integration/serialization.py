@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
@@ -37,6 +38,38 @@ __all__ = ["EventDecoder", "Serializer"]
 TRACING: Final = ("traceparent", "tracestate")
 MAX_DIGITS: Final = 19
 
+# Headers that would be read as something else, or not at all, on one bus or another. All buses
+# refuse them, so that a program that runs on one of them runs on the others.
+_TAKEN_BY: Final = {
+    "ce-": "CloudEvents",
+    "cloudevents_": "CloudEvents, in AMQP",
+    "content-type": "CloudEvents",
+    "content-encoding": "compression, which this package does not do",
+    "data": "the body, in a Redis stream",
+    "__data__": "the body, in a Redis stream",
+    "eventheaders": "this package, in an envelope",
+    "events-": "this package",
+    "x-events-": "this package",
+    "nats-": "the NATS server",
+    "x-death": "RabbitMQ",
+    "x-delivery-count": "RabbitMQ",
+    "x-acquired-count": "RabbitMQ",
+    "x-received-from": "RabbitMQ",
+    "x-first-death-": "RabbitMQ",
+    "x-last-death-": "RabbitMQ",
+    "x-opt-": "RabbitMQ",
+    "cc": "RabbitMQ",
+    "bcc": "RabbitMQ",
+}
+_taken_prefixes: Final = tuple(name for name in _TAKEN_BY if name.endswith(("-", "_")))
+
+# RFC 3986, section 4.1: a scheme, or a first segment without a colon; then what a URI may have.
+_is_uri_reference = re.compile(
+    r"(?:[a-zA-Z][a-zA-Z0-9+.-]*:|(?![^/?#]*:))"
+    r"(?://(?:[^/?#\[\]]*@)?\[[0-9a-fA-FvV:.]+\](?::[0-9]*)?(?=[/?#]|\Z))?"
+    r"(?:[a-zA-Z0-9._~:/?@!$&'()*+,;=-]|%[0-9a-fA-F]{2})*"
+    r"(?:#(?:[a-zA-Z0-9._~:/?@!$&'()*+,;=-]|%[0-9a-fA-F]{2})*)?"
+).fullmatch
 _is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9a-zA-Z-]+").fullmatch
 _has_control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
 
@@ -44,13 +77,16 @@ _has_control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
 class Serializer:
     """Makes messages of events for one `source`, the CloudEvents attribute that names the sender.
 
-    A URI or a path, such as "/billing". Safe to share between threads.
+    A URI reference, such as "/billing". Safe to share between threads.
     """
 
     def __init__(self, source: str) -> None:
         given: object = source
-        if not isinstance(given, str) or not given or not given.isprintable():
-            raise ValueError(f"source is {source!r}: give a URI or a path, such as '/billing'")
+        if not isinstance(given, str) or not given or not _is_uri_reference(given):
+            raise ValueError(
+                f"source is {source!r}: give a URI or a path, such as '/billing', with what URIs "
+                f"cannot have percent-encoded, as urllib.parse.quote does"
+            )
         self.source = source
         self._source = encode_value(source)
 
@@ -303,11 +339,9 @@ def _why_not(name: object, value: object) -> str | None:
     """Say why a header of a user's cannot be sent."""
     if not isinstance(name, str) or not isinstance(value, str):
         return f"it has a value {value!r}: names and values are str"
-    if not _is_header_name(name):
-        return "use letters, digits and hyphens"
-    lower = name.lower()
-    if lower.startswith("ce-") or lower == "content-type":
-        return "it is taken by CloudEvents: use another name"
+    reason = _why_not_named(name)
+    if reason is not None:
+        return reason
     if _has_control(value):
         return "its value has a control character, such as a line break"
     try:
@@ -315,6 +349,16 @@ def _why_not(name: object, value: object) -> str | None:
     except UnicodeEncodeError:
         return "its value has a lone surrogate, which is no Unicode text"
     return None
+
+
+@lru_cache(1024)
+def _why_not_named(name: str) -> str | None:
+    if not _is_header_name(name):
+        return "use letters, digits and hyphens"
+    lower = name.lower()
+    prefixes = (each for each in _taken_prefixes if lower.startswith(each))
+    owner = _TAKEN_BY.get(lower) or _TAKEN_BY.get(next(prefixes, ""))
+    return None if owner is None else f"it is taken by {owner}: use another name"
 
 
 def _encoded(codec: EventCodec[Any], name: str, value: object) -> str:

@@ -21,6 +21,7 @@ from events.errors import (
     MalformedEventError,
     UnknownEventError,
 )
+from events.integration.cloudevents import attribute
 from events.integration.event import EventRegistry, IntegrationEvent
 from events.integration.message import Delivery, Message, set_current_delivery
 from events.integration.serialization import EventDecoder, Serializer
@@ -171,6 +172,14 @@ def test_headers_of_a_user_are_lower_cased_and_sent_as_they_are() -> None:
         ({"ce-id": "1"}, "header 'ce-id': it is taken by CloudEvents: use another name"),
         ({"CE-Custom": "1"}, "header 'CE-Custom': it is taken by CloudEvents"),
         ({"Content-Type": "text/plain"}, "header 'Content-Type': it is taken by CloudEvents"),
+        ({"data": "1"}, "header 'data': it is taken by the body, in a Redis stream"),
+        ({"Content-Encoding": "gzip"}, "header 'Content-Encoding': it is taken by compression"),
+        ({"x-events-key": "1"}, "header 'x-events-key': it is taken by this package"),
+        ({"Events-Id": "1"}, "header 'Events-Id': it is taken by this package"),
+        ({"X-Death": "1"}, "header 'X-Death': it is taken by RabbitMQ"),
+        ({"x-opt-a": "1"}, "header 'x-opt-a': it is taken by RabbitMQ"),
+        ({"nats-msg-id": "1"}, "header 'nats-msg-id': it is taken by the NATS server"),
+        ({"cloudEvents_id": "1"}, "header 'cloudEvents_id': it is taken by CloudEvents, in AMQP"),
         ({"": "1"}, "header '': use letters, digits and hyphens"),
         ({"a b": "1"}, "header 'a b': use letters, digits and hyphens"),
         ({"größe": "1"}, "header 'größe': use letters"),
@@ -218,10 +227,48 @@ def test_a_key_or_an_id_that_cannot_be_sent_is_refused(name: str, value: Any, te
         serializer.encode("users", Ping(), **{name: value})
 
 
-@pytest.mark.parametrize("source", ["", "a\nb", "\ud800"])
-def test_a_source_is_printable(source: str) -> None:
+@pytest.mark.parametrize(
+    "source",
+    [
+        "",
+        "a\nb",
+        "\ud800",
+        "größe",
+        "a b",
+        "1:b",
+        ":a",
+        "<a>",
+        "%4",
+        "a[1]",
+        "//[::1]x",
+        "a#b#c",
+        3,
+    ],
+)
+def test_a_source_that_is_no_uri_reference_is_refused(source: Any) -> None:
     with pytest.raises(ValueError, match="give a URI or a path, such as '/billing'"):
         Serializer(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "/billing",
+        "billing",
+        "gr%C3%B6%C3%9Fe",
+        "https://user:pw@example.org:80/a?b=c:d#e",
+        "https://[2001:db8::1]:80/a",
+        "//[::1]",
+        "urn:uuid:0190a3c4-5b6d-7e8f-9a0b-1c2d3e4f5a6b",
+        "mailto:a@example.org",
+        "./a:b",
+        "#fragment",
+        "?query",
+    ],
+)
+def test_a_source_is_a_uri_reference(source: str) -> None:
+    headers = Serializer(source).encode("users", Ping()).headers
+    assert attribute(headers, "source") == source
 
 
 # --- decode: headers, body, both ----------------------------------------------------------------
