@@ -4,6 +4,7 @@
 #   PYTHON=python3.13   the interpreter for .venv and .venv-bench
 #   ARGS="..."          passed on, e.g. make test ARGS="-k outbox -x"
 #   ONLY=publish        of the benchmarks this one, or several with commas
+#   EVENTS_INSTALL=0    install nothing from Debian's packages; say what is missing instead
 
 PYTHON ?=
 ARGS ?=
@@ -11,26 +12,35 @@ ONLY ?=
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo demo-rabbitmq chat test lint docs bench bench-faults bench-guard soak-brokers format \
-	requirements build clean venv
+.PHONY: help demo demo-rabbitmq chat test test-pythons test-lowest lint docs bench bench-faults \
+	bench-guard soak-brokers format requirements build clean venv venv-demo
 .DEFAULT_GOAL := help
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-demo: venv ## run the example: a user registers, mails are sent, nothing is lost
-	@$(BIN)/python -m examples.user_registration $(ARGS)
+demo: venv-demo ## run the example: a user registers, mails are sent, nothing is lost
+	@.venv-demo/bin/python -m examples.user_registration $(ARGS)
 
-demo-rabbitmq: venv ## the same as three processes on RabbitMQ, two of which are killed meanwhile
-	@$(BIN)/python -m examples.user_registration.demo_rabbitmq $(ARGS)
+demo-rabbitmq: venv-demo ## the same as three processes on RabbitMQ, two of which are killed meanwhile
+	@.venv-demo/bin/python -m examples.user_registration.demo_rabbitmq $(ARGS)
 
-chat: venv ## run the chat at http://127.0.0.1:8000/; REDIS_URL=... for several servers of one chat
-	@$(BIN)/python -m examples.online_chat $(ARGS)
+chat: venv-demo ## run the chat at http://127.0.0.1:8000/; REDIS_URL=... for several servers of one chat
+	@.venv-demo/bin/python -m examples.online_chat $(ARGS)
 
 # With ARGS it may be a part of the suite, whose coverage says nothing.
 test: venv ## run all tests with coverage; ARGS="..." go to pytest (then without coverage)
 	@./scripts/servers rabbitmq redis nats postgresql mariadb chromium openssl
 	$(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),--cov --cov-report=term:skip-covered)
+
+test-pythons: ## run the units and the memory contracts on every other Python from 3.11 that is here
+	@./scripts/pythons $(ARGS)
+
+test-lowest: ## run units and contracts with the oldest dependencies that pyproject.toml allows
+	@PYTHON="$(PYTHON)" ./scripts/bootstrap lowest
+	@./scripts/servers rabbitmq redis nats postgresql mariadb
+	@.venv-lowest/bin/python -m pytest -q $(or $(ARGS),tests/unit tests/contracts \
+		--ignore=tests/unit/test_documentation_extensions.py --ignore=tests/unit/test_check_site.py)
 
 lint: venv ## ruff, mypy, pyright and the import floors
 	$(BIN)/ruff check .
@@ -68,9 +78,10 @@ format: venv ## let ruff fix and format
 	$(BIN)/ruff format .
 
 requirements: ## compile requirements/*.in to requirements/*.txt (needs uv on PATH)
-	for each in dev bench; do \
+	for each in dev demo test bench lowest; do \
 		uv pip compile --no-config --universal --python-version 3.11 --generate-hashes \
 			--no-emit-index-url --no-emit-find-links --no-header --annotation-style line \
+			$$(case $$each in demo | test) echo -c requirements/dev.txt ;; esac) \
 			$(ARGS) -o requirements/$$each.txt requirements/$$each.in || exit 1; \
 	done
 
@@ -78,7 +89,10 @@ build: venv ## build the sdist and the wheel into dist/
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove .venv, dist and every cache
-	rm -rf .venv .venv-bench dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-bench .venv-demo .venv-lowest .venv-3.* dist build .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 venv:
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap
+
+venv-demo:
+	@PYTHON="$(PYTHON)" ./scripts/bootstrap demo

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from sqlalchemy import URL, Column, Integer, MetaData, Table, func, insert, make_url, null, select
@@ -62,6 +62,16 @@ class SQLAlchemyInboxDatabase:
     async def roll_back(self) -> None:
         await current_session().rollback()
 
+    @property
+    def endings(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        return {
+            "close": _close,
+            "reset": _reset,
+            "async with": _enter_and_leave,
+            "invalidate": _invalidate,
+            "in a savepoint": _close_in_a_savepoint,
+        }
+
     async def effects(self) -> list[int]:
         async with self.engine.connect() as connection:
             found = await connection.scalars(select(self.written.c.number))
@@ -78,6 +88,28 @@ class SQLAlchemyInboxDatabase:
             return int(
                 (await connection.execute(select(func.count()).select_from(table))).scalar_one()
             )
+
+
+async def _close() -> None:
+    await current_session().close()
+
+
+async def _reset() -> None:
+    await current_session().reset()
+
+
+async def _enter_and_leave() -> None:
+    async with current_session():
+        pass
+
+
+async def _invalidate() -> None:
+    await current_session().invalidate()
+
+
+async def _close_in_a_savepoint() -> None:
+    await current_session().begin_nested()
+    await current_session().close()
 
 
 @asynccontextmanager

@@ -23,11 +23,13 @@ class IntegrationEventBus(ABC):
     broker, a `Transport` under `TransportIntegrationEventBus` is less work and promises more.
     """
 
-    def __init__(self, registrations: Iterable[IntegrationEventBusRegistration] = ()) -> None:
+    def __init__(
+        self, registrations: Iterable[IntegrationEventBusRegistration] | None = None
+    ) -> None:
         given: object = registrations
         if isinstance(given, IntegrationEventBusRegistration):
             raise InvalidTopologyError(f"registration of {given}", "give a list: [registration]")
-        self.registrations: list[IntegrationEventBusRegistration] = list(registrations)
+        self.registrations: list[IntegrationEventBusRegistration] = list(registrations or ())
 
     @abstractmethod
     async def send(self, topic: Topic, event: IntegrationEvent) -> None:
@@ -48,8 +50,23 @@ class IntegrationEventBus(ABC):
         self.registrations.append(registration)
 
     async def unregister(self, registration: IntegrationEventBusRegistration) -> None:
-        """Take a registration away; ValueError if it was not there."""
-        self.registrations.remove(registration)
+        """Take a registration away: this one, or the one of the same consumer and topic.
+
+        Raises `InvalidTopologyError` if there is none.
+        """
+        self.registrations.remove(self._registered(registration))
+
+    def _registered(
+        self, registration: IntegrationEventBusRegistration
+    ) -> IntegrationEventBusRegistration:
+        if registration in self.registrations:  # of two alike, the very one
+            return registration
+        for each in self.registrations:
+            if (each.consumer.name, each.topic) == (registration.consumer.name, registration.topic):
+                return each
+        raise InvalidTopologyError(
+            f"registration of {registration}", "it is not registered with this bus"
+        )
 
     async def __aenter__(self) -> Self:
         await self.startup()

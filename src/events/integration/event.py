@@ -14,7 +14,9 @@ the annotation is taken out before `@dataclass` looks, so neither ever becomes a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, fields
+from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from events.errors import EventDefinitionError
@@ -70,6 +72,8 @@ class IntegrationEvent:
             raise EventDefinitionError(
                 cls, "`registry` is where its classes are found: rename a field of that name"
             )
+        if "__repr__" not in cls.__dict__:  # `@dataclass` keeps the one that it finds
+            type.__setattr__(cls, "__repr__", _repr)
         cls.__event_abstract__ = abstract or cls.__dict__.get("__event_abstract__", False)
         if cls.__event_abstract__:
             return
@@ -167,6 +171,28 @@ class EventRegistry(Mapping[EventKey, type[IntegrationEvent]]):
 
 
 IntegrationEvent.registry = EventRegistry()
+
+
+@recursive_repr()
+def _repr(event: IntegrationEvent) -> str:
+    """Show an event as its dataclass would, after its type and version."""
+    shown: tuple[Field[Any], ...] = ()
+    silent = False
+    for base in event.__class__.__mro__:
+        own: Callable[[object], str] = base.__dict__.get("__repr__", _repr)
+        if own is not _repr:
+            return own(event)
+        options = base.__dict__.get("__dataclass_params__")
+        if options is not None and options.repr:
+            shown = fields(base)
+            break
+        silent = silent or options is not None
+        if base is IntegrationEvent and not silent:
+            break
+    values = {"type": event.type, "version": event.version}
+    values |= {field.name: getattr(event, field.name) for field in shown if field.repr}
+    given = ", ".join(f"{name}={value!r}" for name, value in values.items())
+    return f"{event.__class__.__qualname__}({given})"
 
 
 def _key_given_by(cls: type[IntegrationEvent]) -> EventKey:

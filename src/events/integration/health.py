@@ -8,23 +8,29 @@ __all__ = ["BusHealth", "ConsumerHealth"]
 
 
 class ConsumerHealth(Struct, frozen=True):
-    """One registration. `last_poll` is how many seconds ago the broker was last heard of."""
+    """One registration. `last_poll` is how many seconds ago the broker was last heard of.
+
+    `error` is what keeps it from its work at this moment, in the broker's words, where it tries on.
+    """
 
     consumer: str
     topic: str
     alive: bool
     in_flight: int
     last_poll: float | None
+    error: str | None = None
 
 
 class BusHealth(Struct, frozen=True):
-    """A bus and its consumers at one moment."""
+    """A bus and its consumers at one moment. `error` says why it is not connected, where known."""
 
     started: bool
     connected: bool
     consumers: tuple[ConsumerHealth, ...]
+    error: str | None = None
 
     @property
     def healthy(self) -> bool:
-        """Tell whether the bus is started, connected, and has every consumer alive."""
-        return self.started and self.connected and all(c.alive for c in self.consumers)
+        """Tell whether the bus is started, connected, and has every consumer alive and at work."""
+        at_work = all(c.alive and c.error is None for c in self.consumers)
+        return self.started and self.connected and at_work

@@ -79,7 +79,9 @@ class RecordingIntegrationEventBus(_Recorder, IntegrationEventBus):
         (Topic(name='users'), '7')
     """
 
-    def __init__(self, registrations: Iterable[IntegrationEventBusRegistration] = ()) -> None:
+    def __init__(
+        self, registrations: Iterable[IntegrationEventBusRegistration] | None = None
+    ) -> None:
         _Recorder.__init__(self)
         IntegrationEventBus.__init__(self, registrations)
 

@@ -22,6 +22,7 @@ from events.integration import (
     IntegrationEvent,
     IntegrationEventBus,
     IntegrationEventBusRegistration,
+    Outbox,
     RetryPolicy,
     Topic,
 )
@@ -30,7 +31,9 @@ from events.integration.implementation.dishka import (
     DishkaHandler,
     DishkaScope,
     IntegrationEventImplementationProvider,
+    OutboxProvider,
     current_scope,
+    from_scope,
 )
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 
@@ -124,6 +127,64 @@ async def test_each_attempt_has_a_scope_of_its_own_that_is_closed_behind_it() ->
     assert all(session.closed for session in sessions)
     assert [attempt for _, _, attempt in application.mailbox.sent] == [1, 2, 3]
     await container.close()
+
+
+async def test_all_of_it_in_a_component() -> None:
+    seen: list[object] = []
+
+    async def inner(incoming: IncomingEvent, call_next: Handle, /) -> None:
+        seen.append(await from_scope(Session)())
+        seen.append(await from_scope(Session, component="")())
+        await call_next(incoming)
+
+    shop, elsewhere = Application(), Application()
+    container = make_async_container(
+        IntegrationEventImplementationProvider(
+            InMemoryIntegrationEventBus, [emails()], middlewares=[inner]
+        ).to_component("shop"),
+        shop.to_component("shop"),
+        elsewhere,
+    )
+    bus = await container.get(InMemoryIntegrationEventBus, component="shop")
+    await bus.send(TOPIC, UserRegistered("ann@example.com"))
+    await bus.broker.quiet()
+    assert not await bus.dead_letters("emails")
+    assert elsewhere.mailbox.sent == []
+    [(email, session, attempt)] = shop.mailbox.sent
+    assert (email, attempt) == ("ann@example.com", 1)
+    assert seen[0] is session
+    assert seen[1] is not session
+    await container.close()
+
+
+async def test_two_buses_in_two_components() -> None:
+    applications = {name: Application() for name in ("", "shop", "books")}
+    container = make_async_container(
+        *(
+            IntegrationEventImplementationProvider(
+                InMemoryIntegrationEventBus, [emails()]
+            ).to_component(name)
+            for name in applications
+        ),
+        *(application.to_component(name) for name, application in applications.items()),
+    )
+    for name in applications:
+        bus = await container.get(InMemoryIntegrationEventBus, component=name)
+        await bus.send(TOPIC, UserRegistered(f"{name}@example.com"))
+        await bus.broker.quiet()
+    sent = {name: [each[0] for each in it.mailbox.sent] for name, it in applications.items()}
+    assert sent == {name: [f"{name}@example.com"] for name in applications}
+    await container.close()
+
+
+async def test_a_handler_in_a_component_that_cannot_be_built_is_found_early() -> None:
+    with pytest.raises(GraphMissingFactoryError, match=r"Session, component='shop'"):
+        make_async_container(
+            IntegrationEventImplementationProvider(
+                InMemoryIntegrationEventBus, [emails()]
+            ).to_component("shop"),
+            Application(),
+        )
 
 
 async def test_an_inner_middleware_shares_the_scope_with_the_handler() -> None:
@@ -271,6 +332,41 @@ def test_the_stand_in_refuses_a_handle_that_could_not_work() -> None:
     DishkaHandler(Static)
 
 
+@dataclass
+class UserDeleted(IntegrationEvent):
+    type = "dishka.user_deleted"
+    version = 1
+
+
+class Later(SendWelcome):
+    """Handles what its base does."""
+
+
+class OfAClass:
+    @classmethod
+    async def handle(cls, event: UserRegistered) -> None: ...
+
+
+class Static:
+    @staticmethod
+    async def handle(event: UserRegistered) -> None: ...
+
+
+@pytest.mark.parametrize("handler", [SendWelcome, Later, OfAClass, Static])
+async def test_a_stand_in_of_a_handler_of_another_event_is_refused(handler: Any) -> None:
+    right = EventHandlerConsumer("emails", {UserRegistered: DishkaHandler(handler)})
+    IntegrationEventBusRegistration(right, TOPIC, [UserRegistered]).check()
+    wrong = EventHandlerConsumer("emails", {UserDeleted: [DishkaHandler(handler)]})
+    registration = IntegrationEventBusRegistration(wrong, TOPIC, [UserDeleted])
+    bus = InMemoryIntegrationEventBus()
+    with pytest.raises(
+        InvalidTopologyError,
+        match=rf"DishkaHandler\({handler.__name__}\) cannot handle UserDeleted: "
+        r"it says that it takes UserRegistered",
+    ):
+        await bus.register(registration)
+
+
 def test_a_registration_alone_where_they_are_listed_is_refused() -> None:
     consumer = EventHandlerConsumer("mails")
     given: Any = IntegrationEventBusRegistration(consumer, TOPIC, [UserRegistered])
@@ -284,3 +380,48 @@ def test_a_bus_that_is_made_already_cannot_be_provided() -> None:
         TypeError, match=r"needs the bus's class, .*, not InMemoryIntegrationE.*\(\)"
     ):
         IntegrationEventImplementationProvider(given)
+
+
+class Unit:
+    """Stands for a session that an outbox writes with."""
+
+
+class Stored:
+    def __init__(self, session: Unit, *, source: str = "/events") -> None:
+        self.session, self.source = session, source
+
+    async def put(self, topic: Topic, event: IntegrationEvent, **options: Any) -> str:
+        return ""
+
+
+async def test_the_outbox_of_a_unit_of_work_has_its_session() -> None:
+    sessions = Provider(scope=Scope.REQUEST)
+    sessions.provide(Unit)
+    container = make_async_container(OutboxProvider(Stored, Unit, source="/shop"), sessions)
+    seen: list[Unit] = []
+    for _ in range(2):
+        async with container() as request:
+            outbox = await request.get(Outbox)
+            assert isinstance(outbox, Stored)
+            assert outbox is await request.get(Stored)
+            assert outbox.session is await request.get(Unit)
+            assert outbox.source == "/shop"
+            seen.append(outbox.session)
+    assert seen[0] is not seen[1]
+
+
+async def test_a_function_may_make_the_outbox() -> None:
+    sessions = Provider(scope=Scope.REQUEST)
+    sessions.provide(Unit)
+
+    def make(unit: Unit) -> Stored:
+        return Stored(unit)
+
+    container = make_async_container(OutboxProvider(make, Unit), sessions)
+    async with container() as request:
+        assert isinstance(await request.get(Outbox), Stored)
+
+
+def test_an_outbox_without_its_session_is_found_when_the_container_is_made() -> None:
+    with pytest.raises(GraphMissingFactoryError, match="Unit"):
+        make_async_container(OutboxProvider(Stored, Unit))

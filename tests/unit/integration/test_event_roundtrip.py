@@ -109,7 +109,7 @@ HASHABLE: list[Typed] = [
     (bool, st.booleans()),
     (None, st.none()),
     (dt.time, st.times(timezones=st.none() | offsets)),
-    (Literal[1, "a", True], st.sampled_from([1, "a", True])),
+    (Literal[1, "a"], st.sampled_from([1, "a"])),
     (Word, st.sampled_from(Word)),
     (Rights, st.sampled_from([*Rights, Rights.READ | Rights.WRITE])),
     (Annotated[int, msgspec.Meta(ge=3)], st.integers(3)),

@@ -146,3 +146,33 @@ async def test_a_container_that_has_no_session_is_a_failure_that_says_so(
         (letter,) = await bus.dead_letters("books")
     assert "async_sessionmaker" in letter.error
     await container.close()
+
+
+async def test_a_handler_that_uses_the_session_in_async_with_is_a_failure_that_says_so(
+    database: SQLAlchemyInboxDatabase,
+) -> None:
+    class Closes(Book):
+        async def handle(self, event: OrderPaid) -> None:
+            async with self.session:
+                await super().handle(event)
+
+    consumer = EventHandlerConsumer("books", {OrderPaid: DishkaHandler(Closes)})
+    container = make_async_container(
+        IntegrationEventImplementationProvider(
+            InMemoryIntegrationEventBus,
+            [
+                IntegrationEventBusRegistration(
+                    consumer, TOPIC, [OrderPaid], retry=RetryPolicy(attempts=2, delay=0)
+                )
+            ],
+            middlewares=[SQLAlchemyInbox(from_scope(AsyncSession))],
+        ),
+        AppProvider(database),
+    )
+    bus = await container.get(InMemoryIntegrationEventBus)
+    await bus.send(TOPIC, OrderPaid(1), id=ID)
+    await until_quiet(bus)
+    (letter,) = await bus.dead_letters("books")
+    assert (letter.attempts, await database.effects(), await database.rows()) == (2, [], 0)
+    assert "leave its end to the inbox" in letter.error
+    await container.close()

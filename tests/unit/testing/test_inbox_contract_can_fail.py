@@ -15,6 +15,7 @@ from sqlalchemy import insert, make_url, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from events.errors import InboxError
 from events.integration import Handle, IncomingEvent, Topic
 from events.integration.implementation.sqlalchemy import (
     SQLAlchemyInbox,
@@ -184,6 +185,22 @@ class LosesItsTransaction(Real):
             await self.real(incoming, call_next)
 
 
+class OverlooksEndings(Real):
+    """Takes the end of a session for the handler's wish, as it once did."""
+
+    async def __call__(self, incoming: IncomingEvent, call_next: Handle) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Claim, "_refuse_if_ended", lambda _: None)
+            await self.real(incoming, call_next)
+
+
+class ResentsRollbacks(Real):
+    async def __call__(self, incoming: IncomingEvent, call_next: Handle) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Claim, "_after_rollback", lambda *_: None)
+            await self.real(incoming, call_next)
+
+
 TESTS = InboxContract
 CASES: list[tuple[type[Saboteur], Callable[..., Awaitable[None]], dict[str, Any]]] = [
     (Saboteur, TESTS.test_37_the_second_delivery_is_not_handled, {}),
@@ -202,6 +219,13 @@ CASES: list[tuple[type[Saboteur], Callable[..., Awaitable[None]], dict[str, Any]
     (ForgetsRollbacks, TESTS.test_37_after_a_rollback_the_row_comes_first_again, {}),
     (SaysTheRowIsThere, TESTS.test_37_who_rolls_back_may_lose_the_event_to_another, {"writes": 1}),
     (LosesItsTransaction, TESTS.test_37_an_error_that_is_swallowed_loses_nothing, {}),
+    (OverlooksEndings, TESTS.test_41_a_session_that_the_handler_ends_loses_nothing, {}),
+    (
+        OverlooksEndings,
+        TESTS.test_41_a_session_that_is_used_on_after_its_end_loses_nothing,
+        {"commits": 1},
+    ),
+    (ResentsRollbacks, TESTS.test_41_after_a_commit_or_a_rollback_the_session_may_end, {}),
     (
         CommitsTheRowFirst,
         TESTS.test_37_a_killed_process_has_the_effect_once,
@@ -240,7 +264,7 @@ async def test_an_inbox_that_breaks_it_is_found(
     test: Callable[..., Awaitable[None]],
     arguments: dict[str, Any],
 ) -> None:
-    with pytest.raises((AssertionError, pytest.fail.Exception, TimeoutError)):
+    with pytest.raises((AssertionError, pytest.fail.Exception, TimeoutError, InboxError)):
         await play(tmp_path, saboteur, test, arguments, monkeypatch)
 
 

@@ -72,7 +72,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     def __init__(  # noqa: PLR0913 - options, all by keyword
         self,
         transport: Transport,
-        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         source: str = "/events",
         middlewares: Sequence[Middleware] = (),
@@ -213,10 +213,12 @@ class TransportIntegrationEventBus(IntegrationEventBus):
 
     def health(self) -> BusHealth:
         """Say whether the bus is connected and its consumers live; cheap enough for a probe."""
+        error: str | None = getattr(self.transport, "error", None)  # not every transport knows
         return BusHealth(
             started=self._started,
             connected=self._started and self.transport.connected,
             consumers=self._roster.health(),
+            error=error if self._started else None,
         )
 
     # --- consumers ----------------------------------------------------------------------------
@@ -238,14 +240,12 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     async def unregister(self, registration: IntegrationEventBusRegistration) -> None:
         """Stop a registration and return when its running handlers have ended.
 
+        It is this one, or the one of the same consumer and topic.
         What waits for the consumer at the broker stays there. Handlers that outlast
         `shutdown_grace` are cancelled, and their events delivered again, except by a broadcast,
-        which keeps none. Raises `InvalidTopologyError` if the registration is not this bus's.
+        which keeps none. Raises `InvalidTopologyError` if there is none.
         """
-        if registration not in self.registrations:
-            raise InvalidTopologyError(
-                f"registration of {registration}", "it is not registered with this bus"
-            )
+        registration = self._registered(registration)
         if self._started:
             self._require_own_loop("unregister a consumer")
         self._refuse_from_handler("unregister", only=registration)

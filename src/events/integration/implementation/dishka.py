@@ -19,28 +19,34 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextvars import ContextVar
+from functools import partial
 from inspect import getattr_static
-from typing import Generic, Protocol, TypeVar
+from itertools import chain
+from typing import Any, Generic, Protocol, TypeVar
 
 from events.errors import InvalidTopologyError, MissingExtraError
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.base import TransportIntegrationEventBus
-from events.integration.message import Delivery
+from events.integration.message import Delivery, current_delivery
+from events.integration.outbox import Outbox
 from events.integration.pipeline import Handle, IncomingEvent, Middleware, Serving
 from events.integration.pipeline.middleware import CheckedHandler
 from events.integration.topology import EventHandlerConsumer, IntegrationEventBusRegistration
-from events.integration.topology.consumer.handler import why_not_awaited
+from events.integration.topology.checks import why_not_awaited
 
 try:
     from dishka import (
+        DEFAULT_COMPONENT,
         AnyOf,
         AsyncContainer,
+        Component,
         Provider,
         Scope,
         from_context,
         provide,  # pyright: ignore[reportUnknownVariableType] - dishka's own
     )
+    from dishka.provider import ProviderWrapper
 except ImportError as error:
     raise MissingExtraError(__name__, "dishka") from error
 
@@ -49,6 +55,7 @@ __all__ = [
     "DishkaScope",
     "IntegrationEventHandler",
     "IntegrationEventImplementationProvider",
+    "OutboxProvider",
     "current_scope",
     "from_scope",
 ]
@@ -61,7 +68,9 @@ _CURE = (
     "or have IntegrationEventImplementationProvider make it"
 )
 
-_scope: ContextVar[AsyncContainer | None] = ContextVar("events.dishka_scope", default=None)
+_scope: ContextVar[tuple[AsyncContainer, Component] | None] = ContextVar(
+    "events.dishka_scope", default=None
+)
 
 
 class IntegrationEventHandler(Protocol[E_contra]):
@@ -75,17 +84,20 @@ class IntegrationEventHandler(Protocol[E_contra]):
 class DishkaScope:
     """A middleware that opens a REQUEST scope of the container around each attempt.
 
-    The scope holds the `Delivery`. Closing the scope is part of the attempt: an error there has the
-    event retried.
+    The scope holds the `Delivery`. `component` is where `DishkaHandler` finds its handlers.
+    Closing the scope is part of the attempt: an error there has the event retried.
     """
 
-    def __init__(self, container: AsyncContainer) -> None:
+    def __init__(
+        self, container: AsyncContainer, *, component: Component = DEFAULT_COMPONENT
+    ) -> None:
         self._container = container
+        self._component = component
 
     async def __call__(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
         """Run the attempt inside a scope."""
         async with self._container(context={Delivery: incoming.delivery}) as scope:
-            token = _scope.set(scope)
+            token = _scope.set((scope, self._component))
             try:
                 await call_next(incoming)
             finally:
@@ -97,6 +109,10 @@ def current_scope() -> AsyncContainer:
 
     Raises `InvalidTopologyError` outside of one.
     """
+    return _scope_and_component()[0]
+
+
+def _scope_and_component() -> tuple[AsyncContainer, Component]:
     scope = _scope.get()
     if scope is None:
         raise InvalidTopologyError("no dishka scope is open here", _CURE)
@@ -104,11 +120,15 @@ def current_scope() -> AsyncContainer:
 
 
 class _FromScope(Generic[T]):
-    def __init__(self, wanted: type[T]) -> None:
+    def __init__(self, wanted: type[T], component: Component | None) -> None:
         self._wanted = wanted
+        self._component = component
 
     async def __call__(self) -> T:
-        return await current_scope().get(self._wanted)
+        scope, component = _scope_and_component()
+        if self._component is not None:
+            component = self._component
+        return await scope.get(self._wanted, component)
 
     def check(self, outer: Sequence[Middleware]) -> None:
         if not any(isinstance(each, DishkaScope) for each in outer):
@@ -122,13 +142,16 @@ class _FromScope(Generic[T]):
         return f"from_scope({getattr(self._wanted, '__qualname__', self._wanted)})"
 
 
-def from_scope(wanted: type[T]) -> Callable[[], Awaitable[T]]:
+def from_scope(
+    wanted: type[T], *, component: Component | None = None
+) -> Callable[[], Awaitable[T]]:
     """Return a function that gets this from the scope of the event that is being handled.
 
     For middlewares that share an object with the handler, as the inbox does its session:
-    `SQLAlchemyInbox(from_scope(AsyncSession))`. The scope owns what it gave.
+    `SQLAlchemyInbox(from_scope(AsyncSession))`. The scope owns what it gave. It comes from the
+    component that the handlers come from, unless another is named.
     """
-    return _FromScope(wanted)
+    return _FromScope(wanted, component)
 
 
 class DishkaHandler(CheckedHandler, Generic[E_contra]):
@@ -152,6 +175,8 @@ class DishkaHandler(CheckedHandler, Generic[E_contra]):
         bound = isinstance(getattr_static(given, "handle"), staticmethod | classmethod)
         itself = () if bound else (object(),)
         why_not = why_not_awaited(handler.handle, "the event", *itself, object())
+        # What a registration reads to see which event it takes.
+        self.__delegate__ = partial(handler.handle, *itself)
         if why_not is not None:
             raise TypeError(f"{given.__qualname__}.handle cannot handle an event: {why_not}")
         self.handler = handler
@@ -167,7 +192,8 @@ class DishkaHandler(CheckedHandler, Generic[E_contra]):
 
     async def __call__(self, event: E_contra) -> None:
         """Resolve the handler in the current scope and have it handle the event."""
-        handler = await current_scope().get(self.handler)
+        scope, component = _scope_and_component()
+        handler = await scope.get(self.handler, component)
         await handler.handle(event)
 
     def __repr__(self) -> str:
@@ -193,7 +219,8 @@ class IntegrationEventImplementationProvider(Provider):
     health and dead letters, and as the class that `make` is (APP), the `Delivery` (REQUEST, while
     one is handled), and the handler classes of every `DishkaHandler` in the registrations
     (REQUEST), so one that cannot be built is found when the container is made. To make a handler
-    yourself, provide it in a provider after this one.
+    yourself, provide it in a provider after this one. In a component (`to_component`), all of it
+    is there, and what the handlers ask for comes from there as well.
 
     Ask the container for the bus when the application starts: without that, none of its consumers
     runs.
@@ -204,7 +231,7 @@ class IntegrationEventImplementationProvider(Provider):
     def __init__(
         self,
         make: MakeBus,
-        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         middlewares: Sequence[Middleware] = (),
     ) -> None:
@@ -220,27 +247,69 @@ class IntegrationEventImplementationProvider(Provider):
         if isinstance(listed, IntegrationEventBusRegistration):
             raise TypeError(f"registration of {listed}: give a list: [registration]")
         self._make = make
-        self._registrations = list(registrations)
+        self._registrations = list(registrations or ())
         self._middlewares = list(middlewares)
+        self._component = self.component
         if isinstance(make, type) and issubclass(make, TransportIntegrationEventBus):
             self.alias(TransportIntegrationEventBus, provides=make)
         for handler in dict.fromkeys(_handlers(self._registrations)):
             self.provide(handler, scope=Scope.REQUEST)
+
+    def to_component(self, component: Component) -> ProviderWrapper:
+        """Put it into a component: its handlers come from there, and so does what they need."""
+        self._component = component
+        # dishka leaves out of a component what comes from the context.
+        self.context_vars.clear()
+        self.provide(_delivery, scope=Scope.REQUEST)
+        return super().to_component(component)
 
     @provide(scope=Scope.APP)
     async def bus(
         self, container: AsyncContainer
     ) -> AsyncIterator[AnyOf[IntegrationEventBus, TransportIntegrationEventBus]]:
         """Make the bus, start it, and stop it in the end."""
-        middlewares = [DishkaScope(container), *self._middlewares]
+        middlewares = [
+            DishkaScope(container, component=self._component),
+            *self._middlewares,
+        ]
         async with self._make(self._registrations, middlewares=middlewares) as bus:
             yield bus
+
+
+class OutboxProvider(Provider):
+    """Provide the outbox of each unit of work, as `Outbox` and as the class that it is (REQUEST).
+
+        container = make_async_container(
+            OutboxProvider(SQLAlchemyOutbox, AsyncSession, source="/shop"), Sessions()
+        )
+
+    Args:
+        make: The class of the outbox, or a function that makes one of the session and the options.
+        session: What the container provides in each REQUEST, as `AsyncSession` is.
+        **options: More arguments for `make`.
+    """
+
+    def __init__(self, make: Callable[..., Outbox], session: type[Any], **options: Any) -> None:
+        super().__init__(scope=Scope.REQUEST)
+
+        def outbox(session: Any) -> Any:
+            return make(session, **options)
+
+        outbox.__annotations__ = {"session": session, "return": Outbox}
+        self.provide(outbox, provides=AnyOf[make, Outbox] if isinstance(make, type) else Outbox)
+
+
+def _delivery() -> Delivery:
+    delivery = current_delivery()
+    if delivery is None:
+        raise InvalidTopologyError("no delivery is handled here", "ask for it in a handler")
+    return delivery
 
 
 def _handlers(registrations: Iterable[IntegrationEventBusRegistration]) -> Iterable[type]:
     for registration in registrations:
         if isinstance(registration.consumer, EventHandlerConsumer):
-            for handler in registration.consumer.handlers.values():
+            for handler in chain.from_iterable(registration.consumer.handlers.values()):
                 if isinstance(handler, DishkaHandler):
                     # isinstance cannot tell of which event it is
                     yield handler.handler  # pyright: ignore[reportUnknownMemberType]

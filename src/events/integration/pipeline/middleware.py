@@ -26,7 +26,7 @@ from events.integration.topology import (
     IntegrationEventBusRegistration,
     RetryPolicy,
 )
-from events.integration.topology.consumer.handler import why_not_awaited
+from events.integration.topology.checks import why_not_awaited
 
 __all__ = [
     "CheckedHandler",
@@ -138,9 +138,10 @@ class Middlewares:
         consumer = registration.consumer
         if isinstance(consumer, EventHandlerConsumer):
             for event in registration.events:
-                handler: object = consumer.handlers.get(event)
-                if isinstance(handler, CheckedHandler):
-                    handler.check(serving)
+                handlers: Sequence[object] = consumer.handlers.get(event, ())
+                for handler in handlers:
+                    if isinstance(handler, CheckedHandler):
+                        handler.check(serving)
 
     async def startup(self) -> None:
         """Start them, the outermost first."""

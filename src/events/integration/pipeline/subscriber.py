@@ -104,10 +104,12 @@ class Subscriber:
     def health(self) -> ConsumerHealth:
         """Say how this consumer is."""
         last = self._subscribed.last_poll
+        error: str | None = getattr(self._subscribed, "error", None)  # not every transport knows
         return ConsumerHealth(
             consumer=self.registration.consumer.name,
             topic=self.registration.topic.name,
             alive=not self.ended.done(),
             in_flight=self.scheduler.in_flight,
             last_poll=None if last is None else asyncio.get_running_loop().time() - last,
+            error=error,
         )

@@ -1,4 +1,4 @@
-"""What an inbox must show on every database: conformance 37.
+"""What an inbox must show on every database: conformance 37 and 41.
 
 A test file gives the fixture `database`; what the suite needs of it is an `InboxDatabase`. It
 starts empty, with its tables made.
@@ -10,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Protocol
 
 import pytest
 
+from events.errors import InboxError
 from events.integration.event import IntegrationEvent
 from events.integration.message import Delivery
 from events.integration.pipeline import IncomingEvent, Middleware
@@ -31,13 +33,15 @@ ID = "0192e4a0-0000-7000-8000-000000000001"
 ANOTHER = "0192e4a0-0000-7000-8000-000000000002"
 
 
-class InboxDatabase(Protocol):
-    """A database with an inbox and a table of effects, as this suite uses it."""
-
+class _HasInbox(Protocol):
     @property
     def inbox(self) -> Middleware:
         """Return the inbox, ready for deliveries."""
         ...
+
+
+class InboxDatabase(_HasInbox, Protocol):
+    """A database with an inbox and a table of effects, as this suite uses it."""
 
     @property
     def worker_command(self) -> Sequence[str]:
@@ -62,6 +66,14 @@ class InboxDatabase(Protocol):
 
     async def roll_back(self) -> None:
         """Roll it back, as a handler might."""
+        ...
+
+    @property
+    def endings(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
+        """Return, by name, all ways to end that transaction but a commit and a rollback.
+
+        Such as closing the session. Afterwards `write` may be called again.
+        """
         ...
 
     async def effects(self) -> list[int]:
@@ -99,7 +111,7 @@ Handler = Callable[[], Awaitable[None]]
 
 
 async def deliver(
-    database: InboxDatabase, handler: Handler, id: str = ID, consumer: str = "worker"
+    database: _HasInbox, handler: Handler, id: str = ID, consumer: str = "worker"
 ) -> bool:
     """Deliver a message; say whether the handler was called."""
     called = False
@@ -371,6 +383,65 @@ class InboxContract:
         else:
             assert (await database.effects(), await database.rows()) == ([1], 1)
 
+    # --- handlers that end the session instead --------------------------------------------------
+
+    async def test_41_a_session_that_the_handler_ends_loses_nothing(
+        self, database: InboxDatabase
+    ) -> None:
+        for number, (name, end) in enumerate(database.endings.items()):
+            id_ = f"{ID[:-3]}{number:03}"
+
+            async def handler(
+                number: int = number, end: Callable[[], Awaitable[None]] = end
+            ) -> None:
+                await database.write(number)
+                await end()
+
+            await _refused(database, handler, id_, name, kept=number)
+
+            async def again(number: int = number) -> None:
+                await database.write(number)
+
+            assert await deliver(database, again, id_), f"{name}: taken for a duplicate"
+            assert await database.effects() == list(range(number + 1)), name
+
+    @pytest.mark.parametrize("commits", [0, 1])
+    async def test_41_a_session_that_is_used_on_after_its_end_loses_nothing(
+        self, database: InboxDatabase, commits: int
+    ) -> None:
+        for name, end in database.endings.items():
+
+            async def handler(end: Callable[[], Awaitable[None]] = end) -> None:
+                await database.write(1)
+                await end()
+                await database.write(2)
+                if commits:
+                    await database.commit()
+
+            await _refused(database, handler, ID, name, kept=0)
+
+    async def test_41_after_a_commit_or_a_rollback_the_session_may_end(
+        self, database: InboxDatabase
+    ) -> None:
+        finals = {"commit": database.commit, "rollback": database.roll_back}
+        kept: list[int] = []
+        for number, (final, (name, end)) in enumerate(
+            product(finals, database.endings.items()), start=1
+        ):
+            id_ = f"{ID[:-3]}{number:03}"
+
+            async def handler(
+                number: int = number, final: str = final, end: Callable[[], Awaitable[None]] = end
+            ) -> None:
+                await database.write(number)
+                await finals[final]()
+                await end()
+
+            assert await deliver(database, handler, id_)
+            if final == "commit":
+                kept.append(number)
+            assert (await database.effects(), await database.rows()) == (kept, number), name
+
     # --- killed -------------------------------------------------------------------------------
 
     @pytest.mark.parametrize(("step", "kept"), [("written", 0), ("committed", 1)])
@@ -399,6 +470,19 @@ async def _tasks() -> AsyncGenerator[Callable[[Coroutine[Any, Any, bool]], async
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _refused(
+    database: InboxDatabase, handler: Handler, id: str, name: str, *, kept: int
+) -> None:
+    """Deliver to a handler that ends its session: an error, and nothing is left of it."""
+    try:
+        await deliver(database, handler, id)
+    except InboxError:
+        found = len(await database.effects()), await database.rows()
+        assert found == (kept, kept), f"{name}: effects and rows are {found}"
+    else:
+        pytest.fail(f"{name}: the event counts as handled, and its effect is gone")
 
 
 async def _nothing() -> None:

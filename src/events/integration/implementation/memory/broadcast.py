@@ -135,7 +135,7 @@ class InMemoryBroadcastIntegrationEventBus(TransportIntegrationEventBus):
 
     def __init__(
         self,
-        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         channels: InMemoryChannels | None = None,
         **options: Unpack[BusOptions],

@@ -123,7 +123,7 @@ class InMemoryIntegrationEventBus(TransportIntegrationEventBus):
 
     def __init__(
         self,
-        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         broker: InMemoryBroker | None = None,
         **options: Unpack[BusOptions],

@@ -21,7 +21,6 @@ import ssl
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
@@ -31,7 +30,7 @@ from nats.errors import NoServersError
 from events.errors import BusUnavailableError
 from events.integration.implementation.nats import _driver as driver
 
-__all__ = ["Link", "OnUp", "end", "masked"]
+__all__ = ["Link", "OnUp", "end"]
 
 OnUp: TypeAlias = Callable[[bool], Awaitable[None]]
 
@@ -46,16 +45,6 @@ _REFUSED = (
     "authorization", "authentication", "permissions", "certificate_verify_failed",
     "secure connection not available",
 )  # fmt: skip
-
-
-def masked(server: str) -> str:
-    """Return a server's URL without what must not be in a log: a password, or a token."""
-    parts = urlsplit(server if "://" in server else f"nats://{server}")
-    if "@" not in parts.netloc:
-        return server
-    who, _, where = parts.netloc.rpartition("@")
-    user, colon, _ = who.partition(":")
-    return parts._replace(netloc=f"{user if colon else ''}:***@{where}".lstrip(":")).geturl()
 
 
 async def end(task: asyncio.Task[None]) -> None:

@@ -47,7 +47,6 @@ __all__ = [
     "check_places",
     "check_url",
     "is_ack",
-    "masked",
     "new_properties",
     "quiet_driver",
     "reason_of",
@@ -160,16 +159,6 @@ def is_ack(method: Any) -> bool:
 def new_properties(**fields: Any) -> Properties:
     """Make the properties of a persistent message."""
     return BasicProperties(delivery_mode=_PERSISTENT, **fields)
-
-
-def masked(url: str) -> str:
-    """Return the URL without its password, and without the options that may hold keys."""
-    parts = urlsplit(url)
-    if "@" not in parts.netloc:
-        return parts._replace(query="").geturl()
-    user, host = parts.netloc.rsplit("@", 1)
-    name, colon, _ = user.partition(":")
-    return parts._replace(netloc=f"{name}{colon and ':***'}@{host}", query="").geturl()
 
 
 def check_url(url: str) -> None:

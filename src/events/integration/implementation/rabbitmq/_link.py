@@ -17,8 +17,9 @@ import random
 from collections.abc import Callable, Sequence
 
 from events.errors import BusUnavailableError
+from events.integration.brokering.urls import masked
 from events.integration.implementation.rabbitmq._connection import Connection
-from events.integration.implementation.rabbitmq._driver import DriverError, masked
+from events.integration.implementation.rabbitmq._driver import DriverError
 
 __all__ = ["Link", "Outage"]
 

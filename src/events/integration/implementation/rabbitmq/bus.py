@@ -38,7 +38,7 @@ class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
     def __init__(
         self,
         url: str | Sequence[str],
-        registrations: Iterable[IntegrationEventBusRegistration] = (),
+        registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         queue_type: QueueType = "quorum",
         delivery_limit: int = 20,

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from typing import cast
 
 from events.errors import BusUnavailableError, InvalidTopologyError
+from events.integration.brokering.urls import masked
 from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._dead_letters import RabbitMQDeadLetters
-from events.integration.implementation.rabbitmq._driver import DriverError, check_url, masked
+from events.integration.implementation.rabbitmq._driver import DriverError, check_url
 from events.integration.implementation.rabbitmq._link import Link, Outage
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._subscribed import RabbitMQSubscribed

@@ -16,9 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from typing import Any, Protocol, TypeAlias, cast
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from events.errors import InvalidTopologyError, MissingExtraError
+from events.integration.brokering.urls import masked
 
 try:
     from redis.asyncio import Redis
@@ -43,7 +44,6 @@ __all__ = [
     "ResponseError",
     "connector",
     "is_fatal",
-    "masked",
     "packed",
 ]
 
@@ -197,16 +197,3 @@ def _pool_of_url(bus: str, url: str) -> Any:
     except (ValueError, TypeError) as error:
         raise InvalidTopologyError(f"{bus} at {masked(url)}", str(error)) from error
     return pool
-
-
-def masked(url: str) -> str:
-    """Return the URL as it may be logged: its password, and any in its query, as stars."""
-    parts = urlsplit(url)
-    user, at, host = parts.netloc.rpartition("@")
-    name, colon, _ = user.partition(":")
-    secret = f"{name}:***" if colon else user
-    query = "&".join(
-        f"{pair.partition('=')[0]}=***" if "password" in pair.partition("=")[0].lower() else pair
-        for pair in parts.query.split("&")
-    )
-    return urlunsplit((parts.scheme, f"{secret}{at}{host}", parts.path, query, ""))

@@ -9,6 +9,11 @@
       '-- lost: the next transaction of the session begins with the row again
               '--somebody else has claimed it meanwhile--> duplicate
 
+    claimed --the session was closed, reset or invalidated--> ended: an error, and a retry
+
+A rollback says that the handler wants its work undone. The end of a session says nothing of the
+kind, and undoes it all the same: `async with session:` is how most people commit nothing and close.
+
 A database may roll back by itself (MariaDB after a deadlock) or refuse all but a rollback
 (PostgreSQL after any error), and a handler that swallows the error does not know. So once there was
 an error on the connection, the row is looked for before each commit.
@@ -16,13 +21,18 @@ an error on the connection, the row is looked for before each commit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError, UnboundExecutionError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 
 from events.errors import InboxError, InboxTableError
+from events.integration.implementation.sqlalchemy._routing import (
+    engines_of_flush,
+    writing_connection,
+)
 from events.integration.implementation.sqlalchemy.inbox_table import InboxTable, Row
 
 __all__ = ["Claim", "DuplicateError", "connection_of"]
@@ -45,6 +55,7 @@ class Claim:
         self._inbox = inbox
         self._row = row
         self._kept = False
+        self._ended = False
         self._troubled = False
         self._within: SessionTransaction | None = None
         connection = connection_of(session, inbox)
@@ -52,9 +63,8 @@ class Claim:
         self._insert(connection)
         if not self._duplicate:
             _watch(self._engine)
-            event.listen(session, "after_begin", self._after_begin)
-            event.listen(session, "before_commit", self._before_commit)
-            event.listen(session, "after_commit", self._after_commit)
+            for name, listener in self._listeners():
+                event.listen(session, name, listener)
 
     def is_duplicate(self) -> bool:
         """Tell whether somebody else has handled the event, before or meanwhile."""
@@ -62,16 +72,29 @@ class Claim:
 
     def release(self) -> None:
         """Let go of the session, which may have other uses after this."""
-        if event.contains(self.session, "after_begin", self._after_begin):
-            event.remove(self.session, "after_begin", self._after_begin)
-            event.remove(self.session, "before_commit", self._before_commit)
-            event.remove(self.session, "after_commit", self._after_commit)
+        for name, listener in self._listeners():
+            if event.contains(self.session, name, listener):
+                event.remove(self.session, name, listener)
         self._within = None
 
+    def _listeners(self) -> tuple[tuple[str, Callable[..., None]], ...]:
+        return (
+            ("after_begin", self._after_begin),
+            ("after_flush", self._after_flush),
+            ("before_commit", self._before_commit),
+            ("after_commit", self._after_commit),
+            ("after_transaction_end", self._after_transaction_end),
+            ("after_soft_rollback", self._after_rollback),
+        )
+
     def commit(self, session: Session) -> None:
-        """Commit what the handler did, and the row with it. Raises `DuplicateError`."""
+        """Commit what the handler did, and the row with it.
+
+        Raises `DuplicateError`, and `InboxError` if the handler has ended the session.
+        """
         if self._duplicate:
             raise DuplicateError
+        self._refuse_if_ended()
         if not self._kept and self._within is not session.get_transaction():
             # It rolled back, and did nothing in this database after that.
             connection = connection_of(session, self._inbox)  # and with it the row, see below
@@ -94,7 +117,13 @@ class Claim:
         current = session.get_transaction()
         if self._kept or current is self._within or connection.engine is not self._engine:
             return
+        self._refuse_if_ended()
         self._again(connection)
+
+    def _after_flush(self, session: Session, _: UOWTransaction) -> None:
+        engines = engines_of_flush(session)
+        if engines and self._engine not in engines:
+            raise InboxTableError(self._inbox.table.fullname, f"{self._engine.url!r} {_APART}")
 
     def _before_commit(self, session: Session) -> None:
         if not self._troubled or self._kept or self._within is not session.get_transaction():
@@ -111,6 +140,18 @@ class Claim:
         if self._within is session.get_transaction() and not session.in_nested_transaction():
             self._kept = True
 
+    def _after_transaction_end(self, _: Session, transaction: SessionTransaction) -> None:
+        if transaction is self._within and not self._kept:
+            self._ended = True  # unless that was a rollback, of which SQLAlchemy tells next
+
+    def _after_rollback(self, _: Session, transaction: SessionTransaction) -> None:
+        if transaction is self._within:
+            self._ended = False
+
+    def _refuse_if_ended(self) -> None:
+        if self._ended:
+            raise InboxError(_ENDED)
+
     def saw_error(self) -> None:
         """Take note that a statement failed, and with it perhaps the transaction."""
         if self._within is not None:
@@ -122,10 +163,20 @@ _UNBOUND = (
     "binds={inbox: engine} with what inbox_table(metadata) returned, and that to "
     "SQLAlchemyInbox(sessions, table=inbox) as well"
 )
+_APART = (
+    "is not where the handler's objects are written, so they and the inbox's row would be "
+    "committed apart from one another: have the session's get_bind or binds= send both to one "
+    "engine"
+)
 _AUTOCOMMIT = (
     "commits each statement by itself (AUTOCOMMIT), so the inbox's row would stay when the handler "
     "raises, and the event count as handled: give the inbox sessions of an engine with "
     "transactions, which is any without isolation_level='AUTOCOMMIT'"
+)
+_ENDED = (
+    "the handler has closed or reset the inbox's session, as `async with session:` does at its "
+    "end, and that has undone what it wrote, and the inbox's row: use the session without "
+    "`async with`, and leave its end to the inbox; to undo on purpose, `await session.rollback()`"
 )
 _SWALLOWED = (
     "a statement of the handler failed, and the database has undone the transaction with it, the "
@@ -142,7 +193,7 @@ def connection_of(session: Session, inbox: InboxTable) -> Connection:
     if not session.in_transaction():
         session.begin()  # whether or not it begins by itself
     try:
-        connection = session.connection(bind_arguments={"clause": inbox.table})
+        connection = writing_connection(session, inbox.clause)
     except UnboundExecutionError as error:
         raise InboxTableError(inbox.table.fullname, _UNBOUND) from error
     # Of the engine, as in create_async_engine(isolation_level=), or of the connection alone.

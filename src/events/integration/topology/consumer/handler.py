@@ -1,144 +1,160 @@
-"""A consumer made of one function per event class."""
+"""A consumer made of functions, any number for each event class."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Awaitable, Callable, Mapping
-from types import UnionType
-from typing import Any, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Awaitable, Callable, Iterable, KeysView, Mapping
+from typing import Any, TypeAlias, TypeVar, cast
 
 from events.errors import InvalidTopologyError
-from events.integration.annotations import signature_of
 from events.integration.event import IntegrationEvent
+from events.integration.topology.checks import takes_another_than, why_not_a_handler
 from events.integration.topology.consumer.base import Consumer
+from events.integration.topology.registration import IntegrationEventBusRegistration
+from events.integration.topology.retry import RetryPolicy
+from events.integration.topology.topic import Topic
 
-__all__ = ["EventHandlerConsumer", "EventHandlerRegistry"]
+__all__ = ["EventHandler", "EventHandlerConsumer", "EventHandlerRegistry"]
 
 E = TypeVar("E", bound="IntegrationEvent")
+A = TypeVar("A", bound=Awaitable[None])
 
 # Any, as a mapping cannot say that each value takes what its key makes.
-EventHandlerRegistry: TypeAlias = "dict[type[IntegrationEvent], Callable[[Any], Awaitable[None]]]"
+EventHandler: TypeAlias = Callable[[Any], Awaitable[None]]
+"""An async function of one event."""
+
+EventHandlerRegistry: TypeAlias = dict[type[IntegrationEvent], list[EventHandler]]
 """Handlers by the class of the event they take."""
 
 
 class EventHandlerConsumer(Consumer):
-    """Hand each event to the function that is registered for its class.
+    """Hand each event to the functions that are registered for its class.
 
-    `handlers` is the consumer's own mapping and stays live, so a registration made with
-    `consumer.handlers.keys()` includes what is added before it is registered with a bus.
+    The handlers of an event are awaited one after another, in their order. The first that raises
+    keeps the event from the later ones, and a retry calls all of them again: what must not be
+    repeated because something else failed belongs into a consumer of another name.
+
+    Args:
+        name: See `Consumer`.
+        handlers: A list of functions for each event class, or one function alone. A dict is the
+            consumer's from now on, not copied: what is added to it before the consumer is
+            registered counts, and one function alone becomes a list in it.
     """
 
     def __init__(
         self,
         name: str,
-        handlers: Mapping[type[IntegrationEvent], Callable[[Any], Awaitable[None]]] | None = None,
+        handlers: Mapping[type[E], EventHandler | Iterable[EventHandler]] | None = None,
     ) -> None:
         super().__init__(name)
-        self.handlers: EventHandlerRegistry = dict(handlers or {})
-
-    def add_handler(self, event: type[E], handler: Callable[[E], Awaitable[None]]) -> None:
-        """Handle events of this class with this function.
-
-        Raises `InvalidTopologyError` if the class has a handler: an event has one per consumer.
-        """
-        if event in self.handlers:
+        given: object = {} if handlers is None else handlers
+        if not isinstance(given, Mapping):
             raise InvalidTopologyError(
                 repr(self),
-                f"it has a handler for {event.__qualname__} already; "
-                f"call both from one function, or use two consumers",
+                f"handlers must map event classes to functions, as in "
+                f"{{UserRegisteredV1: [send_welcome]}}, not {given!r}",
             )
-        self.handlers[event] = handler
+        self._handlers = cast(
+            "EventHandlerRegistry", given if isinstance(given, dict) else dict(given)
+        )
+
+    @property
+    def handlers(self) -> EventHandlerRegistry:
+        """The handlers by event class, each a list: `consumer.handlers[E].append(g)` adds one."""
+        for event in self._handlers:
+            self._handlers_of(event)
+        return self._handlers
+
+    def add_handler(self, event_type: type[E], handler: Callable[[E], Awaitable[None]]) -> None:
+        """Call this function for events of this class, after those that are there already."""
+        self._require_event(event_type, "add_handler(UserRegisteredV1, send_welcome)")
+        self._handlers.setdefault(event_type, [])
+        self._handlers_of(event_type).append(handler)
+
+    def on(self, event_type: type[E]) -> Callable[[Callable[[E], A]], Callable[[E], A]]:
+        """Decorate a function to add it as a handler of this class.
+
+        @emails.on(UserRegisteredV1)
+        async def send_welcome(event: UserRegisteredV1) -> None: ...
+        """
+        self._require_event(event_type, "@consumer.on(UserRegisteredV1)")
+
+        def add(handler: Callable[[E], A]) -> Callable[[E], A]:
+            self.add_handler(event_type, handler)
+            return handler
+
+        return add
+
+    def subscribe(
+        self,
+        topic: Topic,
+        *,
+        concurrency: int = 1,
+        order_by: Callable[[Any], object] | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> IntegrationEventBusRegistration:
+        """Give the registration on this topic of all events that have handlers.
+
+        Handlers that are added before it reaches a bus take part; for the options see
+        `IntegrationEventBusRegistration`.
+        """
+        return IntegrationEventBusRegistration(
+            self, topic, concurrency=concurrency, order_by=order_by, retry=retry
+        )
 
     async def on_event(self, event: IntegrationEvent) -> None:
-        """Await the handler of the event's class."""
-        handler = self.handlers.get(type(event))
-        if handler is None:
+        """Await the handlers of the event's class, one after another."""
+        handlers = self._handlers_of(type(event))
+        if not handlers:
             raise InvalidTopologyError(
                 repr(self),
                 f"it has no handler for {type(event).__qualname__}; "
                 f"add one with add_handler, or leave the class out of the registration",
             )
-        returned = handler(event)
-        try:
-            await returned
-        except TypeError as error:
-            given: object = returned
-            if isinstance(given, Awaitable):
-                raise
-            raise TypeError(
-                f"{handler!r} returned {returned!r}, which cannot be awaited: write it as "
-                f"`async def`, and have what wraps it return what it returned"
-            ) from error
+        for handler in handlers:
+            returned = handler(event)
+            try:
+                await returned
+            except TypeError as error:
+                given: object = returned
+                if isinstance(given, Awaitable):
+                    raise
+                raise TypeError(
+                    f"{handler!r} returned {returned!r}, which cannot be awaited: write it as "
+                    f"`async def`, and have what wraps it return what it returned"
+                ) from error
 
+    def handled_events(self) -> KeysView[type[IntegrationEvent]]:
+        """Give the classes that have handlers, as a live view."""
+        return self._handlers.keys()
 
-def why_not_a_handler(handler: object) -> str | None:
-    """Say why this could never handle an event, or None if nothing speaks against it.
-
-    A wrong handler would fail on each event, attempt after attempt, so it is looked at early. What
-    cannot be told without a call is left alone.
-    """
-    if not callable(handler):
-        return "it cannot be called: give a function, or a method such as `instance.handle`"
-    if isinstance(handler, type) and not hasattr(handler, "__await__"):
-        return (
-            "it is a class: give a method of an instance, or, for dishka to make the instance, "
-            f"`DishkaHandler({handler.__name__})`"
-        )
-    return why_not_awaited(handler, "the event", object())
-
-
-def takes_another_than(handler: Callable[..., object], event: type[IntegrationEvent]) -> str | None:
-    """Name what a handler says it takes, if that is an event and not this one.
-
-    No type checker sees it in a mapping of handlers, whose values are all of one type.
-    """
-    if hasattr(handler, "__wrapped__"):
-        return None  # the annotations are those of what is inside, and a decorator may convert
-    # The annotations of an instance would be those of its class: of attributes, not of parameters.
-    function: Any = handler
-    if not inspect.isroutine(function):
-        function = function.__call__
-    try:
-        hints = get_type_hints(function)
-        hint = hints.get(next(iter(signature_of(function).parameters)))
-    except Exception:  # noqa: BLE001 - an annotation may name what only a type checker knows
+    def why_not(self, event_type: type[IntegrationEvent]) -> str | None:
+        """Say what speaks against its handlers of this class."""
+        handlers = self._handlers_of(event_type)
+        if not handlers:
+            return (
+                f"the consumer has no handler for {event_type.__qualname__}; "
+                f"add one with add_handler, or leave the class out"
+            )
+        for handler in handlers:
+            reason = why_not_a_handler(handler)
+            if reason is None and (other := takes_another_than(handler, event_type)) is not None:
+                reason = f"it says that it takes {other}"
+            if reason is not None:
+                return f"{handler!r} cannot handle {event_type.__qualname__}: {reason}"
         return None
-    classes = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    others: list[str] = []
-    for each in classes:
-        if not (isinstance(each, type) and issubclass(each, IntegrationEvent)):
-            return None
-        # Of one name: a text finds another class than a function's own, or it was made anew.
-        if issubclass(event, each) or event.__name__ == each.__name__:
-            return None
-        others.append(each.__qualname__)
-    return " or ".join(others)
 
+    def _require_event(self, event_type: object, example: str) -> None:
+        if not (isinstance(event_type, type) and issubclass(event_type, IntegrationEvent)):
+            raise InvalidTopologyError(
+                repr(self), f"{event_type!r} is not an IntegrationEvent class: write {example}"
+            )
 
-def why_not_awaited(function: Callable[..., object], takes: str, *arguments: object) -> str | None:
-    """Say why calling it with so many arguments could never give what can be awaited."""
-    try:
-        signature = signature_of(function)
-    except (TypeError, ValueError):  # of a callable in C
-        return None
-    try:
-        signature.bind(*arguments)
-    except TypeError as error:
-        return f"it must take {takes} and nothing more: {error}"
-    if _returns_nothing_to_await(function, signature):
-        return "it is not async: write it as `async def`"
-    return None
-
-
-def _returns_nothing_to_await(handler: object, signature: inspect.Signature) -> bool:
-    if not (inspect.isfunction(handler) or inspect.ismethod(handler)):
-        return False
-    if inspect.iscoroutinefunction(handler) or hasattr(handler, "__wrapped__"):
-        return False
-    # One that says what it returns is believed. A lambda most likely calls what is async, and so
-    # does what takes any arguments, as it stands for another function.
-    if any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()):
-        return False
-    returned: object = signature.return_annotation
-    nothing = returned in (None, "None", inspect.Signature.empty)
-    return nothing and handler.__name__ != "<lambda>"
+    def _handlers_of(self, event: type[IntegrationEvent]) -> list[EventHandler]:
+        """Give the list of an event's handlers, which a user's dict may hold in another form."""
+        handlers = self._handlers.get(event, [])
+        given: object = handlers
+        if not isinstance(given, list):
+            several = isinstance(given, Iterable) and not callable(given)
+            handlers = list(handlers) if several else [cast("EventHandler", given)]
+            self._handlers[event] = handlers
+        return handlers
