@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from typing import TypeAlias
+
+from events.integration.message import Delivery
 
 __all__ = ["Handled", "Identity", "identity"]
 
 Identity: TypeAlias = tuple[Hashable, ...]
-"""What tells one event from all others of its topic."""
+"""What tells an event, and the attempt at it, from all others."""
 
 
-def identity(id: str, headers: Mapping[str, object], body: bytes) -> Identity:
-    """Return what tells this event apart: an id is unique at its source alone (CloudEvents 1.0).
+def identity(delivery: Delivery) -> Identity:
+    """Return what tells this delivery apart: an id is unique at its source alone (CloudEvents 1.0).
 
     Where no header names the source, the body tells: it may name it in there.
     """
-    source = headers.get("ce-source")
-    return (id, source) if isinstance(source, str) else (id, hash(body))
+    source = delivery.headers.get("ce-source")
+    told = hash(delivery.body) if source is None else source
+    return delivery.topic, delivery.id, delivery.attempt, told
 
 
 class Handled:

@@ -1,72 +1,112 @@
-"""Lost connections in the log."""
-
 from __future__ import annotations
 
-import asyncio
 import logging
 
 import pytest
 
-from events.integration.brokering import outage as outages
-from events.integration.brokering.outage import Outage
+from events.integration.brokering.outage import MOST_LINES, QUIET, Outage
 
 
-@pytest.fixture(autouse=True)
-def level(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-async def test_connections_that_are_lost_together_are_one_outage(
-    caplog: pytest.LogCaptureFixture,
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def outage(clock: Clock, caplog: pytest.LogCaptureFixture) -> Outage:
+    caplog.set_level(logging.DEBUG, "events.integration")
+    return Outage("the broker", clock=clock)
+
+
+def test_one_line_at_the_beginning_and_one_at_the_end(
+    outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outage = Outage("broker")
-    outage.because("one", "reset")
-    outage.because("two", "reset")
-    assert outage.reason == "reset"
-    outage.over("one")
-    assert outage.reason == "reset"
-    outage.over("two")
-    assert not outage.reason
-    lost, back = caplog.messages
-    assert lost == "broker lost its connection: reset; reconnecting"
-    assert back.startswith("broker is connected again after ")
+    for link in ("publishing", "consuming"):
+        outage.begin(link, "reset by peer")
+    for _ in range(5):
+        outage.begin("publishing", "reset by peer")  # as each attempt says
+    clock.now += 2.5
+    outage.end("publishing")
+    still = (outage.is_over, outage.reason)
+    outage.end("consuming")
+
+    assert still == (False, "reset by peer")
+    assert (outage.is_over, outage.reason) == (True, None)
+    assert caplog.messages == [
+        "the broker lost its connection: reset by peer; reconnecting",
+        "the broker is connected again after 2.5 s",
+    ]
 
 
-async def test_each_new_reason_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    outage = Outage("broker")
-    for reason in ("reset", "refused", "refused", "reset", "no such user", "refused"):
-        outage.because("one", reason)
-    assert outage.reason == "refused"
-    assert [line.partition(": ")[2] for line in caplog.messages] == [
-        "reset; reconnecting", "refused", "no such user"
-    ]  # fmt: skip
+def test_a_new_reason_is_a_line(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
+    for reason in ("reset by peer", "refused", "refused", "wrong password", "wrong password"):
+        outage.begin("link", reason)
+    outage.end("link")
+
+    assert caplog.messages == [
+        "the broker lost its connection: reset by peer; reconnecting",
+        "the broker is still not connected: refused; reconnecting",
+        "the broker is still not connected: wrong password; reconnecting",
+        "the broker is connected again after 0.0 s",
+    ]
 
 
-async def test_a_connection_that_comes_and_goes_is_told_once_and_its_end_once_it_lasts(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_what_comes_and_goes_does_not_flood_the_log(
+    outage: Outage, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outage = Outage("broker")
-    for _ in range(100):
-        outage.because("one", "closed at once")
-        outage.over("one")
-    assert len(caplog.messages) == 2
-    outage.because("one", "another reason")
-    assert caplog.messages[-1] == "broker lost its connection: another reason; reconnecting"
-    monkeypatch.setattr(outages, "STABLE", 0)
-    outage.over("one")
-    while len(caplog.messages) == 3:
-        await asyncio.sleep(0)
-    assert caplog.messages[-1].startswith("broker is connected again after ")
-    outage.because("one", "closed at once")
-    assert len(caplog.messages) == 5, "what comes after a while is told as new"
+    for _ in range(50):
+        outage.begin("link", "it is a replica")
+        outage.end("link")
+        clock.now += 1
+    flood = len(caplog.messages)
+    clock.now += QUIET
+    outage.begin("link", "it is a replica")
+
+    assert flood == 2 * MOST_LINES
+    assert caplog.messages[-1] == (
+        "the broker lost its connection: it is a replica; reconnecting "
+        f"({50 - MOST_LINES} shorter outages since the last line)"
+    )
 
 
-async def test_what_nobody_wants_up_any_more_ends_without_a_word(
-    caplog: pytest.LogCaptureFixture,
+def test_a_flood_of_one_reason_does_not_hide_another(
+    outage: Outage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outage = Outage("broker")
-    outage.because("one", "reset")
-    outage.leave("one")
-    outage.over("one")
-    assert outage.reason is None
+    for _ in range(50):
+        outage.begin("link", "it is a replica")
+        outage.end("link")
+    outage.begin("link", "wrong password")
+
+    assert "wrong password" in caplog.messages[-1]
+
+
+def test_reasons_that_are_never_the_same_take_no_memory_without_end(
+    outage: Outage,
+) -> None:
+    for number in range(1000):
+        outage.begin("link", f"port {number}")
+
+    assert len(outage._logged) < 100
+
+
+def test_closing_is_no_end_to_speak_of(outage: Outage, caplog: pytest.LogCaptureFixture) -> None:
+    outage.begin("link", "refused")
+    outage.end("link", closed=True)
+
+    assert outage.is_over
     assert len(caplog.messages) == 1
+
+
+def test_the_end_of_what_was_not_down_is_nothing(
+    outage: Outage, caplog: pytest.LogCaptureFixture
+) -> None:
+    outage.end("link")
+
+    assert caplog.messages == []

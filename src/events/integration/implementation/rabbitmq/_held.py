@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from events.integration.brokering.handled import Identity, identity
+from events.integration.brokering.handled import Identity
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import Properties
 from events.integration.message import Settlement
 
-__all__ = ["FIRST_PAUSE", "Held", "Orphans"]
+__all__ = ["FIRST_PAUSE", "LASTS", "Held", "Orphans"]
 
 FIRST_PAUSE = 0.2  # seconds before something is tried again; each next one is twice as long
+LASTS = 10.0  # seconds that something was up, and pauses begin anew when it is lost
 _MOST_ORPHANS = 10_000  # that are remembered when their handlers have ended
 
 
@@ -20,8 +21,8 @@ class Held:
     """A delivery that is not acknowledged."""
 
     __slots__ = (
-        "_identity", "body", "channel", "pause", "properties", "settlement", "suspect", "tag",
-        "type",
+        "_identity", "body", "channel", "handled_as", "pause", "properties", "settlement",
+        "suspect", "tag", "type",
     )  # fmt: skip
 
     def __init__(
@@ -35,16 +36,14 @@ class Held:
         self.suspect = suspect
         self.settlement: Settlement | None = None
         self.pause = FIRST_PAUSE
-        self._identity: Identity | None = None
+        self.handled_as: Identity | None = None  # once a handler has it, unless that failed
+        self._identity: tuple[str, str, int, int] | None = None
 
     @property
-    def identity(self) -> Identity:
-        """Return what tells the event, and the attempt at it, from all others of its topic."""
-        if self._identity is None:
-            properties = self.properties
-            id_ = wire.id_of(properties) or ""
-            attempt = wire.attempt_of(properties)
-            self._identity = *identity(id_, properties.headers or {}, self.body), attempt
+    def identity(self) -> tuple[str, str, int, int]:
+        """Return what tells it from other deliveries; the same when it comes again."""
+        if self._identity is None:  # once, as its body may be dropped before it is
+            self._identity = wire.identity(self.properties, self.body)
         return self._identity
 
 
@@ -52,15 +51,14 @@ class Orphans:
     """Deliveries whose channel was lost, and which may come again: to us, or to another process."""
 
     def __init__(self) -> None:
-        self._orphans: dict[Identity, Held] = {}
+        self._orphans: dict[tuple[str, str, int, int], Held] = {}
 
     def add(self, held: Held) -> None:
-        """Remember one, unless nothing tells it from others."""
-        if wire.id_of(held.properties) is not None:
-            self._orphans[held.identity] = held
+        """Remember one."""
+        self._orphans[held.identity] = held
 
     def take(self, held: Held) -> Held | None:
-        """Return the one that has come again as this, and forget it."""
+        """Return the one that has come again as this one, and forget it."""
         return self._orphans.pop(held.identity, None)
 
     def forget(self, held: Held) -> None:

@@ -17,10 +17,11 @@ from collections.abc import Callable, Sequence
 
 from events.errors import BusUnavailableError
 from events.integration.brokering.backoff import Backoff
-from events.integration.brokering.outage import STABLE, Outage
+from events.integration.brokering.outage import Outage
 from events.integration.brokering.urls import masked
 from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._driver import DriverError
+from events.integration.implementation.rabbitmq._held import LASTS
 
 __all__ = ["Link"]
 
@@ -127,19 +128,19 @@ class Link:
     def _lost(self, reason: str) -> None:
         self.connection = None
         # A broker that closes each new connection must not be hammered.
-        if asyncio.get_running_loop().time() - self._up_since > STABLE:
+        if asyncio.get_running_loop().time() - self._up_since > LASTS:
             self._backoff.reset()
-        self._outage.because(self, reason)
+        self._outage.begin(self, reason)
         self._on_down()
         self._reconnecting = asyncio.create_task(self._reconnect(), name=f"rabbitmq {self._what}")
 
     async def _reconnect(self) -> None:
         await self._backoff.pause()
         while (reason := await self._connect()) is not None:
-            self._outage.because(self, reason)
+            self._outage.begin(self, reason)
             await self._backoff.pause()
         self._reconnecting = None
-        self._outage.over(self)
+        self._outage.end(self)
 
     async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - it hangs up in the end
         """Disconnect and stay so; return when the socket is closed."""
@@ -148,7 +149,7 @@ class Link:
             if task is not None:
                 task.cancel()
                 await asyncio.wait({task})
-            self._outage.leave(self)
+            self._outage.end(self, closed=True)
             connection, self.connection = self.connection, None
             if connection is not None:
                 await connection.close(timeout)

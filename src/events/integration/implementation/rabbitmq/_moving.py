@@ -77,7 +77,7 @@ class Moves:
         logger.error(
             "%s has headers that leave no room for what %s needs beside them, so the longest are "
             "cut: %s",
-            wire.id_of(held.properties),
+            wire.id_of(held.properties, held.body),
             queue,
             error,
         )
@@ -97,7 +97,7 @@ class Moves:
             return
         logger.error(
             "%s cannot be put into %s, it stays where it is and is tried again in %.3g s: %s",
-            wire.id_of(held.properties),
+            wire.id_of(held.properties, held.body),
             queue,
             held.pause,
             error,

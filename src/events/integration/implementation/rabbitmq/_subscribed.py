@@ -32,8 +32,7 @@ from typing import Any
 
 from events.errors import InvalidTopologyError
 from events.integration.brokering.backoff import Backoff
-from events.integration.brokering.handled import Handled
-from events.integration.brokering.outage import STABLE
+from events.integration.brokering.handled import Handled, identity
 from events.integration.brokering.problems import Problems
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
@@ -44,7 +43,7 @@ from events.integration.implementation.rabbitmq._driver import (
     RefusedError,
     SilentError,
 )
-from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, Held, Orphans
+from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, LASTS, Held, Orphans
 from events.integration.implementation.rabbitmq._moving import LONGEST_PAUSE, Moves
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._suspects import Suspects
@@ -56,7 +55,7 @@ from events.integration.implementation.rabbitmq._topology import (
     declare,
     is_for_good,
 )
-from events.integration.message import Ack, Reject, Retry, Settlement
+from events.integration.message import Ack, Delivery, Reject, Retry, Settlement
 from events.integration.transport import Deliver, Subscription
 from events.integration.uuid7 import uuid7
 
@@ -242,7 +241,7 @@ class RabbitMQSubscribed:
 
     def _attach_later(self, *, at_once: bool = False) -> None:
         if self._taking and (self._attaching is None or self._attaching.done()):
-            if self._loop.time() - self._attached_since > STABLE:
+            if self._loop.time() - self._attached_since > LASTS:
                 self._backoff.reset()
             self._attaching = self._loop.create_task(
                 self._attach_again(at_once=at_once), name=f"rabbitmq {self}"
@@ -288,8 +287,7 @@ class RabbitMQSubscribed:
 
     def _received(self, held: Held, method: Any) -> None:
         properties = held.properties
-        message_id = wire.id_of(properties)
-        if message_id is None:
+        if not properties.message_id and wire.id_of(properties, held.body) is None:
             # Without an id, nobody could tell a redelivery from another message.
             again = wire.with_attempt(properties, 1, id=uuid7())
             again.type = properties.type or held.type
@@ -302,7 +300,7 @@ class RabbitMQSubscribed:
             if orphan is not None:
                 self._adopt(orphan, held)
                 return
-            if held.identity in self._handled:
+            if identity(self._delivery(held)) in self._handled:
                 self._acknowledge_again(held)
                 return
             if self._suspects.take_back(held):
@@ -312,16 +310,20 @@ class RabbitMQSubscribed:
         else:
             self._hand_over(held)
 
-    def _hand_over(self, held: Held) -> None:
-        self._held.add(held)
+    def _delivery(self, held: Held) -> Delivery:
         properties = held.properties
-        delivery = wire.to_delivery(
+        return wire.to_delivery(
             properties,
             held.body,
             topic=self._subscription.topic,
             consumer=self._subscription.consumer,
             attempt=wire.attempt_of(properties),
         )
+
+    def _hand_over(self, held: Held) -> None:
+        self._held.add(held)
+        delivery = self._delivery(held)
+        held.handled_as = identity(delivery)
         future = self._deliver(delivery)
         future.add_done_callback(lambda future: self._settle(held, future.result()))
 
@@ -334,13 +336,16 @@ class RabbitMQSubscribed:
 
     def _settle(self, held: Held, settlement: Settlement) -> None:
         held.settlement = settlement
+        if not isinstance(settlement, Ack):
+            held.handled_as = None
         if held not in self._held:  # an orphan: it may come again, and then it is settled at once
             if isinstance(settlement, Ack):
                 held.body = b""
             self._orphans.forget_old()
             return
         if isinstance(settlement, Ack):
-            self._handled.add(held.identity)
+            if held.handled_as is not None:
+                self._handled.add(held.handled_as)
             self._acknowledge(held)
         elif isinstance(settlement, Retry):
             again = wire.with_attempt(held.properties, settlement.attempt + 1)
@@ -357,7 +362,7 @@ class RabbitMQSubscribed:
         """Tell the broker once more what it did not hear, as its connection was lost meanwhile."""
         logger.info(
             "%s came again to %s, which has handled it: it is acknowledged, and not handled twice",
-            wire.id_of(held.properties),
+            wire.id_of(held.properties, held.body),
             self._names.main,
         )
         self._held.add(held)

@@ -21,7 +21,6 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import TypeAlias
 
-from events.integration.brokering.handled import Identity
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import Properties
@@ -58,7 +57,9 @@ class Suspects:
         self._acknowledge = acknowledge
         self._moving: set[Held] = set()  # to their queue
         self._next: Held | None = None  # from there; waits for those, or for the end
-        self._unbegun: set[Identity] = set()  # that were lost with their channel: one at a time
+        self._unbegun: set[tuple[str, str, int, int]] = (
+            set()
+        )  # that were lost with their channel: one at a time
         self._ended: list[Held] = []  # to be acknowledged when the consumer is cancelled
         self._taking = True
         self._leaving = False
