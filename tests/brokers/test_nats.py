@@ -130,12 +130,23 @@ def test_headers_survive_any_text(headers: Mapping[str, str], key: str) -> None:
         assert _wire.own_key(received, read) == key
 
 
+def test_one_id_of_two_sources_is_no_duplicate_to_the_server() -> None:
+    def sent(id: str, headers: dict[str, str]) -> str:
+        return _wire.parse_block(_wire.outgoing(headers, id, None))["Nats-Msg-Id"]
+
+    ours = "0190a3c4-5b6d-7e8f-9a0b-1c2d3e4f5a6b"
+    assert sent(ours, {"ce-id": ours, "ce-source": "/a"}) == ours
+    assert sent("7", {}) == "7"
+    foreign = [sent("7", {"ce-id": "7", "ce-source": source}) for source in ("/a", "/b", "/\xf6")]
+    assert len(set(foreign)) == 3
+
+
 def test_headers_of_others_are_taken_as_they_are() -> None:
     foreign = {"Content-Type": "application/json", "X-Share": "100%25", "Nats-Msg-Id": "7"}
     read = _wire.users(foreign)
     assert read == {"content-type": "application/json", "x-share": "100%25"}
-    assert _wire.own_id(foreign, read, "otherwise") == "7"
-    assert _wire.own_id({}, {}, "otherwise") == "otherwise"
+    assert _wire.id_of(foreign, read, b"", "otherwise") == "7"
+    assert _wire.id_of({}, {}, b"", "otherwise") == "otherwise"
 
 
 def test_no_header_can_be_taken_for_two() -> None:

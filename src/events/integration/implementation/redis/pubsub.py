@@ -5,7 +5,7 @@ made again, or while the server has dropped it for being slow, it never gets. In
 channel. For more, use Streams.
 
 A message is one JSON envelope (CloudEvents, structured mode); a bare `{"type", "version", ...}`
-from another program is read as well.
+from another program is read as well, and so are frames of FastStream.
 
     PUBLISH --> channel --> one connection for all subscriptions --> each of its consumers, in order
 
@@ -35,6 +35,7 @@ from events.integration.implementation.redis._connecting import (
     ReplyError,
     connector,
 )
+from events.integration.implementation.redis._faststream import read_frame
 from events.integration.implementation.redis._link import Link
 from events.integration.message import Delivery, Message, Settlement
 from events.integration.topology import IntegrationEventBusRegistration
@@ -91,7 +92,9 @@ class _Listener:
             self._transport.hold(self)
 
     def _hand(self, body: bytes) -> None:
-        future = self._deliver(Delivery(self.topic, self._consumer, next(self._ids), body, {}))
+        frame = read_frame(body)
+        body, headers = (body, {}) if frame is None else frame
+        future = self._deliver(Delivery(self.topic, self._consumer, next(self._ids), body, headers))
         # What is skipped, or cannot be read, is settled by now, and has nothing to wait for.
         if not future.done():
             self._unsettled.add(future)
