@@ -1,28 +1,30 @@
 """One event class to bytes and back: built once per class, on its first use.
 
 msgspec does the work. What is added: the constant beginning `{"type":...,"version":...` is spliced
-in front of the fields, values that JSON would change silently are refused (`fidelity`), and
-every error becomes one of ours.
+in front of the fields, values that would not arrive as they are, or not at all, are refused
+(`_json_checks`), and every error becomes one of ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import Field, fields, is_dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, get_origin, get_type_hints
 
 import msgspec
 from msgspec import inspect
 
 from events.errors import (
+    EventDecodeError,
     EventDefinitionError,
     EventEncodeError,
     InvalidEventError,
     MalformedEventError,
 )
+from events.integration._json_checks import JsonChecks, UnfitError, UnsupportedFieldError, path_of
 from events.integration.annotations import annotations_of
 from events.integration.cloudevents import encode_value
-from events.integration.fidelity import Check, UnfitError, UnsupportedFieldError, check_for
 
 if TYPE_CHECKING:
     from events.integration.event import IntegrationEvent
@@ -44,9 +46,10 @@ class EventCodec(Generic[E]):
     """
 
     __slots__ = (
-        "_check",
+        "_checks",
         "_decode",
         "_empty",
+        "_fits",
         "event_class",
         "header_type",
         "header_version",
@@ -72,27 +75,27 @@ class EventCodec(Generic[E]):
         self.prefix = head[:-1] + b","
         self.header_type = encode_value(self.type)
         self.header_version = str(self.version)
-        self._check: Check | None = None
         self._decode: Callable[[bytes], E] | None = None
         if _is_dataclass(event_class):
             try:
-                self._check = check_for(_info(event_class))
+                self._checks = JsonChecks(_info(event_class))
             except UnsupportedFieldError as exc:
                 raise EventDefinitionError(event_class, str(exc)) from exc
+            self._fits = self._checks.fits
             self._decode = msgspec.json.Decoder(event_class).decode
 
     def encode(self, event: E) -> bytes:
         """Give the flat JSON object that goes on the wire.
 
         Raises:
-            EventEncodeError: a field holds what JSON cannot carry.
+            EventEncodeError: a field holds what JSON cannot carry, or the class could not read.
         """
         if self._empty is not None:
             return self._empty
         try:
             body = _encode_json(event)
-            if self._check is not None:
-                self._check(event)
+            if not self._fits(event):
+                self._checks.verify(event, partial(self.decode, body))
         except Exception as exc:
             raise EventEncodeError(self.event_class, self._why(event, exc)) from exc
         if body == b"{}":
@@ -115,33 +118,31 @@ class EventCodec(Generic[E]):
 
     def to_dict(self, event: E) -> dict[str, Any]:
         """See `IntegrationEvent.to_dict`."""
-        head = {"type": self.type, "version": self.version}
-        if self._empty is not None:
-            return head
+        # Through the bytes, so that it is to the letter what a partner's JSON parser gives.
+        body = self.encode(event)
         try:
-            if self._check is not None:
-                self._check(event)
-            # Through the bytes, so that it is to the letter what a partner's JSON parser gives.
-            written: dict[str, Any] = msgspec.json.decode(_encode_json(event))
-        except Exception as exc:
+            return read_object(body)
+        except MalformedEventError as exc:
             raise EventEncodeError(self.event_class, self._why(event, exc)) from exc
-        return head | written
 
     def _why(self, event: E, error: Exception) -> str:
-        """Say what cannot be encoded; the encoder does not tell where it stands."""
+        """Say what cannot be encoded, or read, and where it stands."""
         if isinstance(error, UnfitError):
             return str(error)
-        try:
-            if self._check is not None:
-                self._check(event)
-        except Exception as found:  # noqa: BLE001 - of others the first one counts
-            if isinstance(found, UnfitError):
-                return str(found)  # names the place, to its depth
-        for field in own_fields(self.event_class):
+        doubtful = self._checks.doubtful(event)
+        if isinstance(error, EventDecodeError):
+            if isinstance(error, InvalidEventError):
+                # The decoder does not know keys and indices.
+                path = path_of(doubtful[0][0]) if len(doubtful) == 1 else error.path
+                return f"{path}: {error.reason}: no consumer could read it"
+            return f"no consumer could read it: {error}"
+        members = [((f".{each.name}",), each.name) for each in own_fields(self.event_class)]
+        places = doubtful + [(place, getattr(event, name, None)) for place, name in members]
+        for place, value in places:
             try:
-                _encode_json(getattr(event, field.name))
-            except Exception as itself:  # noqa: BLE001 - whatever it is, it is this field's
-                return f"$.{field.name}: {_said(itself)}"
+                _encode_json(value)
+            except Exception as itself:  # noqa: BLE001 - whatever it is, it is this value's
+                return f"{path_of(place)}: {_said(itself)}"
         return _said(error)
 
     def convert(self, payload: dict[str, Any]) -> E:

@@ -234,7 +234,7 @@ class NatsSubscribed:
         return Delivery(
             self._subscription.topic,
             self._subscription.consumer,
-            wire.own_id(hand.headers, read, hand.name),
+            wire.id_of(hand.headers, read, hand.body, hand.name),
             hand.body,
             read,
             hand.attempt,

@@ -76,7 +76,7 @@ class Moves:
             return
         logger.error(
             "%s cannot be put into %s, it stays where it is and is tried again in %.3g s: %s",
-            wire.id_of(held.properties),
+            wire.id_of(held.properties, held.body),
             queue,
             held.pause,
             error,

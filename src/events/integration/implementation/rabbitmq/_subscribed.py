@@ -249,8 +249,7 @@ class RabbitMQSubscribed:
 
     def _received(self, held: Held, method: Any) -> None:
         properties = held.properties
-        message_id = wire.id_of(properties)
-        if message_id is None:
+        if not properties.message_id and wire.id_of(properties, held.body) is None:
             # Without an id, nobody could tell a redelivery from another message.
             again = wire.with_attempt(properties, 1, id=uuid7())
             again.type = properties.type or held.type
@@ -259,7 +258,7 @@ class RabbitMQSubscribed:
             )
             return
         if method.redelivered:
-            orphan = self._orphans.take(message_id, wire.attempt_of(properties))
+            orphan = self._orphans.take(held)
             if orphan is not None:
                 self._adopt(orphan, held)
                 return
