@@ -258,7 +258,7 @@ class Link:
     async def _require_heard(self, client: Client) -> None:
         """Return when the server has read what we subscribe to; raise if it does not let us."""
         async with asyncio.timeout(_DIALLING):
-            await client.flush()
+            await driver.flush(client)
         if self._unheard is not None:
             raise NatsError(self._unheard)
 
