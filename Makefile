@@ -4,11 +4,13 @@
 #   PYTHON=python3.13   the interpreter for .venv and .venv-bench
 #   ARGS="..."          passed on, e.g. make test ARGS="-k outbox -x"
 #   ONLY=publish        of the benchmarks this one, or several with commas
+#   WORKERS=4           so many processes run the tests; one more than there are cores by default
 #   EVENTS_INSTALL=0    install nothing from Debian's packages; say what is missing instead
 
 PYTHON ?=
 ARGS ?=
 ONLY ?=
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
@@ -28,19 +30,22 @@ demo-rabbitmq: venv-demo ## the same as three processes on RabbitMQ, two of whic
 chat: venv-demo ## run the chat at http://127.0.0.1:8000/; REDIS_URL=... for several servers of one chat
 	@.venv-demo/bin/python -m examples.online_chat $(ARGS)
 
-# With ARGS it may be a part of the suite, whose coverage says nothing.
+# The files of the suite are spread over processes: most tests wait for a server most of the time.
+# With ARGS it may be a part of the suite, whose coverage says nothing, and one process runs it.
 test: venv ## run all tests with coverage; ARGS="..." go to pytest (then without coverage)
 	@./scripts/servers rabbitmq redis nats postgresql mariadb chromium openssl
-	$(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),--cov --cov-report=term:skip-covered)
+	$(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),-n $(WORKERS) --dist loadfile \
+		--cov --cov-report=term:skip-covered)
 
-test-pythons: ## run the units and the memory contracts on every other Python from 3.11 that is here
-	@./scripts/pythons $(ARGS)
+test-pythons: venv ## run the units and the memory contracts on every other Python from 3.11 that is here
+	@./scripts/pythons -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-lowest: ## run units and contracts with the oldest dependencies that pyproject.toml allows
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap lowest
 	@./scripts/servers rabbitmq redis nats postgresql mariadb
-	@.venv-lowest/bin/python -m pytest -q $(or $(ARGS),tests/unit tests/contracts \
-		--ignore=tests/unit/test_documentation_extensions.py --ignore=tests/unit/test_check_site.py)
+	@.venv-lowest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile $(or $(ARGS),tests/unit \
+		tests/contracts --ignore=tests/unit/test_documentation_extensions.py \
+		--ignore=tests/unit/test_check_site.py)
 
 lint: venv ## ruff, mypy, pyright and the import floors
 	$(BIN)/ruff check .

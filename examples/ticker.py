@@ -22,10 +22,10 @@ from events.integration import (
     current_delivery,
 )
 from events.integration.implementation.base import TransportIntegrationEventBus
-from events.integration.implementation.memory import InMemoryIntegrationEventBus
-from events.integration.implementation.nats import NatsIntegrationEventBus
-from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
-from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
+from events.memory import MemoryBus
+from events.nats import NATSBus
+from events.rabbitmq import RabbitMQBus
+from events.redis import RedisStreamsBus
 
 TICKS = Topic("examples-ticks")
 
@@ -47,12 +47,12 @@ async def show(event: TickedV1) -> None:
 
 Registrations = Sequence[IntegrationEventBusRegistration]
 BUSES: dict[str, Callable[[str, Registrations], TransportIntegrationEventBus]] = {
-    "amqp": RabbitMQIntegrationEventBus,
-    "amqps": RabbitMQIntegrationEventBus,
-    "redis": RedisStreamsIntegrationEventBus,
-    "rediss": RedisStreamsIntegrationEventBus,
-    "nats": NatsIntegrationEventBus,
-    "memory": lambda _, registrations: InMemoryIntegrationEventBus(registrations),
+    "amqp": RabbitMQBus,
+    "amqps": RabbitMQBus,
+    "redis": RedisStreamsBus,
+    "rediss": RedisStreamsBus,
+    "nats": NATSBus,
+    "memory": lambda _, registrations: MemoryBus(registrations),
 }
 
 
@@ -71,9 +71,7 @@ async def tick(bus: TransportIntegrationEventBus) -> None:
 
 async def serve(url: str) -> None:
     consumer = EventHandlerConsumer("examples-ticker", {TickedV1: show})
-    registration = IntegrationEventBusRegistration(
-        consumer, TICKS, consumer.handlers.keys(), retry=RetryPolicy(delay=0.3)
-    )
+    registration = consumer.subscribe(TICKS, retry=RetryPolicy(delay=0.3))
     bus = BUSES[urlsplit(url).scheme](url, [registration])
     ticking = asyncio.create_task(tick(bus))
     try:

@@ -16,7 +16,7 @@ SRC = Path(__file__).parents[1] / "src"
 PINNED = Path(__file__).with_name("public_api.txt")
 
 # Rooms that only our own transports and buses use: their names promise nothing to users.
-_INNER = ("events.integration.brokering.",)
+_INNER = ("events.cli.", "events.integration.brokering.")
 
 
 def module_names() -> list[str]:

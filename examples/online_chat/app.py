@@ -8,8 +8,8 @@ from dishka.integrations.fastapi import setup_dishka
 from fastapi import FastAPI
 
 from events.integration.implementation.base import TransportIntegrationEventBus
-from events.integration.implementation.memory import InMemoryBroadcastIntegrationEventBus
-from events.integration.implementation.redis import RedisPubSubIntegrationEventBus
+from events.memory import MemoryBroadcastBus
+from events.redis import RedisPubSubBus
 from examples.online_chat.application.chat import Chat, ServerId
 from examples.online_chat.logs import log_with_correlation
 from examples.online_chat.presentation.api import page, router
@@ -21,8 +21,8 @@ from examples.online_chat.settings import Settings
 def create_bus(settings: Settings) -> TransportIntegrationEventBus:
     """Make the one thing that differs between one server and many."""
     if settings.redis_url is None:
-        return InMemoryBroadcastIntegrationEventBus(middlewares=[log_with_correlation])
-    return RedisPubSubIntegrationEventBus(
+        return MemoryBroadcastBus(middlewares=[log_with_correlation])
+    return RedisPubSubBus(
         settings.redis_url,
         source="/examples/online-chat",
         middlewares=[log_with_correlation],

@@ -13,6 +13,7 @@ from dishka import AsyncContainer, Provider, Scope, provide  # pyright: ignore[r
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from events.dishka import IntegrationEventsProvider
 from events.domain import DomainEventHandler
 from events.integration import (
     IntegrationEventBus,
@@ -21,8 +22,7 @@ from events.integration import (
     OutboxRelay,
 )
 from events.integration.implementation.base import TransportIntegrationEventBus
-from events.integration.implementation.dishka import IntegrationEventImplementationProvider
-from events.integration.implementation.memory import InMemoryBroker, InMemoryIntegrationEventBus
+from events.memory import MemoryBroker, MemoryBus
 from examples.user_registration import email_service, user_service
 from examples.user_registration.chassis.migrations import upgrade
 from examples.user_registration.email_service.container import create_container as email_container
@@ -50,7 +50,7 @@ class Containers:
 
     users: AsyncContainer
     email: AsyncContainer
-    broker: InMemoryBroker
+    broker: MemoryBroker
 
 
 def create_containers(
@@ -62,20 +62,20 @@ def create_containers(
     middlewares: Sequence[Middleware] = (),
 ) -> Containers:
     """Wire both services up; `overrides` and `more_handlers` are for the user service."""
-    broker = InMemoryBroker()
+    broker = MemoryBroker()
 
     def make_bus(
         registrations: Iterable[IntegrationEventBusRegistration] = (),
         /,
         *,
         middlewares: Sequence[Middleware] = (),
-    ) -> InMemoryIntegrationEventBus:
-        return InMemoryIntegrationEventBus(registrations, broker=broker, middlewares=middlewares)
+    ) -> MemoryBus:
+        return MemoryBus(registrations, broker=broker, middlewares=middlewares)
 
     return Containers(
         user_container(
             users,
-            IntegrationEventImplementationProvider(make_bus),
+            IntegrationEventsProvider(make_bus),
             RelayProvider(),
             *overrides,
             more_handlers=more_handlers,

@@ -1,7 +1,14 @@
-"""The outbox relay as a process of its own: `python -m events.relay module:factory`.
+"""The outbox relay as a process of its own: `python -m events.relay DATABASE BROKER`.
 
-The factory takes no arguments and returns an `OutboxRelay`, or an async context manager that gives
-one, which is where the bus is started and the engine disposed of:
+Two URLs are enough for a relay with the defaults, from the table `outbox` to RabbitMQ (`amqp://`),
+Redis Streams (`redis://`) or NATS (`nats://`). `env:NAME` stands for a URL in the environment, as
+other users of the machine can read what a command was given, passwords too:
+
+    python -m events.relay env:DATABASE_URL env:BROKER_URL
+
+For everything else, `python -m events.relay module:factory`. The factory takes no arguments and
+returns an `OutboxRelay`, or an async context manager that gives one, which is where the bus is
+started and the engine disposed of:
 
     @asynccontextmanager
     async def make_relay() -> AsyncIterator[OutboxRelay]:
@@ -16,7 +23,8 @@ SIGTERM and SIGINT let the batch in flight end. The exit status is 0 after a sig
 or what it needs failed, and 2 if the argument is wrong. A database that is down when it starts is
 told in one line, with the traceback at `--log-level DEBUG`; one that goes down later is waited for.
 
-With a verb it does one thing and ends, beside relays that run or without any:
+With a verb it does one thing and ends, beside relays that run or without any; of two URLs it then
+needs the database's alone, and the broker may be down:
 
     python -m events.relay module:factory stats             how many rows wait, and since when
     python -m events.relay module:factory parked            what could not be sent, and why
@@ -33,11 +41,12 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeAlias, cast
 
 from events.errors import EventsError, OutboxError
+from events.integration.bus import IntegrationEventBus
 from events.integration.outbox import OutboxRelay, ParkedRow
 from events.integration.pipeline.retry import describe
 
@@ -52,13 +61,20 @@ logger = logging.getLogger("events.relay")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the relay that the factory makes, and return the exit status."""
     prog = "python -m events.relay" if __name__ == "__main__" else "events-relay"
-    parser = argparse.ArgumentParser(prog=prog, description="Run an outbox relay.")
-    parser.add_argument("factory", help="what makes the relay, as in myservice.relay:make_relay")
-    parser.add_argument(
-        "verb", nargs="?", choices=["run", *_VERBS], default="run", help="default: run"
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"{prog} [-h] [--log-level LOG_LEVEL] "
+        "(MODULE:FACTORY | DATABASE BROKER) [VERB] [ID ...]",
+        description="Run an outbox relay.",
     )
     parser.add_argument(
-        "ids", nargs="*", default=[], help="of parked rows, or 'all': for redrive and discard alone"
+        "words",
+        nargs="+",
+        metavar="MODULE:FACTORY | DATABASE BROKER",
+        help="what makes the relay, as in myservice.relay:make_relay; or two URLs, each of which "
+        "may be env:NAME. Then what to do: "
+        f"{', '.join(['run', *_VERBS])} (default: run); redrive and discard take the ids of parked "
+        "rows, or 'all'",
     )
     parser.add_argument("--log-level", default="INFO", help="default: %(default)s")
     arguments = parser.parse_intermixed_args(argv)  # so that an option may stand anywhere
@@ -67,12 +83,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             level=arguments.log_level.upper(),
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
-        ids = _ids(arguments.verb, arguments.ids)
-        factory = _load(arguments.factory)
+        words: list[str] = arguments.words
+        named = 2 if _is_url(words[0]) else 1
+        verb, *given = words[named:] or ["run"]
+        if verb != "run" and verb not in _VERBS:
+            raise ValueError(f"{verb!r} is no verb: {', '.join(['run', *_VERBS])}")
+        ids = _ids(verb, given)
+        factory = _load(words[0]) if named == 1 else _between(*_urls(words), serve=verb == "run")
     except ValueError as error:
         parser.error(str(error))
     try:
-        asyncio.run(_run(factory, arguments.verb, ids))
+        asyncio.run(_run(factory, verb, ids))
     except EventsError as error:
         logger.critical("%s", error, exc_info=logger.isEnabledFor(logging.DEBUG))
         return 1
@@ -108,6 +129,58 @@ async def _run(factory: RelayFactory, verb: str, ids: Ids) -> None:
                 f"{verb} failed on {relay!r}, is its database up? {reason}"
             ) from error
     logger.info("%r has stopped", relay)
+
+
+# What the URL of each broker begins with: the door of its bus, and its name there.
+_BUSES = {
+    **dict.fromkeys(("amqp", "amqps"), ("events.rabbitmq", "RabbitMQBus")),
+    **dict.fromkeys(("redis", "rediss", "unix"), ("events.redis", "RedisStreamsBus")),
+    **dict.fromkeys(("nats", "tls", "ws", "wss"), ("events.nats", "NATSBus")),
+}
+
+
+def _is_url(word: str) -> bool:
+    return "://" in word or word.startswith("env:")
+
+
+def _urls(words: Sequence[str]) -> tuple[str, str]:
+    """Give the URLs of database and broker; ValueError says what is wrong with them."""
+    if len(words) == 1:
+        raise ValueError("the broker's URL is missing after the database's")
+    if not _is_url(words[1]):
+        raise ValueError(f"{words[1]!r} is no URL: the broker's comes after the database's")
+    database, broker = (_from_environment(word) for word in words[:2])
+    if database.partition("://")[0] in _BUSES:
+        raise ValueError("the database's URL comes first, then the broker's")
+    scheme = broker.partition("://")[0]
+    if scheme not in _BUSES:
+        raise ValueError(f"no broker has URLs of {scheme!r}: one of {', '.join(_BUSES)}")
+    return database, broker
+
+
+def _from_environment(word: str) -> str:
+    if not word.startswith("env:"):
+        return word
+    name = word.removeprefix("env:")
+    if not os.environ.get(name):
+        raise ValueError(f"there is no environment variable {name}")
+    return os.environ[name]
+
+
+def _between(database: str, broker: str, *, serve: bool) -> RelayFactory:
+    """Make what opens a relay between the two; to look at the rows, the bus is not started."""
+    at_url = importlib.import_module("events.integration.implementation.sqlalchemy._at_url")
+    at_url.check_url(database)
+    door, name = _BUSES[broker.partition("://")[0]]
+    make_bus: Callable[[str], IntegrationEventBus] = getattr(importlib.import_module(door), name)
+
+    @asynccontextmanager
+    async def opened() -> AsyncGenerator[OutboxRelay]:
+        bus = make_bus(broker)
+        async with at_url.store_at(database) as store, bus if serve else nullcontext():
+            yield OutboxRelay(store, bus)
+
+    return opened
 
 
 def _ids(verb: str, given: Sequence[str]) -> Ids:

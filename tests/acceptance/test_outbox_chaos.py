@@ -132,9 +132,7 @@ async def consume(engine: AsyncEngine, url: str, prefix: str) -> None:
         consumer, topic(prefix), consumer.handlers.keys(), concurrency=4
     )
     inbox = SQLAlchemyInbox(async_sessionmaker(engine))
-    bus = NatsIntegrationEventBus(
-        url, [registration], prefix=prefix, ack_wait=3, middlewares=[inbox]
-    )
+    bus = NatsIntegrationEventBus(url, [registration], prefix=prefix, lease=3, middlewares=[inbox])
     await bus.run()
 
 

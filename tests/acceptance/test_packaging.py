@@ -361,6 +361,11 @@ def test_uninstalling_one_leaves_the_other(environment: Environment, first: str)
         ("events.integration.implementation.rabbitmq", "rabbitmq"),
         ("events.integration.implementation.redis", "redis"),
         ("events.integration.implementation.nats", "nats"),
+        ("events.dishka", "dishka"),
+        ("events.sqlalchemy", "sqlalchemy"),
+        ("events.rabbitmq", "rabbitmq"),
+        ("events.redis", "redis"),
+        ("events.nats", "nats"),
     ],
 )
 def test_a_missing_extra_is_named(bare: Environment, module: str, extra: str) -> None:
@@ -369,7 +374,8 @@ try:
     import {module}
 except ImportError as error:
     assert "integration-events[{extra}]" in str(error), repr(error)
-    assert str(error).startswith("{module} "), repr(error)
+    if ".implementation." in "{module}":
+        assert str(error).startswith("{module} "), repr(error)
 else:
     raise AssertionError("imported without its extra")
 """)

@@ -7,18 +7,21 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import MetaData
+from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from events.integration import IntegrationEvent, Topic
-from events.integration.implementation.sqlalchemy import (
-    SQLAlchemyOutbox,
-    enable_wal,
-    outbox_table,
-)
+from events.integration import EventHandlerConsumer, IntegrationEvent, Topic
+from events.sqlalchemy import SQLAlchemyOutbox, enable_wal, outbox_table
+from tests.brokers.rabbitmq_server import rabbitmq_url
+from tests.brokers.urls import broker_url
+
+__all__ = ["rabbitmq_url"]
 
 SERVICE = '''
 """What a user's service would have: a relay into a bus that writes down what it gets."""
@@ -209,7 +212,7 @@ async def test_what_could_not_be_sent_is_shown_redriven_and_discarded(folder: Pa
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
-        (["pakred"], 2, "invalid choice: 'pakred'"),
+        (["pakred"], 2, "'pakred' is no verb: run, stats, parked, redrive, discard"),
         (["parked", "1"], 2, "parked takes no ids: 1"),
         (["redrive"], 2, "redrive needs the ids of parked rows, as `parked` shows them, or 'all'"),
         (["redrive", "one"], 2, "redrive needs the ids of parked rows"),
@@ -269,9 +272,11 @@ async def test_the_usage_is_of_the_command_that_was_given(command: list[str], pr
 
     _, err = await told()
     assert err.startswith(f"usage: {prog} [-h] [--log-level LOG_LEVEL]")
-    assert err.endswith(f"{prog}: error: the following arguments are required: factory")
+    assert err.endswith(
+        f"{prog}: error: the following arguments are required: MODULE:FACTORY | DATABASE BROKER"
+    )
     out, _ = await told("--help")
-    assert "factory [{run,stats,parked,redrive,discard}] [ids ...]" in out
+    assert "(MODULE:FACTORY | DATABASE BROKER) [VERB] [ID ...]" in out
     for text in ("myservice.relay:make_relay", "default: run", "redrive and discard", "INFO"):
         assert text in out
 
@@ -307,3 +312,121 @@ async def test_a_database_that_is_down_is_told_in_one_line(
     assert lines[0].count("Error") >= 1, "it says what the database's library said"
     assert "secret" not in lines[0]
     assert out == b""
+
+
+# --- two URLs instead of a factory
+
+
+BROKERS = {
+    "rabbitmq": ("events.rabbitmq", "RabbitMQBus"),
+    "redis": ("events.redis", "RedisStreamsBus"),
+    "nats": ("events.nats", "NATSBus"),
+}
+
+
+@pytest.mark.parametrize("broker", BROKERS)
+async def test_two_urls_are_enough_for_a_relay(
+    folder: Path, broker: str, request: pytest.FixtureRequest
+) -> None:
+    url = broker_url(broker, request)
+    notes = EventHandlerConsumer(f"notes-{uuid4().hex}")
+    numbers: list[int] = []
+    all_there = asyncio.Event()
+
+    @notes.on(Noted)
+    async def note(event: Noted) -> None:
+        numbers.append(event.number)
+        if len(set(numbers)) == 3:
+            all_there.set()
+
+    module, name = BROKERS[broker]
+    topic = Topic(f"notes-{uuid4().hex}")
+    await put(folder, topic)
+    async with getattr(import_module(module), name)(url, [notes.subscribe(topic)]):
+        process = await start(folder, "sqlite:///outbox.db", url)
+        try:
+            await all_there.wait()
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+    assert {*numbers} == {0, 1, 2}
+
+
+async def put(folder: Path, topic: Topic) -> None:
+    """Leave three events of this topic in the outbox, and no others."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{folder}/outbox.db")
+    async with AsyncSession(engine) as session:
+        await session.execute(sql("DELETE FROM outbox"))
+        for number in range(3):
+            await SQLAlchemyOutbox(session).put(topic, Noted(number))
+        await session.commit()
+    await engine.dispose()
+
+
+async def test_a_verb_needs_no_broker(folder: Path) -> None:
+    urls = ("sqlite+aiosqlite:///outbox.db", "amqp://127.0.0.1:1")
+    assert (await said(folder, *urls, "stats"))[0].startswith("pending 3, ")
+    assert await said(folder, *urls, "redrive", "all") == ["redriven: 0"]
+
+
+async def test_a_url_may_stand_in_the_environment(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTBOX", "sqlite:///outbox.db")
+    monkeypatch.setenv("BROKER", "nats://me:secret@127.0.0.1:1")
+    assert (await said(folder, "env:OUTBOX", "env:BROKER", "stats"))[0].startswith("pending 3, ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["sqlite:///outbox.db"], "the broker's URL is missing after the database's"),
+        (["sqlite:///outbox.db", "stats"], "'stats' is no URL: the broker's comes after the data"),
+        (
+            ["sqlite:///outbox.db", "kafka://me:secret@x"],
+            "no broker has URLs of 'kafka': one of am",
+        ),
+        (
+            ["sqlite:///outbox.db", "nats://x", "start"],
+            "'start' is no verb: run, stats, parked, re",
+        ),
+        (["amqp://x", "sqlite:///outbox.db"], "the database's URL comes first, then the broker's"),
+        (["env:NOT_THERE", "nats://x"], "there is no environment variable NOT_THERE"),
+        (
+            ["oracle://me:secret@x/y", "nats://x"],
+            "'oracle': the outbox runs on postgresql, mariadb",
+        ),
+    ],
+)
+async def test_a_wrong_url_is_named_and_no_password_with_it(
+    folder: Path, arguments: list[str], text: str
+) -> None:
+    process = await start(folder, *arguments)
+    _, errors = await process.communicate()
+    assert process.returncode == 2, errors.decode()
+    assert text in errors.decode().splitlines()[-1]
+    assert "secret" not in errors.decode()
+
+
+@pytest.mark.parametrize(
+    ("urls", "text"),
+    [
+        (["sqlite:///outbox.db", "amqp://me:secret@127.0.0.1:1"], "RabbitMQIntegrationEventBus"),
+        (["postgresql://me:secret@127.0.0.1:1/x", "nats://127.0.0.1:1"], "failed on "),
+    ],
+)
+async def test_what_is_down_is_named_without_its_password(
+    folder: Path, urls: list[str], text: str
+) -> None:
+    process = await start(folder, *urls, *(["stats"] if "postgresql" in urls[0] else []))
+    try:
+        read = process.stderr
+        assert read is not None
+        line = (await read.readline()).decode()
+        assert text in line or "127.0.0.1:1" in line
+        assert "secret" not in line
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.communicate()

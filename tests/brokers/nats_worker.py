@@ -3,7 +3,7 @@
     python -m tests.brokers.nats_worker '{"url": ..., "topic": ..., "notes": ...}'
 
 Also: `consumer`, `concurrency`, `attempts`, `seconds` (that each handler takes), `deadly` (the number
-that kills its process), `ack_wait`, `deaths`.
+that kills its process), `lease`, `max_crashes`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ async def main(url: str, topic: str, notes: str, prefix: str, **options: Any) ->
     bus = NatsIntegrationEventBus(
         url,
         [registration],
-        ack_wait=options.get("ack_wait", 1.0),
-        deaths=options.get("deaths", 3),
+        lease=options.get("lease", 1.0),
+        max_crashes=options.get("max_crashes", 3),
         prefix=prefix,
     )
     await bus.run()

@@ -67,7 +67,7 @@ async def topic(client: Client, prefix: str) -> AsyncGenerator[Topic]:
 
 
 def bus_with(prefix: str, *registrations: Any, **options: Any) -> NatsIntegrationEventBus:
-    settings: dict[str, Any] = {"servers": plain_url(), "prefix": prefix, "ack_wait": 2, **options}
+    settings: dict[str, Any] = {"url": plain_url(), "prefix": prefix, "lease": 2, **options}
     return NatsIntegrationEventBus(registrations=registrations, **settings)
 
 
@@ -130,12 +130,23 @@ def test_headers_survive_any_text(headers: Mapping[str, str], key: str) -> None:
         assert _wire.own_key(received, read) == key
 
 
+def test_one_id_of_two_sources_is_no_duplicate_to_the_server() -> None:
+    def sent(id: str, headers: dict[str, str]) -> str:
+        return _wire.parse_block(_wire.outgoing(headers, id, None))["Nats-Msg-Id"]
+
+    ours = "0190a3c4-5b6d-7e8f-9a0b-1c2d3e4f5a6b"
+    assert sent(ours, {"ce-id": ours, "ce-source": "/a"}) == ours
+    assert sent("7", {}) == "7"
+    foreign = [sent("7", {"ce-id": "7", "ce-source": source}) for source in ("/a", "/b", "/\xf6")]
+    assert len(set(foreign)) == 3
+
+
 def test_headers_of_others_are_taken_as_they_are() -> None:
     foreign = {"Content-Type": "application/json", "X-Share": "100%25", "Nats-Msg-Id": "7"}
     read = _wire.users(foreign)
     assert read == {"content-type": "application/json", "x-share": "100%25"}
-    assert _wire.own_id(foreign, read, "otherwise") == "7"
-    assert _wire.own_id({}, {}, "otherwise") == "otherwise"
+    assert _wire.id_of(foreign, read, b"", "otherwise") == "7"
+    assert _wire.id_of({}, {}, b"", "otherwise") == "otherwise"
 
 
 def test_no_header_can_be_taken_for_two() -> None:
@@ -395,7 +406,7 @@ async def test_a_client_that_was_passed_in_is_used_and_left_open(
     client: Client, topic: Topic, prefix: str
 ) -> None:
     probe = Probe("guest")
-    async with bus_with(prefix, registered(probe, topic), servers=client) as bus:
+    async with bus_with(prefix, registered(probe, topic), url=client) as bus:
         await bus.send(topic, Numbered(1))
         await eventually(lambda: probe.numbers == [1])
     assert client.is_connected
@@ -409,7 +420,7 @@ async def test_a_client_that_was_passed_in_reconnects(topic: Topic, prefix: str)
     client, probe = Client(), Probe("guest")
     await client.connect(plain_url(), reconnect_time_wait=0, error_cb=_quiet)
     try:
-        async with bus_with(prefix, registered(probe, topic), servers=client) as bus:
+        async with bus_with(prefix, registered(probe, topic), url=client) as bus:
             for number in range(3):
                 await client.force_reconnect()
                 await bus.send(topic, Numbered(number))
@@ -422,7 +433,7 @@ async def test_a_client_that_was_passed_in_reconnects(topic: Topic, prefix: str)
 async def test_the_bus_ends_when_its_owner_closes_the_client(topic: Topic, prefix: str) -> None:
     client = Client()
     await client.connect(plain_url())
-    bus = bus_with(prefix, registered(Probe("guest"), topic), servers=client, send_timeout=1.0)
+    bus = bus_with(prefix, registered(Probe("guest"), topic), url=client, send_timeout=1.0)
     running = asyncio.create_task(bus.run(signals=()))
     await eventually(lambda: bus.health().consumers)
     await client.close()
@@ -523,7 +534,7 @@ def test_without_nats_py_the_import_names_the_extra(module: str) -> None:
     assert run.stderr.strip().endswith('pip install "integration-events[nats]"')
 
 
-@pytest.mark.parametrize("options", [{"ack_wait": 0.1}, {"deaths": 0}])
+@pytest.mark.parametrize("options", [{"lease": 0.1}, {"max_crashes": 0}])
 def test_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidTopologyError):
         NatsIntegrationEventBus(**options)

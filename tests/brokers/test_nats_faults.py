@@ -90,7 +90,7 @@ def new_worker(server: NatsServer, tmp_path: Path) -> Generator[NewWorker]:
 
 
 def bus_at(server: NatsServer, *registrations: Any, **options: Any) -> NatsIntegrationEventBus:
-    settings: dict[str, Any] = {"ack_wait": 1.0, "prefix": PREFIX, "send_timeout": 10.0, **options}
+    settings: dict[str, Any] = {"lease": 1.0, "prefix": PREFIX, "send_timeout": 10.0, **options}
     return NatsIntegrationEventBus(server.url, registrations, **settings)
 
 
@@ -278,7 +278,7 @@ async def test_25_startup_waits_for_a_broker_that_comes_late(tmp_path: Path) -> 
 async def test_26_a_terminated_consumer_ends_what_runs(
     server: NatsServer, new_worker: NewWorker
 ) -> None:
-    worker = new_worker(seconds=0.3, ack_wait=30.0)
+    worker = new_worker(seconds=0.3, lease=30.0)
     async with bus_at(server) as bus:
         await bus.send_many(TOPIC, map(Numbered, range(20)))
         worker.start()
@@ -288,7 +288,7 @@ async def test_26_a_terminated_consumer_ends_what_runs(
         assert worker.noted("began") == worker.noted("ended")
         assert len(worker.noted("ended")) < 20
         worker.start()
-        # Long before ack_wait: what was not begun has been given back.
+        # Long before the lease ends: what was not begun has been given back.
         await eventually(lambda: len(worker.noted("ended")) >= 20, 20)
         await eventually(lambda: _is_drained(bus, "worker"), 10)
     assert sorted(worker.noted("ended")) == list(range(20))
@@ -299,7 +299,7 @@ async def test_26_a_terminated_consumer_ends_what_runs(
 async def test_27_a_message_that_kills_its_process_is_a_dead_letter(
     server: NatsServer, new_worker: NewWorker, concurrency: int
 ) -> None:
-    worker = new_worker(deadly=3, concurrency=concurrency, seconds=0.05, deaths=3)
+    worker = new_worker(deadly=3, concurrency=concurrency, seconds=0.05, max_crashes=3)
     async with bus_at(server) as bus:
         await bus.send_many(TOPIC, map(Numbered, range(8)))
         deaths = 0
@@ -326,7 +326,7 @@ async def test_27_a_message_that_kills_its_process_is_a_dead_letter(
 async def test_28_a_lost_connection_cancels_no_handler(server: NatsServer) -> None:
     gate = asyncio.Event()
     probe = Probe("steadfast", lambda _: gate.wait())
-    async with bus_at(server, registered(probe), ack_wait=5.0) as bus:
+    async with bus_at(server, registered(probe), lease=5.0) as bus:
         await bus.send(TOPIC, Numbered(1))
         await eventually(lambda: probe.running)
         await asyncio.to_thread(server.restart)

@@ -45,7 +45,7 @@ def server_with(folder: Path, config: str) -> Generator[NatsServer]:
 
 
 def bus_at(server: NatsServer, *registrations: Any, user: str = "", **options: Any) -> Any:
-    settings: dict[str, Any] = {"ack_wait": 2.0, "send_timeout": 5.0, **options}
+    settings: dict[str, Any] = {"lease": 2.0, "send_timeout": 5.0, **options}
     url = server.url.replace("//", f"//{user}:{user}@") if user else server.url
     return NatsIntegrationEventBus(url, registrations, **settings)
 
@@ -145,7 +145,7 @@ async def test_large_messages_are_not_read_ahead_by_the_hundred(
 async def test_what_was_on_its_way_and_never_begun_is_no_attempt(tmp_path: Path) -> None:
     probe = Probe("cut")
     with server_with(tmp_path, "jetstream { store_dir: STORE }") as server:
-        async with bus_at(server, ack_wait=1.0) as bus:
+        async with bus_at(server, lease=1.0) as bus:
             await bus.send(TOPIC, Numbered(1))
             await make_consumer(server, "cut", ack_wait=10**9)
             client = await nats.connect(server.url)
@@ -346,7 +346,7 @@ async def test_what_a_consumer_may_not_do_is_in_its_health_and_once_in_the_log(
 ) -> None:
     probe = Probe("denied")
     with server_with(tmp_path, permitted(denied)) as server:
-        async with bus_at(server, registered(probe), user="shop", ack_wait=0.6) as bus:
+        async with bus_at(server, registered(probe), user="shop", lease=0.6) as bus:
             await bus.send_many(TOPIC, map(Numbered, range(10)))
             await eventually(lambda: said in (bus.health().consumers[0].error or ""), PATIENCE)
             assert not bus.health().healthy

@@ -288,12 +288,12 @@ async def test_27_what_kills_its_process_ends_as_a_dead_letter(
     server: RedisServer, worker: Any
 ) -> None:
     async with sending(server, range(10)) as bus:
-        processes = [worker(killer=3, max_deaths=3)]
+        processes = [worker(killer=3, max_crashes=3)]
         for _ in range(2):
             assert await processes[-1].ended() == -signal.SIGKILL
-            processes.append(worker(killer=3, max_deaths=3))
+            processes.append(worker(killer=3, max_crashes=3))
         assert await processes[-1].ended() == -signal.SIGKILL
-        processes.append(worker(killer=3, max_deaths=3))
+        processes.append(worker(killer=3, max_crashes=3))
 
         async def letters() -> bool:
             return len(await bus.dead_letters("worker")) == 1
@@ -379,14 +379,14 @@ async def test_a_retry_that_waits_survives_the_process_and_the_server(server: Re
 async def test_retries_survive_kills_at_any_moment(server: RedisServer, worker: Any) -> None:
     """Every event fails once, and is retried through the broker, in processes that are killed."""
     async with sending(server, range(60)):
-        processes = [worker(flaky=True, delay=0.005, max_deaths=50)]
+        processes = [worker(flaky=True, delay=0.005, max_crashes=50)]
         for kills in range(1, 6):
             await processes[-1].until("begin", 5)
             # After another number of lines each time, so at another step of another event.
             enough = len(processes[-1].lines) + 7 * kills
             await processes[-1].wrote(enough, or_else=lambda: len(_ended(processes)) == 60)
             await processes[-1].kill()
-            processes.append(worker(flaky=True, delay=0.005, max_deaths=50))
+            processes.append(worker(flaky=True, delay=0.005, max_crashes=50))
         await eventually(
             lambda: _ended(processes) == set(range(60)), PATIENCE, saw=lambda: _ended(processes)
         )

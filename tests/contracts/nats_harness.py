@@ -25,7 +25,7 @@ class NatsHarness(Harness):
         self.transports: list[NatsTransport] = []
 
     def new_bus(self, **options: Unpack[BusOptions]) -> NatsIntegrationEventBus:
-        bus = NatsIntegrationEventBus(plain_url(), prefix=self.prefix, ack_wait=3, **options)
+        bus = NatsIntegrationEventBus(plain_url(), prefix=self.prefix, lease=3, **options)
         assert isinstance(bus.transport, NatsTransport)
         self.transports.append(bus.transport)
         return bus

@@ -71,8 +71,8 @@ def test_meanings_are_read_from_bullets_without_their_defaults() -> None:
 
 def test_defaults_are_shown_as_one_would_write_them() -> None:
     parameters = inspect.signature(NatsIntegrationEventBus).parameters
-    assert default_of(parameters["servers"]) == "`'nats://localhost:4222'`"
-    assert default_of(parameters["ack_wait"]) == "`30.0`"
+    assert default_of(parameters["url"]) == "`'nats://localhost:4222'`"
+    assert default_of(parameters["lease"]) == "`30.0`"
     assert default_of(inspect.signature(rst).parameters["docstring"]) == "required"
 
 

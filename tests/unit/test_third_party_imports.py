@@ -7,7 +7,9 @@ but not "every other", which is what this law says.
 from __future__ import annotations
 
 import ast
+import re
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -58,6 +60,32 @@ def third_party_imports(source: str) -> set[str]:
 def test_only_the_libraries_of_its_place_are_imported(path: Path) -> None:
     imported = third_party_imports(path.read_text(encoding="utf-8"))
     assert imported <= allowed_in(module_name(path))
+
+
+DOORS = ["dishka", "memory", "nats", "rabbitmq", "redis", "sqlalchemy"]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_imports_from_its_implementation_alone(door: str) -> None:
+    """It has the name of the library behind it, and must not be taken for it."""
+    tree = ast.parse((SRC / "events" / f"{door}.py").read_text(encoding="utf-8"))
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    homes = {f"events.{half}.implementation.{door}" for half in ("integration", "domain")}
+    assert modules
+    assert modules <= homes
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
+
+
+@pytest.mark.parametrize("door", sorted({*DOORS} - {"memory"}))
+def test_a_door_and_the_library_of_its_name_are_two_modules(door: str) -> None:
+    inner = "pika" if door == "rabbitmq" else door
+    ours, library = import_module(f"events.{door}"), import_module(inner)
+    assert ours is not library
+    assert sys.modules[inner].__name__ == inner
+    extra = r"integration-events\[" + door + r"\]"
+    if door == "sqlalchemy":
+        extra = r"integration-events\[postgresql\]"
+    assert re.search(extra, ours.__doc__ or "")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, assert_type
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from events.dishka import DomainEventsProvider, IntegrationEventsProvider, OutboxProvider
 from events.integration import (
     Consumer,
     EventHandlerConsumer,
@@ -21,6 +24,11 @@ from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.implementation.dishka import IntegrationEventImplementationProvider
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 from events.integration.topology.consumer import EventHandler, EventHandlerRegistry
+from events.memory import MemoryBroadcastBus, MemoryBus
+from events.nats import NATSBus
+from events.rabbitmq import RabbitMQBus
+from events.redis import RedisPubSubBus, RedisStreamsBus
+from events.sqlalchemy import SQLAlchemyOutbox
 
 USERS = Topic("users")
 
@@ -77,6 +85,43 @@ def consumers(given: EventHandlerRegistry | None = None) -> None:
     assert_type(consumer.handlers, dict[type[IntegrationEvent], list[EventHandler]])
     consumer.handlers[UserRegisteredV1].append(on_first)
     consumer.add_handler(event_type=UserRegisteredV1, handler=count)
+
+
+emails = EventHandlerConsumer("emails")
+
+
+@emails.on(UserRegisteredV1)
+async def send_welcome(event: UserRegisteredV1) -> None:
+    assert_type(event.email, str)
+
+
+@emails.on(UserRegisteredV2)
+async def count_all(event: IntegrationEvent) -> None:
+    assert_type(event.type, str)
+
+
+async def doors(url: str) -> None:
+    await send_welcome(UserRegisteredV1("ada@example.org"))
+    registration = emails.subscribe(USERS, concurrency=10)
+    assert_type(registration, IntegrationEventBusRegistration)
+    for event in IntegrationEventBusRegistration(emails, USERS).events:
+        assert_type(event, type[IntegrationEvent])
+    buses: list[TransportIntegrationEventBus] = [
+        MemoryBus([registration]),
+        MemoryBroadcastBus([registration]),
+        RabbitMQBus(url, [registration]),
+        RedisStreamsBus(url, [registration], max_crashes=3, lease=10),
+        RedisPubSubBus(url, [registration]),
+        NATSBus(url, [registration], max_crashes=3, lease=10),
+    ]
+    for bus in buses:
+        await bus.send(USERS, UserRegisteredV1("ada@example.org"))
+
+
+def provide_all() -> None:
+    DomainEventsProvider()
+    IntegrationEventsProvider(MemoryBus, [emails.subscribe(USERS)])
+    OutboxProvider(SQLAlchemyOutbox, AsyncSession, source="/users")
 
 
 class BusOfSomeone(IntegrationEventBus):

@@ -46,6 +46,13 @@ def handlers(consumer: EventHandlerConsumer) -> None:
     consumer.add_handler(UserRegisteredV1, on_registered)  # error
 
 
+def decorated(consumer: EventHandlerConsumer) -> None:
+    consumer.on(UserRegisteredV1)(on_deleted)  # error
+    consumer.on(UserRegisteredV1)(on_registered)  # error
+    consumer.on("user.registered")  # error
+    consumer.subscribe("users")  # error
+
+
 async def bus(bus: IntegrationEventBus, consumer: Consumer) -> None:
     await bus.send("users", UserRegisteredV1("ada@example.org"))  # error
     await bus.send(Topic("users"), UserRegisteredV1)  # error

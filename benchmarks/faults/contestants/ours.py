@@ -25,7 +25,7 @@ LEASE = 5.0  # instead of 30 seconds, so that whoever measures need not wait for
 BUSES: dict[str, Callable[..., TransportIntegrationEventBus]] = {
     "rabbitmq": RabbitMQIntegrationEventBus,
     "redis": partial(RedisStreamsIntegrationEventBus, lease=LEASE),
-    "nats": partial(NatsIntegrationEventBus, ack_wait=LEASE),
+    "nats": partial(NatsIntegrationEventBus, lease=LEASE),
 }
 
 

@@ -59,9 +59,7 @@ class Room:
         self._registration = self._registration_of(consumer)
 
     def _registration_of(self, consumer: EventHandlerConsumer) -> IntegrationEventBusRegistration:
-        return IntegrationEventBusRegistration(
-            consumer, self.topic, consumer.handlers.keys(), retry=ONCE
-        )
+        return consumer.subscribe(self.topic, retry=ONCE)
 
     async def _register(self, registration: IntegrationEventBusRegistration) -> None:
         try:

@@ -12,7 +12,7 @@ from alembic import command, context
 from alembic.config import Config
 from sqlalchemy import Connection, MetaData
 
-from events.integration.implementation.sqlalchemy import enable_wal
+from events.sqlalchemy import enable_wal
 from examples.user_registration.chassis.database import open_database
 from examples.user_registration.chassis.logs import configure_logs
 

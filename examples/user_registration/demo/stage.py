@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.integration import IntegrationEventBusRegistration, OutboxRelay
 from events.integration.implementation.base import TransportIntegrationEventBus
-from events.integration.implementation.memory import InMemoryIntegrationEventBus
+from events.memory import MemoryBus
 from examples.user_registration.chassis.http import serving
 from examples.user_registration.contracts import USERS, UserRegisteredV1
 from examples.user_registration.demo.facts import Database, Facts
@@ -111,7 +111,7 @@ async def stage(
             await migrate(user_settings, email_settings)
             onlooker = Onlooker(timeline)
             async with (
-                InMemoryIntegrationEventBus(
+                MemoryBus(
                     [IntegrationEventBusRegistration(onlooker, USERS, [UserRegisteredV1])],
                     broker=containers.broker,
                 ),

@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 
 from events.integration import IntegrationEventBusRegistration, Middleware, OutboxRelay
 from events.integration.implementation.base import TransportIntegrationEventBus
-from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
+from events.rabbitmq import RabbitMQBus
 from examples.user_registration.chassis.http import probes, serving
 from examples.user_registration.chassis.logs import configure_logs
 from examples.user_registration.chassis.process import run
@@ -27,10 +27,8 @@ async def serve(settings: EmailServiceSettings) -> None:
         /,
         *,
         middlewares: Sequence[Middleware],
-    ) -> RabbitMQIntegrationEventBus:
-        return RabbitMQIntegrationEventBus(
-            settings.rabbitmq_url, registrations, middlewares=middlewares
-        )
+    ) -> RabbitMQBus:
+        return RabbitMQBus(settings.rabbitmq_url, registrations, middlewares=middlewares)
 
     container = create_container(settings, make_bus)
     try:

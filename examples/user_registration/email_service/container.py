@@ -3,13 +3,13 @@ from collections.abc import Sequence
 from dishka import AsyncContainer, Provider, make_async_container
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from events.integration import Middleware, RetryPolicy
-from events.integration.implementation.dishka import (
-    IntegrationEventImplementationProvider,
-    MakeBus,
+from events.dishka import (
+    IntegrationEventsProvider,
     from_scope,
 )
-from events.integration.implementation.sqlalchemy import SQLAlchemyInbox
+from events.integration import Middleware, RetryPolicy
+from events.integration.implementation.dishka import MakeBus
+from events.sqlalchemy import SQLAlchemyInbox
 from examples.user_registration.email_service.infrastructure.tables import inbox
 from examples.user_registration.email_service.presentation.consumer import create_registration
 from examples.user_registration.email_service.presentation.log_events import log_events
@@ -29,7 +29,7 @@ def create_container(
     """
     retry = RetryPolicy(attempts=settings.event_attempts, delay=settings.event_retry_delay)
     return make_async_container(
-        IntegrationEventImplementationProvider(
+        IntegrationEventsProvider(
             make_bus,
             [create_registration(retry)],
             middlewares=[

@@ -5,7 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from events.integration import Outbox, OutboxRelay, RetryPolicy
 from events.integration.implementation.base import TransportIntegrationEventBus
-from events.integration.implementation.sqlalchemy import SQLAlchemyOutbox, SQLAlchemyOutboxStore
+from events.sqlalchemy import SQLAlchemyOutbox, SQLAlchemyOutboxStore
 from examples.user_registration.chassis.database import open_database
 from examples.user_registration.email_service.infrastructure.smtp import (
     MailRefusedError,

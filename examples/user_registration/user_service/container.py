@@ -3,8 +3,8 @@ from typing import Any
 
 from dishka import AsyncContainer, Provider, make_async_container
 
+from events.dishka import DomainEventsProvider
 from events.domain import DomainEventHandler
-from events.domain.implementation.dishka import DomainEventImplementationProvider
 from examples.user_registration.user_service.providers import (
     DOMAIN_EVENT_HANDLERS,
     UserServiceProvider,
@@ -19,7 +19,7 @@ def create_container(
 ) -> AsyncContainer:
     """Wire the service up; `overrides` take the place of what they provide as well."""
     return make_async_container(
-        DomainEventImplementationProvider([*DOMAIN_EVENT_HANDLERS, *more_handlers]),
+        DomainEventsProvider([*DOMAIN_EVENT_HANDLERS, *more_handlers]),
         UserServiceProvider(),
         *overrides,
         context={UserServiceSettings: settings},

@@ -4,7 +4,7 @@ from dishka import AnyOf, Provider, Scope, from_context, provide  # pyright: ign
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 from events.integration import Outbox
-from events.integration.implementation.sqlalchemy import SQLAlchemyOutbox
+from events.sqlalchemy import SQLAlchemyOutbox
 from examples.user_registration.chassis.database import open_database
 from examples.user_registration.user_service.application.announce_user import AnnounceUser
 from examples.user_registration.user_service.application.ports import (

@@ -12,8 +12,8 @@ from starlette.applications import Starlette
 
 from events.errors import BusError
 from events.integration import IntegrationEventBus, Message, OutboxRelay
-from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
-from events.integration.implementation.sqlalchemy import SQLAlchemyOutboxStore
+from events.rabbitmq import RabbitMQBus
+from events.sqlalchemy import SQLAlchemyOutboxStore
 from examples.user_registration.chassis.database import open_database
 from examples.user_registration.chassis.http import probes, serving
 from examples.user_registration.chassis.logs import configure_logs
@@ -35,7 +35,7 @@ def create_relay(
     )
 
 
-class LoggingBus(RabbitMQIntegrationEventBus):
+class LoggingBus(RabbitMQBus):
     """Say of each event that it went out, so that its way can be followed."""
 
     async def forward(self, messages: Sequence[Message]) -> list[BusError | None]:

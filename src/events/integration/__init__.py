@@ -7,7 +7,9 @@ from events.integration.outbox import Outbox, OutboxRelay
 from events.integration.pipeline import Handle, IncomingEvent, ManagedMiddleware, Middleware
 from events.integration.topology import (
     Consumer,
+    EventHandler,
     EventHandlerConsumer,
+    EventHandlerRegistry,
     IntegrationEventBusRegistration,
     RetryPolicy,
     Topic,
@@ -18,7 +20,9 @@ __all__ = [
     "Consumer",
     "DeadLetter",
     "Delivery",
+    "EventHandler",
     "EventHandlerConsumer",
+    "EventHandlerRegistry",
     "EventKey",
     "EventRegistry",
     "Handle",
@@ -38,3 +42,7 @@ __all__ = [
     "correlate",
     "current_delivery",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

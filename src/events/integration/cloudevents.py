@@ -7,6 +7,10 @@ them alike. Structured mode follows the JSON event format 1.0.2, section 3.
 
 Headers that are no attributes have no place in an envelope. They travel in an extension attribute
 of ours, `eventheaders`: a JSON object in a string.
+
+What arrives is in structured mode if its content type says so, or if no header names a type and the
+body is an envelope: producers forget the content type, and some transports have none. Attributes of
+an envelope win over headers, and a CloudEvents id over any id of the broker's.
 """
 
 from __future__ import annotations
@@ -16,10 +20,10 @@ from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote, unquote
 
 import msgspec
 
+from events.integration._attributes import attribute, decoded, encode_value
 from events.integration.message import Delivery, Message
 
 __all__ = [
@@ -39,12 +43,11 @@ INTEGERS = frozenset({"eventversion"})
 # Headers by these names would not come back: the envelope has its own use for them.
 NO_ATTRIBUTES = frozenset({"data", "datacontenttype", HEADERS})
 FIXED = frozenset({"specversion", "id"})
-REQUIRED = frozenset({"specversion", "id", "source", "type"})
+REQUIRED = ("specversion", "id", "source", "type")
+MARK = b'"specversion"'  # of a body that may be an envelope; a look at it costs no parsing
 
-_plain = re.compile(r"[!#$&-~]*").fullmatch
 # The same, of JSON: strings in it that have no escapes are what they look like.
 _plain_json = bytes(each for each in range(0x21, 0x7F) if each not in b"%\\")
-_unquoted = "".join(map(chr, range(0x21, 0x7F))).replace('"', "").replace("%", "")
 _is_name = re.compile(r"[a-z0-9]+").fullmatch
 _is_integer = re.compile(r"0|[1-9][0-9]{0,8}").fullmatch
 _encode = msgspec.json.Encoder().encode
@@ -64,44 +67,6 @@ class Envelope(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
     body: bytes
     key: str | None = None
-
-
-def encode_value(value: str) -> str:
-    """Percent-encode an attribute's value for a header.
-
-    Raises:
-        UnicodeEncodeError: it holds a lone surrogate.
-    """
-    return value if _plain(value) else quote(value, safe=_unquoted)
-
-
-def decode_value(value: str) -> str:
-    """Undo `encode_value`, and the double quotes that older producers write.
-
-    Raises:
-        UnicodeDecodeError: the encoded bytes are not UTF-8, which the binding wants rejected.
-    """
-    if value.startswith('"') and value.endswith('"') and len(value) > 1:
-        value = re.sub(r"\\(.)", r"\1", value[1:-1])
-    return unquote(value, errors="strict") if "%" in value else value
-
-
-def attribute(headers: Mapping[str, str], name: str) -> str | None:
-    """Read a CloudEvents attribute from a message's headers; None if it is not there.
-
-    One that is encoded wrongly is given as it is: whoever needs it will not recognise it.
-    """
-    value = headers.get(f"ce-{name}")
-    return None if value is None else _decoded(value)
-
-
-def _decoded(value: str) -> str:
-    if "%" not in value and '"' not in value:  # as nearly always
-        return value
-    try:
-        return decode_value(value)
-    except UnicodeDecodeError:
-        return value
 
 
 @lru_cache(1024)
@@ -133,7 +98,7 @@ def to_structured(message: Message) -> bytes:
             attributes["datacontenttype"] = value
         elif name is None:
             others[header] = value
-        elif name not in FIXED and (read := _decoded(value)):
+        elif name not in FIXED and (read := decoded(value)):
             attributes[name] = int(read) if name in INTEGERS and _is_integer(read) else read
     if message.key:
         attributes["partitionkey"] = message.key
@@ -148,65 +113,135 @@ def to_structured(message: Message) -> bytes:
 def from_structured(data: bytes) -> Envelope:
     """Take a message out of its envelope; whatever is no envelope is a bare body.
 
-    An envelope has strings as `specversion` ("1.x"), `id`, `source` and `type`, and `data` or
-    `data_base64`. An integer `version` beside them makes it a bare event that has such fields.
-    Never raises: what cannot be read as an envelope will not be readable as an event either.
+    An envelope has non-empty strings as `specversion` ("1.x"), `id`, `source` and `type`. Without
+    `data` and `data_base64` its body is empty. Never raises: `fault_of_envelope` says what is
+    wrong.
     """
     try:
-        return _open(data) or Envelope(None, {}, data)
+        return _open(data)
     except (ValueError, TypeError, RecursionError):
         return Envelope(None, {}, data)
+
+
+def fault_of_envelope(data: bytes) -> str | None:
+    """Say why what looks like an envelope is none; None for an envelope, and for anything else."""
+    if MARK not in data:
+        return None
+    try:
+        _open(data)
+    except _InvalidEnvelopeError as error:
+        return f"it is no valid CloudEvents envelope: {error}"
+    except (ValueError, TypeError, RecursionError):
+        return None  # it does not look like one
+    return None
 
 
 def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
     """Take a delivery out of its envelope, if it is in one; its id and key become those within.
 
-    HTTP binding, section 3: the receiver goes by the content type. `expected` is for transports
-    that have no headers to say it: there, every body may be an envelope.
+    `expected` is for transports that have no headers: there, every body may be an envelope.
     """
-    if not expected:
-        content_type = delivery.headers.get("content-type", "")
-        if content_type == JSON or content_type[: len(CLOUDEVENT)].lower() != CLOUDEVENT:
-            return delivery
+    headers = delivery.headers
+    if not (expected or _may_be_enveloped(headers, delivery.body)):
+        return delivery
     envelope = from_structured(delivery.body)
     if envelope.id is None:
         return delivery
-    headers = {**delivery.headers, **envelope.headers} if delivery.headers else envelope.headers
     return msgspec.structs.replace(
         delivery,
         id=envelope.id,
-        headers=headers,
+        headers={**headers, **envelope.headers} if headers else envelope.headers,
         body=envelope.body,
         key=envelope.key if delivery.key is None else delivery.key,
     )
 
 
-def _open(data: bytes) -> Envelope | None:
+def own_id(headers: Mapping[str, str], body: bytes) -> str | None:
+    """Return a message's CloudEvents id, in whichever mode it came; None if it has none."""
+    if _may_be_enveloped(headers, body):
+        found = from_structured(body).id
+        if found is not None:
+            return found
+    return attribute(headers, "id") or None
+
+
+def says_type(body: bytes) -> bool:
+    """Tell whether a body may be an event without the help of headers: it is not JSON, or typed."""
+    try:
+        return isinstance(_look(body).type, str)
+    except (ValueError, RecursionError):
+        return True
+
+
+def _may_be_enveloped(headers: Mapping[str, str], body: bytes) -> bool:
+    described = "ce-type" in headers
+    content_type = headers.get("content-type")
+    if content_type == JSON and described:  # as nearly always
+        return False
+    if content_type is None:
+        content_type = attribute(headers, "datacontenttype") or ""
+    if content_type[: len(CLOUDEVENT)].lower() == CLOUDEVENT:
+        return True
+    return not described and MARK in body
+
+
+class _Typed(msgspec.Struct):
+    type: object = None
+
+
+_look = msgspec.json.Decoder(_Typed).decode
+
+
+class _InvalidEnvelopeError(ValueError):
+    """It looks like an envelope, and its text says why it is none."""
+
+
+def _open(data: bytes) -> Envelope:
     attributes, body, plain = _parts(data)
+    if "specversion" not in attributes:
+        raise ValueError
     for name in REQUIRED:
         value = attributes.get(name)
         if not isinstance(value, str) or not value:
-            return None
-    if not attributes["specversion"].startswith("1.") or type(attributes.get("version")) is int:
-        return None
+            what = f"its `{name}` is {value!r}" if name in attributes else f"it has no `{name}`"
+            raise _InvalidEnvelopeError(f"{what}, where a non-empty string is needed")
+    if not attributes["specversion"].startswith("1."):
+        version = attributes["specversion"]
+        raise _InvalidEnvelopeError(f"its `specversion` is {version!r}, and 1.x can be read")
     content_type = attributes.pop("datacontenttype", None)
-    content_type = JSON if content_type is None else _canonical(content_type)
-    encoded = attributes.pop("data_base64", None)
-    if encoded is not None:
-        body = b64decode(encoded, validate=True)
-    elif body is None:
-        return None
-    elif content_type != JSON and not _is_json_type(content_type):
-        body = msgspec.json.decode(body, type=str).encode()
+    content_type = JSON if content_type is None else _canonical("datacontenttype", content_type)
+    body = _data_of(attributes.pop("data_base64", None), body, content_type)
     headers = _other_headers(attributes)
     for name, value in attributes.items():
         header = _header_of(name)
         if header is not None and value is not None:
-            text = value if type(value) is str else _canonical(value)
+            text = value if type(value) is str else _canonical(name, value)
             headers[header] = text if plain else encode_value(text)
     headers["content-type"] = content_type
     key = attributes.get("partitionkey")
-    return Envelope(attributes["id"], headers, body, None if key is None else _canonical(key))
+    key = None if key is None else _canonical("partitionkey", key)
+    return Envelope(attributes["id"], headers, body, key)
+
+
+def _data_of(encoded: object, data: bytes | None, content_type: str) -> bytes:
+    """Return the body: of `data_base64`, of `data`, or none."""
+    if encoded is not None:
+        try:
+            if isinstance(encoded, str):
+                return b64decode(encoded, validate=True)
+        except ValueError:
+            pass
+        raise _InvalidEnvelopeError("its `data_base64` is not base64")
+    if data is None or data == b"null":
+        return b""
+    if content_type == JSON or _is_json_type(content_type):
+        return data
+    try:
+        return msgspec.json.decode(data, type=str).encode()
+    except ValueError:
+        raise _InvalidEnvelopeError(
+            f"its `data` is no string, as `datacontenttype` {content_type!r} needs it"
+        ) from None
 
 
 def _parts(data: bytes) -> tuple[dict[str, Any], bytes | None, bool]:
@@ -243,19 +278,17 @@ def _other_headers(attributes: dict[str, Any]) -> dict[str, str]:
     return headers
 
 
-def _canonical(value: object) -> str:
-    """Write an attribute's value as text (CloudEvents 1.0.2, section 2.4, type system).
-
-    Raises:
-        TypeError: attributes have no such type.
-    """
+def _canonical(name: str, value: object) -> str:
+    """Write an attribute's value as text (CloudEvents 1.0.2, section 2.4, type system)."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
-    raise TypeError(value)
+    raise _InvalidEnvelopeError(
+        f"its attribute `{name}` is {value!r}, where a string, a number or a truth value is needed"
+    )
 
 
 def _is_object(body: bytes) -> bool:

@@ -1,28 +1,42 @@
 """One event class to bytes and back: built once per class, on its first use.
 
 msgspec does the work. What is added: the constant beginning `{"type":...,"version":...` is spliced
-in front of the fields, values that JSON would change silently are refused (`fidelity`), and
-every error becomes one of ours.
+in front of the fields, values that would not arrive as they are, or not at all, are refused
+(`_json_checks`), and every error becomes one of ours.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import Field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, get_origin, get_type_hints
+from dataclasses import Field, InitVar, fields, is_dataclass
+from decimal import Decimal
+from functools import partial
+from math import isfinite
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import inspect
 
 from events.errors import (
+    EventDecodeError,
     EventDefinitionError,
     EventEncodeError,
     InvalidEventError,
     MalformedEventError,
 )
+from events.integration._json_checks import JsonChecks, UnfitError, UnsupportedFieldError, path_of
 from events.integration.annotations import annotations_of
 from events.integration.cloudevents import encode_value
-from events.integration.fidelity import Check, UnfitError, UnsupportedFieldError, check_for
 
 if TYPE_CHECKING:
     from events.integration.event import IntegrationEvent
@@ -44,9 +58,10 @@ class EventCodec(Generic[E]):
     """
 
     __slots__ = (
-        "_check",
+        "_checks",
         "_decode",
         "_empty",
+        "_fits",
         "event_class",
         "header_type",
         "header_version",
@@ -72,27 +87,27 @@ class EventCodec(Generic[E]):
         self.prefix = head[:-1] + b","
         self.header_type = encode_value(self.type)
         self.header_version = str(self.version)
-        self._check: Check | None = None
         self._decode: Callable[[bytes], E] | None = None
         if _is_dataclass(event_class):
             try:
-                self._check = check_for(_info(event_class))
+                self._checks = JsonChecks(_info(event_class))
             except UnsupportedFieldError as exc:
                 raise EventDefinitionError(event_class, str(exc)) from exc
+            self._fits = self._checks.fits
             self._decode = msgspec.json.Decoder(event_class).decode
 
     def encode(self, event: E) -> bytes:
         """Give the flat JSON object that goes on the wire.
 
         Raises:
-            EventEncodeError: a field holds what JSON cannot carry.
+            EventEncodeError: a field holds what JSON cannot carry, or the class could not read.
         """
         if self._empty is not None:
             return self._empty
         try:
             body = _encode_json(event)
-            if self._check is not None:
-                self._check(event)
+            if not self._fits(event):
+                self._checks.verify(event, partial(self.decode, body))
         except Exception as exc:
             raise EventEncodeError(self.event_class, self._why(event, exc)) from exc
         if body == b"{}":
@@ -115,39 +130,38 @@ class EventCodec(Generic[E]):
 
     def to_dict(self, event: E) -> dict[str, Any]:
         """See `IntegrationEvent.to_dict`."""
-        head = {"type": self.type, "version": self.version}
-        if self._empty is not None:
-            return head
+        # Through the bytes, so that it is to the letter what a partner's JSON parser gives.
+        body = self.encode(event)
         try:
-            if self._check is not None:
-                self._check(event)
-            # Through the bytes, so that it is to the letter what a partner's JSON parser gives.
-            written: dict[str, Any] = msgspec.json.decode(_encode_json(event))
-        except Exception as exc:
+            return read_object(body)
+        except MalformedEventError as exc:
             raise EventEncodeError(self.event_class, self._why(event, exc)) from exc
-        return head | written
 
     def _why(self, event: E, error: Exception) -> str:
-        """Say what cannot be encoded; the encoder does not tell where it stands."""
+        """Say what cannot be encoded, or read, and where it stands."""
         if isinstance(error, UnfitError):
             return str(error)
-        try:
-            if self._check is not None:
-                self._check(event)
-        except Exception as found:  # noqa: BLE001 - of others the first one counts
-            if isinstance(found, UnfitError):
-                return str(found)  # names the place, to its depth
-        for field in own_fields(self.event_class):
+        doubtful = self._checks.doubtful(event)
+        if isinstance(error, EventDecodeError):
+            if isinstance(error, InvalidEventError):
+                # The decoder does not know keys and indices.
+                path = path_of(doubtful[0][0]) if len(doubtful) == 1 else error.path
+                return f"{path}: {error.reason}: no consumer could read it"
+            return f"no consumer could read it: {error}"
+        members = [((f".{each.name}",), each.name) for each in own_fields(self.event_class)]
+        places = doubtful + [(place, getattr(event, name, None)) for place, name in members]
+        for place, value in places:
             try:
-                _encode_json(getattr(event, field.name))
-            except Exception as itself:  # noqa: BLE001 - whatever it is, it is this field's
-                return f"$.{field.name}: {_said(itself)}"
+                _encode_json(value)
+            except Exception as itself:  # noqa: BLE001 - whatever it is, it is this value's
+                return f"{path_of(place)}: {_said(itself)}"
         return _said(error)
 
-    def convert(self, payload: dict[str, Any]) -> E:
+    def convert(self, payload: dict[str, Any], *, exact: bool = False) -> E:
         """Make the event of a payload, whatever type and version the payload itself names.
 
-        The event may share what a field of type Any holds with the payload: give a copy.
+        The event may share what a field of type Any holds with the payload: give a copy. `exact`
+        says that it holds numbers of `read_exactly`.
 
         Raises:
             InvalidEventError: a field is missing or does not fit.
@@ -155,6 +169,8 @@ class EventCodec(Generic[E]):
         try:
             if self._decode is None:
                 return self.event_class()
+            if exact:
+                return self._decode(_encode_exactly(payload))
             return msgspec.convert(payload, self.event_class, str_keys=True)
         except Exception as exc:
             raise decode_error(exc, self.event_class) from exc
@@ -187,6 +203,46 @@ def read_object(body: bytes) -> dict[str, Any]:
         return _decode_object(body)
     except Exception as exc:
         raise malformed(exc) from exc
+
+
+class _ExactFloat(float):
+    """A number that has more digits than a float keeps. To an upcaster it is a float."""
+
+    __slots__ = ("text",)
+    text: str
+
+
+def read_exactly(body: bytes) -> tuple[dict[str, Any], bool]:
+    """Read a JSON object, keeping all digits of its numbers, and tell whether a float has not.
+
+    Raises:
+        MalformedEventError: it is something else.
+    """
+    exact = False
+
+    def number(text: str) -> float:
+        nonlocal exact
+        value = float(text)
+        if isfinite(value) and Decimal(repr(value)) == Decimal(text):
+            return value
+        exact = True
+        kept = _ExactFloat(value)
+        kept.text = text
+        return kept
+
+    try:
+        return msgspec.json.Decoder(dict[str, Any], float_hook=number).decode(body), exact
+    except Exception as exc:
+        raise malformed(exc) from exc
+
+
+def _written(value: object) -> msgspec.Raw:
+    if isinstance(value, _ExactFloat):
+        return msgspec.Raw(value.text.encode())
+    raise TypeError(f"a {type(value).__qualname__} has no JSON form")
+
+
+_encode_exactly = msgspec.json.Encoder(enc_hook=_written).encode
 
 
 def malformed(exc: Exception) -> MalformedEventError:
@@ -283,27 +339,60 @@ def _info(event_class: type[IntegrationEvent]) -> inspect.DataclassType:
         info = inspect.type_info(event_class)
         # Decoders are more particular than `type_info`.
         msgspec.json.Decoder(event_class)
-    except NameError as exc:
-        raise EventDefinitionError(event_class, _unresolved(event_class, exc)) from exc
     except Exception as exc:
-        raise EventDefinitionError(event_class, f"{_culprit(event_class)}: {exc}") from exc
+        raise EventDefinitionError(event_class, _why_unsupported(event_class, exc)) from exc
     return cast("inspect.DataclassType", info)
 
 
-def _unresolved(event_class: type[IntegrationEvent], exc: NameError) -> str:
-    using = [field.name for field in own_fields(event_class) if str(exc.name) in str(field.type)]
-    return (
-        f"field {', '.join(using)}: its annotation names {exc.name!r}, which its module does not "
-        f"have: define it at module level, and outside of `if TYPE_CHECKING`"
-    )
+def _why_unsupported(cls: Any, exc: Exception, path: str = "", seen: tuple[Any, ...] = ()) -> str:
+    """Find the field that msgspec cannot carry, down to the class that declares it."""
+    origin = get_origin(cls) or cls
+    for name, hint in _hints(origin).items():
+        place = f"field {path}{name}"
+        if isinstance(hint, NameError):
+            return (
+                f"{place}: its annotation in {origin.__qualname__} names {hint.name!r}, which the "
+                f"module {origin.__module__} does not have: define it at module level, and outside "
+                f"of `if TYPE_CHECKING`"
+            )
+        if get_origin(hint) is ClassVar:
+            continue
+        if isinstance(hint, InitVar):
+            return (
+                f"{place}: an `InitVar` is not sent, so no receiver could give it: make it a field"
+            )
+        try:
+            msgspec.json.Decoder(hint)
+        except Exception as found:  # noqa: BLE001 - whatever it is, this field is why
+            for inner in _classes_in(hint):
+                if inner not in (cls, *seen):
+                    deeper = _why_unsupported(inner, found, f"{path}{name}.", (*seen, cls))
+                    if deeper.startswith("field "):
+                        return deeper
+            return f"{place}: {found}"
+    return f"its fields: {exc}"
 
 
-def _culprit(event_class: type[IntegrationEvent]) -> str:
-    """Find the field that msgspec does not like."""
-    for name, hint in get_type_hints(event_class, include_extras=True).items():
-        if get_origin(hint) is not ClassVar:
+def _hints(cls: type) -> dict[str, Any]:
+    """Give what the annotations of a class stand for, or the NameError of each that fails."""
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except NameError:
+        pass
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        for name, written in annotations_of(base).items():
+            alone = type(base.__name__, (), {"__module__": base.__module__})
+            alone.__annotations__ = {name: written}
             try:
-                msgspec.json.Decoder(hint)
-            except TypeError:
-                return f"field {name}"
-    return "its fields"
+                found |= get_type_hints(alone, localns=dict(vars(base)), include_extras=True)
+            except NameError as exc:
+                found[name] = exc
+    return found
+
+
+def _classes_in(hint: Any) -> list[Any]:
+    """Give the classes with fields that a hint is made of."""
+    if hasattr(get_origin(hint) or hint, "__annotations__"):
+        return [hint]
+    return [cls for each in get_args(hint) for cls in _classes_in(each)]

@@ -16,9 +16,10 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TypeAlias
-from urllib.parse import unquote
 
 from msgspec import Struct
+
+from events.integration._attributes import attribute
 
 __all__ = [
     "CRASHED",
@@ -85,11 +86,11 @@ class Delivery(Struct, frozen=True, gc=False):
     @property
     def causation_id(self) -> str | None:
         """Return the id of the event whose handler sent this one."""
-        return unquote(self.headers.get("ce-causationid", "")) or None
+        return attribute(self.headers, "causationid") or None
 
 
 def _correlation_id(message: Message | Delivery) -> str:
-    return unquote(message.headers.get("ce-correlationid", "")) or message.id
+    return attribute(message.headers, "correlationid") or message.id
 
 
 class Ack(Struct, frozen=True):

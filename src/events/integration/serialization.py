@@ -19,13 +19,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 import msgspec
 
-from events.errors import EventEncodeError, MalformedEventError
-from events.integration.cloudevents import JSON, attribute, encode_value, from_structured, unwrapped
-from events.integration.codec import EventCodec, codec_of, malformed, read_object
+from events.errors import EventEncodeError, InvalidEventError, MalformedEventError
+from events.integration._diagnosis import diagnosis
+from events.integration.cloudevents import JSON, attribute, encode_value, unwrapped
+from events.integration.codec import EventCodec, codec_of, malformed, own_fields, read_exactly
 from events.integration.event import EventRegistry, IntegrationEvent
 from events.integration.message import Delivery, Message, current_correlation, current_delivery
 from events.integration.upcasting import has_upcaster, resolve, upcast
@@ -36,6 +38,38 @@ __all__ = ["EventDecoder", "Serializer"]
 TRACING: Final = ("traceparent", "tracestate")
 MAX_DIGITS: Final = 19
 
+# Headers that would be read as something else, or not at all, on one bus or another. All buses
+# refuse them, so that a program that runs on one of them runs on the others.
+_TAKEN_BY: Final = {
+    "ce-": "CloudEvents",
+    "cloudevents_": "CloudEvents, in AMQP",
+    "content-type": "CloudEvents",
+    "content-encoding": "compression, which this package does not do",
+    "data": "the body, in a Redis stream",
+    "__data__": "the body, in a Redis stream",
+    "eventheaders": "this package, in an envelope",
+    "events-": "this package",
+    "x-events-": "this package",
+    "nats-": "the NATS server",
+    "x-death": "RabbitMQ",
+    "x-delivery-count": "RabbitMQ",
+    "x-acquired-count": "RabbitMQ",
+    "x-received-from": "RabbitMQ",
+    "x-first-death-": "RabbitMQ",
+    "x-last-death-": "RabbitMQ",
+    "x-opt-": "RabbitMQ",
+    "cc": "RabbitMQ",
+    "bcc": "RabbitMQ",
+}
+_taken_prefixes: Final = tuple(name for name in _TAKEN_BY if name.endswith(("-", "_")))
+
+# RFC 3986, section 4.1: a scheme, or a first segment without a colon; then what a URI may have.
+_is_uri_reference = re.compile(
+    r"(?:[a-zA-Z][a-zA-Z0-9+.-]*:|(?![^/?#]*:))"
+    r"(?://(?:[^/?#\[\]]*@)?\[[0-9a-fA-FvV:.]+\](?::[0-9]*)?(?=[/?#]|\Z))?"
+    r"(?:[a-zA-Z0-9._~:/?@!$&'()*+,;=-]|%[0-9a-fA-F]{2})*"
+    r"(?:#(?:[a-zA-Z0-9._~:/?@!$&'()*+,;=-]|%[0-9a-fA-F]{2})*)?"
+).fullmatch
 _is_header_name = re.compile(r"[!#$%&'*+.^_`|~0-9a-zA-Z-]+").fullmatch
 _has_control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
 
@@ -43,13 +77,16 @@ _has_control = re.compile(r"[\x00-\x1f\x7f-\x9f]").search
 class Serializer:
     """Makes messages of events for one `source`, the CloudEvents attribute that names the sender.
 
-    A URI or a path, such as "/billing". Safe to share between threads.
+    A URI reference, such as "/billing". Safe to share between threads.
     """
 
     def __init__(self, source: str) -> None:
         given: object = source
-        if not isinstance(given, str) or not given or not given.isprintable():
-            raise ValueError(f"source is {source!r}: give a URI or a path, such as '/billing'")
+        if not isinstance(given, str) or not given or not _is_uri_reference(given):
+            raise ValueError(
+                f"source is {source!r}: give a URI or a path, such as '/billing', with what URIs "
+                f"cannot have percent-encoded, as urllib.parse.quote does"
+            )
         self.source = source
         self._source = encode_value(source)
 
@@ -131,8 +168,9 @@ class EventDecoder:
 
     Type and version are those in the headers (`ce-type`, `ce-eventversion`), where a message has
     them: brokers route by them, and CloudEvents makes them the description of the event. Otherwise
-    the body's own count. A CloudEvent from elsewhere may carry the fields alone in its body. Where
-    headers and body both say all and contradict each other, the message is refused.
+    the body's own count. A CloudEvent from elsewhere may carry the fields alone in its body, or no
+    body at all if it has none. Where headers and body both name a type, and the body a version as
+    well, and they contradict each other, the message is refused.
     """
 
     def __init__(self, events: Iterable[type[IntegrationEvent]]) -> None:
@@ -167,7 +205,13 @@ class EventDecoder:
         # A body of ours begins as its headers say; whatever else it is takes longer.
         if codec is not None and delivery.body.startswith(codec.prefix):
             return codec.decode(delivery.body)
-        return self._decode_slowly(unwrapped(delivery))
+        try:
+            return self._decode_slowly(unwrapped(delivery))
+        except (MalformedEventError, InvalidEventError) as error:
+            better = diagnosis(delivery.body)
+            if better is None:
+                raise
+            raise MalformedEventError(better) from error
 
     def _decode_slowly(self, delivery: Delivery) -> IntegrationEvent | None:
         headers, body = delivery.headers, delivery.body
@@ -175,13 +219,10 @@ class EventDecoder:
         if type_ is not None and type_ not in self._wanted:
             return None
         said = attribute(headers, "eventversion")
+        if type_ is not None and not body:
+            body = b"{}"  # a CloudEvent without data
         own = _look_into(body)
         if type_ is None:
-            envelope = from_structured(body)
-            if envelope.id is not None:
-                return self._decode_slowly(
-                    msgspec.structs.replace(delivery, headers=envelope.headers, body=envelope.body)
-                )
             if not isinstance(own.type, str):
                 raise MalformedEventError("neither its headers nor its body give it a `type`")
             if own.type not in self._wanted:
@@ -191,12 +232,15 @@ class EventDecoder:
                     f"{own.type!r} has {own.version!r} as its `version`, where an integer is needed"
                 )
             type_, version = own.key
+            if own.specversion is not None and not self._has_specversion(type_):
+                raise MalformedEventError("it is a CloudEvents envelope, and no valid one")
         else:
             version = self._version_of(type_, said, own)
         target, steps = resolve(self._registry(type_), type_, version, self._wanted[type_])
         if not steps:
             return codec_of(target).decode(body)
-        return codec_of(target).convert(upcast(read_object(body), (type_, version), steps))
+        payload, exact = read_exactly(body)
+        return codec_of(target).convert(upcast(payload, (type_, version), steps), exact=exact)
 
     def _version_of(self, type_: str, said: str | None, own: _Own) -> int:
         """Tell the version of a wanted type that the headers name."""
@@ -209,7 +253,11 @@ class EventDecoder:
                     f"its body says {own.type!r} version {own.version}"
                 )
             return int(said)
-        if own.key is not None and own.key[0] == type_:
+        if own.key is not None:
+            if own.key[0] != type_:
+                raise MalformedEventError(
+                    f"its headers say {type_!r}, its body says {own.type!r} version {own.version}"
+                )
             return own.key[1]
         wanted = self._wanted[type_]
         known = self._registry(type_).versions(type_).keys() | wanted
@@ -221,6 +269,11 @@ class EventDecoder:
             f"have its producer set the attribute `eventversion`"
         )
 
+    def _has_specversion(self, type_: str) -> bool:
+        """Tell whether it may be one of the event's own fields."""
+        wanted = self._wanted[type_].values()
+        return any(field.name == "specversion" for each in wanted for field in own_fields(each))
+
     def _registry(self, type_: str) -> EventRegistry:
         return next(iter(self._wanted[type_].values())).registry
 
@@ -230,6 +283,7 @@ class _Own(msgspec.Struct):
 
     type: object = None
     version: object = None
+    specversion: object = None
 
     @property
     def key(self) -> tuple[str, int] | None:
@@ -286,11 +340,9 @@ def _why_not(name: object, value: object) -> str | None:
     """Say why a header of a user's cannot be sent."""
     if not isinstance(name, str) or not isinstance(value, str):
         return f"it has a value {value!r}: names and values are str"
-    if not _is_header_name(name):
-        return "use letters, digits and hyphens"
-    lower = name.lower()
-    if lower.startswith("ce-") or lower == "content-type":
-        return "it is taken by CloudEvents: use another name"
+    reason = _why_not_named(name)
+    if reason is not None:
+        return reason
     if _has_control(value):
         return "its value has a control character, such as a line break"
     try:
@@ -298,6 +350,16 @@ def _why_not(name: object, value: object) -> str | None:
     except UnicodeEncodeError:
         return "its value has a lone surrogate, which is no Unicode text"
     return None
+
+
+@lru_cache(1024)
+def _why_not_named(name: str) -> str | None:
+    if not _is_header_name(name):
+        return "use letters, digits and hyphens"
+    lower = name.lower()
+    prefixes = (each for each in _taken_prefixes if lower.startswith(each))
+    owner = _TAKEN_BY.get(lower) or _TAKEN_BY.get(next(prefixes, ""))
+    return None if owner is None else f"it is taken by {owner}: use another name"
 
 
 def _encoded(codec: EventCodec[Any], name: str, value: object) -> str:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
@@ -12,6 +13,7 @@ from dishka import Provider, Scope, make_container
 
 from events.errors import InvalidTopologyError
 from events.integration import (
+    Consumer,
     EventHandlerConsumer,
     IntegrationEvent,
     IntegrationEventBusRegistration,
@@ -209,3 +211,109 @@ def test_the_types_are_dependencies_of_a_container(journal: Journal) -> None:
     provider.provide(consumer)
     container = make_container(provider)
     assert container.get(EventHandlerConsumer).handlers == {Paid: [f, f]}
+
+
+# --- the short form
+
+
+async def test_the_decorator_adds_a_handler_and_leaves_the_function_as_it_is(
+    journal: Journal,
+) -> None:
+    consumer = EventHandlerConsumer("books")
+    f = journal.handler("f")
+
+    @consumer.on(Paid)
+    async def book(event: Paid) -> None:
+        await f(event)
+
+    assert consumer.handlers == {Paid: [book]}
+    await book(Paid(1))
+    await consumer.on_event(Paid(2))
+    assert journal.calls == [("f", Paid(1)), ("f", Paid(2))]
+
+
+@pytest.mark.parametrize("wrong", [on_refunded, "Paid", int, Paid(1)])
+def test_the_decorator_needs_the_class_of_an_event(wrong: Any) -> None:
+    consumer = EventHandlerConsumer("books")
+    with pytest.raises(InvalidTopologyError, match=r"write @consumer.on\(UserRegisteredV1\)"):
+        consumer.on(wrong)
+    with pytest.raises(InvalidTopologyError, match="not an IntegrationEvent class: write add_han"):
+        consumer.add_handler(wrong, on_refunded)
+    assert consumer.handlers == {}
+
+
+async def test_a_consumer_subscribes_to_what_it_has_handlers_of(journal: Journal) -> None:
+    consumer = EventHandlerConsumer("books")
+    policy = RetryPolicy(attempts=2)
+    registration = consumer.subscribe(TOPIC, concurrency=3, order_by=id, retry=policy)
+    consumer.on(Paid)(journal.handler("f"))  # later, and it counts
+    assert (registration.consumer, registration.topic) == (consumer, TOPIC)
+    assert (registration.concurrency, registration.order_by, registration.retry) == (3, id, policy)
+    async with InMemoryIntegrationEventBus([registration]) as bus:
+        await bus.send(TOPIC, Paid(1))
+        await until_quiet(bus)
+    assert journal.calls == [("f", Paid(1))]
+
+
+@pytest.mark.parametrize("leave_out", [{}, {"events": None}])
+def test_a_registration_without_events_means_the_handlers(
+    leave_out: dict[str, Any], journal: Journal
+) -> None:
+    consumer = EventHandlerConsumer("books")
+    registration = IntegrationEventBusRegistration(consumer, TOPIC, **leave_out)
+    with pytest.raises(InvalidTopologyError, match="it names no events; list the classes, or add"):
+        registration.check()
+    consumer.add_handler(Paid, journal.handler("f"))
+    registration.check()
+    assert list(registration.events) == [Paid]
+
+
+def test_a_consumer_of_another_kind_has_to_name_its_events() -> None:
+    class Collector(Consumer):
+        async def on_event(self, event: IntegrationEvent) -> None: ...
+
+    with pytest.raises(
+        InvalidTopologyError, match="a Collector does not say which events it handles: list them"
+    ):
+        IntegrationEventBusRegistration(Collector("c"), TOPIC)
+
+    class Knows(Collector):
+        def handled_events(self) -> list[type[IntegrationEvent]]:
+            return [Paid]
+
+    assert list(IntegrationEventBusRegistration(Knows("k"), TOPIC).events) == [Paid]
+    with pytest.raises(InvalidTopologyError, match="the consumer must be a Consumer, not str"):
+        IntegrationEventBusRegistration("books", TOPIC).check()  # type: ignore[arg-type]
+
+
+def test_the_package_completes_to_what_users_need() -> None:
+    import events.integration
+
+    assert dir(events.integration) == sorted(events.integration.__all__)
+    assert "EventHandlerConsumer" in dir(events.integration)
+    assert "codec" not in dir(events.integration)
+
+
+# --- the doors
+
+DOORS = {
+    "events.memory": {
+        "MemoryBus": "InMemoryIntegrationEventBus",
+        "MemoryBroadcastBus": "InMemoryBroadcastIntegrationEventBus",
+    },
+    "events.rabbitmq": {"RabbitMQBus": "RabbitMQIntegrationEventBus"},
+    "events.redis": {
+        "RedisStreamsBus": "RedisStreamsIntegrationEventBus",
+        "RedisPubSubBus": "RedisPubSubIntegrationEventBus",
+    },
+    "events.nats": {"NATSBus": "NatsIntegrationEventBus"},
+    "events.sqlalchemy": {"SQLAlchemyOutbox": "SQLAlchemyOutbox"},
+    "events.dishka": {"IntegrationEventsProvider": "IntegrationEventImplementationProvider"},
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_door_gives_short_names_to_what_has_long_ones(door: str) -> None:
+    implementation = import_module(door.replace("events.", "events.integration.implementation."))
+    for short, long in DOORS[door].items():
+        assert getattr(import_module(door), short) is getattr(implementation, long)

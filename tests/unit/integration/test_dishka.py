@@ -22,6 +22,7 @@ from events.integration import (
     IntegrationEvent,
     IntegrationEventBus,
     IntegrationEventBusRegistration,
+    Outbox,
     RetryPolicy,
     Topic,
 )
@@ -30,6 +31,7 @@ from events.integration.implementation.dishka import (
     DishkaHandler,
     DishkaScope,
     IntegrationEventImplementationProvider,
+    OutboxProvider,
     current_scope,
     from_scope,
 )
@@ -378,3 +380,48 @@ def test_a_bus_that_is_made_already_cannot_be_provided() -> None:
         TypeError, match=r"needs the bus's class, .*, not InMemoryIntegrationE.*\(\)"
     ):
         IntegrationEventImplementationProvider(given)
+
+
+class Unit:
+    """Stands for a session that an outbox writes with."""
+
+
+class Stored:
+    def __init__(self, session: Unit, *, source: str = "/events") -> None:
+        self.session, self.source = session, source
+
+    async def put(self, topic: Topic, event: IntegrationEvent, **options: Any) -> str:
+        return ""
+
+
+async def test_the_outbox_of_a_unit_of_work_has_its_session() -> None:
+    sessions = Provider(scope=Scope.REQUEST)
+    sessions.provide(Unit)
+    container = make_async_container(OutboxProvider(Stored, Unit, source="/shop"), sessions)
+    seen: list[Unit] = []
+    for _ in range(2):
+        async with container() as request:
+            outbox = await request.get(Outbox)
+            assert isinstance(outbox, Stored)
+            assert outbox is await request.get(Stored)
+            assert outbox.session is await request.get(Unit)
+            assert outbox.source == "/shop"
+            seen.append(outbox.session)
+    assert seen[0] is not seen[1]
+
+
+async def test_a_function_may_make_the_outbox() -> None:
+    sessions = Provider(scope=Scope.REQUEST)
+    sessions.provide(Unit)
+
+    def make(unit: Unit) -> Stored:
+        return Stored(unit)
+
+    container = make_async_container(OutboxProvider(make, Unit), sessions)
+    async with container() as request:
+        assert isinstance(await request.get(Outbox), Stored)
+
+
+def test_an_outbox_without_its_session_is_found_when_the_container_is_made() -> None:
+    with pytest.raises(GraphMissingFactoryError, match="Unit"):
+        make_async_container(OutboxProvider(Stored, Unit))

@@ -6,6 +6,7 @@ import datetime as dt
 import json
 import math
 import string
+from collections.abc import Callable
 from dataclasses import dataclass, field, make_dataclass
 from decimal import Decimal
 from enum import Enum, Flag, IntEnum, StrEnum
@@ -108,7 +109,7 @@ HASHABLE: list[Typed] = [
     (bool, st.booleans()),
     (None, st.none()),
     (dt.time, st.times(timezones=st.none() | offsets)),
-    (Literal[1, "a", True], st.sampled_from([1, "a", True])),
+    (Literal[1, "a"], st.sampled_from([1, "a"])),
     (Word, st.sampled_from(Word)),
     (Rights, st.sampled_from([*Rights, Rights.READ | Rights.WRITE])),
     (Annotated[int, msgspec.Meta(ge=3)], st.integers(3)),
@@ -282,15 +283,15 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (tuple[int, float], (1, math.nan), r"^\$.x\[1\]: nan"),
     (dict[str, float], {"a": math.nan}, r"^\$.x\['a'\]: nan"),
     (dict[float, str], {math.nan: "a"}, r"^\$.x\[nan\]: nan"),
-    (set[float], {math.nan}, r"^\$.x\[0\]: nan"),
+    (set[float], {math.nan}, r"^\$.x\[nan\]: nan"),
     (Any, [{"a": math.inf}], r"^\$.x\[0\]\['a'\]: inf"),
-    (Any, (1, 2), r"^\$.x: a tuple in a field of type Any would come back as another type"),
-    (Any, {"id": UUID(int=1)}, r"^\$.x\['id'\]: a UUID in a field of type Any"),
-    (Any, {1: 2}, r"^\$.x\[1\]: the key 1 would come back as a str"),
-    (dict, {1: 2}, r"^\$.x\[1\]: the key 1"),
-    (dict[str, Any], {"a": {1}}, r"^\$.x\['a'\]: a set in a field"),
-    (object, Decimal(1), r"^\$.x: a Decimal in a field"),
-    (list, [b"a"], r"^\$.x\[0\]: a bytes in a field"),
+    (Any, (1, 2), r"^\$.x: a tuple would come back as a list: give the field the type"),
+    (Any, {"id": UUID(int=1)}, r"^\$.x\['id'\]: a UUID would come back as a str"),
+    (Any, {1: 2}, r"^\$.x\[1\]: 1, a int, would come back as another type"),
+    (dict, {1: 2}, r"^\$.x\[1\]: 1, a int, would"),
+    (dict[str, Any], {"a": {1}}, r"^\$.x\['a'\]: a set would come back as a list"),
+    (object, Decimal(1), r"^\$.x: a Decimal would come back as a str"),
+    (list, [b"a"], r"^\$.x\[0\]: a bytes would come back as a str"),
     (dt.datetime, OLD, r"^\$.x: .* has a UTC offset that is no whole minutes: use UTC"),
     (dt.datetime | None, OLD, r"^\$.x: .* no whole minutes"),
     (list[dt.datetime], [UTC_NOW, OLD], r"^\$.x\[1\]: .* no whole minutes"),
@@ -301,8 +302,8 @@ REFUSED: list[tuple[Any, Any, str]] = [
     (Leaf, BigLeaf(UTC_NOW, Decimal(1)), r"^\$.x: it is a BigLeaf, of which only what Leaf has"),
     (list[Holder], [Holder(UTC_NOW, 0, BigLeaf(UTC_NOW, Decimal(1)))], r"^\$.x\[0\].leaf: it is a"),
     (str, Text("a"), r"^\$.x: Encoding objects of type Text is unsupported"),
-    (object, object(), r"^\$.x: a object in a field of type Any would come back as another"),
-    (list[Any], [1, object()], r"^\$.x\[1\]: a object in a field of type Any would come back as"),
+    (object, object(), r"^\$.x: Encoding objects of type object is unsupported"),
+    (list[Any], [1, object()], r"^\$.x\[1\]: Encoding objects of type object is unsupported"),
 ]  # fmt: skip
 
 
@@ -365,17 +366,59 @@ def test_zones_are_refused_or_keep_the_instant(at: dt.datetime, clock: dt.time) 
         )
 
 
-@GENERATED
-@given(st.sampled_from([hint for hint, _ in PLAIN + ANY]), st.data())
-def test_whatever_a_field_holds_comes_back_or_raises_ours(hint: Any, data: st.DataObject) -> None:
-    """A value that does not fit its annotation either fails, or arrives as what the field says."""
-    _, values = data.draw(st.sampled_from(PLAIN + ANY))
-    event = make_event({"x": hint})(x=data.draw(values))  # type: ignore[call-arg]
+WRAPPED: dict[str, Callable[[Typed], Typed]] = {
+    "bare": lambda item: item,
+    "list": _list,
+    "tuple": _tuple,
+    "optional": _optional,
+    "pair": lambda item: _pair((item, (int, st.integers(0, 9)))),
+    "dict": lambda item: _dict(((str, text), item)),
+    "deep": lambda item: _list(_optional(_dict(((UUID, st.uuids()), _tuple(item))))),
+}
+
+
+@settings(GENERATED, max_examples=600)
+@given(
+    st.sampled_from([*WRAPPED.values()]),
+    st.sampled_from(PLAIN + ANY),
+    st.sampled_from(PLAIN + ANY),
+    st.data(),
+)
+def test_what_is_accepted_comes_back_and_what_no_consumer_could_read_is_refused(
+    wrapped: Callable[[Typed], Typed], field_type: Typed, held: Typed, data: st.DataObject
+) -> None:
+    """A field holds values of another field's type, in the same place."""
+    cls = make_event({"x": wrapped(field_type)[0], "y": Leaf | None})
+    event = cls(x=data.draw(wrapped(held)[1]), y=None)  # type: ignore[call-arg]
+    codec = codec_of(cls)
     try:
-        codec_of(type(event)).encode(event)
-        event.to_dict()
+        received = msgspec.json.decode(msgspec.json.encode(event), type=cls)
+    except Exception:  # noqa: BLE001 - whatever it is: no consumer gets the event
+        for encode in (codec.encode, cls.to_dict):
+            with pytest.raises(EventEncodeError):
+                encode(event)
+        return
+    try:
+        body = codec.encode(event)
     except EventEncodeError:
-        pass
+        assert received != event or repr_types(received) != repr_types(event)
+        with pytest.raises(EventEncodeError):
+            event.to_dict()
+    else:
+        assert with_lists(codec.decode(body)) == with_lists(event)
+        assert cls.from_dict(event.to_dict()) == received
+
+
+def with_lists(value: Any) -> Any:
+    """Take lists for tuples: a Sequence may be either, and arrives as a list."""
+    if isinstance(value, (list, tuple)):
+        return [with_lists(each) for each in value]
+    if isinstance(value, dict):
+        return {key: with_lists(each) for key, each in value.items()}
+    if hasattr(value, "__dataclass_fields__"):
+        names = value.__dataclass_fields__
+        return type(value), [with_lists(getattr(value, name)) for name in names]
+    return value
 
 
 def test_the_generated_class_of_one_example_is_the_last_ones_successor() -> None:

@@ -28,7 +28,7 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.schema import CreateTable
 
 from events.errors import InboxError, InboxTableError, InvalidTopologyError
@@ -460,11 +460,11 @@ def key(id: str, topic: str = "t", **headers: str) -> str:
     return message_key(Delivery(topic, "c", id, b"", {f"ce-{k}": v for k, v in headers.items()}))
 
 
-def test_an_id_of_ours_is_kept_and_a_foreign_one_is_told_from_those_of_others() -> None:
-    assert key(ID, source="/a") == key(ID, "u", source="/b") == ID
+def test_events_are_told_apart_by_topic_source_and_id() -> None:
     assert key("42", "t", source="/a") == "t /a 42"
-    foreign = [key("42"), key("42", "u"), key("42", source="/a"), key("42", source="/b")]
-    assert len(set(foreign)) == 4
+    for each in ("42", ID):
+        same_id = [key(each), key(each, "u"), key(each, source="/a"), key(each, source="/b")]
+        assert len(set(same_id)) == 4
     long = [key("x" * 300), key("x" * 301), key("x y"), key("x:y"), key("y", "t:", source="x")]
     assert len(set(long)) == 5
     assert all(len(each) <= 255 for each in long)
@@ -585,3 +585,54 @@ def test_the_table_can_be_rolled_back_whatever_engine_the_server_prefers(name: s
     dialect = make_url(f"{name}+asyncmy://").get_dialect()()
     ddl = CreateTable(inbox_table(MetaData())).compile(dialect=dialect)
     assert "ENGINE=InnoDB" in str(ddl)
+
+
+async def test_objects_that_would_be_committed_apart_from_the_row_are_refused(
+    database: SQLAlchemyInboxDatabase, tmp_path: Path
+) -> None:
+    class Base(DeclarativeBase):
+        pass
+
+    class Elsewhere(Base):
+        __tablename__ = "elsewhere"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    other = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/other.db")
+    async with other.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    binds = {database.table: database.engine, Elsewhere: other}
+    inbox = SQLAlchemyInbox(async_sessionmaker(binds=binds), table=database.table)
+
+    async def write(_: IntegrationEvent) -> None:
+        current_session().add(Elsewhere(id=1))
+
+    async with bus_with(inbox, on(Probe("writer", write))) as bus:
+        await bus.send(TOPIC, Numbered(1))
+        await until_quiet(bus)
+        (letter,) = await bus.dead_letters("writer")
+    assert "is not where the handler's objects are written" in letter.error
+    async with other.connect() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM elsewhere"))).scalar_one() == 0
+    assert await database.rows() == 0
+    await other.dispose()
+
+
+async def test_a_task_that_outlives_its_handler_gets_no_session(
+    database: SQLAlchemyInboxDatabase,
+) -> None:
+    handled, tasks = asyncio.Event(), list[asyncio.Task[None]]()
+
+    async def later() -> None:
+        await handled.wait()
+        await database.write(1)
+
+    async def start(_: IntegrationEvent) -> None:
+        tasks.append(asyncio.create_task(later()))
+
+    async with bus_with(database.inbox, on(Probe("starter", start))) as bus:
+        await bus.send(TOPIC, Numbered(1))
+        await until_quiet(bus)
+    handled.set()
+    with pytest.raises(InboxError, match="await the task in the handler"):
+        await tasks[0]
+    assert await database.effects() == []

@@ -45,7 +45,7 @@ class Billing(EventHandlerConsumer):
             raise ValueError("not now")
         self.seen.append(event.number)
 
-    def on(
+    def registered(
         self, topic: Topic = TOPIC, retry: RetryPolicy | None = None
     ) -> IntegrationEventBusRegistration:
         return IntegrationEventBusRegistration(self, topic, [Ordered], retry=retry)
@@ -54,7 +54,7 @@ class Billing(EventHandlerConsumer):
 async def test_buses_that_share_a_broker_share_its_queues() -> None:
     broker, billing = InMemoryBroker(), Billing()
     async with (
-        InMemoryIntegrationEventBus([billing.on()], broker=broker),
+        InMemoryIntegrationEventBus([billing.registered()], broker=broker),
         InMemoryIntegrationEventBus(broker=broker) as sender,
     ):
         await sender.send(TOPIC, Ordered(1))
@@ -65,7 +65,7 @@ async def test_buses_that_share_a_broker_share_its_queues() -> None:
 async def test_buses_of_their_own_share_nothing() -> None:
     billing = Billing()
     async with (
-        InMemoryIntegrationEventBus([billing.on()]) as bus,
+        InMemoryIntegrationEventBus([billing.registered()]) as bus,
         InMemoryIntegrationEventBus() as other,
     ):
         await other.send(TOPIC, Ordered(1))
@@ -76,7 +76,7 @@ async def test_buses_of_their_own_share_nothing() -> None:
 
 async def test_what_is_sent_while_a_consumer_is_stopped_waits_in_its_place_in_line() -> None:
     billing = Billing()
-    bus = InMemoryIntegrationEventBus([billing.on()])
+    bus = InMemoryIntegrationEventBus([billing.registered()])
     async with bus:
         pass
     async with InMemoryIntegrationEventBus(broker=bus.broker) as sender:
@@ -117,7 +117,7 @@ async def test_a_delayed_retry_outlives_a_restart_of_the_bus() -> None:
     billing = Billing()
     billing.failing = True
     retry = RetryPolicy(delay=0.02, jitter=0, in_place=0)
-    bus = InMemoryIntegrationEventBus([billing.on(retry=retry)])
+    bus = InMemoryIntegrationEventBus([billing.registered(retry=retry)])
     async with bus:
         await bus.send(TOPIC, Ordered(1))
         (queue,) = bus.broker._queues["orders"].values()
@@ -139,7 +139,7 @@ async def test_dead_letters_are_bounded_and_what_finds_no_room_stays(
     billing.failing = True
     broker = InMemoryBroker(max_dead_letters=1)
     retry = RetryPolicy(attempts=1)
-    async with InMemoryIntegrationEventBus([billing.on(retry=retry)], broker=broker) as bus:
+    async with InMemoryIntegrationEventBus([billing.registered(retry=retry)], broker=broker) as bus:
         await bus.send_many(TOPIC, [Ordered(1), Ordered(2)])
         async with asyncio.timeout(5):
             while not any("no more are kept" in r.message for r in caplog.records):
@@ -171,7 +171,7 @@ async def test_one_dead_letter_alone_is_not_taken_for_the_characters_of_its_id()
     billing.failing = True
     broker = InMemoryBroker()
     retry = RetryPolicy(attempts=1)
-    async with InMemoryIntegrationEventBus([billing.on(retry=retry)], broker=broker) as bus:
+    async with InMemoryIntegrationEventBus([billing.registered(retry=retry)], broker=broker) as bus:
         await bus.send_many(TOPIC, [Ordered(number) for number in range(12)])
         await broker.quiet()
         letters = await bus.dead_letters(billing)
@@ -193,7 +193,9 @@ async def test_a_policy_of_another_kind_is_refused_when_the_bus_is_made() -> Non
 async def test_a_dead_letter_that_is_not_there_is_named_and_the_others_are_redriven() -> None:
     billing = Billing()
     billing.failing = True
-    async with InMemoryIntegrationEventBus([billing.on(retry=RetryPolicy(attempts=1))]) as bus:
+    async with InMemoryIntegrationEventBus(
+        [billing.registered(retry=RetryPolicy(attempts=1))]
+    ) as bus:
         await bus.send(TOPIC, Ordered(1))
         await bus.broker.quiet()
         (letter,) = await bus.dead_letters("billing")
@@ -229,7 +231,7 @@ async def test_a_closed_transport_takes_nothing() -> None:
 
 async def test_who_sends_in_a_loop_lets_the_consumer_run() -> None:
     billing = Billing()
-    async with InMemoryIntegrationEventBus([billing.on()]) as bus:
+    async with InMemoryIntegrationEventBus([billing.registered()]) as bus:
         for number in range(1_000):
             await bus.send(TOPIC, Ordered(number))
         assert billing.seen  # and not only from here on
@@ -267,7 +269,7 @@ async def test_nothing_but_its_start_ends_up_in_the_log_while_nothing_fails(
 ) -> None:
     caplog.set_level(logging.DEBUG, "events")
     billing = Billing()
-    async with InMemoryIntegrationEventBus([billing.on()]) as bus:
+    async with InMemoryIntegrationEventBus([billing.registered()]) as bus:
         await bus.send_many(TOPIC, [Ordered(n) for n in range(10)])
         assert caplog.messages == [
             "the in-memory bus is connected, nothing it carries outlives the process"

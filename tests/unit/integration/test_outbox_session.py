@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import subprocess
 import sys
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +19,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
+    AsyncSessionTransaction,
     async_scoped_session,
     async_sessionmaker,
     create_async_engine,
@@ -426,3 +429,152 @@ def test_the_table_is_added_once() -> None:
     table = outbox_table(metadata, "mail", schema="app")
     assert outbox_table(metadata, "mail", schema="app") is table
     assert table.fullname == "app.mail"
+
+
+# --- sessions with several engines ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flushes_first", [0, 1])
+async def test_rows_that_would_be_committed_apart_from_the_objects_are_refused(
+    engine: AsyncEngine, tmp_path: Path, flushes_first: int
+) -> None:
+    other = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/other.db")
+    async with other.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    outbox = Base.metadata.tables["outbox"]
+    async with AsyncSession(binds={User: engine, outbox: other}) as session:
+        await SQLAlchemyOutbox(session, table=outbox).put(USERS, Registered(1))
+        session.add(User(id=1, name="a"))
+        if flushes_first:
+            await session.flush()
+        with pytest.raises(OutboxTableError, match="is not where the session's objects were"):
+            await session.commit()
+    assert await users(engine) == 0
+    assert await numbers(other) == []
+    await other.dispose()
+
+
+async def test_where_no_objects_are_written_rows_go_where_they_are_bound(
+    engine: AsyncEngine, tmp_path: Path
+) -> None:
+    other = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/other.db")
+    async with other.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    outbox = Base.metadata.tables["outbox"]
+    async with AsyncSession(binds={User: engine, outbox: other}) as session:
+        assert (await session.scalars(select(User))).all() == []  # reading binds nobody
+        await SQLAlchemyOutbox(session, table=outbox).put(USERS, Registered(1))
+        await session.commit()
+    assert await numbers(other) == [1]
+    await other.dispose()
+
+
+# --- sessions that end without a commit -----------------------------------------------------------
+
+
+async def _closed(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session:
+        await SQLAlchemyOutbox(session).put(USERS, Registered(1))
+
+
+async def _reset(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session:
+        await SQLAlchemyOutbox(session).put(USERS, Registered(1))
+        await session.reset()
+
+
+async def _closed_in_a_savepoint(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session:
+        await session.begin_nested()
+        await SQLAlchemyOutbox(session).put(USERS, Registered(1))
+
+
+async def _put_after_the_commit(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session:
+        async with session.begin():
+            session.add(User(id=1, name="a"))
+        await SQLAlchemyOutbox(session).put(USERS, Registered(1))
+
+
+async def _put_after_the_close(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session:
+        pass
+    await SQLAlchemyOutbox(session).put(USERS, Registered(1))
+
+
+async def _never_closed(engine: AsyncEngine) -> None:
+    await SQLAlchemyOutbox(AsyncSession(engine)).put(USERS, Registered(1))
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        _closed,
+        _reset,
+        _closed_in_a_savepoint,
+        _put_after_the_commit,
+        _put_after_the_close,
+        _never_closed,
+    ],
+)
+async def test_events_whose_session_ends_without_a_word_are_named_in_a_warning(
+    engine: AsyncEngine,
+    caplog: pytest.LogCaptureFixture,
+    lose: Callable[[AsyncEngine], Awaitable[None]],
+) -> None:
+    await lose(engine)
+    gc.collect()
+    (record,) = [r for r in caplog.records if r.name == "events.integration"]
+    assert record.levelno == logging.WARNING
+    assert "events that were put will not be sent" in record.getMessage()
+    assert Registered.type in record.getMessage()
+    assert await numbers(engine) == []
+
+
+async def test_the_warning_does_not_name_thousands(
+    engine: AsyncEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with AsyncSession(engine) as session:
+        for number in range(100):
+            await SQLAlchemyOutbox(session).put(USERS, Registered(number))
+    assert "and 90 more" in caplog.text
+
+
+async def _committed(session: AsyncSession) -> None:
+    await session.commit()
+
+
+async def _rolled_back(session: AsyncSession) -> None:
+    await session.rollback()
+
+
+async def _rolled_back_by_a_flush(session: AsyncSession) -> None:
+    session.add_all([User(id=1), User(id=1)])
+    with pytest.raises(IntegrityError):
+        await session.flush()
+
+
+async def _refused_by_the_commit(session: AsyncSession) -> None:
+    await (await session.connection()).exec_driver_sql("DROP TABLE outbox")
+    with pytest.raises(OutboxTableError):
+        await session.commit()
+
+
+@pytest.mark.parametrize(
+    "end", [_committed, _rolled_back, _rolled_back_by_a_flush, _refused_by_the_commit]
+)
+async def test_a_session_that_is_told_what_becomes_of_its_events_warns_of_nothing(
+    engine: AsyncEngine,
+    caplog: pytest.LogCaptureFixture,
+    end: Callable[[AsyncSession], Awaitable[None]],
+) -> None:
+    async with AsyncSession(engine) as session:
+        for ends in (AsyncSessionTransaction.rollback, AsyncSessionTransaction.commit):
+            savepoint = await session.begin_nested()
+            await SQLAlchemyOutbox(session).put(USERS, Registered(1))
+            await ends(savepoint)
+            del savepoint
+        await end(session)
+    del session
+    gc.collect()
+    assert [r.getMessage() for r in caplog.records if r.name == "events.integration"] == []

@@ -2,7 +2,7 @@
 
 from sqlalchemy import MetaData
 
-from events.integration.implementation.sqlalchemy import inbox_table, outbox_table
+from events.sqlalchemy import inbox_table, outbox_table
 
 metadata = MetaData()
 

@@ -1,7 +1,7 @@
 from sqlalchemy import Column, DateTime, MetaData, String, Table, UniqueConstraint, Uuid
 from sqlalchemy.orm import registry
 
-from events.integration.implementation.sqlalchemy import outbox_table
+from events.sqlalchemy import outbox_table
 from examples.user_registration.user_service.domain.user import User
 
 metadata = MetaData()

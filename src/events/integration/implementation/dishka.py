@@ -22,13 +22,14 @@ from contextvars import ContextVar
 from functools import partial
 from inspect import getattr_static
 from itertools import chain
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from events.errors import InvalidTopologyError, MissingExtraError
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.message import Delivery, current_delivery
+from events.integration.outbox import Outbox
 from events.integration.pipeline import Handle, IncomingEvent, Middleware, Serving
 from events.integration.pipeline.middleware import CheckedHandler
 from events.integration.topology import EventHandlerConsumer, IntegrationEventBusRegistration
@@ -54,6 +55,7 @@ __all__ = [
     "DishkaScope",
     "IntegrationEventHandler",
     "IntegrationEventImplementationProvider",
+    "OutboxProvider",
     "current_scope",
     "from_scope",
 ]
@@ -272,6 +274,29 @@ class IntegrationEventImplementationProvider(Provider):
         ]
         async with self._make(self._registrations, middlewares=middlewares) as bus:
             yield bus
+
+
+class OutboxProvider(Provider):
+    """Provide the outbox of each unit of work, as `Outbox` and as the class that it is (REQUEST).
+
+        container = make_async_container(
+            OutboxProvider(SQLAlchemyOutbox, AsyncSession, source="/shop"), Sessions()
+        )
+
+    Args:
+        make: The class of the outbox, or a function that makes one of the session and the options.
+        session: What the container provides in each REQUEST, as `AsyncSession` is.
+        **options: More arguments for `make`.
+    """
+
+    def __init__(self, make: Callable[..., Outbox], session: type[Any], **options: Any) -> None:
+        super().__init__(scope=Scope.REQUEST)
+
+        def outbox(session: Any) -> Any:
+            return make(session, **options)
+
+        outbox.__annotations__ = {"session": session, "return": Outbox}
+        self.provide(outbox, provides=AnyOf[make, Outbox] if isinstance(make, type) else Outbox)
 
 
 def _delivery() -> Delivery:

@@ -21,6 +21,8 @@ from types import MappingProxyType
 
 from msgspec.structs import replace
 
+from events.errors import MalformedEventError
+from events.integration._compression import unpacked
 from events.integration.cloudevents import attribute, unwrapped
 from events.integration.event import IntegrationEvent
 from events.integration.message import (
@@ -79,21 +81,13 @@ class Receiver:
 
     def deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
         """Decode the delivery and put it in line; see `events.integration.transport.Deliver`."""
-        settlement: Settlement
-        # Out of its envelope first: the limit is for the body, as it was when it was sent.
-        delivery = unwrapped(delivery, expected=self._enveloped)
-        if len(delivery.body) > self._max_body_size:
-            settlement = self._reject(
-                delivery,
-                TOO_LARGE,
-                f"its body has {len(delivery.body):,} bytes, the limit is {self._max_body_size:,}",
-            )
-            return _done(settlement)
-        if delivery.attempt > self._retry.attempts:
-            # Before it is decoded: that may be what ends the process.
-            used_up = replace(delivery, attempt=delivery.attempt - 1)
-            text = "no attempt is left, and the last one ended without a result, as a crash does"
-            return _done(self._reject(used_up, CRASHED, text))
+        try:
+            delivery = self._opened(delivery)
+        except MalformedEventError as error:
+            return _done(self._reject(delivery, UNDECODABLE, describe(error)))
+        refused = self._refused(delivery)
+        if refused is not None:
+            return _done(refused)
         try:
             event = self._decoder.decode(delivery)
         except Exception as error:  # noqa: BLE001 - the user's own classes and upcasters run here
@@ -114,6 +108,25 @@ class Receiver:
             except BaseException as error:  # noqa: BLE001 - the user's key: it fails like a handler
                 failure = error
         return self._scheduler.submit(partial(self._attempts, delivery, event, failure))
+
+    def _opened(self, delivery: Delivery) -> Delivery:
+        """Return it uncompressed and out of its envelope: the body as it was when it was sent."""
+        if "content-encoding" in delivery.headers:
+            delivery = unpacked(delivery, self._max_body_size)
+        return unwrapped(delivery, expected=self._enveloped)
+
+    def _refused(self, delivery: Delivery) -> Reject | None:
+        """Reject what must not even be decoded."""
+        size = len(delivery.body)
+        if size > self._max_body_size:
+            text = f"its body has {size:,} bytes, the limit is {self._max_body_size:,}"
+            return self._reject(delivery, TOO_LARGE, text)
+        if delivery.attempt > self._retry.attempts:
+            # Decoding it may be what ends the process.
+            used_up = replace(delivery, attempt=delivery.attempt - 1)
+            text = "no attempt is left, and the last one ended without a result, as a crash does"
+            return self._reject(used_up, CRASHED, text)
+        return None
 
     async def _attempts(
         self, delivery: Delivery, event: IntegrationEvent, failure: BaseException | None

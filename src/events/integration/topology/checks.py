@@ -35,8 +35,7 @@ def takes_another_than(handler: Callable[..., object], event: type[IntegrationEv
     that stands for a function, as `DishkaHandler` does, has it as `__delegate__`.
     """
     given: Any = getattr(handler, "__delegate__", handler)
-    # `type`, as isinstance would leave the checkers a partial of something unknown.
-    function: Any = given.func if type(given) is partial else given
+    function = _innermost(given)
     if hasattr(function, "__wrapped__"):
         return None  # the annotations are those of what is inside, and a decorator may convert
     # The annotations of an instance would be those of its class: of attributes, not of parameters.
@@ -57,6 +56,10 @@ def takes_another_than(handler: Callable[..., object], event: type[IntegrationEv
             return None
         others.append(each.__qualname__)
     return " or ".join(others)
+
+
+def _innermost(handler: Any) -> Any:
+    return handler.func if isinstance(handler, partial) else handler
 
 
 def why_not_awaited(function: Callable[..., object], takes: str, *arguments: object) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
+from typing import Any, cast
 
 from events.errors import InvalidTopologyError
 from events.integration.event import IntegrationEvent
@@ -22,7 +22,8 @@ class IntegrationEventBusRegistration:
     """Tie a consumer to events of a topic.
 
     `events` may be any iterable of classes; a view such as `consumer.handlers.keys()` is read when
-    the registration reaches a bus. `concurrency` is how many events are handled at once in this
+    the registration reaches a bus, and so are the consumer's handlers, which it is when left out.
+    `concurrency` is how many events are handled at once in this
     process: 1 means in order, one at a time. With `order_by`, a function of the event, events of
     one key are handled in order and different keys at once; a key of None has no order. `retry`
     replaces the bus's policy.
@@ -32,7 +33,8 @@ class IntegrationEventBusRegistration:
 
     consumer: Consumer
     topic: Topic
-    events: Iterable[type[IntegrationEvent]]
+    # None stands for the consumer's own, and is replaced by them.
+    events: Iterable[type[IntegrationEvent]] = cast("Iterable[type[IntegrationEvent]]", None)
     _: KW_ONLY
     concurrency: int = 1
     # Any, as one function of a union of events cannot be told from a function of each.
@@ -40,6 +42,8 @@ class IntegrationEventBusRegistration:
     retry: RetryPolicy | None = None
 
     def __post_init__(self) -> None:
+        if cast("object", self.events) is None:
+            object.__setattr__(self, "events", self._events_of_consumer())
         if isinstance(self.events, type):
             raise InvalidTopologyError(
                 f"registration of {self}",
@@ -47,6 +51,19 @@ class IntegrationEventBusRegistration:
             )
         if not isinstance(self.events, Collection):
             object.__setattr__(self, "events", tuple(self.events))
+
+    def _events_of_consumer(self) -> Collection[type[IntegrationEvent]]:
+        consumer: object = self.consumer
+        if not isinstance(consumer, Consumer):
+            return ()  # `check` says so
+        handled = consumer.handled_events()
+        if handled is None:
+            raise InvalidTopologyError(
+                f"registration of {self}",
+                f"a {type(consumer).__name__} does not say which events it handles: list them, "
+                f"as in IntegrationEventBusRegistration(consumer, topic, [UserRegisteredV1])",
+            )
+        return handled
 
     def __str__(self) -> str:
         return f"{self.consumer!r} on {self.topic!r}"

@@ -49,6 +49,7 @@ pytest.register_assert_rewrite(
     "events.testing.contracts.outbox",
     "events.testing.contracts.relays",
     "events.testing.contracts.scenario",
+    "events.testing.contracts.sessions",
 )
 
 from events.testing.contracts.delivery import DeliveryContracts  # noqa: E402

@@ -159,11 +159,12 @@ class Graveyard:
     def _letter(self, consumer: str, stored: _Stored) -> DeadLetter:
         headers = _headers(stored)
         read = wire.users(headers)
+        body = b64decode(stored.data)
         message = Message(
             wire.text_in(headers.get(_TOPIC)) or "",
             attribute(read, "type") or wire.text_in(headers.get(TYPE)) or "",
-            wire.own_id(headers, read, ""),
-            b64decode(stored.data),
+            wire.id_of(headers, read, body, ""),
+            body,
             read,
             wire.own_key(headers, read),
         )

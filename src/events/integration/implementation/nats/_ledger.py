@@ -13,7 +13,7 @@ ended with no word, as a process's death does:
 An entry is written before what it tells happens, so a death at any moment leaves a count that is
 right, or one too high for a message that was at hand and not begun. No entry at all says that no
 attempt ended: the message may have ended its process, or it was on its way there and lost with the
-connection. So that delivery counts towards `deaths`, and not as an attempt.
+connection. So that delivery counts towards `max_crashes`, and not as an attempt.
 
 What is settled needs its entry no more. Whoever settled it removes it, again if the connection was
 lost meanwhile. What a process left behind that died in between goes when its consumer starts next:

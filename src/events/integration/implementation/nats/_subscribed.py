@@ -5,7 +5,7 @@
       '--shutdown--> given back
 
 A message that was delivered before and left no word may be what killed its process. Such are handed
-over one at a time, so that a next death tells which of them it was; after `deaths` of them in a row
+over one at a time, so that a next death tells which of them it was; after `max_crashes` of them in a row
 it becomes a dead letter.
 """
 
@@ -247,7 +247,7 @@ class NatsSubscribed:
     async def _end_silent(self, hand: Hand, record: Record) -> None:
         text = (
             f"{record.silent} attempts in a row ended without a word: the process died, or was "
-            f"blocked for longer than ack_wait ({self._session.ack_wait:g} s)"
+            f"blocked for longer than the lease ({self._session.ack_wait:g} s)"
         )
         delivery = self._delivery(hand)
         logger.error("%s gives up on %s: %s", delivery.consumer, delivery.id, text)
@@ -273,7 +273,7 @@ class NatsSubscribed:
         return Delivery(
             self._subscription.topic,
             self._subscription.consumer,
-            wire.own_id(hand.headers, read, hand.name),
+            wire.id_of(hand.headers, read, hand.body, hand.name),
             hand.body,
             read,
             hand.attempt,

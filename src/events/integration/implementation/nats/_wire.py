@@ -14,7 +14,7 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from events.errors import BusUnavailableError
-from events.integration.cloudevents import attribute
+from events.integration.cloudevents import attribute, own_id
 
 __all__ = [
     "ENCODED",
@@ -23,8 +23,8 @@ __all__ = [
     "MSG_ID",
     "Position",
     "block",
+    "id_of",
     "outgoing",
-    "own_id",
     "own_key",
     "parse_block",
     "position",
@@ -40,6 +40,7 @@ KEY = "Events-Key"
 
 _survives = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?").fullmatch
 _reserved = ("Nats-", "Events-")
+_UUID = 36  # characters
 _FIRST_LINE = "NATS/1.0"
 _breaks = re.compile(r"[\r\n:]").search
 _breaks_line = re.compile(r"[\r\n]").search
@@ -50,6 +51,9 @@ _PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "") + " "
 def outgoing(headers: Mapping[str, str], id: str, key: str | None) -> bytes:
     """Return what is sent for these headers of a message, as a block."""
     values = "".join(headers.values()) + id
+    if len(id) != _UUID and "ce-source" in headers:
+        # The server drops what comes with the id of another, and this one may be another's as well.
+        id = f"{headers['ce-source']} {id}"  # noqa: A001
     if values.isascii() and values.isprintable() and " " not in values:  # as nearly always
         sent = {MSG_ID: id, **headers}
     else:
@@ -78,9 +82,13 @@ def users(headers: Mapping[str, str]) -> dict[str, str]:
     return read
 
 
-def own_id(headers: Mapping[str, str], read: Mapping[str, str], otherwise: str) -> str:
-    """Return the message's id, or the other one if it bears none."""
-    return text_in(headers.get(ID)) or attribute(read, "id") or headers.get(MSG_ID) or otherwise
+def id_of(headers: Mapping[str, str], read: Mapping[str, str], body: bytes, otherwise: str) -> str:
+    """Return the event's id, or the other one if it has none.
+
+    It is that of CloudEvents, in whichever mode it came; the server's message id may be one that a
+    client made up for each publish.
+    """
+    return own_id(read, body) or text_in(headers.get(ID)) or headers.get(MSG_ID) or otherwise
 
 
 def own_key(headers: Mapping[str, str], read: Mapping[str, str]) -> str | None:

@@ -30,7 +30,7 @@ __all__ = ["NatsIntegrationEventBus", "NatsTransport"]
 _ATTEMPTS_KEPT = 30 * 86_400.0  # seconds, after the last one
 _SEVERAL_FILTERS = (2, 10)  # the first version whose consumers take a list of them
 _DEAD_HEADERS = 2_048  # bytes that a dead letter's headers may add to a message's
-_SHORTEST_ACK_WAIT = 0.5
+_SHORTEST_LEASE = 0.5
 _FIRST = "it needs a URL first, as in 'nats://localhost'"
 _SCHEMES = ("nats", "tls", "ws", "wss")
 
@@ -50,24 +50,25 @@ class NatsTransport:
 
     def __init__(
         self,
-        servers: str | Sequence[str] | Client,
+        url: str | Sequence[str] | Client,
         *,
         timeout: float = 10.0,
-        ack_wait: float = 30.0,
-        deaths: int = 5,
+        lease: float = 30.0,
+        max_crashes: int = 5,
         replicas: int = 1,
         max_age: float | None = None,
         prefix: str = "events",
         connect: Mapping[str, Any] | None = None,
     ) -> None:
-        if ack_wait < _SHORTEST_ACK_WAIT:
-            raise InvalidTopologyError("NATS", f"ack_wait must be at least {_SHORTEST_ACK_WAIT} s")
-        if deaths < 1:
-            raise InvalidTopologyError("NATS", "deaths must be at least 1")
-        if isinstance(servers, Client):
-            shown = "client"
+        if lease < _SHORTEST_LEASE:
+            raise InvalidTopologyError("NATS", f"lease must be at least {_SHORTEST_LEASE} s")
+        if max_crashes < 1:
+            raise InvalidTopologyError("NATS", "max_crashes must be at least 1")
+        servers: list[str] | Client
+        if isinstance(url, Client):
+            servers, shown = url, "client"
         else:
-            servers = _checked(servers)
+            servers = _checked(url)
             shown = ", ".join(repr(masked(server)) for server in servers)
         self.name = f"NATS at {shown}"
         self._timeout = timeout
@@ -101,8 +102,8 @@ class NatsTransport:
             ledger=Ledger(self._link, self._api, self._publisher, attempts),
             graveyard=self._graveyard,
             timeout=timeout,
-            ack_wait=ack_wait,
-            deaths=deaths,
+            ack_wait=lease,
+            deaths=max_crashes,
         )
 
     def __repr__(self) -> str:
@@ -189,13 +190,13 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
     otherwise.
 
     Args:
-        servers: One URL or several of a cluster; or a connected `nats` client, which is used as it
+        url: One URL or several of a cluster; or a connected `nats` client, which is used as it
             is and never closed. With one of your own, reconnecting is its business as well.
         registrations: See `IntegrationEventBusRegistration`.
-        ack_wait: When a message that was begun, and of which nothing is heard any more, is given
+        lease: When a message that was begun, and of which nothing is heard any more, is given
             to another. Handlers may take longer: the lease is renewed while their process lives
             and its event loop is not blocked for that long.
-        deaths: After so many attempts in a row that ended without a word, as a process's death
+        max_crashes: After so many attempts in a row that ended without a word, as a process's death
             does, a message is a dead letter.
         replicas: Of streams that are made.
         max_age: Of messages in topics' streams that are made; None keeps them for ever. What is
@@ -206,11 +207,11 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
 
     def __init__(
         self,
-        servers: str | Sequence[str] | Client = "nats://localhost:4222",
+        url: str | Sequence[str] | Client = "nats://localhost:4222",
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
-        ack_wait: float = 30.0,
-        deaths: int = 5,
+        lease: float = 30.0,
+        max_crashes: int = 5,
         replicas: int = 1,
         max_age: float | None = None,
         prefix: str = "events",
@@ -218,10 +219,10 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         **options: Unpack[BusOptions],
     ) -> None:
         transport = NatsTransport(
-            servers,
+            url,
             timeout=options.get("send_timeout", 10.0),
-            ack_wait=ack_wait,
-            deaths=deaths,
+            lease=lease,
+            max_crashes=max_crashes,
             replicas=replicas,
             max_age=max_age,
             prefix=prefix,

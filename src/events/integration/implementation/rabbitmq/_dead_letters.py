@@ -73,7 +73,7 @@ class RabbitMQDeadLetters:
                 found = [
                     (letter, properties, body)
                     async for _, properties, body in reading.letters()
-                    if (letter := wire.letter_id(properties)) > (after or "")
+                    if (letter := wire.letter_id(properties, body)) > (after or "")
                 ]
                 page = heapq.nsmallest(limit, found, key=lambda each: each[0])
         return [wire.to_dead_letter(consumer, properties, body) for _, properties, body in page]
@@ -82,7 +82,7 @@ class RabbitMQDeadLetters:
         """See `DeadLetterStore.redrive`. Each is taken out when its queue has confirmed it."""
 
         async def send(properties: Properties, body: bytes) -> None:
-            topic = wire.to_dead_letter(consumer, properties, b"").message.topic
+            topic = wire.to_dead_letter(consumer, properties, body).message.topic
             alive = wire.redriven(properties)
             queue = main_queue(consumer, topic)
             await self._publisher.publish("", queue, alive, body, mandatory=True)
@@ -103,7 +103,7 @@ class RabbitMQDeadLetters:
         async with self._open(consumer) as reading:
             if reading is not None:
                 async for tag, properties, body in reading.letters():
-                    letter = wire.letter_id(properties)
+                    letter = wire.letter_id(properties, body)
                     if letter in wanted:
                         await use(properties, body)
                         reading.channel.ack(tag)

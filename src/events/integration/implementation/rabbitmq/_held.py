@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from events.integration.brokering.handled import Identity
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import Properties
 from events.integration.message import Settlement
 
-__all__ = ["FIRST_PAUSE", "Held", "Orphans"]
+__all__ = ["FIRST_PAUSE", "LASTS", "Held", "Orphans"]
 
 FIRST_PAUSE = 0.2  # seconds before something is tried again; each next one is twice as long
+LASTS = 10.0  # seconds that something was up, and pauses begin anew when it is lost
 _MOST_ORPHANS = 10_000  # that are remembered when their handlers have ended
 
 
 class Held:
     """A delivery that is not acknowledged."""
 
-    __slots__ = ("body", "channel", "pause", "properties", "settlement", "suspect", "tag", "type")
+    __slots__ = (
+        "_identity", "body", "channel", "handled_as", "pause", "properties", "settlement",
+        "suspect", "tag", "type",
+    )  # fmt: skip
 
     def __init__(
         self, channel: Channel, method: Any, properties: Properties, body: bytes, *, suspect: bool
@@ -31,29 +36,35 @@ class Held:
         self.suspect = suspect
         self.settlement: Settlement | None = None
         self.pause = FIRST_PAUSE
+        self.handled_as: Identity | None = None  # once a handler has it, unless that failed
+        self._identity: tuple[str, str, int, int] | None = None
+
+    @property
+    def identity(self) -> tuple[str, str, int, int]:
+        """Return what tells it from other deliveries; the same when it comes again."""
+        if self._identity is None:  # once, as its body may be dropped before it is
+            self._identity = wire.identity(self.properties, self.body)
+        return self._identity
 
 
 class Orphans:
     """Deliveries whose channel was lost, and which may come again: to us, or to another process."""
 
     def __init__(self) -> None:
-        self._orphans: dict[tuple[str, int], Held] = {}
+        self._orphans: dict[tuple[str, str, int, int], Held] = {}
 
     def add(self, held: Held) -> None:
-        """Remember one, unless nothing tells it from others."""
-        message_id = wire.id_of(held.properties)
-        if message_id is not None:
-            self._orphans[message_id, wire.attempt_of(held.properties)] = held
+        """Remember one."""
+        self._orphans[held.identity] = held
 
-    def take(self, message_id: str, attempt: int) -> Held | None:
-        """Return the one that has come again, and forget it."""
-        return self._orphans.pop((message_id, attempt), None)
+    def take(self, held: Held) -> Held | None:
+        """Return the one that has come again as this one, and forget it."""
+        return self._orphans.pop(held.identity, None)
 
     def forget(self, held: Held) -> None:
         """Forget one that nothing will settle: if it comes again, it is a delivery like others."""
-        key = wire.id_of(held.properties) or "", wire.attempt_of(held.properties)
-        if self._orphans.get(key) is held:
-            del self._orphans[key]
+        if self._orphans.get(held.identity) is held:
+            del self._orphans[held.identity]
 
     def forget_old(self) -> None:
         """Forget the oldest of too many."""

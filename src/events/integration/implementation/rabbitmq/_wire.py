@@ -8,6 +8,11 @@ of headers by their own names. What this package adds there begins with `x-event
     x-events-letter, -topic, -reason, -error, -attempts, -died-at      of a dead letter
 
 Those and the broker's own are not shown to handlers.
+
+CloudEvents attributes are written with the prefix `ce-`, percent-encoded, as on every bus. They are
+read with the prefixes of the AMQP binding as well, `cloudEvents_` and `cloudEvents:`, whose values
+are plain text. An event's id is its CloudEvents id; AMQP's message id, which clients fill at random
+for each publish, is used where there is none. AMQP's `type` is the event's where nothing else is.
 """
 
 from __future__ import annotations
@@ -17,8 +22,9 @@ from copy import copy
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TypeGuard
+from zlib import crc32
 
-from events.integration.cloudevents import attribute
+from events.integration.cloudevents import attribute, encode_value, own_id, says_type
 from events.integration.implementation.rabbitmq._driver import Properties, new_properties
 from events.integration.implementation.rabbitmq._topology import topic_of
 from events.integration.message import DeadLetter, Delivery, Message, Reject
@@ -27,9 +33,12 @@ from events.integration.uuid7 import uuid7
 __all__ = [
     "attempt_of",
     "buried",
+    "id_of",
+    "identity",
     "letter_id",
     "redriven",
     "returns_of",
+    "shortened",
     "to_dead_letter",
     "to_delivery",
     "to_properties",
@@ -41,13 +50,14 @@ ATTEMPT, KEY = "x-events-attempt", "x-events-key"
 LETTER, TOPIC = "x-events-letter", "x-events-topic"
 REASON, ERROR = "x-events-reason", "x-events-error"
 ATTEMPTS, DIED_AT = "x-events-attempts", "x-events-died-at"
-CONTENT_TYPE = "content-type"
+CONTENT_TYPE, CONTENT_ENCODING = "content-type", "content-encoding"
 
 DELIVERY_LIMIT = "delivery-limit"
 
 _BROKERS = frozenset(
     {"x-death", "x-delivery-count", "x-acquired-count", "x-received-from", "CC", "BCC"}
 )
+_ATTRIBUTES = ("cloudEvents_", "cloudEvents:")
 _BROKERS_PREFIXES = (OURS, "x-first-death-", "x-last-death-", "x-opt-")
 _LONGEST_ERROR = 8_000  # characters: a frame of headers cannot be split
 
@@ -67,19 +77,25 @@ def to_delivery(
     properties: Properties, body: bytes, *, topic: str, consumer: str, attempt: int
 ) -> Delivery:
     """Return what a message is to a bus. It must have an id."""
-    headers = _headers(properties)
-    return Delivery(
-        topic, consumer, id_of(properties) or "", body, headers, attempt, _key(properties, headers)
-    )
+    headers = _headers(properties, body)
+    event_id = own_id(headers, body) or properties.message_id or ""
+    return Delivery(topic, consumer, event_id, body, headers, attempt, _key(properties, headers))
 
 
-def id_of(properties: Properties) -> str | None:
-    """Return the message's own id, or None."""
-    found: str | None = properties.message_id
-    if found is None:
-        of_event = _table(properties).get("ce-id")
-        found = of_event if isinstance(of_event, str) else None
-    return found or None
+def id_of(properties: Properties, body: bytes) -> str | None:
+    """Return the event's id, or None: that of CloudEvents, else AMQP's own."""
+    return own_id(_headers(properties, body), body) or properties.message_id or None
+
+
+def identity(properties: Properties, body: bytes) -> tuple[str, str, int, int]:
+    """Return what tells a message from others on its topic, over all redeliveries of it.
+
+    Source and id, as far as it has them; and which attempt it is. The body as well: whoever sends
+    no source may use an id twice.
+    """
+    headers = _headers(properties, body)
+    event_id = own_id(headers, body) or properties.message_id or ""
+    return attribute(headers, "source") or "", event_id, attempt_of(properties), hash(body)
 
 
 def attempt_of(properties: Properties) -> int:
@@ -112,7 +128,7 @@ def with_attempt(properties: Properties, attempt: int, *, id: str | None = None)
 
 def buried(properties: Properties, topic: str, type: str, reject: Reject) -> Properties:
     """Return the properties of a dead letter."""
-    dead = with_attempt(properties, 1, id=id_of(properties))
+    dead = with_attempt(properties, 1)
     dead.type = properties.type or type
     dead.headers |= {
         LETTER: uuid7(),
@@ -123,6 +139,32 @@ def buried(properties: Properties, topic: str, type: str, reject: Reject) -> Pro
         DIED_AT: datetime.now(UTC).isoformat(),
     }
     return dead
+
+
+def shortened(properties: Properties, excess: int) -> Properties:
+    """Return the properties with so many bytes of headers less: first of the error, then of others.
+
+    The package's own are left as they are, apart from the key.
+    """
+    again = copy(properties)
+    again.headers = headers = dict(_table(properties))
+    others = [name for name in headers if not name.startswith(OURS) or name == KEY]
+    others.sort(key=lambda name: _size(headers[name]), reverse=True)
+    for name in (ERROR, *others):
+        if excess <= 0 or name not in headers:
+            continue
+        value, size = headers[name], _size(headers[name])
+        if isinstance(value, str) and size > excess:
+            headers[name] = value.encode()[: size - excess].decode(errors="ignore")
+        else:
+            del headers[name]
+        excess -= size
+    return again
+
+
+def _size(value: Any) -> int:
+    """Return about how many bytes a header's value has."""
+    return len(value.encode()) if isinstance(value, str) else len(repr(value))
 
 
 def redriven(properties: Properties) -> Properties:
@@ -164,31 +206,35 @@ def _is_table(value: Any) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
 
 
-def letter_id(properties: Properties) -> str:
+def letter_id(properties: Properties, body: bytes) -> str:
     """Return the id of a dead letter; ids sort by time of death."""
     given = _table(properties).get(LETTER)
     if isinstance(given, str):
         return given
-    # The broker buried it. A UUIDv7 begins with the milliseconds as well.
+    # The broker buried it. A UUIDv7 begins with the milliseconds as well. Ids of events are unique
+    # for their source alone, so what else it consists of counts.
     millis = f"{int(_death(properties)[1].timestamp() * 1000):012x}"
-    return f"{millis[:8]}-{millis[8:]}-{id_of(properties) or 'nameless'}"
+    source, event_id, _, _ = identity(properties, body)
+    digest = f"{crc32(body, crc32(source.encode())):08x}"
+    return f"{millis[:8]}-{millis[8:]}-{event_id or 'nameless'}-{digest}"
 
 
 def to_dead_letter(consumer: str, properties: Properties, body: bytes) -> DeadLetter:
     """Return a message in a queue of dead letters as what it is."""
     table = _table(properties)
-    headers = _headers(properties)
+    headers = _headers(properties, body)
+    letter = letter_id(properties, body)
     queue, died_at = _death(properties)
     message = Message(
         str(table.get(TOPIC) or topic_of(queue)),
-        str(properties.type or ""),
-        id_of(properties) or letter_id(properties),
+        attribute(headers, "type") or str(properties.type or ""),
+        own_id(headers, body) or properties.message_id or letter,
         body,
         headers,
         _key(properties, headers),
     )
     return DeadLetter(
-        letter_id(properties),
+        letter,
         consumer,
         message,
         str(table.get(REASON, DELIVERY_LIMIT)),
@@ -213,7 +259,7 @@ def _death(properties: Properties) -> tuple[str, datetime]:
         return "", datetime.fromtimestamp(0, UTC)
 
 
-def _headers(properties: Properties) -> dict[str, str]:
+def _headers(properties: Properties, body: bytes) -> dict[str, str]:
     headers: dict[str, str] = {}
     for name, value in _table(properties).items():
         if type(value) is not str:
@@ -223,17 +269,25 @@ def _headers(properties: Properties) -> dict[str, str]:
             value = text  # noqa: PLW2901
         shown = _shown(name)
         if shown is not None:
-            headers[shown] = value
+            headers[shown] = encode_value(value) if name.startswith(_ATTRIBUTES) else value
     if properties.content_type is not None:
         headers[CONTENT_TYPE] = properties.content_type
+    if properties.content_encoding is not None:
+        headers[CONTENT_ENCODING] = properties.content_encoding
+    if "ce-type" not in headers and properties.type and not says_type(body):
+        headers["ce-type"] = encode_value(properties.type)
     return headers
 
 
 @lru_cache(1024)
 def _shown(name: str) -> str | None:
     """Return a header's name as handlers see it; None if they do not."""
-    hidden = name in _BROKERS or name.startswith(_BROKERS_PREFIXES)
-    return None if hidden else name.lower()
+    if name in _BROKERS or name.startswith(_BROKERS_PREFIXES):
+        return None
+    for prefix in _ATTRIBUTES:
+        if name.startswith(prefix):
+            return f"ce-{name.removeprefix(prefix).lower()}"
+    return name.lower()
 
 
 def _text(value: Any) -> str | None:

@@ -5,7 +5,8 @@ name, `ce-id` and so on. An entry with a field `data` alone is an event as well,
 
     XADD users * data '{"type": "user.registered", "version": 1, "email": "ada@example.org"}'
 
-Only the first `data` is the body: a header may have that name, as fields need not differ.
+Only the first `data` is the body: fields need not differ, so others may write a second one. An
+entry of FastStream's has its body and headers in one field, `__data__`.
 
 | key | holds |
 |---|---|
@@ -25,7 +26,8 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from events.integration.cloudevents import attribute
+from events.integration.cloudevents import attribute, own_id
+from events.integration.implementation.redis._faststream import FIELD, read_frame
 from events.integration.message import Message
 
 __all__ = ["BODY", "Entry", "Keys", "fields_of", "read_fields", "topics_key"]
@@ -92,6 +94,10 @@ def read_fields(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
             body = value
         else:
             headers[name.decode(errors="replace")] = value.decode(errors="replace")
+    if body is None and len(fields) == 2 and fields[0] == FIELD:  # noqa: PLR2004 - name and value
+        frame = read_frame(fields[1])
+        if frame is not None:
+            return frame
     return body or b"", headers
 
 
@@ -127,7 +133,7 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
             attempts = int(fields[3]) if fields[3].isdigit() else 0
             fields = fields[_AGAIN:]
         body, headers = read_fields(fields)
-        message_id = message_id or attribute(headers, "id") or reply[0].decode()
+        message_id = message_id or own_id(headers, body) or reply[0].decode()
         return cls(
             stream,
             reply[0],

@@ -5,7 +5,7 @@ made again, or while the server has dropped it for being slow, it never gets. In
 channel. For more, use Streams.
 
 A message is one JSON envelope (CloudEvents, structured mode); a bare `{"type", "version", ...}`
-from another program is read as well.
+from another program is read as well, and so are frames of FastStream.
 
     PUBLISH --> channel --> one connection for all subscriptions --> each of its consumers, in order
 
@@ -35,6 +35,7 @@ from events.integration.implementation.redis._connecting import (
     ReplyError,
     connector,
 )
+from events.integration.implementation.redis._faststream import read_frame
 from events.integration.implementation.redis._link import Link
 from events.integration.message import Delivery, Message, Settlement
 from events.integration.topology import IntegrationEventBusRegistration
@@ -91,7 +92,9 @@ class _Listener:
             self._transport.hold(self)
 
     def _hand(self, body: bytes) -> None:
-        future = self._deliver(Delivery(self.topic, self._consumer, next(self._ids), body, {}))
+        frame = read_frame(body)
+        body, headers = (body, {}) if frame is None else frame
+        future = self._deliver(Delivery(self.topic, self._consumer, next(self._ids), body, headers))
         # What is skipped, or cannot be read, is settled by now, and has nothing to wait for.
         if not future.done():
             self._unsettled.add(future)
@@ -333,7 +336,7 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
     `TransportIntegrationEventBus`, with the options of `BusOptions`.
 
     Args:
-        server: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`. Or a
+        url: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`. Or a
             `redis.asyncio.Redis`, one behind Sentinel too, that says how to connect; its own
             connections are neither used nor closed.
         registrations: Its consumers.
@@ -345,18 +348,18 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
 
     def __init__(
         self,
-        server: str | Redis,
+        url: str | Redis,
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         connect_timeout: float = 5.0,
         backlog: int = 10_000,
         **options: Unpack[BusOptions],
     ) -> None:
-        self._where = masked(server) if isinstance(server, str) else "client"
+        self._where = masked(url) if isinstance(url, str) else "client"
         if backlog < 1:
             raise InvalidTopologyError(repr(self), f"backlog must be at least 1, not {backlog}")
         transport = RedisPubSubTransport(
-            connector(repr(self), server),
+            connector(repr(self), url),
             repr(self),
             connect_timeout=connect_timeout,
             send_timeout=options.get("send_timeout", 10.0),

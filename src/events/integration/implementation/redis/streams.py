@@ -150,7 +150,7 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
     server ends within `connect_timeout` or `send_timeout`.
 
     Args:
-        server: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`. Or a
+        url: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`. Or a
             `redis.asyncio.Redis`, one behind Sentinel too, that says how to connect; its own
             connections are neither used nor closed.
         registrations: Its consumers.
@@ -159,7 +159,7 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
         lease: After how long without a sign of life a process counts as dead, and what it held goes
             to others. A handler may take as long as it likes; an event loop must not stand still
             for that long.
-        max_deaths: After how many deaths of its process in a row an event is a dead letter.
+        max_crashes: After how many deaths of its process in a row an event is a dead letter.
         prefetch: How many events a swift consumer has at hand at most. A slow one has as many as
             it handles at once, so that others of its name find work.
         start: Where a consumer name begins that was never seen before: at the `"oldest"` event that
@@ -172,27 +172,27 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
 
     def __init__(  # noqa: PLR0913 - options, all by keyword
         self,
-        server: str | Redis,
+        url: str | Redis,
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         connect_timeout: float = 5.0,
         lease: float = 30.0,
-        max_deaths: int = 5,
+        max_crashes: int = 5,
         prefetch: int = 128,
         start: Literal["oldest", "newest"] = "oldest",
         retention: float = 0.0,
         max_length: int | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
-        self._where = masked(server) if isinstance(server, str) else "client"
+        self._where = masked(url) if isinstance(url, str) else "client"
         transport = RedisStreamsTransport(
-            connector(repr(self), server),
+            connector(repr(self), url),
             repr(self),
             group=GroupOptions(
                 start="0" if start == "oldest" else "$",
                 lease=lease,
                 prefetch=prefetch,
-                max_deaths=max_deaths,
+                max_deaths=max_crashes,
                 retention=retention,
                 timeout=connect_timeout,
             ),

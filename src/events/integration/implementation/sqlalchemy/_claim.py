@@ -26,9 +26,13 @@ from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import DBAPIError, UnboundExecutionError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 
 from events.errors import InboxError, InboxTableError
+from events.integration.implementation.sqlalchemy._routing import (
+    engines_of_flush,
+    writing_connection,
+)
 from events.integration.implementation.sqlalchemy.inbox_table import InboxTable, Row
 
 __all__ = ["Claim", "DuplicateError", "connection_of"]
@@ -76,6 +80,7 @@ class Claim:
     def _listeners(self) -> tuple[tuple[str, Callable[..., None]], ...]:
         return (
             ("after_begin", self._after_begin),
+            ("after_flush", self._after_flush),
             ("before_commit", self._before_commit),
             ("after_commit", self._after_commit),
             ("after_transaction_end", self._after_transaction_end),
@@ -115,6 +120,11 @@ class Claim:
         self._refuse_if_ended()
         self._again(connection)
 
+    def _after_flush(self, session: Session, _: UOWTransaction) -> None:
+        engines = engines_of_flush(session)
+        if engines and self._engine not in engines:
+            raise InboxTableError(self._inbox.table.fullname, f"{self._engine.url!r} {_APART}")
+
     def _before_commit(self, session: Session) -> None:
         if not self._troubled or self._kept or self._within is not session.get_transaction():
             return
@@ -153,6 +163,11 @@ _UNBOUND = (
     "binds={inbox: engine} with what inbox_table(metadata) returned, and that to "
     "SQLAlchemyInbox(sessions, table=inbox) as well"
 )
+_APART = (
+    "is not where the handler's objects are written, so they and the inbox's row would be "
+    "committed apart from one another: have the session's get_bind or binds= send both to one "
+    "engine"
+)
 _AUTOCOMMIT = (
     "commits each statement by itself (AUTOCOMMIT), so the inbox's row would stay when the handler "
     "raises, and the event count as handled: give the inbox sessions of an engine with "
@@ -178,7 +193,7 @@ def connection_of(session: Session, inbox: InboxTable) -> Connection:
     if not session.in_transaction():
         session.begin()  # whether or not it begins by itself
     try:
-        connection = session.connection(bind_arguments={"clause": inbox.table})
+        connection = writing_connection(session, inbox.clause)
     except UnboundExecutionError as error:
         raise InboxTableError(inbox.table.fullname, _UNBOUND) from error
     # Of the engine, as in create_async_engine(isolation_level=), or of the connection alone.

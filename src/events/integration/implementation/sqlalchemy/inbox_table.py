@@ -3,12 +3,12 @@
 | column | holds |
 |---|---|
 | `consumer` | the consumer's name |
-| `message_id` | the event's id, if that is a UUID; else topic, source and id, or their hash |
+| `message_id` | the event's topic, source and id, or their hash |
 | `handled_at` | when it was claimed, UTC |
 
 The two first are the primary key, which is what makes an effect happen once: they are compared byte
-for byte, as no name or id may be taken for another one. An id that is not unique by itself, as a
-number from a foreign producer or a place in one stream, is told from others by topic and source.
+for byte, as no name or id may be taken for another one. CloudEvents makes an id unique within its
+source alone: two services may call their events after one order, whose id may well be a UUID.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ _CURE = (
     "or an Alembic revision; pass table= if it has another name"
 )
 _KEY = ("consumer", "message_id")
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{32}")
 _PLAIN = re.compile(r"[!-~]*")  # visible ASCII: what every database keeps and compares as is
 _DUPLICATE_ENTRY = 1062  # MySQL's and MariaDB's number of the error
 
@@ -94,8 +93,6 @@ def _exact(charset: str) -> TypeEngine[str]:
 
 def message_key(delivery: Delivery) -> str:
     """Return what tells this message from all others of its consumer, over all redeliveries."""
-    if _UUID.fullmatch(delivery.id):
-        return delivery.id
     parts = [delivery.topic, attribute(delivery.headers, "source") or "", delivery.id]
     key = " ".join(parts)  # which none of them has in it
     if all(_PLAIN.fullmatch(part) for part in parts) and len(key) <= LONGEST_NAME:
@@ -111,6 +108,7 @@ class InboxTable:
         missing = [name for name in (*_KEY, "handled_at") if name not in table.columns]
         if missing:
             raise InboxTableError(table.fullname, _another_layout(missing))
+        self.clause = insert(table)
         self._inserts: dict[str, Insert] = {}
 
     def require(self, connection: Connection) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session, sessionmaker
 
-from events.errors import InvalidTopologyError
+from events.errors import InboxError, InvalidTopologyError
 from events.integration.pipeline import Middleware
 
 __all__ = ["Handling", "SessionSource", "Sessions", "current_session", "roll_back"]
@@ -27,13 +27,14 @@ Sessions: TypeAlias = async_sessionmaker[AsyncSession] | Callable[[], Awaitable[
 
 
 class Handling:
-    """The session of one handling, and whether anybody asked for it."""
+    """The session of one handling, whether anybody asked for it, and whether it is over."""
 
-    __slots__ = ("asked", "session")
+    __slots__ = ("asked", "over", "session")
 
     def __init__(self, session: AsyncSession) -> None:
         self.session = session
         self.asked = False
+        self.over = False
 
     @contextmanager
     def current(self) -> Generator[None]:
@@ -42,6 +43,7 @@ class Handling:
         try:
             yield
         finally:
+            self.over = True
             _current.reset(token)
 
 
@@ -51,13 +53,19 @@ _current: ContextVar[Handling | None] = ContextVar("events.inbox", default=None)
 def current_session() -> AsyncSession:
     """Return the session of the event that is being handled: the inbox commits it.
 
-    Raises `InvalidTopologyError` outside of a handler, and on a bus without an inbox.
+    Raises `InvalidTopologyError` outside of a handler, and on a bus without an inbox, and
+    `InboxError` in a task that outlives its handler.
     """
     handling = _current.get()
     if handling is None:
         raise InvalidTopologyError(
             "no event is being handled through an inbox here",
             "give the bus middlewares=[SQLAlchemyInbox(sessions)]",
+        )
+    if handling.over:
+        raise InboxError(
+            "the handler that this task was started by has ended, and its transaction with it: "
+            "await the task in the handler, or give it a session of its own"
         )
     handling.asked = True
     return handling.session

@@ -59,6 +59,7 @@ __all__ = [
     "Row",
     "Tables",
     "default_table",
+    "insert_into",
     "insert_rows",
     "outbox_table",
     "require_columns",
@@ -211,18 +212,23 @@ def require_columns(table: Table, there: Collection[str], layout: Table | None =
         )
 
 
-def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
-    """Write rows in the connection's transaction: one statement, one round trip.
-
-    Raises `OutboxTableError` if the table is missing, or lacks a column.
-    """
+def insert_into(table: Table) -> Insert:
+    """Return the statement that inserts rows. Raises `OutboxTableError` if it lacks a column."""
     statement = _inserts.get(table)
     if statement is None:
         require_columns(table, table.columns.keys())  # SQLAlchemy would drop the surplus silently
         # inline: nobody asks for the new ids, and fetching them would cost.
         statement = _inserts[table] = insert(table).inline()
+    return statement
+
+
+def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
+    """Write rows in the connection's transaction: one statement, one round trip.
+
+    Raises `OutboxTableError` if the table is missing, or lacks a column.
+    """
     try:
-        connection.execute(statement, rows)
+        connection.execute(insert_into(table), rows)
     except DBAPIError as error:
         reason = str(error.orig)
         if any(phrase in reason for phrase in _NO_SUCH):

@@ -9,10 +9,14 @@ from events.errors import InvalidTopologyError
 from events.integration.event import IntegrationEvent
 from events.integration.topology.checks import takes_another_than, why_not_a_handler
 from events.integration.topology.consumer.base import Consumer
+from events.integration.topology.registration import IntegrationEventBusRegistration
+from events.integration.topology.retry import RetryPolicy
+from events.integration.topology.topic import Topic
 
 __all__ = ["EventHandler", "EventHandlerConsumer", "EventHandlerRegistry"]
 
 E = TypeVar("E", bound="IntegrationEvent")
+A = TypeVar("A", bound=Awaitable[None])
 
 # Any, as a mapping cannot say that each value takes what its key makes.
 EventHandler: TypeAlias = Callable[[Any], Awaitable[None]]
@@ -62,8 +66,40 @@ class EventHandlerConsumer(Consumer):
 
     def add_handler(self, event_type: type[E], handler: Callable[[E], Awaitable[None]]) -> None:
         """Call this function for events of this class, after those that are there already."""
+        self._require_event(event_type, "add_handler(UserRegisteredV1, send_welcome)")
         self._handlers.setdefault(event_type, [])
         self._handlers_of(event_type).append(handler)
+
+    def on(self, event_type: type[E]) -> Callable[[Callable[[E], A]], Callable[[E], A]]:
+        """Decorate a function to add it as a handler of this class.
+
+        @emails.on(UserRegisteredV1)
+        async def send_welcome(event: UserRegisteredV1) -> None: ...
+        """
+        self._require_event(event_type, "@consumer.on(UserRegisteredV1)")
+
+        def add(handler: Callable[[E], A]) -> Callable[[E], A]:
+            self.add_handler(event_type, handler)
+            return handler
+
+        return add
+
+    def subscribe(
+        self,
+        topic: Topic,
+        *,
+        concurrency: int = 1,
+        order_by: Callable[[Any], object] | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> IntegrationEventBusRegistration:
+        """Give the registration on this topic of all events that have handlers.
+
+        Handlers that are added before it reaches a bus take part; for the options see
+        `IntegrationEventBusRegistration`.
+        """
+        return IntegrationEventBusRegistration(
+            self, topic, concurrency=concurrency, order_by=order_by, retry=retry
+        )
 
     async def on_event(self, event: IntegrationEvent) -> None:
         """Await the handlers of the event's class, one after another."""
@@ -106,6 +142,12 @@ class EventHandlerConsumer(Consumer):
             if reason is not None:
                 return f"{handler!r} cannot handle {event_type.__qualname__}: {reason}"
         return None
+
+    def _require_event(self, event_type: object, example: str) -> None:
+        if not (isinstance(event_type, type) and issubclass(event_type, IntegrationEvent)):
+            raise InvalidTopologyError(
+                repr(self), f"{event_type!r} is not an IntegrationEvent class: write {example}"
+            )
 
     def _handlers_of(self, event: type[IntegrationEvent]) -> list[EventHandler]:
         """Give the list of an event's handlers, which a user's dict may hold in another form."""

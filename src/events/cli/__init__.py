@@ -1,0 +1,67 @@
+"""The command `events`: run, inspect and repair what the library does, from a terminal.
+
+A command is a module of `events.cli.commands` with two functions: `add_arguments(parser)`, and
+`run(arguments)`, which returns the exit status. The table below names each with its line of help,
+so `events --help` imports none of them, and a command imports only itself.
+
+Exit statuses: 0 for success, 1 if the command found problems or failed, 2 for wrong arguments, 3 if
+a broker or a database is out of reach.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+from events.cli._exit import FAILED, OK, UNAVAILABLE, USAGE, UsageError
+
+__all__ = ["FAILED", "OK", "UNAVAILABLE", "USAGE", "UsageError", "main"]
+
+_COMMANDS = {
+    "run": "run the consumers of a bus until SIGTERM or SIGINT",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command, and return its exit status."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="events",
+        description="Run, inspect and repair domain and integration events.",
+        epilog="`events COMMAND --help` describes a command and its options.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    chosen = next((each for each in given if each in _COMMANDS), None)
+    for name, help_line in _COMMANDS.items():
+        command = commands.add_parser(
+            name, help=help_line, description=f"{help_line.capitalize()}."
+        )
+        if name == chosen:
+            _module(name).add_arguments(command)
+    arguments = parser.parse_args(given)
+    try:
+        status: int = _module(arguments.command).run(arguments)
+    except UsageError as error:
+        parser.error(str(error))
+    except KeyboardInterrupt:
+        return 128 + 2  # as a shell says of a process that SIGINT ended
+    except Exception as error:  # noqa: BLE001 - what is no error of ours is raised again
+        return _failed(error)
+    return status
+
+
+def _module(command: str) -> Any:
+    return import_module(f"events.cli.commands.{command.replace('-', '_')}")
+
+
+def _failed(error: Exception) -> int:
+    """Say in one line what a user can mend; anything else is a bug and keeps its traceback."""
+    from events.errors import BusUnavailableError, EventsError  # noqa: PLC0415 - not for --help
+
+    if not isinstance(error, EventsError):
+        raise error
+    print(f"events: {error}", file=sys.stderr)  # noqa: T201 - it is a command
+    return UNAVAILABLE if isinstance(error, BusUnavailableError) else FAILED

@@ -1,0 +1,46 @@
+"""`events run`: run the consumers of a bus until a signal ends it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+
+from events.cli._app import find, load, opened
+from events.cli._exit import OK, UsageError
+from events.integration.implementation.base import TransportIntegrationEventBus
+
+__all__ = ["add_arguments", "run"]
+
+logger = logging.getLogger("events.cli")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `events run`."""
+    parser.add_argument(
+        "app",
+        nargs="?",
+        metavar="MODULE:NAME",
+        help="the bus, or a function that makes it "
+        "(default: app under [tool.events] in pyproject.toml)",
+    )
+    parser.add_argument("--log-level", default="INFO", help="default: %(default)s")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the bus until SIGTERM or SIGINT, and let running handlers end."""
+    given = arguments.log_level.upper()
+    level = logging.getLevelNamesMapping().get(given)
+    if level is None:
+        raise UsageError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {given!r}")
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    asyncio.run(_run(load(arguments.app)))
+    return OK
+
+
+async def _run(app: object) -> None:
+    async with opened(app) as parts:
+        bus = find(parts, TransportIntegrationEventBus, "bus that has consumers to run")
+        if not bus.registrations:
+            logger.warning("%r has no registrations: there is nothing to consume", bus)
+        await bus.run()

@@ -1,0 +1,53 @@
+"""The outbox behind a URL alone, for who has no engine at hand."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from events.integration.brokering.urls import masked
+from events.integration.implementation.sqlalchemy.store import SQLAlchemyOutboxStore
+
+__all__ = ["check_url", "store_at"]
+
+# What URLs of other programs begin with, and the drivers of ours, the first one there counts.
+_DRIVERS = {
+    "postgresql": ("asyncpg", "psycopg"),
+    "mariadb": ("asyncmy",),
+    "mysql": ("asyncmy",),
+    "sqlite": ("aiosqlite",),
+}
+_ALIASES = {"postgres": "postgresql"}
+
+
+def check_url(url: str) -> str:
+    """Give the URL with a driver that is installed; ValueError says what is wrong with it."""
+    scheme, separator, rest = url.partition("://")
+    database, _, driver = scheme.partition("+")
+    database = _ALIASES.get(database, database)
+    if database not in _DRIVERS:
+        raise ValueError(f"{database!r}: the outbox runs on {', '.join(_DRIVERS)}")
+    if not driver:
+        drivers = _DRIVERS[database]
+        driver = next((each for each in drivers if find_spec(each)), drivers[0])
+    complete = f"{database}+{driver}{separator}{rest}"
+    try:
+        make_url(complete)
+    except (ArgumentError, ValueError) as error:
+        raise ValueError(f"{masked(url)!r} is no URL of a database") from error
+    return complete
+
+
+@asynccontextmanager
+async def store_at(url: str) -> AsyncGenerator[SQLAlchemyOutboxStore]:
+    """Give the store of the table `outbox` there, with an engine of its own."""
+    engine = create_async_engine(check_url(url))
+    try:
+        yield SQLAlchemyOutboxStore(engine)
+    finally:
+        await engine.dispose()

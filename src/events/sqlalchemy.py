@@ -1,0 +1,31 @@
+"""Outbox and inbox in SQLAlchemy's transactions.
+
+Needs the extra of a database: `pip install "integration-events[postgresql]"` (asyncpg), `psycopg`,
+`mariadb`, or `sqlalchemy` (SQLite, or a driver of your own).
+"""
+
+from events.integration.implementation.sqlalchemy import (
+    AT_ONCE,
+    LANES,
+    SQLAlchemyInbox,
+    SQLAlchemyOutbox,
+    SQLAlchemyOutboxStore,
+    current_session,
+    enable_wal,
+    inbox_table,
+    lane_of,
+    outbox_table,
+)
+
+__all__ = [
+    "AT_ONCE",
+    "LANES",
+    "SQLAlchemyInbox",
+    "SQLAlchemyOutbox",
+    "SQLAlchemyOutboxStore",
+    "current_session",
+    "enable_wal",
+    "inbox_table",
+    "lane_of",
+    "outbox_table",
+]

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from events.cli import main
+from events.cli._app import configured, find, load, opened
+from events.cli._exit import UsageError
+
+APP = """
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from events.integration import EventHandlerConsumer, IntegrationEvent, IntegrationEventBusRegistration, Topic
+from events.integration.implementation.memory import InMemoryIntegrationEventBus
+
+USERS = Topic("users")
+
+
+@dataclass
+class Registered(IntegrationEvent):
+    type = "cli.registered"
+    version = 1
+    number: int
+
+
+async def on_registered(event: Registered) -> None:
+    print("handled", event.number, flush=True)
+
+
+consumer = EventHandlerConsumer("mails", handlers={Registered: [on_registered]})
+bus = InMemoryIntegrationEventBus(
+    [IntegrationEventBusRegistration(consumer, USERS, [Registered])]
+)
+
+
+class Kept:
+    bus = bus
+
+
+@asynccontextmanager
+async def sending():
+    # What runs the bus runs this, too, so the event is sent once the bus is started.
+    import asyncio
+
+    async def send():
+        while not bus.health().started:
+            await asyncio.sleep(0.01)
+        await bus.send(USERS, Registered(7))
+
+    task = asyncio.create_task(send())
+    yield bus
+    print("closed", flush=True)
+    task.cancel()
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "shop.py").write_text(APP)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delitem(sys.modules, "shop", raising=False)
+    return tmp_path
+
+
+def events(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "events.cli", *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": ""},
+    )
+
+
+def test_run_runs_the_consumers_until_a_signal(project: Path) -> None:
+    process = events("run", "shop:sending", cwd=project)
+    assert process.stdout is not None
+    first = process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    rest, log = process.communicate(timeout=30)
+
+    assert (first, rest, process.returncode) == ("handled 7\n", "closed\n", 0), log
+
+
+def test_help_imports_no_command_and_no_bus() -> None:
+    program = (
+        "import sys; from events.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "print([name for name in sys.modules if name.startswith(('events.integration', 'asyncio', 'msgspec'))])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert "run the consumers of a bus" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("shop", "'shop' is not of the form module:name"),
+        ("shop:", "is not of the form module:name"),
+        ("shopp:bus", "there is no module 'shopp' to import"),
+        ("shop:no", "'shop' has no 'no'"),
+        (None, "name the application by --app"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said(project: Path, path: str | None, reason: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load(path)
+
+    assert reason in str(caught.value)
+
+
+def test_wrong_arguments_exit_with_2_and_one_line(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "shop:nothing"])
+
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "events: error: 'shop' has no 'nothing'"
+
+
+def test_a_module_that_fails_to_import_keeps_its_own_error(project: Path) -> None:
+    (project / "broken.py").write_text("import shop_that_is_not_there\n")
+
+    with pytest.raises(ModuleNotFoundError, match="shop_that_is_not_there"):
+        load("broken:bus")
+
+
+def test_a_name_may_be_dotted(project: Path) -> None:
+    assert load("shop:Kept.bus") is load("shop:bus")
+
+
+def test_the_nearest_pyproject_names_the_application(project: Path) -> None:
+    (project / "pyproject.toml").write_text('[tool.events]\napp = "shop:bus"\n')
+    inner = project / "inner"
+    inner.mkdir()
+
+    assert configured(inner) == {"app": "shop:bus"}
+    assert load(None) is load("shop:bus")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"), [("[tool", "is not valid TOML"), ("[tool]\nevents = 3", "must be a table")]
+)
+def test_a_pyproject_that_cannot_be_read_is_said(project: Path, text: str, reason: str) -> None:
+    (project / "pyproject.toml").write_text(text)
+
+    with pytest.raises(UsageError, match=reason):
+        configured()
+
+
+async def test_what_an_application_may_be() -> None:
+    async def made() -> tuple[int, str]:
+        return 1, "a"
+
+    for app, parts in (([1, "a"], [1, "a"]), (7, [7]), (lambda: 7, [7]), (made, [1, "a"])):
+        async with opened(app) as given:
+            assert list(given) == parts
+
+
+def test_a_part_is_found_by_its_class() -> None:
+    assert find([1, "a"], str, "text") == "a"
+    with pytest.raises(UsageError, match="gives no text: it gives int"):
+        find([1], str, "text")
+    with pytest.raises(UsageError, match="gives 2 of text: str, str; give one"):
+        find(["a", "b"], str, "text")
