@@ -5,8 +5,8 @@
       '--shutdown--> given back
 
 A message that was delivered before and left no word may be what killed its process. Such are handed
-over one at a time, so that a next death tells which of them it was; after `max_crashes` of them in a row
-it becomes a dead letter.
+over one at a time, so that a next death tells which of them it was; after `max_crashes` of them in
+a row it becomes a dead letter.
 """
 
 from __future__ import annotations
