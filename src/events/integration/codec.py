@@ -8,9 +8,21 @@ in front of the fields, values that would not arrive as they are, or not at all,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import Field, InitVar, fields, is_dataclass
+from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, get_origin, get_type_hints
+from math import isfinite
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import inspect
@@ -145,10 +157,11 @@ class EventCodec(Generic[E]):
                 return f"{path_of(place)}: {_said(itself)}"
         return _said(error)
 
-    def convert(self, payload: dict[str, Any]) -> E:
+    def convert(self, payload: dict[str, Any], *, exact: bool = False) -> E:
         """Make the event of a payload, whatever type and version the payload itself names.
 
-        The event may share what a field of type Any holds with the payload: give a copy.
+        The event may share what a field of type Any holds with the payload: give a copy. `exact`
+        says that it holds numbers of `read_exactly`.
 
         Raises:
             InvalidEventError: a field is missing or does not fit.
@@ -156,6 +169,8 @@ class EventCodec(Generic[E]):
         try:
             if self._decode is None:
                 return self.event_class()
+            if exact:
+                return self._decode(_encode_exactly(payload))
             return msgspec.convert(payload, self.event_class, str_keys=True)
         except Exception as exc:
             raise decode_error(exc, self.event_class) from exc
@@ -188,6 +203,46 @@ def read_object(body: bytes) -> dict[str, Any]:
         return _decode_object(body)
     except Exception as exc:
         raise malformed(exc) from exc
+
+
+class _ExactFloat(float):
+    """A number that has more digits than a float keeps. To an upcaster it is a float."""
+
+    __slots__ = ("text",)
+    text: str
+
+
+def read_exactly(body: bytes) -> tuple[dict[str, Any], bool]:
+    """Read a JSON object, keeping all digits of its numbers, and tell whether a float has not.
+
+    Raises:
+        MalformedEventError: it is something else.
+    """
+    exact = False
+
+    def number(text: str) -> float:
+        nonlocal exact
+        value = float(text)
+        if isfinite(value) and Decimal(repr(value)) == Decimal(text):
+            return value
+        exact = True
+        kept = _ExactFloat(value)
+        kept.text = text
+        return kept
+
+    try:
+        return msgspec.json.Decoder(dict[str, Any], float_hook=number).decode(body), exact
+    except Exception as exc:
+        raise malformed(exc) from exc
+
+
+def _written(value: object) -> msgspec.Raw:
+    if isinstance(value, _ExactFloat):
+        return msgspec.Raw(value.text.encode())
+    raise TypeError(f"a {type(value).__qualname__} has no JSON form")
+
+
+_encode_exactly = msgspec.json.Encoder(enc_hook=_written).encode
 
 
 def malformed(exc: Exception) -> MalformedEventError:
@@ -284,27 +339,60 @@ def _info(event_class: type[IntegrationEvent]) -> inspect.DataclassType:
         info = inspect.type_info(event_class)
         # Decoders are more particular than `type_info`.
         msgspec.json.Decoder(event_class)
-    except NameError as exc:
-        raise EventDefinitionError(event_class, _unresolved(event_class, exc)) from exc
     except Exception as exc:
-        raise EventDefinitionError(event_class, f"{_culprit(event_class)}: {exc}") from exc
+        raise EventDefinitionError(event_class, _why_unsupported(event_class, exc)) from exc
     return cast("inspect.DataclassType", info)
 
 
-def _unresolved(event_class: type[IntegrationEvent], exc: NameError) -> str:
-    using = [field.name for field in own_fields(event_class) if str(exc.name) in str(field.type)]
-    return (
-        f"field {', '.join(using)}: its annotation names {exc.name!r}, which its module does not "
-        f"have: define it at module level, and outside of `if TYPE_CHECKING`"
-    )
+def _why_unsupported(cls: Any, exc: Exception, path: str = "", seen: tuple[Any, ...] = ()) -> str:
+    """Find the field that msgspec cannot carry, down to the class that declares it."""
+    origin = get_origin(cls) or cls
+    for name, hint in _hints(origin).items():
+        place = f"field {path}{name}"
+        if isinstance(hint, NameError):
+            return (
+                f"{place}: its annotation in {origin.__qualname__} names {hint.name!r}, which the "
+                f"module {origin.__module__} does not have: define it at module level, and outside "
+                f"of `if TYPE_CHECKING`"
+            )
+        if get_origin(hint) is ClassVar:
+            continue
+        if isinstance(hint, InitVar):
+            return (
+                f"{place}: an `InitVar` is not sent, so no receiver could give it: make it a field"
+            )
+        try:
+            msgspec.json.Decoder(hint)
+        except Exception as found:  # noqa: BLE001 - whatever it is, this field is why
+            for inner in _classes_in(hint):
+                if inner not in (cls, *seen):
+                    deeper = _why_unsupported(inner, found, f"{path}{name}.", (*seen, cls))
+                    if deeper.startswith("field "):
+                        return deeper
+            return f"{place}: {found}"
+    return f"its fields: {exc}"
 
 
-def _culprit(event_class: type[IntegrationEvent]) -> str:
-    """Find the field that msgspec does not like."""
-    for name, hint in get_type_hints(event_class, include_extras=True).items():
-        if get_origin(hint) is not ClassVar:
+def _hints(cls: type) -> dict[str, Any]:
+    """Give what the annotations of a class stand for, or the NameError of each that fails."""
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except NameError:
+        pass
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        for name, written in annotations_of(base).items():
+            alone = type(base.__name__, (), {"__module__": base.__module__})
+            alone.__annotations__ = {name: written}
             try:
-                msgspec.json.Decoder(hint)
-            except TypeError:
-                return f"field {name}"
-    return "its fields"
+                found |= get_type_hints(alone, localns=dict(vars(base)), include_extras=True)
+            except NameError as exc:
+                found[name] = exc
+    return found
+
+
+def _classes_in(hint: Any) -> list[Any]:
+    """Give the classes with fields that a hint is made of."""
+    if hasattr(get_origin(hint) or hint, "__annotations__"):
+        return [hint]
+    return [cls for each in get_args(hint) for cls in _classes_in(each)]
