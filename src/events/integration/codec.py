@@ -13,11 +13,9 @@ from decimal import Decimal
 from functools import partial
 from math import isfinite
 from typing import (
-    TYPE_CHECKING,
     Any,
     ClassVar,
     Generic,
-    TypeVar,
     cast,
     get_args,
     get_origin,
@@ -27,6 +25,7 @@ from typing import (
 import msgspec
 from msgspec import inspect
 
+from events._annotations import annotations_of
 from events.errors import (
     EventDecodeError,
     EventDefinitionError,
@@ -35,15 +34,10 @@ from events.errors import (
     MalformedEventError,
 )
 from events.integration._json_checks import JsonChecks, UnfitError, UnsupportedFieldError, path_of
-from events.integration.annotations import annotations_of
+from events.integration._versioned import Versioned, VersionedT
 from events.integration.cloudevents import encode_value
 
-if TYPE_CHECKING:
-    from events.integration.event import IntegrationEvent
-
 __all__ = ["EventCodec", "codec_of"]
-
-E = TypeVar("E", bound="IntegrationEvent")
 
 RESERVED = frozenset({"type", "version", "registry", "to_dict", "from_dict", "upcast"})
 
@@ -51,7 +45,7 @@ _encode_json = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class EventCodec(Generic[E]):
+class EventCodec(Generic[VersionedT]):
     """Encodes and decodes the events of one concrete class. Safe to share between threads.
 
     `prefix` is what the body of each of its events begins with, unless it has no fields at all.
@@ -70,7 +64,7 @@ class EventCodec(Generic[E]):
         "version",
     )
 
-    def __init__(self, event_class: type[E]) -> None:
+    def __init__(self, event_class: type[VersionedT]) -> None:
         """Build it.
 
         Raises:
@@ -87,7 +81,7 @@ class EventCodec(Generic[E]):
         self.prefix = head[:-1] + b","
         self.header_type = encode_value(self.type)
         self.header_version = str(self.version)
-        self._decode: Callable[[bytes], E] | None = None
+        self._decode: Callable[[bytes], VersionedT] | None = None
         if _is_dataclass(event_class):
             try:
                 self._checks = JsonChecks(_info(event_class))
@@ -96,7 +90,7 @@ class EventCodec(Generic[E]):
             self._fits = self._checks.fits
             self._decode = msgspec.json.Decoder(event_class).decode
 
-    def encode(self, event: E) -> bytes:
+    def encode(self, event: VersionedT) -> bytes:
         """Give the flat JSON object that goes on the wire.
 
         Raises:
@@ -114,7 +108,7 @@ class EventCodec(Generic[E]):
             return self.prefix[:-1] + b"}"
         return body.replace(b"{", self.prefix, 1)
 
-    def decode(self, body: bytes) -> E:
+    def decode(self, body: bytes) -> VersionedT:
         """Make the event of a body, whatever type and version the body itself names.
 
         Raises:
@@ -128,7 +122,7 @@ class EventCodec(Generic[E]):
         except Exception as exc:
             raise decode_error(exc, self.event_class) from exc
 
-    def to_dict(self, event: E) -> dict[str, Any]:
+    def to_dict(self, event: VersionedT) -> dict[str, Any]:
         """See `IntegrationEvent.to_dict`."""
         # Through the bytes, so that it is to the letter what a partner's JSON parser gives.
         body = self.encode(event)
@@ -137,7 +131,7 @@ class EventCodec(Generic[E]):
         except MalformedEventError as exc:
             raise EventEncodeError(self.event_class, self._why(event, exc)) from exc
 
-    def _why(self, event: E, error: Exception) -> str:
+    def _why(self, event: VersionedT, error: Exception) -> str:
         """Say what cannot be encoded, or read, and where it stands."""
         if isinstance(error, UnfitError):
             return str(error)
@@ -157,7 +151,7 @@ class EventCodec(Generic[E]):
                 return f"{path_of(place)}: {_said(itself)}"
         return _said(error)
 
-    def convert(self, payload: dict[str, Any], *, exact: bool = False) -> E:
+    def convert(self, payload: dict[str, Any], *, exact: bool = False) -> VersionedT:
         """Make the event of a payload, whatever type and version the payload itself names.
 
         The event may share what a field of type Any holds with the payload: give a copy. `exact`
@@ -176,19 +170,19 @@ class EventCodec(Generic[E]):
             raise decode_error(exc, self.event_class) from exc
 
 
-def codec_of(event_class: type[E]) -> EventCodec[E]:
+def codec_of(event_class: type[VersionedT]) -> EventCodec[VersionedT]:
     """Give the class's codec, making it the first time.
 
     Raises:
         EventDefinitionError: see `EventCodec`.
     """
-    codec: EventCodec[E] | None = event_class.__event_codec__
+    codec: EventCodec[VersionedT] | None = event_class.__event_codec__
     if codec is None or codec.event_class is not event_class:
         codec = event_class.__event_codec__ = EventCodec(event_class)
     return codec
 
 
-def is_abstract(event_class: type[IntegrationEvent]) -> bool:
+def is_abstract(event_class: type[Versioned]) -> bool:
     """Tell whether a class is a base for events and none itself."""
     return event_class.__event_abstract__
 
@@ -255,7 +249,7 @@ def malformed(exc: Exception) -> MalformedEventError:
 
 
 def decode_error(
-    exc: Exception, event_class: type[IntegrationEvent]
+    exc: Exception, event_class: type[Versioned]
 ) -> InvalidEventError | MalformedEventError:
     """Say of a body or a payload that does not fit a class where and why."""
     if isinstance(exc, msgspec.ValidationError):
@@ -285,7 +279,7 @@ def _maker_of(event_class: type) -> type:
     return [cls for cls, init in inits if init is inits[0][1]][-1]
 
 
-def _check_class(event_class: type[IntegrationEvent]) -> None:
+def _check_class(event_class: type[Versioned]) -> None:
     if is_abstract(event_class):
         raise EventDefinitionError(event_class, "it is abstract: use one of its subclasses")
     maker = _maker_of(event_class)
@@ -329,7 +323,7 @@ def _declared(cls: type) -> list[str]:
     ]
 
 
-def _info(event_class: type[IntegrationEvent]) -> inspect.DataclassType:
+def _info(event_class: type[Versioned]) -> inspect.DataclassType:
     """Have msgspec look at a class.
 
     Raises:

@@ -19,8 +19,8 @@ from dataclasses import Field, fields
 from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
+from events._annotations import drop_annotations
 from events.errors import EventDefinitionError
-from events.integration.annotations import drop_annotations
 from events.integration.codec import EventCodec, codec_of, is_abstract
 from events.integration.upcasting import event_from_payload
 
