@@ -13,8 +13,9 @@ from copy import deepcopy
 from typing import Any
 
 from events.errors import InvalidEventError, MalformedEventError, UnknownEventError
+from events.integration._class_checks import is_abstract
 from events.integration._versioned import Versioned, VersionedT, Versions
-from events.integration.codec import codec_of, is_abstract, malformed, read_exactly
+from events.integration.codec import codec_of, malformed, read_exactly
 
 __all__ = ["event_from_payload", "gaps", "resolve", "upcast"]
 
