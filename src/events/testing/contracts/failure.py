@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any
 
 from events.errors import MessageTooLargeError, NoSuchDeadLetterError
+from events.integration.limits import MAX_HEADERS_SIZE
 from events.integration.message import Message, current_delivery
 from events.integration.serialization import Serializer
 from events.integration.topology import RetryPolicy, Topic
@@ -119,13 +120,19 @@ class FailureContracts(ContractSuite):
 
     @contract(12)
     async def test_12_a_body_over_the_limit_is_not_sent(self, scenario: Scenario) -> None:
-        """`send` refuses it, `send_many` before it has sent any; one at the limit arrives."""
+        """Nor headers over theirs.
+
+        `send` refuses it, `send_many` before it has sent any; one at the limit arrives.
+        """
         topic, probe = scenario.topic(), scenario.probe()
         bus = await scenario.started(scenario.registration(probe, topic), max_body_size=LIMIT)
         large = Numbered(BAD, text="x" * LIMIT)
         await scenario.refuses(bus.send(topic, large), MessageTooLargeError, "send")
         both = bus.send_many(topic, [Numbered(0), large])
         await scenario.refuses(both, MessageTooLargeError, "send_many")
+        headers = {"x-large": "\N{EURO SIGN}" * (MAX_HEADERS_SIZE // 3)}
+        headed = bus.send(topic, Numbered(BAD), headers=headers)
+        await scenario.refuses(headed, MessageTooLargeError, "send of headers over the limit")
         largest = Numbered(GOOD, text="x" * (LIMIT - _size(Numbered(GOOD))))
         await scenario.soon(bus.send(topic, largest), "send of a body as large as the limit")
         await scenario.handled(1, probe)
