@@ -269,7 +269,8 @@ def _headers(properties: Properties, body: bytes) -> dict[str, str]:
             value = text  # noqa: PLW2901
         shown = _shown(name)
         if shown is not None:
-            headers[shown] = encode_value(value) if name.startswith(_ATTRIBUTES) else value
+            renamed = shown != name and name.startswith(_ATTRIBUTES)
+            headers[shown] = encode_value(value) if renamed else value
     if properties.content_type is not None:
         headers[CONTENT_TYPE] = properties.content_type
     if properties.content_encoding is not None:
