@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from sqlalchemy import URL, Connection, MetaData, inspect
+from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from events.integration import EventRegistry, IntegrationEvent, Topic
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
-from events.integration.implementation.sqlalchemy import LANES, outbox_table
+from events.integration.implementation.sqlalchemy import LANES, SQLAlchemyOutbox, outbox_table
 from tests.databases.database import new_database
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +114,15 @@ def test_links_lead_to_files_that_are_there(page: Path) -> None:
 
 # --- the outbox's revision ------------------------------------------------------------------------
 
+
+@dataclass(frozen=True)
+class InvoicePaidV1(IntegrationEvent):
+    type = "invoice.paid"
+    version = 1
+    registry = EventRegistry()
+    invoice: str
+
+
 DRIVERS = ["sqlite+aiosqlite", "postgresql+asyncpg", "mariadb+asyncmy"]
 
 
@@ -146,6 +159,24 @@ async def test_the_documented_revision_makes_the_tables(database: URL) -> None:
     await engine.dispose()
     assert differences == []
     assert left == []
+
+
+async def test_bodies_are_read_by_the_documented_sql(database: URL) -> None:
+    page = (DOCS / "reference" / "outbox-table.md").read_text(encoding="utf-8")
+    of_dialect = {"postgresql": "PostgreSQL", "mariadb": "MariaDB and MySQL", "sqlite": "SQLite"}
+    (dialect,) = (name for name in of_dialect if database.drivername.startswith(name))
+    found = re.search(rf"`([^`]+)` on\s{of_dialect[dialect]}", page)
+    assert found
+    metadata = MetaData()
+    table = outbox_table(metadata)
+    event = InvoicePaidV1("größe")
+    engine = create_async_engine(database)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+        await SQLAlchemyOutbox(connection).put(Topic("invoices"), event)
+        (body,) = (await connection.execute(sql(f"select {found[1]} from {table.name}"))).one()
+    await engine.dispose()
+    assert (body if isinstance(body, dict) else json.loads(body)) == event.to_dict()
 
 
 def test_the_number_of_lanes_is_what_the_page_says() -> None:

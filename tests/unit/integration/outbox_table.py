@@ -93,7 +93,7 @@ class Table:
             del self.leases[lease.relay]
 
     async def due(
-        self, lease: Lease, limit: int, *, after: int | None = None
+        self, lease: Lease, limit: int, *, after: int | None = None, max_bytes: int | None = None
     ) -> Sequence[OutboxRow]:
         self.reads += 1
         self._maybe_fail("read")
@@ -107,12 +107,21 @@ class Table:
             r.id for r in mine if r.id not in self.then and r.id > (-1 if after is None else after)
         )
         later = [(self.then[r.id], r.id) for r in mine if r.id in self.then]
-        ids = at_once[:limit]
+        ids = self._up_to(max_bytes, at_once[:limit])
         if after is None:
-            ids += [number for then, number in sorted(later)[:limit] if then <= self.now]
+            then_due = [number for then, number in sorted(later)[:limit] if then <= self.now]
+            ids += self._up_to(max_bytes, then_due)
         return [
             replace(self.rows[number], was_postponed=number in self.then) for number in sorted(ids)
         ]
+
+    def _up_to(self, max_bytes: int | None, ids: list[int]) -> list[int]:
+        weight = 0
+        for position, number in enumerate(ids):
+            weight += len(self.rows[number].message.body)
+            if max_bytes is not None and weight >= max_bytes:
+                return ids[: position + 1]
+        return ids
 
     async def waiting(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
         self._maybe_fail("tell who waits")

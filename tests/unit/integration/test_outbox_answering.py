@@ -51,10 +51,10 @@ class Mute(Table):
         return await super().attend(decide)
 
     async def due(
-        self, lease: Lease, limit: int, *, after: int | None = None
+        self, lease: Lease, limit: int, *, after: int | None = None, max_bytes: int | None = None
     ) -> Sequence[OutboxRow]:
         await self._listen_to("due")
-        return await super().due(lease, limit, after=after)
+        return await super().due(lease, limit, after=after, max_bytes=max_bytes)
 
     async def waiting(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
         await self._listen_to("waiting")

@@ -59,9 +59,9 @@ class Watched(Table):
         await super().leave(lease)
 
     async def due(
-        self, lease: Lease, limit: int, *, after: int | None = None
+        self, lease: Lease, limit: int, *, after: int | None = None, max_bytes: int | None = None
     ) -> Sequence[OutboxRow]:
-        rows = await super().due(lease, limit, after=after)
+        rows = await super().due(lease, limit, after=after, max_bytes=max_bytes)
         again = sorted(self.in_flight.intersection(row.id for row in rows))
         if again:
             self.wrong.append(f"read {again}, which are in flight")
@@ -275,12 +275,17 @@ async def test_past_the_grace_a_read_that_does_not_end_leaves_no_task(
 
     class Hanging(Watched):
         async def due(
-            self, lease: Lease, limit: int, *, after: int | None = None
+            self,
+            lease: Lease,
+            limit: int,
+            *,
+            after: int | None = None,
+            max_bytes: int | None = None,
         ) -> Sequence[OutboxRow]:
             if after == 6:
                 hangs.set()
                 await asyncio.Event().wait()
-            return await super().due(lease, limit, after=after)
+            return await super().due(lease, limit, after=after, max_bytes=max_bytes)
 
     monkeypatch.setattr(_reading, "_BUSY", DEADLINE)  # no scan comes before it
     monkeypatch.setattr(_circle, "_LEAVING", 0.01)

@@ -26,11 +26,11 @@ class Asked(Table):
         self.gate.set()
 
     async def due(
-        self, lease: Lease, limit: int, *, after: int | None = None
+        self, lease: Lease, limit: int, *, after: int | None = None, max_bytes: int | None = None
     ) -> Sequence[OutboxRow]:
         self.asked.append(after)
         await self.gate.wait()
-        return await super().due(lease, limit, after=after)
+        return await super().due(lease, limit, after=after, max_bytes=max_bytes)
 
 
 class Time:
@@ -165,9 +165,9 @@ class Slow(Asked):
         self.time = time
 
     async def due(
-        self, lease: Lease, limit: int, *, after: int | None = None
+        self, lease: Lease, limit: int, *, after: int | None = None, max_bytes: int | None = None
     ) -> Sequence[OutboxRow]:
-        rows = await super().due(lease, limit, after=after)
+        rows = await super().due(lease, limit, after=after, max_bytes=max_bytes)
         self.time.now += 2.0 if after is None else 0.0
         return rows
 
@@ -253,3 +253,30 @@ async def test_a_failure_that_is_forgotten_is_no_task_that_nobody_asked(time: Ti
     await reader.start_over()
     gc.collect()
     assert said == []
+
+
+async def test_a_batch_that_its_bytes_end_is_full_and_the_next_is_asked_for_fewer_rows() -> None:
+    limits: list[int] = []
+
+    class Noting(Asked):
+        async def due(
+            self,
+            lease: Lease,
+            limit: int,
+            *,
+            after: int | None = None,
+            max_bytes: int | None = None,
+        ) -> Sequence[OutboxRow]:
+            limits.append(limit)
+            return await super().due(lease, limit, after=after, max_bytes=max_bytes)
+
+    table = Noting(*range(1, 10), 11)
+    weight = len(table.rows[1].message.body)
+    reader = Reader(table, 50, scans_only=True, max_bytes=3 * weight)
+    seen = [(ids(await reader.next(LEASE)), reader.caught_up)]
+    await table.remove(range(1, 10))
+    seen.append((ids(await reader.next(LEASE)), reader.caught_up))
+    assert seen == [([1, 2, 3], False), ([11], True)]
+    for _ in range(3):
+        await reader.next(LEASE)
+    assert limits == [50, 8, 16, 32, 50]

@@ -884,11 +884,16 @@ async def test_what_is_committed_late_is_scanned_for_though_nothing_wakes_the_re
 ) -> None:
     class Slow(Table):
         async def due(
-            self, lease: Lease, limit: int, *, after: int | None = None
+            self,
+            lease: Lease,
+            limit: int,
+            *,
+            after: int | None = None,
+            max_bytes: int | None = None,
         ) -> Sequence[OutboxRow]:
             if after is None:
                 await asyncio.sleep(0.02)  # so that the next scan is a while off
-            return await super().due(lease, limit, after=after)
+            return await super().due(lease, limit, after=after, max_bytes=max_bytes)
 
     monkeypatch.setattr(_circle, "FIRST_POLL", NEVER)
     table, bus = Slow(), Forwarding()

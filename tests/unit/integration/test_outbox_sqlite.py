@@ -121,9 +121,14 @@ async def test_a_commit_wakes_a_relay_with_an_engine_of_its_own(
 
     class Store(SQLAlchemyOutboxStore):
         async def due(
-            self, lease: Lease, limit: int, *, after: int | None = None
+            self,
+            lease: Lease,
+            limit: int,
+            *,
+            after: int | None = None,
+            max_bytes: int | None = None,
         ) -> Sequence[OutboxRow]:
-            rows = await super().due(lease, limit, after=after)
+            rows = await super().due(lease, limit, after=after, max_bytes=max_bytes)
             if not rows:
                 idle.set()
             return rows

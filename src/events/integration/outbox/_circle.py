@@ -88,7 +88,11 @@ class Circle:
         self._membership = Membership(store, options.name, options.lease)
         self._patience = patience(options.lease)
         self._reader = Reader(
-            store, options.batch, scans_only=self._order.strict, patience=self._patience
+            store,
+            options.batch,
+            scans_only=self._order.strict,
+            max_bytes=options.batch_bytes,
+            patience=self._patience,
         )
         self.trouble = Trouble(who, self._patience)
         self._settler = Settler(

@@ -15,7 +15,7 @@ from events.integration.topology import RetryPolicy
 __all__ = [
     "CircleOptions",
     "RelayStep",
-    "check_batch",
+    "check_count",
     "check_name",
     "check_seconds",
     "check_type",
@@ -33,6 +33,7 @@ class CircleOptions(Struct, frozen=True):
     order: Order
     lease: float
     batch: int
+    batch_bytes: int
     poll_interval: float
     retry: RetryPolicy
     on_step: Callable[[RelayStep], None]
@@ -53,13 +54,12 @@ def check_seconds(option: str, value: object, like: float, *, may_be_zero: bool 
         raise ValueError(f"OutboxRelay: {option} must have an end, not {value!r}: {cure}")
 
 
-def check_batch(value: object) -> None:
-    """Raise unless it is a number of rows."""
-    cure = "give it the number of rows to send at once, as in batch=500"
+def check_count(option: str, value: object, cure: str) -> None:
+    """Raise unless it is a number of something. `cure` says of what, with an example."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"OutboxRelay: batch must be a whole number, not {value!r}: {cure}")
+        raise TypeError(f"OutboxRelay: {option} must be a whole number, not {value!r}: {cure}")
     if value <= 0:
-        raise ValueError(f"OutboxRelay: batch must be above 0, not {value!r}: {cure}")
+        raise ValueError(f"OutboxRelay: {option} must be above 0, not {value!r}: {cure}")
 
 
 def check_name(value: object) -> None:

@@ -7,6 +7,9 @@ while an old snapshot is open; and the next batch can be read on while this one 
 
 So it reads on, and scans ever so often: at most a tenth of the time goes into scans, however slow
 they are, and where they are quick, as they nearly always are, one comes every few milliseconds.
+
+A batch is bounded in rows and in the bytes of their bodies. After one that the bytes have ended,
+fewer rows are asked for, as a database may have to look at each body to know its length.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ class Reader:
     Args:
         store: Where it reads.
         limit: Rows in a batch.
+        max_bytes: Bytes of bodies that end a batch.
         scans_only: For an order that must see every row.
         patience: Seconds that a read may take.
     """
@@ -40,10 +44,12 @@ class Reader:
         limit: int,
         *,
         scans_only: bool,
+        max_bytes: int | None = None,
         patience: float | None = None,
     ) -> None:
         self._store = store
-        self._limit = limit
+        self._limit = self._asked = limit
+        self._max_bytes = max_bytes
         self._scans_only = scans_only
         self._patience = patience
         self._after: int | None = None
@@ -100,7 +106,7 @@ class Reader:
         now = asyncio.get_running_loop().time
         began, reached = now(), self._after or 0
         rows = await self._due(lease)
-        self._full, self._scanned = len(rows) >= self._limit, True
+        self._full, self._scanned = self._is_full(rows), True
         last = max((row.id for row in rows if not row.was_postponed), default=0)
         if self._scans_only:
             return rows
@@ -110,7 +116,7 @@ class Reader:
         return rows
 
     def _noted(self, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
-        self._full, self._scanned = len(rows) >= self._limit, False
+        self._full, self._scanned = self._is_full(rows), False
         if rows:
             self._after = rows[-1].id
         return rows
@@ -126,4 +132,17 @@ class Reader:
             self._ahead = asyncio.create_task(self._due(lease, self._after))
 
     async def _due(self, lease: Lease, after: int | None = None) -> Sequence[OutboxRow]:
-        return await answered(self._store.due(lease, self._limit, after=after), self._patience)
+        due = self._store.due(lease, self._asked, after=after, max_bytes=self._max_bytes)
+        return await answered(due, self._patience)
+
+    def _is_full(self, rows: Sequence[OutboxRow]) -> bool:
+        """Tell whether there may be more than this batch, and set how many rows the next has."""
+        full = len(rows) >= self._asked
+        if self._max_bytes is None:
+            return full
+        if sum(len(row.message.body) for row in rows) >= self._max_bytes:
+            # A power of two, as each number is a statement of its own to the database.
+            self._asked = min(self._limit, 1 << (2 * len(rows)).bit_length())
+            return True
+        self._asked = min(self._limit, 2 * self._asked)
+        return full

@@ -148,15 +148,22 @@ class OutboxStore(Protocol):
     # --- rows ---------------------------------------------------------------------------------
 
     async def due(
-        self, lease: Lease, limit: int, *, after: int | None = None
+        self,
+        lease: Lease,
+        limit: int,
+        *,
+        after: int | None = None,
+        max_bytes: int | None = None,
     ) -> Sequence[OutboxRow]:
         """Return rows of the lease's lanes that are due, in the order of their ids.
 
-        There are fewer than `limit` if these are all, and none if the lease is not in the table any
-        more. A row that cannot be read is no error, as it must not stop the others: it has a
-        `fault`. Committed rows appear whatever their id is: one that is lower than those seen
-        before too. Only with `after` are rows passed over: those up to this id, and those that
-        were postponed.
+        There are fewer than `limit` if these are all, or if their bodies have `max_bytes` already:
+        the row that brings them to so many is the last, of those that were postponed and of the
+        rest alike. No more bodies than these are read from the database. There are none if the
+        lease is not in the table any more. A row that cannot be read is no error, as it must not
+        stop the others: it has a `fault`. Committed rows appear whatever their id is: one that is
+        lower than those seen before too. Only with `after` are rows passed over: those up to this
+        id, and those that were postponed.
         """
         ...
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -26,14 +26,14 @@ from events.integration.outbox._gauge import Gauge
 from events.integration.outbox._options import (
     CircleOptions,
     RelayStep,
-    check_batch,
+    check_count,
     check_name,
     check_seconds,
     check_type,
 )
 from events.integration.outbox._order import Order
 from events.integration.outbox.port import OutboxStore, ParkedRow
-from events.integration.paging import check_limit
+from events.integration.paging import all_found, check_limit, ids_of
 from events.integration.pipeline.lifecycle import LifecycleLock, calling
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
@@ -74,6 +74,8 @@ class OutboxRelay:
         lease: Seconds until the lanes of a relay that died are taken over. It must be longer than
             the bus takes to send, or to give up sending, a batch.
         batch: How many rows are read, forwarded and removed at once.
+        batch_bytes: Bytes of bodies that end a batch before it has so many rows. Three batches are
+            held at most, each over this by one body: two in flight, and the one read ahead.
         poll_interval: Seconds between two looks at an idle table; the net beneath the nudges.
         send_timeout: Seconds for one `send` of a bus on the bare port.
         retry: The delays of a refused row, and after how many attempts it is parked.
@@ -92,6 +94,7 @@ class OutboxRelay:
         order: Order = "best_effort",
         lease: float = 30.0,
         batch: int = 500,
+        batch_bytes: int = 8 << 20,
         poll_interval: float = 2.0,
         send_timeout: float = 30.0,
         retry: RetryPolicy | None = None,
@@ -114,7 +117,12 @@ class OutboxRelay:
             )
         check_name(name)
         check_seconds("lease", lease, 30)
-        check_batch(batch)
+        check_count("batch", batch, "give it the number of rows to send at once, as in batch=500")
+        check_count(
+            "batch_bytes",
+            batch_bytes,
+            "give it the bytes of bodies to read at once, as in batch_bytes=8 * 2**20",
+        )
         check_seconds("poll_interval", poll_interval, 2)
         check_seconds("send_timeout", send_timeout, 30)
         check_type("retry", retry, RetryPolicy, "RetryPolicy(attempts=3)")
@@ -132,6 +140,7 @@ class OutboxRelay:
             order,
             lease,
             batch,
+            batch_bytes,
             poll_interval,
             retry or RetryPolicy(),
             on_step or _ignore,
@@ -338,13 +347,13 @@ class OutboxRelay:
         They leave behind what waits already. Raises `NoSuchParkedRowError` for those that are not
         there, after the rest was put back.
         """
-        ids = _ids(rows)
-        return _all_found(ids, await self._store.redrive(ids))
+        ids = ids_of(rows)
+        return all_found(ids, await self._store.redrive(ids), NoSuchParkedRowError)
 
     async def discard(self, rows: Iterable[ParkedRow | int] | ParkedRow | int) -> int:
         """Delete parked rows for good; otherwise as `redrive`."""
-        ids = _ids(rows)
-        return _all_found(ids, await self._store.discard(ids))
+        ids = ids_of(rows)
+        return all_found(ids, await self._store.discard(ids), NoSuchParkedRowError)
 
     async def _purge(self, older_than: timedelta) -> None:
         while True:
@@ -361,19 +370,6 @@ class OutboxRelay:
 
 def _ignore(step: RelayStep) -> None:
     pass
-
-
-def _ids(rows: Iterable[ParkedRow | int] | ParkedRow | int) -> list[int]:
-    if isinstance(rows, ParkedRow | int):
-        rows = [rows]
-    return [row if isinstance(row, int) else row.id for row in rows]
-
-
-def _all_found(ids: Sequence[int], found: Sequence[int]) -> int:
-    missing = set(ids).difference(found)
-    if missing:
-        raise NoSuchParkedRowError(sorted(missing))
-    return len(found)
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

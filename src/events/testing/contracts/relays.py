@@ -1,4 +1,4 @@
-"""What several relays on one outbox must show on every database: conformance 33 to 36.
+"""What several relays on one outbox must show on every database: conformance 33 to 36, and 40.
 
 The fixture `database` is that of `OutboxContract`.
 """
@@ -19,7 +19,7 @@ import pytest
 
 from events.errors import BusError, BusUnavailableError
 from events.integration.message import Message
-from events.integration.outbox import LANES, Lease, OutboxRelay
+from events.integration.outbox import LANES, Lease, Order, OutboxRelay
 from events.integration.outbox.lanes import attend
 from events.integration.topology import RetryPolicy
 from events.testing.contracts.outbox import (
@@ -212,6 +212,40 @@ class RelaysContract:
             assert relay.health().healthy
         assert sorted(bus.numbers) == list(range(500))
         assert max(batches) == 50
+
+    # --- 40: bounded in bytes -----------------------------------------------------------------
+
+    @pytest.mark.parametrize("order", ["best_effort", "per_key"])
+    async def test_40_large_bodies_leave_in_batches_that_weigh_no_more_than_they_may(
+        self, database: OutboxDatabase, order: Order
+    ) -> None:
+        in_flight: list[int] = []
+
+        class Weighing(AnsweringBus):
+            weight = 0
+
+            async def forward(self, messages: Sequence[Message]) -> Sequence[Any]:
+                weight = sum(len(message.body) for message in messages)
+                self.weight += weight
+                in_flight.append(self.weight)
+                answers = await super().forward(messages)
+                self.weight -= weight
+                return answers
+
+        events, length, most = 40, 100_000, 500_000
+        bus = Weighing(lambda _: None)
+        for number in range(events):
+            async with database.unit_of_work() as unit:
+                # Some are small, and come with the large.
+                text = "x" * (length if number % 4 else 10)
+                await unit.outbox.put(TOPIC, Counted(number, text), key=f"key-{number % 7}")
+        relay = OutboxRelay(database.store, bus, lease=LEASE, batch_bytes=most, order=order)
+        async with relay, asyncio.timeout(DEADLINE):
+            await relay.drain()
+        assert sorted(bus.numbers) == list(range(events))
+        heaviest = max(len(message.body) for message in bus.messages)
+        # Two batches, each ended by the row that brings it to what it may weigh.
+        assert max(in_flight) <= 2 * (most + heaviest)
 
     # --- 36: the order of keys ----------------------------------------------------------------
 

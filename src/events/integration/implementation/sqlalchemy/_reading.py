@@ -12,8 +12,10 @@ from sqlalchemy import (
     Integer,
     Select,
     bindparam,
+    case,
     exists,
     false,
+    func,
     literal,
     select,
     true,
@@ -46,13 +48,19 @@ class DueQuery:
     def __init__(self, tables: Tables, dialect: str) -> None:
         self._tables = tables
         self._on_postgresql = dialect == "postgresql"
+        # Of the body's bytes; neither has PostgreSQL or SQLite read the body for it.
+        size = func.length if dialect == "sqlite" else func.octet_length
+        self._size = size(tables.outbox.c.body, type_=BigInteger())
         self._scan = self._make(scan=True)
         self._on = self._make(scan=False)
 
-    def __call__(self, lease: Lease, limit: int, after: int | None) -> tuple[Any, dict[str, Any]]:
-        """Return the statement and its parameters."""
+    def __call__(
+        self, lease: Lease, limit: int, after: int | None, longest: int
+    ) -> tuple[Any, dict[str, Any]]:
+        """Return the statement and its parameters. Of a body that is longer it gives None."""
         values: dict[str, Any] = {
             "limit": limit,
+            "longest": longest,
             "relay": lease.relay,
             "token": lease.token,
             "lanes": sum(1 << lane for lane in lease.lanes),
@@ -89,6 +97,7 @@ class DueQuery:
         lanes = bindparam("lanes", type_=BigInteger())
         # Written into the statement: a plan for any limit at all would be one for a large one.
         limit = bindparam("limit", type_=Integer(), literal_execute=True)
+        longest = bindparam("longest", type_=BigInteger())
         return (
             select(
                 c.id,
@@ -97,7 +106,8 @@ class DueQuery:
                 c.key,
                 c.type,
                 c.headers,
-                c.body,
+                case((self._size <= longest, c.body)).label("body"),
+                self._size.label("size"),
                 c.attempts,
                 postponed.label("was_postponed"),
             )

@@ -24,11 +24,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from events.errors import OutboxTableError
 from events.integration.implementation.sqlalchemy import _postgresql, sqlite
 from events.integration.implementation.sqlalchemy._clock import aware, clock
+from events.integration.implementation.sqlalchemy._due import Due
 from events.integration.implementation.sqlalchemy._leases import Leases
 from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy._parking import Parking
-from events.integration.implementation.sqlalchemy._reading import DueQuery, message_of
 from events.integration.implementation.sqlalchemy._removing import Removal
 from events.integration.implementation.sqlalchemy._wakeup import listening
 from events.integration.implementation.sqlalchemy.tables import (
@@ -89,7 +89,7 @@ class SQLAlchemyOutboxStore:
         self._tables = tables = Tables(default_table() if table is None else table)
         self._leases = Leases(self._engine, tables)
         self._parking = Parking(self._engine, tables)
-        self._due = DueQuery(tables, self._dialect)
+        self._due = Due(self._single, tables)
         table = tables.outbox
         c = table.c
         self._many = Many(engine, table)
@@ -143,18 +143,15 @@ class SQLAlchemyOutboxStore:
     # --- rows ---------------------------------------------------------------------------------
 
     async def due(
-        self, lease: Lease, limit: int, *, after: int | None = None
+        self,
+        lease: Lease,
+        limit: int,
+        *,
+        after: int | None = None,
+        max_bytes: int | None = None,
     ) -> Sequence[OutboxRow]:
         """See `OutboxStore.due`."""
-        statement, values = self._due(lease, limit, after)
-        async with connected(self._single) as connection:
-            found: Any = (await connection.execute(statement, values)).all()
-        rows: list[OutboxRow] = []
-        for number, event_id, topic, key, type_, headers, body, attempts, postponed in found:
-            message, fault = message_of(event_id, topic, key, type_, headers, body)
-            rows.append(OutboxRow(number, message, attempts, bool(postponed), fault))
-        rows.sort(key=_id)
-        return rows
+        return await self._due(lease, limit, after, max_bytes)
 
     async def waiting(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
         """See `OutboxStore.waiting`."""
@@ -291,7 +288,3 @@ class SQLAlchemyOutboxStore:
     async def purge(self, older_than: timedelta, *, limit: int) -> int:
         """See `OutboxStore.purge`."""
         return await self._parking.purge(older_than, limit=limit)
-
-
-def _id(row: OutboxRow) -> int:
-    return row.id
