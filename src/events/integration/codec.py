@@ -8,24 +8,16 @@ in front of the fields, values that would not arrive as they are, or not at all,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import Field, InitVar, fields, is_dataclass
+from dataclasses import is_dataclass
 from decimal import Decimal
 from functools import partial
 from math import isfinite
 from typing import (
-    TYPE_CHECKING,
     Any,
-    ClassVar,
     Generic,
-    TypeVar,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
 )
 
 import msgspec
-from msgspec import inspect
 
 from events.errors import (
     EventDecodeError,
@@ -34,24 +26,18 @@ from events.errors import (
     InvalidEventError,
     MalformedEventError,
 )
+from events.integration._class_checks import check_class, info_of, own_fields
 from events.integration._json_checks import JsonChecks, UnfitError, UnsupportedFieldError, path_of
-from events.integration.annotations import annotations_of
+from events.integration._versioned import Versioned, VersionedT
 from events.integration.cloudevents import encode_value
 
-if TYPE_CHECKING:
-    from events.integration.event import IntegrationEvent
-
 __all__ = ["EventCodec", "codec_of"]
-
-E = TypeVar("E", bound="IntegrationEvent")
-
-RESERVED = frozenset({"type", "version", "registry", "to_dict", "from_dict", "upcast"})
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class EventCodec(Generic[E]):
+class EventCodec(Generic[VersionedT]):
     """Encodes and decodes the events of one concrete class. Safe to share between threads.
 
     `prefix` is what the body of each of its events begins with, unless it has no fields at all.
@@ -70,14 +56,14 @@ class EventCodec(Generic[E]):
         "version",
     )
 
-    def __init__(self, event_class: type[E]) -> None:
+    def __init__(self, event_class: type[VersionedT]) -> None:
         """Build it.
 
         Raises:
             EventDefinitionError: the class is abstract, no dataclass, or has a field of a type
                 that msgspec cannot carry. It names the field.
         """
-        _check_class(event_class)
+        check_class(event_class)
         self.event_class = event_class
         self.type = event_class.type
         self.version = event_class.version
@@ -87,16 +73,17 @@ class EventCodec(Generic[E]):
         self.prefix = head[:-1] + b","
         self.header_type = encode_value(self.type)
         self.header_version = str(self.version)
-        self._decode: Callable[[bytes], E] | None = None
-        if _is_dataclass(event_class):
+        self._decode: Callable[[bytes], VersionedT] | None = None
+        given: object = event_class
+        if is_dataclass(given):  # also of one without fields
             try:
-                self._checks = JsonChecks(_info(event_class))
+                self._checks = JsonChecks(info_of(event_class))
             except UnsupportedFieldError as exc:
                 raise EventDefinitionError(event_class, str(exc)) from exc
             self._fits = self._checks.fits
             self._decode = msgspec.json.Decoder(event_class).decode
 
-    def encode(self, event: E) -> bytes:
+    def encode(self, event: VersionedT) -> bytes:
         """Give the flat JSON object that goes on the wire.
 
         Raises:
@@ -114,7 +101,7 @@ class EventCodec(Generic[E]):
             return self.prefix[:-1] + b"}"
         return body.replace(b"{", self.prefix, 1)
 
-    def decode(self, body: bytes) -> E:
+    def decode(self, body: bytes) -> VersionedT:
         """Make the event of a body, whatever type and version the body itself names.
 
         Raises:
@@ -128,7 +115,7 @@ class EventCodec(Generic[E]):
         except Exception as exc:
             raise decode_error(exc, self.event_class) from exc
 
-    def to_dict(self, event: E) -> dict[str, Any]:
+    def to_dict(self, event: VersionedT) -> dict[str, Any]:
         """See `IntegrationEvent.to_dict`."""
         # Through the bytes, so that it is to the letter what a partner's JSON parser gives.
         body = self.encode(event)
@@ -137,7 +124,7 @@ class EventCodec(Generic[E]):
         except MalformedEventError as exc:
             raise EventEncodeError(self.event_class, self._why(event, exc)) from exc
 
-    def _why(self, event: E, error: Exception) -> str:
+    def _why(self, event: VersionedT, error: Exception) -> str:
         """Say what cannot be encoded, or read, and where it stands."""
         if isinstance(error, UnfitError):
             return str(error)
@@ -157,7 +144,7 @@ class EventCodec(Generic[E]):
                 return f"{path_of(place)}: {_said(itself)}"
         return _said(error)
 
-    def convert(self, payload: dict[str, Any], *, exact: bool = False) -> E:
+    def convert(self, payload: dict[str, Any], *, exact: bool = False) -> VersionedT:
         """Make the event of a payload, whatever type and version the payload itself names.
 
         The event may share what a field of type Any holds with the payload: give a copy. `exact`
@@ -176,21 +163,16 @@ class EventCodec(Generic[E]):
             raise decode_error(exc, self.event_class) from exc
 
 
-def codec_of(event_class: type[E]) -> EventCodec[E]:
+def codec_of(event_class: type[VersionedT]) -> EventCodec[VersionedT]:
     """Give the class's codec, making it the first time.
 
     Raises:
         EventDefinitionError: see `EventCodec`.
     """
-    codec: EventCodec[E] | None = event_class.__event_codec__
+    codec: EventCodec[VersionedT] | None = event_class.__event_codec__
     if codec is None or codec.event_class is not event_class:
         codec = event_class.__event_codec__ = EventCodec(event_class)
     return codec
-
-
-def is_abstract(event_class: type[IntegrationEvent]) -> bool:
-    """Tell whether a class is a base for events and none itself."""
-    return event_class.__event_abstract__
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -255,7 +237,7 @@ def malformed(exc: Exception) -> MalformedEventError:
 
 
 def decode_error(
-    exc: Exception, event_class: type[IntegrationEvent]
+    exc: Exception, event_class: type[Versioned]
 ) -> InvalidEventError | MalformedEventError:
     """Say of a body or a payload that does not fit a class where and why."""
     if isinstance(exc, msgspec.ValidationError):
@@ -270,129 +252,3 @@ def _said(exc: Exception) -> str:
     if isinstance(exc, RecursionError):
         return "it is nested too deeply, or contains itself"
     return str(exc) or repr(exc)
-
-
-def _maker_of(event_class: type) -> type:
-    """Return the class whose `__init__` makes the events.
-
-    A `Protocol`'s is none: it looks for the next, and puts that into the event's class.
-    """
-    inits = [
-        (cls, cls.__dict__["__init__"])
-        for cls in event_class.__mro__
-        if "__init__" in cls.__dict__ and not cls.__dict__.get("_is_protocol", False)
-    ]
-    return [cls for cls, init in inits if init is inits[0][1]][-1]
-
-
-def _check_class(event_class: type[IntegrationEvent]) -> None:
-    if is_abstract(event_class):
-        raise EventDefinitionError(event_class, "it is abstract: use one of its subclasses")
-    maker = _maker_of(event_class)
-    if "__dataclass_fields__" not in maker.__dict__ and "__init_subclass__" not in maker.__dict__:
-        raise EventDefinitionError(
-            event_class,
-            f"{maker.__qualname__} has an `__init__` but is no dataclass, so what it sets would "
-            f"not be sent: declare fields and add `@dataclass`",
-        )
-    for cls in event_class.__mro__:
-        if "__dataclass_fields__" in cls.__dict__ or not hasattr(cls, "__event_codec__"):
-            continue
-        if declared := _declared(cls):
-            raise EventDefinitionError(
-                event_class,
-                f"{cls.__qualname__} declares fields ({', '.join(declared)}) but is no dataclass: "
-                f"add `@dataclass` to it",
-            )
-    for field in own_fields(event_class):
-        if field.name in RESERVED:
-            raise EventDefinitionError(
-                event_class, f"a field cannot be named {field.name!r}: rename it"
-            )
-
-
-def own_fields(event_class: type) -> tuple[Field[Any], ...]:
-    """Give a class's fields: those of dataclasses, or none."""
-    return fields(event_class) if is_dataclass(event_class) else ()
-
-
-def _is_dataclass(event_class: type) -> bool:
-    return is_dataclass(event_class)
-
-
-def _declared(cls: type) -> list[str]:
-    """Name what a class body declares as fields, dataclass or not."""
-    return [
-        name
-        for name, hint in annotations_of(cls).items()
-        if "ClassVar" not in (hint if isinstance(hint, str) else repr(hint))
-    ]
-
-
-def _info(event_class: type[IntegrationEvent]) -> inspect.DataclassType:
-    """Have msgspec look at a class.
-
-    Raises:
-        EventDefinitionError: msgspec cannot carry one of the fields. It names the field.
-    """
-    try:
-        info = inspect.type_info(event_class)
-        # Decoders are more particular than `type_info`.
-        msgspec.json.Decoder(event_class)
-    except Exception as exc:
-        raise EventDefinitionError(event_class, _why_unsupported(event_class, exc)) from exc
-    return cast("inspect.DataclassType", info)
-
-
-def _why_unsupported(cls: Any, exc: Exception, path: str = "", seen: tuple[Any, ...] = ()) -> str:
-    """Find the field that msgspec cannot carry, down to the class that declares it."""
-    origin = get_origin(cls) or cls
-    for name, hint in _hints(origin).items():
-        place = f"field {path}{name}"
-        if isinstance(hint, NameError):
-            return (
-                f"{place}: its annotation in {origin.__qualname__} names {hint.name!r}, which the "
-                f"module {origin.__module__} does not have: define it at module level, and outside "
-                f"of `if TYPE_CHECKING`"
-            )
-        if get_origin(hint) is ClassVar:
-            continue
-        if isinstance(hint, InitVar):
-            return (
-                f"{place}: an `InitVar` is not sent, so no receiver could give it: make it a field"
-            )
-        try:
-            msgspec.json.Decoder(hint)
-        except Exception as found:  # noqa: BLE001 - whatever it is, this field is why
-            for inner in _classes_in(hint):
-                if inner not in (cls, *seen):
-                    deeper = _why_unsupported(inner, found, f"{path}{name}.", (*seen, cls))
-                    if deeper.startswith("field "):
-                        return deeper
-            return f"{place}: {found}"
-    return f"its fields: {exc}"
-
-
-def _hints(cls: type) -> dict[str, Any]:
-    """Give what the annotations of a class stand for, or the NameError of each that fails."""
-    try:
-        return get_type_hints(cls, include_extras=True)
-    except NameError:
-        pass
-    found: dict[str, Any] = {}
-    for base in reversed(cls.__mro__):
-        for name, written in annotations_of(base).items():
-            alone = type(base.__name__, (), {"__module__": base.__module__})
-            alone.__annotations__ = {name: written}
-            try:
-                found |= get_type_hints(alone, localns=dict(vars(base)), include_extras=True)
-            except NameError as exc:
-                found[name] = exc
-    return found
-
-
-def _classes_in(hint: Any) -> list[Any]:
-    """Give the classes with fields that a hint is made of."""
-    if hasattr(get_origin(hint) or hint, "__annotations__"):
-        return [hint]
-    return [cls for each in get_args(hint) for cls in _classes_in(each)]

@@ -25,9 +25,10 @@ from typing import Any, Final
 import msgspec
 
 from events.errors import EventEncodeError, InvalidEventError, MalformedEventError
+from events.integration._class_checks import own_fields
 from events.integration._diagnosis import diagnosis
 from events.integration.cloudevents import JSON, attribute, encode_value, unwrapped
-from events.integration.codec import EventCodec, codec_of, malformed, own_fields, read_exactly
+from events.integration.codec import EventCodec, codec_of, malformed, read_exactly
 from events.integration.event import EventRegistry, IntegrationEvent
 from events.integration.message import Delivery, Message, current_correlation, current_delivery
 from events.integration.upcasting import has_upcaster, resolve, upcast

@@ -13,6 +13,7 @@ from events.integration.limits import MAX_HEADERS_SIZE
 from events.integration.message import Message, current_delivery
 from events.integration.serialization import Serializer
 from events.integration.topology import RetryPolicy, Topic
+from events.testing.contracts._foreign import EVENT_ID, cloudevents
 from events.testing.contracts.harness import (
     BREAKABLE_DEAD_LETTERS,
     DEAD_LETTERS,
@@ -137,6 +138,21 @@ class FailureContracts(ContractSuite):
         await scenario.soon(bus.send(topic, largest), "send of a body as large as the limit")
         await scenario.handled(1, probe)
         assert probe.handled == [largest], f"what was refused came: {probe.handled}"
+
+    @contract(38, DEAD_LETTERS)
+    async def test_38_a_dead_letter_bears_the_cloudevents_id(self, scenario: Scenario) -> None:
+        """And has its bytes as they came, enveloped or not."""
+        topic, probe = scenario.topic(), scenario.probe(react=_fail_on(7))
+        retry = scenario.retry(1, in_place=True)
+        bus = await scenario.started(scenario.registration(probe, topic, retry=retry))
+        sent = cloudevents(topic, headers=bus.transport.features.headers)
+        for message in sent:
+            await scenario.soon(scenario.harness.publish_raw(bus, message), "publish_raw")
+        letters = await scenario.dead_letters(bus, probe, len(sent))
+        ids = {letter.message.id for letter in letters}
+        assert ids == {EVENT_ID}, f"one event died under these ids: {sorted(ids)}"
+        bodies = sorted(letter.message.body for letter in letters)
+        assert bodies == sorted(message.body for message in sent), "its bytes are others"
 
     @contract(13, DEAD_LETTERS)
     async def test_13_redrive_goes_to_that_consumer_alone(self, scenario: Scenario) -> None:

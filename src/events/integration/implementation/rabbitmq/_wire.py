@@ -268,7 +268,9 @@ def _headers(properties: Properties, body: bytes) -> dict[str, str]:
                 continue
             value = text  # noqa: PLW2901
         shown = _shown(name)
-        if shown is not None:
+        if shown == name:  # as nearly always
+            headers[name] = value
+        elif shown is not None:
             headers[shown] = encode_value(value) if name.startswith(_ATTRIBUTES) else value
     if properties.content_type is not None:
         headers[CONTENT_TYPE] = properties.content_type
