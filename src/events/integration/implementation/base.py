@@ -49,7 +49,8 @@ __all__ = ["BusOptions", "TransportIntegrationEventBus"]
 class BusOptions(TypedDict, total=False):
     """The options that every bus over a transport takes. Times are in seconds, sizes in bytes.
 
-    - `source` names this service in each event (the CloudEvents attribute); `"/events"`.
+    - `source` names this service in each event (the CloudEvents attribute, a URI reference);
+      `"/events"`.
     - `middlewares` run around each attempt to handle an event, the first one outermost; none. A
       `ManagedMiddleware` is started and stopped with the bus.
     - `retry` is the policy of registrations that name none; `RetryPolicy()`.
