@@ -825,8 +825,6 @@ async def test_startup_without_that_raises_at_once() -> None:
 async def test_the_waiting_ends_with_the_time_for_the_startup_and_says_what_for() -> None:
     transport = ManualTransport(connect_error=BusUnavailableError("late", "connection refused"))
     bus = bus_over(transport, wait_for_broker=True, startup_timeout=0.01)
-    with pytest.raises(
-        BusUnavailableError, match=r"took longer than 0.01 s: connection refused"
-    ):
+    with pytest.raises(BusUnavailableError, match=r"took longer than 0.01 s: connection refused"):
         await bus.startup()
     assert await still_running() == set()
