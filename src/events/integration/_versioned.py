@@ -23,6 +23,7 @@ class Versions(Protocol):
 
     def versions(self, type: str) -> Mapping[int, type[Any]]:
         """Give the classes of a type by version."""
+        ...
 
 
 VersionedT = TypeVar("VersionedT", bound=Versioned)
