@@ -268,9 +268,10 @@ def _headers(properties: Properties, body: bytes) -> dict[str, str]:
                 continue
             value = text  # noqa: PLW2901
         shown = _shown(name)
-        if shown is not None:
-            renamed = shown != name and name.startswith(_ATTRIBUTES)
-            headers[shown] = encode_value(value) if renamed else value
+        if shown == name:  # as nearly always
+            headers[name] = value
+        elif shown is not None:
+            headers[shown] = encode_value(value) if name.startswith(_ATTRIBUTES) else value
     if properties.content_type is not None:
         headers[CONTENT_TYPE] = properties.content_type
     if properties.content_encoding is not None:
