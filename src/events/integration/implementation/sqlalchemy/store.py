@@ -38,6 +38,7 @@ from events.integration.implementation.sqlalchemy.tables import (
     Tables,
     default_table,
     require_columns,
+    schema_of,
 )
 from events.integration.outbox import (
     Attendance,
@@ -119,9 +120,8 @@ class SQLAlchemyOutboxStore:
             await self._parking.check()
 
     def _check(self, connection: Connection) -> None:
-        schemas = connection.get_execution_options().get("schema_translate_map", {})
         for table in self._tables:
-            schema = schemas.get(table.schema, table.schema)
+            schema = schema_of(connection, table)
             try:
                 columns = inspect(connection).get_columns(table.name, schema)
             except NoSuchTableError as error:

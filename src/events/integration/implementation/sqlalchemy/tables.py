@@ -64,6 +64,8 @@ __all__ = [
     "outbox_table",
     "require_columns",
     "require_table",
+    "schema_of",
+    "table_in",
 ]
 
 Row: TypeAlias = Mapping[str, Any]
@@ -103,7 +105,7 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
         what = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
         cure = f": pass {given.__name__}.metadata" if isinstance(given, type) else ""
         raise TypeError(f"outbox_table needs a MetaData, not {what}{cure}")
-    found = metadata.tables.get(f"{schema}.{name}" if schema else name)
+    found = table_in(metadata, name, schema)
     if found is not None:
         return found
     Table(
@@ -147,6 +149,12 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
         sqlite_autoincrement=True,  # else SQLite gives the last row's id again once it is deleted
         **_ON_MYSQL,
     )
+
+
+def table_in(metadata: MetaData, name: str, schema: str | None) -> Table | None:
+    """Return the table of this name, if it is there; the MetaData may have a schema of its own."""
+    schema = schema or metadata.schema
+    return metadata.tables.get(f"{schema}.{name}" if schema else name)
 
 
 def _message_columns() -> list[Column[Any]]:
@@ -212,6 +220,14 @@ def require_columns(table: Table, there: Collection[str], layout: Table | None =
         )
 
 
+def schema_of(connection: Connection, table: Table) -> str | None:
+    """Return the schema that the connection has the table in, as it may translate schemas."""
+    schemas: Mapping[str | None, str | None] = connection.get_execution_options().get(
+        "schema_translate_map", {}
+    )
+    return schemas.get(table.schema, table.schema)
+
+
 def insert_into(table: Table) -> Insert:
     """Return the statement that inserts rows. Raises `OutboxTableError` if it lacks a column."""
     statement = _inserts.get(table)
@@ -230,16 +246,24 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
     try:
         connection.execute(insert_into(table), rows)
     except DBAPIError as error:
-        reason = str(error.orig)
-        if any(phrase in reason for phrase in _NO_SUCH):
-            raise OutboxTableError(table.fullname, f"{reason}; {CURE}") from error
+        if _is_of_the_table(error):
+            raise OutboxTableError(table.fullname, f"{error.orig}; {CURE}") from error
         raise
 
 
+def _is_of_the_table(error: DBAPIError) -> bool:
+    """Tell whether the table or a column is missing, by the database's code where it has one."""
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return state in _UNDEFINED
+    return any(phrase in str(error.orig) for phrase in _NO_SUCH)
+
+
+# A table, a column: on PostgreSQL, on MariaDB.
+_UNDEFINED = ("42P01", "42703", "42S02", "42S22")
 _NO_SUCH = (
     "no such table",  # SQLite
     "has no column",
-    "does not exist",  # PostgreSQL, tables and columns
     "doesn't exist",  # MariaDB
     "Unknown column",
 )
