@@ -9,11 +9,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import MetaData, event, make_url, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 
-from events.errors import OutboxTableError
+from events.errors import InboxError, OutboxError, OutboxTableError
 from events.integration import OutboxRelay, Topic
 from events.integration.implementation.sqlalchemy import (
+    SQLAlchemyInbox,
     SQLAlchemyOutbox,
     SQLAlchemyOutboxStore,
     inbox_table,
@@ -23,7 +29,7 @@ from events.integration.outbox import Lease
 from events.integration.outbox.lanes import attend
 from events.testing import eventually
 from events.testing.contracts.inbox import Noted
-from events.testing.contracts.outbox import ForwardedBus
+from events.testing.contracts.outbox import ForwardedBus, pending
 from tests.databases.database import new_database
 
 DRIVERS = ["sqlite+aiosqlite", "postgresql+asyncpg", "postgresql+psycopg", "mariadb+asyncmy"]
@@ -91,6 +97,8 @@ async def test_a_lock_row_that_cannot_be_made_is_told_after_two_tries(
             await store.attend(lambda leases: attend(leases, own))
         assert len([each for each in statements if each.startswith("INSERT")]) == 2
 
+        if engine.dialect.name == "mariadb":
+            return  # at its startup a relay refuses the mode
         async with OutboxRelay(store, ForwardedBus()) as relay:
             await eventually(lambda: relay.health().trouble, 20)
             assert "outbox_relays" in (relay.health().trouble or "")
@@ -159,3 +167,34 @@ def test_the_tables_of_a_metadata_with_a_schema_are_added_once() -> None:
         assert make(metadata) is make(metadata)
         assert make(metadata, schema="other") is not make(metadata)
         assert make(metadata, schema="app") is make(metadata)
+
+
+@pytest.mark.parametrize("mode", ["NO_BACKSLASH_ESCAPES", "EMPTY_STRING_IS_NULL"])
+@pytest.mark.parametrize("driver", ["mariadb+asyncmy", "mysql+asyncmy"])
+async def test_modes_that_change_what_is_stored_are_refused_before_anything_is(
+    driver: str, mode: str
+) -> None:
+    with new_database("mariadb") as made:
+        url = made.url(driver).render_as_string(hide_password=False)
+        command = f"SET sql_mode = 'STRICT_ALL_TABLES,{mode}'"
+        wrong = create_async_engine(url, connect_args={"init_command": command})
+        async with with_tables(url) as engine:
+            async with AsyncSession(wrong) as session:
+                await SQLAlchemyOutbox(session).put(TOPIC, Noted(1))
+                with pytest.raises(OutboxError, match=f"sql_mode {mode}"):
+                    await session.commit()
+                await session.rollback()
+            async with wrong.connect() as connection:
+                with pytest.raises(OutboxError, match=f"sql_mode {mode}"):
+                    await SQLAlchemyOutbox(connection).put(TOPIC, Noted(1))
+                await connection.rollback()
+            with pytest.raises(OutboxError, match=f"sql_mode {mode}"):
+                await OutboxRelay(SQLAlchemyOutboxStore(wrong), ForwardedBus()).startup()
+            with pytest.raises(InboxError, match=f"sql_mode {mode}"):
+                await SQLAlchemyInbox(async_sessionmaker(wrong)).startup()
+            async with AsyncSession(engine) as session:
+                await SQLAlchemyOutbox(session).put(TOPIC, Noted(1), key="a\\b'c")
+                await session.commit()
+            (row,) = await pending(SQLAlchemyOutboxStore(engine))
+            assert row.message.key == "a\\b'c"
+        await wrong.dispose()

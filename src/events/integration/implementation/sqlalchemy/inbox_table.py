@@ -40,6 +40,7 @@ from sqlalchemy.types import TypeEngine
 from events.errors import InboxError, InboxTableError
 from events.integration.cloudevents import attribute
 from events.integration.implementation.sqlalchemy._clock import moment
+from events.integration.implementation.sqlalchemy._sql_mode import wrong_mode
 from events.integration.implementation.sqlalchemy.tables import schema_of, table_in
 from events.integration.message import Delivery
 
@@ -116,6 +117,9 @@ class InboxTable:
         """Raise `InboxTableError` unless the table is there, with its columns and its key."""
         table, inspector = self.table, inspect(connection)
         schema = schema_of(connection, table)
+        wrong = wrong_mode(connection)
+        if wrong is not None:
+            raise InboxError(wrong)
         try:
             columns = {c["name"]: c for c in inspector.get_columns(table.name, schema)}
             key = inspector.get_pk_constraint(table.name, schema)["constrained_columns"]

@@ -48,8 +48,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 
-from events.errors import OutboxTableError
+from events.errors import OutboxError, OutboxTableError
 from events.integration.implementation.sqlalchemy._clock import moment
+from events.integration.implementation.sqlalchemy._sql_mode import wrong_mode
 
 __all__ = [
     "AT_ONCE",
@@ -241,8 +242,12 @@ def insert_into(table: Table) -> Insert:
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Write rows in the connection's transaction: one statement, one round trip.
 
-    Raises `OutboxTableError` if the table is missing, or lacks a column.
+    Raises `OutboxTableError` if the table is missing, or lacks a column, and `OutboxError` for a
+    database that would store something else.
     """
+    wrong = wrong_mode(connection)
+    if wrong is not None:
+        raise OutboxError(wrong)
     try:
         connection.execute(insert_into(table), rows)
     except DBAPIError as error:
