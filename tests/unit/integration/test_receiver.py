@@ -1,7 +1,9 @@
 """What a delivery is settled as, through the bus and a transport moved by hand."""
 
 import asyncio
+import gc
 import logging
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -284,6 +286,7 @@ class Outcome(BaseException):
     [
         (UnprintableError(), "UnprintableError: its text raised ZeroDivisionError"),
         (Outcome("no"), "Outcome: no"),
+        (GeneratorExit(), "GeneratorExit"),
         (BaseExceptionGroup("two", [Outcome(), ValueError()]), "BaseExceptionGroup: two (2 sub"),
         (ValueError("a\0b\ud800"), "ValueError: a\\x00b\\ud800"),
     ],
@@ -297,6 +300,41 @@ async def test_whatever_a_handler_raises_is_its_failure(error: BaseException, te
     assert (settlement.reason, settlement.attempts) == ("retries-exhausted", 2)
     assert settlement.error.startswith(text)
     assert len(calls) == 2
+
+
+def test_a_handler_that_the_event_loop_leaves_behind_is_closed_without_complaint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    closed: list[BaseException] = []
+
+    async def handler(event: Ordered) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except BaseException as error:
+            closed.append(error)
+            raise
+
+    async def begin() -> None:
+        transport = ManualTransport()
+        consumer = EventHandlerConsumer("billing", {Ordered: handler})
+        registration = IntegrationEventBusRegistration(consumer, TOPIC, [Ordered])
+        bus = TransportIntegrationEventBus(transport, [registration])
+        await bus.startup()
+        task = asyncio.create_task(transport.subscribed[0].deliver(BODY))
+        await begun.wait()
+        task.add_done_callback(closed.clear)
+
+    begun = asyncio.Event()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+    del loop
+    gc.collect()
+    assert [type(error) for error in closed] == [GeneratorExit]
+    assert [c for c in complaints if "GeneratorExit" in str(c.exc_value)] == []
 
 
 async def test_of_an_endless_error_its_beginning_and_its_end_are_kept() -> None:
@@ -477,18 +515,22 @@ async def test_keys_that_cannot_be_compared_fail_as_a_handler_does() -> None:
     assert settlement.error == "TypeError: ask me not"
 
 
-async def test_an_event_that_cannot_be_made_is_a_dead_letter_whatever_it_raises() -> None:
-    class MuteError(Exception):
-        def __repr__(self) -> str:
-            raise ZeroDivisionError
+class MuteError(Exception):
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
 
+
+@pytest.mark.parametrize("error", [MuteError, GeneratorExit, asyncio.CancelledError, Outcome])
+async def test_an_event_that_cannot_be_made_is_a_dead_letter_whatever_it_raises(
+    error: type[BaseException],
+) -> None:
     @dataclass
     class Choosy(IntegrationEvent):
         type = "receiver.choosy"
         version = 1
 
         def __post_init__(self) -> None:
-            raise MuteError
+            raise error
 
         number: int = 0
 
