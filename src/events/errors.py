@@ -22,7 +22,7 @@
         │   │   └── WrongEventLoopError         used in another event loop than it was started in
         │   ├── InvalidTopologyError (ValueError)   a topic or registration that cannot work
         │   ├── UnsupportedByBusError           the bus declares that it cannot do this
-        │   ├── MessageTooLargeError (ValueError)   a body over the limit
+        │   ├── MessageTooLargeError (ValueError)   a body or headers over the limit
         │   ├── BusUnavailableError             the broker has not taken the message
         │   ├── SendRefusedError                the broker refuses the message for good
         │   ├── SendOutcomeUnknownError         the broker may or may not have taken it
@@ -42,7 +42,7 @@ Errors hold the objects they speak of as attributes and render their text when a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -355,18 +355,29 @@ class UnsupportedByBusError(BusError):
 
 @dataclass(eq=False)
 class MessageTooLargeError(BusError, ValueError):
-    """Raised by `send` for a body over the limit; nothing was sent. Sizes are in bytes."""
+    """Raised by `send` for a body or headers over the limit; nothing was sent. Sizes are in bytes.
+
+    `part` tells which of the two it is.
+    """
 
     topic: str
     type: str
     size: int
     limit: int
+    part: Literal["body", "headers"] = "body"
 
     def __str__(self) -> str:
+        has = f"a body of {self.size:,} bytes"
+        cure = (
+            "send a reference to the data, or raise that limit, which is `max_body_size` or "
+            "the broker's own"
+        )
+        if self.part == "headers":
+            has = f"headers of {self.size:,} bytes"
+            cure = "put the data into the event, or send a reference to it"
         return (
-            f"{self.type!r} for topic {self.topic!r} has a body of {self.size:,} bytes, over the "
-            f"limit of {self.limit:,}: send a reference to the data, or raise that limit, which "
-            f"is `max_body_size` or the broker's own"
+            f"{self.type!r} for topic {self.topic!r} has {has}, over the limit of "
+            f"{self.limit:,}: {cure}"
         )
 
 

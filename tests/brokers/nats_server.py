@@ -6,6 +6,7 @@ import atexit
 import functools
 import json
 import os
+import signal
 import tempfile
 import urllib.request
 from pathlib import Path
@@ -18,6 +19,7 @@ class NatsServer(PrivateServer):
     binary = binary_of("nats", "nats-server")
     package = "nats-server"
     more: tuple[str, ...] = ()
+    config = ""  # its file's text; STORE stands for the folder of JetStream
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -29,7 +31,21 @@ class NatsServer(PrivateServer):
 
     def command(self, binary: str) -> list[str]:
         here = ["-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor)]
+        if self.config:
+            return [binary, *here, "-c", str(self._write_config()), *self.more]
         return [binary, *here, "-js", "-sd", str(self.folder / "data"), *self.more]
+
+    def _write_config(self) -> Path:
+        path = self.folder / "nats.conf"
+        path.write_text(self.config.replace("STORE", json.dumps(str(self.folder / "data"))))
+        return path
+
+    def reload(self, config: str) -> None:
+        """Have the running server read another configuration."""
+        assert self._process is not None
+        self.config = config
+        self._write_config()
+        self._process.send_signal(signal.SIGHUP)
 
     def freeze(self) -> None:
         super().freeze()

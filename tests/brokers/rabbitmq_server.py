@@ -52,6 +52,16 @@ class RabbitMQServer(PrivateServer):
     def url(self) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
+    def as_user(self, user: str) -> str:
+        """Return the URL for a user whose password is his name."""
+        return f"amqp://{user}:{user}@127.0.0.1:{self.port}/"
+
+    def permit(self, user: str, *, configure: str = ".*", write: str = ".*") -> None:
+        """Make the user if need be, who may read all and do the rest with what matches."""
+        if user not in self.ctl("list_users"):
+            self.ctl("add_user", user, user)
+        self.ctl("set_permissions", user, configure, write, ".*")
+
     def command(self, binary: str) -> list[str]:
         return [binary]
 
@@ -170,7 +180,7 @@ class Client:
     """The bare driver, to look at a broker and to meddle with it."""
 
     def __init__(self, url: str) -> None:
-        self.connection = pika.BlockingConnection(pika.URLParameters(url))
+        self.connection: Any = pika.BlockingConnection(pika.URLParameters(url))
         self.channel = self.connection.channel()
 
     def __enter__(self) -> Self:

@@ -360,6 +360,7 @@ async def test_frames_of_faststream_in_a_channel_are_read(topic: Topic) -> None:
         for each in (flat, frame(flat, FASTSTREAM), frame(body, headers), structured(3)):
             await client.publish(topic.name, each)
         await eventually(lambda: probe.numbers == [1, 1, 2, 3])
+    assert [arrival.delivery.id for arrival in probe.arrivals][2:] == ["2", "1"]
 
 
 @pytest.mark.parametrize("foreign", ["redis"], indirect=True)

@@ -5,14 +5,17 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from events.errors import InvalidTopologyError
+from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.implementation.nats._api import Api, ApiError
+from events.integration.implementation.nats._limits import PullLimits
 from events.integration.implementation.nats._topology import (
     ConsumerSpec,
+    NotTakenError,
     StreamSpec,
     consumer_exists,
     ensure_consumer,
     ensure_stream,
+    seconds,
 )
 
 STREAM = StreamSpec(name="orders", subject="orders.>", deletes=True)
@@ -89,7 +92,7 @@ async def test_a_stream_that_somebody_else_made_first_is_looked_at() -> None:
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
-        ({"STREAM_INFO": [ApiError(503, 10039, "not enabled for account")]}, "not enabled"),
+        ({"STREAM_INFO": [ApiError(400, 10052, "max replicas")]}, "max replicas"),
         (
             {"STREAM_INFO": [MISSING], "STREAM_CREATE": [ApiError(400, 10065, "overlap")]},
             "another stream has these subjects: give that one this name, or remove it",
@@ -99,6 +102,72 @@ async def test_a_stream_that_somebody_else_made_first_is_looked_at() -> None:
 async def test_what_the_server_refuses_is_told(answers: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidTopologyError, match=reason):
         await ensure_stream(api(Server(**answers)), STREAM)
+
+
+QUORUM = ApiError(503, 10008, "JetStream system temporarily unavailable")
+
+
+@pytest.mark.parametrize(
+    ("answers", "full"),
+    [
+        ({"STREAM_INFO": [QUORUM]}, False),
+        ({"STREAM_INFO": [ApiError(503, 10039, "not enabled for account")]}, False),
+        ({"STREAM_INFO": [MISSING], "STREAM_CREATE": [ApiError(400, 10005, "no peers")]}, False),
+        ({"STREAM_INFO": [MISSING], "STREAM_CREATE": [ApiError(400, 10027, "max")]}, True),
+        ({"STREAM_INFO": [MISSING], "STREAM_CREATE": [ApiError(500, 10047, "storage")]}, True),
+    ],
+)
+async def test_a_lost_quorum_and_full_storage_are_no_error_of_the_topology(
+    answers: dict[str, Any], full: bool
+) -> None:
+    with pytest.raises(BusUnavailableError, match="the server refuses: ") as raised:
+        await ensure_stream(api(Server(**answers)), STREAM)
+    assert isinstance(raised.value, NotTakenError) is full
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [{"CONSUMER_INFO": [QUORUM]}, {"CONSUMER_INFO": [MISSING], "CONSUMER_DURABLE": [QUORUM]}],
+)
+async def test_a_consumer_without_a_quorum_is_unavailable(
+    answers: dict[str, list[dict[str, Any] | ApiError]],
+) -> None:
+    with pytest.raises(BusUnavailableError, match="temporarily unavailable"):
+        await ensure_consumer(api(Server(**answers)), CONSUMER)
+
+
+async def test_the_server_s_limit_for_duplicates_is_kept_to(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limit = ApiError(500, 10052, "duplicates window can not be larger then server limit of 1m0s")
+    server = Server(STREAM_INFO=[MISSING], STREAM_CREATE=[limit, stream()])
+    await ensure_stream(api(server), STREAM)
+    _, request = server.asked[-1]
+    assert request["duplicate_window"] == 60 * 10**9
+    assert "knows duplicates for 60 s and not for 120 s" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1m0s", 60.0), ("1h30m", 5400.0), ("500ms", 0.5), ("1.5s", 1.5), ("soon", None), ("", None)],
+)
+def test_durations_are_read_as_the_server_writes_them(text: str, number: float | None) -> None:
+    assert seconds(text) == number
+
+
+def test_the_limits_of_pulls_are_read_and_learned() -> None:
+    limits = PullLimits()
+    limits.read({"max_batch": 50, "max_expires": 5 * 10**9, "max_bytes": 10, "max_waiting": 512})
+    assert (limits.batch, limits.expires, limits.bytes, limits.waiting) == (50, 5.0, 10, 512)
+    limits.read({})
+    assert (limits.batch, limits.expires, limits.bytes, limits.waiting) == (None,) * 4
+    assert limits.learn("Exceeded MaxRequestBatch of 100")
+    assert not limits.learn("Exceeded MaxRequestBatch of 100")
+    assert limits.learn("Exceeded MaxRequestExpires of 1m0s")
+    assert limits.learn("Exceeded MaxRequestMaxBytes of 9")
+    assert (limits.batch, limits.expires, limits.bytes) == (100, 60.0, 9)
+    for other in ("Exceeded MaxWaiting", "Exceeded MaxRequestBatch of many", "Consumer Deleted"):
+        assert not limits.learn(other)
 
 
 @pytest.mark.parametrize(
@@ -115,15 +184,17 @@ async def test_a_consumer_that_cannot_serve_is_refused(config: dict[str, Any], r
 
 async def test_a_consumer_with_other_settings_is_brought_up_to_date_where_it_began() -> None:
     there = CONSUMER.config() | {"deliver_policy": "new", "ack_wait": 1, "filter_subject": "x"}
-    server = Server(CONSUMER_INFO=[{"config": there}], CONSUMER_DURABLE=[{}])
-    assert await ensure_consumer(api(server), CONSUMER) == "found"
+    server = Server(CONSUMER_INFO=[{"config": there}], CONSUMER_DURABLE=[{"config": {}}])
+    assert not (await ensure_consumer(api(server), CONSUMER)).made
     (_, request) = server.asked[-1]
     assert request["config"] == CONSUMER.config() | {"deliver_policy": "new"}
 
 
 async def test_a_consumer_that_is_as_it_should_be_is_left_alone() -> None:
     server = Server(CONSUMER_INFO=[{"config": CONSUMER.config()}])
-    assert await ensure_consumer(api(server), CONSUMER) == "found"
+    found = await ensure_consumer(api(server), CONSUMER)
+    assert not found.made
+    assert found.config == CONSUMER.config()
     assert len(server.asked) == 1
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import Field
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from events._annotations import drop_annotations
 from events.errors import EventTypeMissingError, InvalidDomainEventError
 
 __all__ = ["DomainEvent"]
@@ -62,7 +62,7 @@ class DomainEvent:
                 f"its type is {given!r}: make it a non-empty string in the class body, "
                 f'as in `type = "order.completed"`, or leave it out for an abstract event',
             )
-        _forget_annotation_of_type(cls)
+        drop_annotations(cls, "type")
         if not hasattr(cls, "type") and "__new__" not in cls.__dict__:
             # As `cls.__new__ = ...` it would be taken for every event's signature.
             setattr(cls, "__new__", staticmethod(_refuse_abstract))  # noqa: B010
@@ -82,30 +82,3 @@ def _refuse_abstract(cls: type[Any], *_args: object, **_kwargs: object) -> Any:
     if not hasattr(cls, "type"):
         raise EventTypeMissingError(cls)
     return object.__new__(cls)
-
-
-def _forget_annotation_of_type(cls: type[DomainEvent]) -> None:
-    """Hide `type` from what makes fields of annotations, such as `@dataclass` right after this.
-
-    The base class annotates it as a ClassVar, which is what `get_type_hints` then shows.
-    """
-    written = vars(cls).get("__annotations__")
-    if written is not None:  # up to 3.13, and always with `from __future__ import annotations`
-        written.pop("type", None)
-    elif sys.version_info >= (3, 14):
-        import annotationlib  # noqa: PLC0415
-
-        annotate = cls.__annotate__
-        if annotate is None:
-            return
-        as_text = annotationlib.call_annotate_function(annotate, annotationlib.Format.STRING)
-        if "type" not in as_text:
-            return
-
-        def annotate_without_type(format: annotationlib.Format, /) -> dict[str, Any]:
-            if format == annotationlib.Format.VALUE_WITH_FAKE_GLOBALS:
-                raise NotImplementedError
-            found = annotationlib.call_annotate_function(annotate, format, owner=cls)
-            return {name: value for name, value in found.items() if name != "type"}
-
-        cls.__annotate__ = annotate_without_type

@@ -23,7 +23,7 @@ from uuid import UUID
 import msgspec
 from msgspec import inspect
 
-__all__ = ["UnsupportedFieldError", "find_of", "fits_of"]
+__all__ = ["UnsupportedFieldError", "find_of", "fits_of", "why_not_built"]
 
 Fits: TypeAlias = Callable[[Any], bool]
 Step: TypeAlias = str | list[Any] | set[Any]
@@ -398,6 +398,8 @@ class _Writer:
 
     def _instance(self, info: _Class, place: tuple[str, ...], value: str) -> None:
         cls = _class_of(info)
+        if reason := why_not_built(cls):
+            raise UnsupportedFieldError(f"field {_field(place)}: {reason}")
         if cls not in self._seen:
             self._seen.add(cls)
             self._members(info, place, value)
@@ -435,6 +437,17 @@ def _field(place: tuple[str, ...]) -> str:
 def _class_of(info: _Class) -> type:
     """Give the class itself of `Change[str]` too."""
     return get_origin(info.cls) or info.cls
+
+
+def why_not_built(cls: type) -> str | None:
+    """Say why a receiver could not build instances of a class, and the cure."""
+    if "__pydantic_validator__" not in vars(cls):
+        return None
+    return (
+        f"{cls.__qualname__} is a dataclass of pydantic, whose defaults and constraints would not "
+        f"apply to what is received: use `dataclasses.dataclass`, with constraints as in "
+        f"`Annotated[int, msgspec.Meta(ge=0)]`"
+    )
 
 
 def _may_be_wrong_since_made(cls: Any) -> bool:

@@ -18,7 +18,13 @@ from typing import Any, Final
 
 from msgspec import inspect
 
-from events.integration._check_source import Place, UnsupportedFieldError, find_of, fits_of
+from events.integration._check_source import (
+    Place,
+    UnsupportedFieldError,
+    find_of,
+    fits_of,
+    why_not_built,
+)
 
 __all__ = ["JsonChecks", "UnfitError", "UnsupportedFieldError"]
 
@@ -42,6 +48,8 @@ class JsonChecks:
         Raises:
             UnsupportedFieldError: a field has no JSON form. It names the field.
         """
+        if reason := why_not_built(info.cls):
+            raise UnsupportedFieldError(reason)
         self._info = info
         self.fits = fits_of(info)
 

@@ -158,11 +158,12 @@ def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
 
 def own_id(headers: Mapping[str, str], body: bytes) -> str | None:
     """Return a message's CloudEvents id, in whichever mode it came; None if it has none."""
-    if _may_be_enveloped(headers, body):
-        found = from_structured(body).id
+    if headers.get("content-type") != JSON or "ce-type" not in headers:
+        found = from_structured(body).id if _may_be_enveloped(headers, body) else None
         if found is not None:
             return found
-    return attribute(headers, "id") or None
+    said = headers.get("ce-id")
+    return decoded(said) or None if said else None
 
 
 def says_type(body: bytes) -> bool:

@@ -8,12 +8,16 @@ in front of the fields, values that would not arrive as they are, or not at all,
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import Field, fields, is_dataclass
+from dataclasses import is_dataclass
+from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, get_origin, get_type_hints
+from math import isfinite
+from typing import (
+    Any,
+    Generic,
+)
 
 import msgspec
-from msgspec import inspect
 
 from events.errors import (
     EventDecodeError,
@@ -22,24 +26,18 @@ from events.errors import (
     InvalidEventError,
     MalformedEventError,
 )
+from events.integration._class_checks import check_class, info_of, own_fields
 from events.integration._json_checks import JsonChecks, UnfitError, UnsupportedFieldError, path_of
-from events.integration.annotations import annotations_of
+from events.integration._versioned import Versioned, VersionedT
 from events.integration.cloudevents import encode_value
 
-if TYPE_CHECKING:
-    from events.integration.event import IntegrationEvent
-
 __all__ = ["EventCodec", "codec_of"]
-
-E = TypeVar("E", bound="IntegrationEvent")
-
-RESERVED = frozenset({"type", "version", "registry", "to_dict", "from_dict", "upcast"})
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-class EventCodec(Generic[E]):
+class EventCodec(Generic[VersionedT]):
     """Encodes and decodes the events of one concrete class. Safe to share between threads.
 
     `prefix` is what the body of each of its events begins with, unless it has no fields at all.
@@ -58,14 +56,14 @@ class EventCodec(Generic[E]):
         "version",
     )
 
-    def __init__(self, event_class: type[E]) -> None:
+    def __init__(self, event_class: type[VersionedT]) -> None:
         """Build it.
 
         Raises:
             EventDefinitionError: the class is abstract, no dataclass, or has a field of a type
                 that msgspec cannot carry. It names the field.
         """
-        _check_class(event_class)
+        check_class(event_class)
         self.event_class = event_class
         self.type = event_class.type
         self.version = event_class.version
@@ -75,16 +73,17 @@ class EventCodec(Generic[E]):
         self.prefix = head[:-1] + b","
         self.header_type = encode_value(self.type)
         self.header_version = str(self.version)
-        self._decode: Callable[[bytes], E] | None = None
-        if _is_dataclass(event_class):
+        self._decode: Callable[[bytes], VersionedT] | None = None
+        given: object = event_class
+        if is_dataclass(given):  # also of one without fields
             try:
-                self._checks = JsonChecks(_info(event_class))
+                self._checks = JsonChecks(info_of(event_class))
             except UnsupportedFieldError as exc:
                 raise EventDefinitionError(event_class, str(exc)) from exc
             self._fits = self._checks.fits
             self._decode = msgspec.json.Decoder(event_class).decode
 
-    def encode(self, event: E) -> bytes:
+    def encode(self, event: VersionedT) -> bytes:
         """Give the flat JSON object that goes on the wire.
 
         Raises:
@@ -102,7 +101,7 @@ class EventCodec(Generic[E]):
             return self.prefix[:-1] + b"}"
         return body.replace(b"{", self.prefix, 1)
 
-    def decode(self, body: bytes) -> E:
+    def decode(self, body: bytes) -> VersionedT:
         """Make the event of a body, whatever type and version the body itself names.
 
         Raises:
@@ -116,7 +115,7 @@ class EventCodec(Generic[E]):
         except Exception as exc:
             raise decode_error(exc, self.event_class) from exc
 
-    def to_dict(self, event: E) -> dict[str, Any]:
+    def to_dict(self, event: VersionedT) -> dict[str, Any]:
         """See `IntegrationEvent.to_dict`."""
         # Through the bytes, so that it is to the letter what a partner's JSON parser gives.
         body = self.encode(event)
@@ -125,7 +124,7 @@ class EventCodec(Generic[E]):
         except MalformedEventError as exc:
             raise EventEncodeError(self.event_class, self._why(event, exc)) from exc
 
-    def _why(self, event: E, error: Exception) -> str:
+    def _why(self, event: VersionedT, error: Exception) -> str:
         """Say what cannot be encoded, or read, and where it stands."""
         if isinstance(error, UnfitError):
             return str(error)
@@ -145,10 +144,11 @@ class EventCodec(Generic[E]):
                 return f"{path_of(place)}: {_said(itself)}"
         return _said(error)
 
-    def convert(self, payload: dict[str, Any]) -> E:
+    def convert(self, payload: dict[str, Any], *, exact: bool = False) -> VersionedT:
         """Make the event of a payload, whatever type and version the payload itself names.
 
-        The event may share what a field of type Any holds with the payload: give a copy.
+        The event may share what a field of type Any holds with the payload: give a copy. `exact`
+        says that it holds numbers of `read_exactly`.
 
         Raises:
             InvalidEventError: a field is missing or does not fit.
@@ -156,26 +156,23 @@ class EventCodec(Generic[E]):
         try:
             if self._decode is None:
                 return self.event_class()
+            if exact:
+                return self._decode(_encode_exactly(payload))
             return msgspec.convert(payload, self.event_class, str_keys=True)
         except Exception as exc:
             raise decode_error(exc, self.event_class) from exc
 
 
-def codec_of(event_class: type[E]) -> EventCodec[E]:
+def codec_of(event_class: type[VersionedT]) -> EventCodec[VersionedT]:
     """Give the class's codec, making it the first time.
 
     Raises:
         EventDefinitionError: see `EventCodec`.
     """
-    codec: EventCodec[E] | None = event_class.__event_codec__
+    codec: EventCodec[VersionedT] | None = event_class.__event_codec__
     if codec is None or codec.event_class is not event_class:
         codec = event_class.__event_codec__ = EventCodec(event_class)
     return codec
-
-
-def is_abstract(event_class: type[IntegrationEvent]) -> bool:
-    """Tell whether a class is a base for events and none itself."""
-    return event_class.__event_abstract__
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -190,6 +187,46 @@ def read_object(body: bytes) -> dict[str, Any]:
         raise malformed(exc) from exc
 
 
+class _ExactFloat(float):
+    """A number that has more digits than a float keeps. To an upcaster it is a float."""
+
+    __slots__ = ("text",)
+    text: str
+
+
+def read_exactly(body: bytes) -> tuple[dict[str, Any], bool]:
+    """Read a JSON object, keeping all digits of its numbers, and tell whether a float has not.
+
+    Raises:
+        MalformedEventError: it is something else.
+    """
+    exact = False
+
+    def number(text: str) -> float:
+        nonlocal exact
+        value = float(text)
+        if isfinite(value) and Decimal(repr(value)) == Decimal(text):
+            return value
+        exact = True
+        kept = _ExactFloat(value)
+        kept.text = text
+        return kept
+
+    try:
+        return msgspec.json.Decoder(dict[str, Any], float_hook=number).decode(body), exact
+    except Exception as exc:
+        raise malformed(exc) from exc
+
+
+def _written(value: object) -> msgspec.Raw:
+    if isinstance(value, _ExactFloat):
+        return msgspec.Raw(value.text.encode())
+    raise TypeError(f"a {type(value).__qualname__} has no JSON form")
+
+
+_encode_exactly = msgspec.json.Encoder(enc_hook=_written).encode
+
+
 def malformed(exc: Exception) -> MalformedEventError:
     """Say of a body that cannot be read why."""
     if isinstance(exc, RecursionError):
@@ -200,7 +237,7 @@ def malformed(exc: Exception) -> MalformedEventError:
 
 
 def decode_error(
-    exc: Exception, event_class: type[IntegrationEvent]
+    exc: Exception, event_class: type[Versioned]
 ) -> InvalidEventError | MalformedEventError:
     """Say of a body or a payload that does not fit a class where and why."""
     if isinstance(exc, msgspec.ValidationError):
@@ -215,96 +252,3 @@ def _said(exc: Exception) -> str:
     if isinstance(exc, RecursionError):
         return "it is nested too deeply, or contains itself"
     return str(exc) or repr(exc)
-
-
-def _maker_of(event_class: type) -> type:
-    """Return the class whose `__init__` makes the events.
-
-    A `Protocol`'s is none: it looks for the next, and puts that into the event's class.
-    """
-    inits = [
-        (cls, cls.__dict__["__init__"])
-        for cls in event_class.__mro__
-        if "__init__" in cls.__dict__ and not cls.__dict__.get("_is_protocol", False)
-    ]
-    return [cls for cls, init in inits if init is inits[0][1]][-1]
-
-
-def _check_class(event_class: type[IntegrationEvent]) -> None:
-    if is_abstract(event_class):
-        raise EventDefinitionError(event_class, "it is abstract: use one of its subclasses")
-    maker = _maker_of(event_class)
-    if "__dataclass_fields__" not in maker.__dict__ and "__init_subclass__" not in maker.__dict__:
-        raise EventDefinitionError(
-            event_class,
-            f"{maker.__qualname__} has an `__init__` but is no dataclass, so what it sets would "
-            f"not be sent: declare fields and add `@dataclass`",
-        )
-    for cls in event_class.__mro__:
-        if "__dataclass_fields__" in cls.__dict__ or not hasattr(cls, "__event_codec__"):
-            continue
-        if declared := _declared(cls):
-            raise EventDefinitionError(
-                event_class,
-                f"{cls.__qualname__} declares fields ({', '.join(declared)}) but is no dataclass: "
-                f"add `@dataclass` to it",
-            )
-    for field in own_fields(event_class):
-        if field.name in RESERVED:
-            raise EventDefinitionError(
-                event_class, f"a field cannot be named {field.name!r}: rename it"
-            )
-
-
-def own_fields(event_class: type) -> tuple[Field[Any], ...]:
-    """Give a class's fields: those of dataclasses, or none."""
-    return fields(event_class) if is_dataclass(event_class) else ()
-
-
-def _is_dataclass(event_class: type) -> bool:
-    return is_dataclass(event_class)
-
-
-def _declared(cls: type) -> list[str]:
-    """Name what a class body declares as fields, dataclass or not."""
-    return [
-        name
-        for name, hint in annotations_of(cls).items()
-        if "ClassVar" not in (hint if isinstance(hint, str) else repr(hint))
-    ]
-
-
-def _info(event_class: type[IntegrationEvent]) -> inspect.DataclassType:
-    """Have msgspec look at a class.
-
-    Raises:
-        EventDefinitionError: msgspec cannot carry one of the fields. It names the field.
-    """
-    try:
-        info = inspect.type_info(event_class)
-        # Decoders are more particular than `type_info`.
-        msgspec.json.Decoder(event_class)
-    except NameError as exc:
-        raise EventDefinitionError(event_class, _unresolved(event_class, exc)) from exc
-    except Exception as exc:
-        raise EventDefinitionError(event_class, f"{_culprit(event_class)}: {exc}") from exc
-    return cast("inspect.DataclassType", info)
-
-
-def _unresolved(event_class: type[IntegrationEvent], exc: NameError) -> str:
-    using = [field.name for field in own_fields(event_class) if str(exc.name) in str(field.type)]
-    return (
-        f"field {', '.join(using)}: its annotation names {exc.name!r}, which its module does not "
-        f"have: define it at module level, and outside of `if TYPE_CHECKING`"
-    )
-
-
-def _culprit(event_class: type[IntegrationEvent]) -> str:
-    """Find the field that msgspec does not like."""
-    for name, hint in get_type_hints(event_class, include_extras=True).items():
-        if get_origin(hint) is not ClassVar:
-            try:
-                msgspec.json.Decoder(hint)
-            except TypeError:
-                return f"field {name}"
-    return "its fields"

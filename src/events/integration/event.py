@@ -19,14 +19,13 @@ from dataclasses import Field, fields
 from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
+from events._annotations import drop_annotations
 from events.errors import EventDefinitionError
-from events.integration.annotations import drop_annotations
-from events.integration.codec import EventCodec, codec_of, is_abstract
+from events.integration._class_checks import check_definition
+from events.integration.codec import EventCodec, codec_of
 from events.integration.upcasting import event_from_payload
 
 __all__ = ["EventKey", "EventRegistry", "IntegrationEvent"]
-
-EXAMPLE = 'give both in the class body, as in `type = "user.registered"` and `version = 1`'
 
 
 class EventKey(NamedTuple):
@@ -77,9 +76,8 @@ class IntegrationEvent:
         cls.__event_abstract__ = abstract or cls.__dict__.get("__event_abstract__", False)
         if cls.__event_abstract__:
             return
-        key = _key_given_by(cls)
-        _check_upcast(cls)
-        cls.registry.add(cls, key)
+        check_definition(cls)
+        cls.registry.add(cls)
 
     if not TYPE_CHECKING:
 
@@ -193,43 +191,3 @@ def _repr(event: IntegrationEvent) -> str:
     values |= {field.name: getattr(event, field.name) for field in shown if field.repr}
     given = ", ".join(f"{name}={value!r}" for name, value in values.items())
     return f"{event.__class__.__qualname__}({given})"
-
-
-def _key_given_by(cls: type[IntegrationEvent]) -> EventKey:
-    """Check what a class gives as `type` and `version`; either may come from an abstract base."""
-    type_: object = getattr(cls, "type", None)
-    version: object = getattr(cls, "version", None)
-    for name, value in ("type", type_), ("version", version):
-        if value is None:
-            raise EventDefinitionError(
-                cls,
-                f"it has no {name}: {EXAMPLE}, or make it a base with "
-                f"`class {cls.__name__}(IntegrationEvent, abstract=True)`",
-            )
-    if not isinstance(type_, str) or not type_ or not type_.isprintable():
-        raise EventDefinitionError(
-            cls, f"its type is {type_!r}, where a printable, non-empty str is needed: {EXAMPLE}"
-        )
-    # A bool is an int, and `version = True` is a slip.
-    if type(version) is not int or version < 1:
-        raise EventDefinitionError(
-            cls, f"its version is {version!r}, where an int from 1 on is needed: {EXAMPLE}"
-        )
-    for base in cls.__mro__[1:]:
-        if (
-            issubclass(base, IntegrationEvent)
-            and not is_abstract(base)
-            and (base.type, base.version) == (type_, version)
-        ):
-            raise EventDefinitionError(
-                cls,
-                f"it inherits type {type_!r} and version {version} from {base.__event_name__}: "
-                f"give it a type or a version of its own",
-            )
-    return EventKey(type_, version)
-
-
-def _check_upcast(cls: type[IntegrationEvent]) -> None:
-    upcast = cls.__dict__.get("upcast")
-    if upcast is not None and not isinstance(upcast, classmethod):
-        raise EventDefinitionError(cls, "its `upcast` is no classmethod: add `@classmethod` to it")

@@ -25,9 +25,10 @@ from typing import Any, Final
 import msgspec
 
 from events.errors import EventEncodeError, InvalidEventError, MalformedEventError
+from events.integration._class_checks import own_fields
 from events.integration._diagnosis import diagnosis
 from events.integration.cloudevents import JSON, attribute, encode_value, unwrapped
-from events.integration.codec import EventCodec, codec_of, malformed, own_fields, read_object
+from events.integration.codec import EventCodec, codec_of, malformed, read_exactly
 from events.integration.event import EventRegistry, IntegrationEvent
 from events.integration.message import Delivery, Message, current_correlation, current_delivery
 from events.integration.upcasting import has_upcaster, resolve, upcast
@@ -239,7 +240,8 @@ class EventDecoder:
         target, steps = resolve(self._registry(type_), type_, version, self._wanted[type_])
         if not steps:
             return codec_of(target).decode(body)
-        return codec_of(target).convert(upcast(read_object(body), (type_, version), steps))
+        payload, exact = read_exactly(body)
+        return codec_of(target).convert(upcast(payload, (type_, version), steps), exact=exact)
 
     def _version_of(self, type_: str, said: str | None, own: _Own) -> int:
         """Tell the version of a wanted type that the headers name."""

@@ -10,22 +10,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 from events.errors import InvalidEventError, MalformedEventError, UnknownEventError
-from events.integration.codec import codec_of, is_abstract, malformed
-
-if TYPE_CHECKING:
-    from events.integration.event import EventRegistry, IntegrationEvent
+from events.integration._class_checks import is_abstract
+from events.integration._versioned import Versioned, VersionedT, Versions
+from events.integration.codec import codec_of, malformed, read_exactly
 
 __all__ = ["event_from_payload", "gaps", "resolve", "upcast"]
 
-E = TypeVar("E", bound="IntegrationEvent")
-
 
 def resolve(
-    registry: EventRegistry, type: str, version: int, wanted: Mapping[int, type[E]]
-) -> tuple[type[E], Sequence[type[IntegrationEvent]]]:
+    registry: Versions, type: str, version: int, wanted: Mapping[int, type[VersionedT]]
+) -> tuple[type[VersionedT], Sequence[type[Versioned]]]:
     """Find the wanted class for a version, and the classes whose upcasters lead there, in order.
 
     The exact version wins; else the nearest newer one that a chain reaches.
@@ -45,7 +42,7 @@ def resolve(
 def upcast(
     payload: dict[str, Any],
     key: tuple[str, int],
-    steps: Iterable[type[IntegrationEvent]],
+    steps: Iterable[type[Versioned]],
 ) -> dict[str, Any]:
     """Take a payload through upcasters, which may change it: give them one of their own.
 
@@ -66,10 +63,29 @@ def upcast(
     return payload
 
 
-def event_from_payload(event_class: type[E], payload: Mapping[str, Any]) -> E:
+def event_from_payload(event_class: type[VersionedT], payload: Mapping[str, Any]) -> VersionedT:
     """See `IntegrationEvent.from_dict`."""
-    type_, version = _key_in(payload)
-    wanted: dict[int, type[E]]
+    target, steps, key = _found(event_class, payload)
+    try:
+        own = deepcopy(dict(payload))
+    except RecursionError as exc:
+        raise malformed(exc) from exc
+    return codec_of(target).convert(upcast(own, key, steps) if steps else own)
+
+
+def event_from_body(event_class: type[VersionedT], body: bytes) -> VersionedT:
+    """Do what `IntegrationEvent.from_dict` does, with all digits of the body's numbers."""
+    payload, exact = read_exactly(body)
+    target, steps, key = _found(event_class, payload)
+    return codec_of(target).convert(upcast(payload, key, steps) if steps else payload, exact=exact)
+
+
+def _found(
+    event_class: type[VersionedT], payload: Mapping[str, Any]
+) -> tuple[type[VersionedT], Sequence[type[Versioned]], tuple[str, int]]:
+    """Find the class for a payload, and what leads there."""
+    type_, version = key = _key_in(payload)
+    wanted: dict[int, type[VersionedT]]
     if is_abstract(event_class):
         known = event_class.registry.versions(type_)
         wanted = {v: cls for v, cls in known.items() if issubclass(cls, event_class)}
@@ -78,23 +94,16 @@ def event_from_payload(event_class: type[E], payload: Mapping[str, Any]) -> E:
     else:
         reason = f"{event_class.__qualname__} is {event_class.type!r}"
         raise UnknownEventError(type_, version, reason)
-    target, steps = resolve(event_class.registry, type_, version, wanted)
-    try:
-        own = deepcopy(dict(payload))
-    except RecursionError as exc:
-        raise malformed(exc) from exc
-    if steps:
-        own = upcast(own, (type_, version), steps)
-    return codec_of(target).convert(own)
+    return *resolve(event_class.registry, type_, version, wanted), key
 
 
-def gaps(events: Iterable[type[IntegrationEvent]]) -> list[str]:
+def gaps(events: Iterable[type[Versioned]]) -> list[str]:
     """Say which known older versions of a registration's events it could not take, and the cure.
 
     Known are the versions that have a class, and those that an upcaster leads from. A version that
     the registration names itself is no gap. Empty means that all is well.
     """
-    wanted: defaultdict[str, dict[int, type[IntegrationEvent]]] = defaultdict(dict)
+    wanted: defaultdict[str, dict[int, type[Versioned]]] = defaultdict(dict)
     for event_class in events:
         wanted[event_class.type][event_class.version] = event_class
     found: list[str] = []
@@ -112,15 +121,15 @@ def gaps(events: Iterable[type[IntegrationEvent]]) -> list[str]:
     return found
 
 
-def has_upcaster(event_class: type[IntegrationEvent]) -> bool:
+def has_upcaster(event_class: type[Versioned]) -> bool:
     """Tell whether a class has its own: an inherited one leads to its parent's version."""
     return "upcast" in event_class.__dict__
 
 
 def _chain(
-    versions: Mapping[int, type[IntegrationEvent]], version: int, newer: int
-) -> list[type[IntegrationEvent]] | None:
-    steps: list[type[IntegrationEvent]] = []
+    versions: Mapping[int, type[Versioned]], version: int, newer: int
+) -> list[type[Versioned]] | None:
+    steps: list[type[Versioned]] = []
     for between in range(newer, version, -1):
         step = versions.get(between)
         # Backwards, so that a version of 1,000,000 from outside ends at the first gap.
@@ -130,9 +139,7 @@ def _chain(
     return steps[::-1]
 
 
-def _why_unknown(
-    versions: Mapping[int, type[IntegrationEvent]], version: int, wanted: list[int]
-) -> str:
+def _why_unknown(versions: Mapping[int, type[Versioned]], version: int, wanted: list[int]) -> str:
     if not wanted:
         return "no class here has this type: is the module that defines it imported?"
     newer = [known for known in wanted if known > version]

@@ -3,16 +3,19 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from msgspec import Raw
+from msgspec.json import encode as encode_json
 
 from events.errors import InvalidEventError, UnknownEventError
 from events.integration.event import EventRegistry, IntegrationEvent
 from events.integration.message import Delivery
 from events.integration.serialization import EventDecoder
-from events.integration.upcasting import gaps
+from events.integration.upcasting import event_from_body, gaps
 
 
 class Event(IntegrationEvent, abstract=True):
@@ -240,3 +243,59 @@ def test_types_are_looked_at_apart() -> None:
         version = 2
 
     assert gaps([Other, V3]) == []
+
+
+# --- numbers keep their digits ----------------------------------------------------------------
+
+
+@dataclass
+class Paid(Event):
+    type = "paid"
+    version = 2
+    amount: Decimal
+    rate: float = 0.0
+    anything: Any = None
+    amounts: list[Decimal] = field(default_factory=list)
+
+    @classmethod
+    def upcast(cls, payload: dict[str, Any]) -> dict[str, Any]:
+        assert isinstance(payload["amount"], (int, float))
+        return {**payload, "rate": payload["rate"] * 2}
+
+
+LONG = "1234567890123456.78"
+
+
+@pytest.mark.parametrize("number", [LONG, "0.1", "12345678901234567890", "1e400", "-1.10"])
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_decimal_keeps_its_digits_through_an_upcaster(version: int, number: str) -> None:
+    Event.registry.add(Paid)
+    body = (
+        f'{{"type":"paid","version":{version},"amount":{number},"rate":0.25,"anything":[0.5],'
+        f'"amounts":[{number},1]}}'
+    ).encode()
+    rate = 0.5 if version == 1 else 0.25
+    paid = Paid(Decimal(number), rate, [0.5], [Decimal(number), Decimal(1)])
+    received = EventDecoder([Paid]).decode(Delivery("t", "me", "1", body, {}))
+    assert received == paid
+    assert event_from_body(Event, body) == paid
+    envelope = {"specversion": "1.0", "id": "1", "source": "/x", "type": "paid", "data": Raw(body)}
+    structured = Delivery(
+        "t", "me", "1", encode_json(envelope | {"eventversion": str(version)}), {}
+    )
+    assert EventDecoder([Paid]).decode(structured) == paid
+
+
+@pytest.mark.parametrize("kept", [LONG, "1e400"])
+def test_a_number_too_long_for_a_float_is_one_where_the_class_says_so(kept: str) -> None:
+    Event.registry.add(Paid)
+    body = f'{{"type":"paid","version":1,"amount":1,"rate":1,"anything":{kept}}}'.encode()
+    decode = EventDecoder([Paid]).decode
+    if kept == LONG:
+        event = decode(Delivery("t", "me", "1", body, {}))
+        assert isinstance(event, Paid)
+        assert type(event.anything) is float
+        assert event.anything == float(LONG)
+    else:
+        with pytest.raises(InvalidEventError, match=r"Number out of range"):
+            decode(Delivery("t", "me", "1", body, {}))

@@ -77,6 +77,10 @@ def is_number(*numbers: int) -> When:
     return lambda subject: any(b'"number":%d,' % n in subject.body for n in numbers)
 
 
+def is_binary(subject: Message | Delivery) -> bool:
+    return "ce-id" in subject.headers
+
+
 def is_other(subject: Message | Delivery) -> bool:
     return b"events.contracts.other" in subject.body
 

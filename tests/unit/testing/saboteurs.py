@@ -48,6 +48,7 @@ from tests.unit.testing.sabotage import (
     WedgeWhenCancelled,
     change,
     goes_to,
+    is_binary,
     is_number,
     is_other,
     registering,
@@ -105,7 +106,7 @@ SABOTEURS = [
     by(
         "test_01_a_batch_arrives_whole",
         "number 0 arrived under another id",
-        lambda: ChangeMessage(change(id="another"), times=1),
+        lambda: with_header("ce-id", "another"),
     ),
     by("test_01_a_batch_arrives_whole", "101 arrived", lambda: DuplicatePublish(times=1)),
     # 2
@@ -249,7 +250,11 @@ SABOTEURS = [
     by(
         "test_10_the_third_attempt_succeeds_through_the_broker",
         "its id changed",
-        lambda: ChangeDelivery(lambda d: msgspec.structs.replace(d, id=f"{d.id}-{d.attempt}")),
+        lambda: ChangeDelivery(
+            lambda d: msgspec.structs.replace(
+                d, headers={**d.headers, "ce-id": f"{d.id}-{d.attempt}"}
+            )
+        ),
     ),
     # 11
     by(
@@ -431,5 +436,16 @@ SABOTEURS = [
         "test_21_a_cancelled_send_leaves_the_bus_usable",
         "send after a cancelled one returns",
         WedgeWhenCancelled,
+    ),
+    # 38
+    by(
+        "test_38_a_cloudevent_keeps_its_id",
+        r"one event arrived under these ids: \['client-2', 'order-7'\]",
+        lambda: StripHeaders("ce-id", times=1, when=is_binary),
+    ),
+    by(
+        "test_38_a_dead_letter_bears_the_cloudevents_id",
+        r"one event died under these ids: \['client-2', 'order-7'\]",
+        lambda: StripHeaders("ce-id", times=1, when=is_binary),
     ),
 ]

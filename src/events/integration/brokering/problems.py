@@ -28,6 +28,9 @@ class Problems:
         self._loud: set[str] = set()  # keys of problems whose end is logged, too
         self._logged: dict[tuple[str, str], float] = {}
 
+    def __bool__(self) -> bool:
+        return bool(self._now)
+
     def __contains__(self, key: str) -> bool:
         return key in self._now
 

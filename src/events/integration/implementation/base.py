@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypedDict
 
 from events.errors import (
@@ -28,7 +29,7 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.health import BusHealth
 from events.integration.message import DeadLetter, Message
-from events.integration.paging import check_limit
+from events.integration.paging import all_found, check_limit, ids_of
 from events.integration.pipeline.lifecycle import LifecycleLock, calling, first_of
 from events.integration.pipeline.middleware import Middleware, Middlewares
 from events.integration.pipeline.roster import Roster, check
@@ -47,7 +48,8 @@ __all__ = ["BusOptions", "TransportIntegrationEventBus"]
 class BusOptions(TypedDict, total=False):
     """The options that every bus over a transport takes. Times are in seconds, sizes in bytes.
 
-    - `source` names this service in each event (the CloudEvents attribute); `"/events"`.
+    - `source` names this service in each event (the CloudEvents attribute, a URI reference);
+      `"/events"`.
     - `middlewares` run around each attempt to handle an event, the first one outermost; none. A
       `ManagedMiddleware` is started and stopped with the bus.
     - `retry` is the policy of registrations that name none; `RetryPolicy()`.
@@ -351,13 +353,13 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         Takes dead letters or their ids, or one alone, and returns how many there were. Raises
         `NoSuchDeadLetterError` for those that are not there, after sending back the rest.
         """
-        store, name, ids = self._dead_letter_store("redrive"), _name(consumer), _ids(letters)
-        return _all_found(name, ids, await store.redrive(name, ids))
+        store, name, ids = self._dead_letter_store("redrive"), _name(consumer), ids_of(letters)
+        return all_found(ids, await store.redrive(name, ids), partial(NoSuchDeadLetterError, name))
 
     async def discard(self, consumer: Consumer | str, letters: Iterable[DeadLetter | str]) -> int:
         """Remove dead letters for good; otherwise as `redrive`."""
-        store, name, ids = self._dead_letter_store("discard"), _name(consumer), _ids(letters)
-        return _all_found(name, ids, await store.discard(name, ids))
+        store, name, ids = self._dead_letter_store("discard"), _name(consumer), ids_of(letters)
+        return all_found(ids, await store.discard(name, ids), partial(NoSuchDeadLetterError, name))
 
     def _dead_letter_store(self, doing: str) -> DeadLetterStore:
         self._require_started(doing)
@@ -374,17 +376,3 @@ def _is_amount(given: object) -> bool:
 
 def _name(consumer: Consumer | str) -> str:
     return consumer if isinstance(consumer, str) else consumer.name
-
-
-def _ids(letters: Iterable[DeadLetter | str]) -> list[str]:
-    given: object = letters
-    if isinstance(given, str | DeadLetter):
-        letters = [given]  # one alone: the characters of its id would be taken for ids
-    return [letter if isinstance(letter, str) else letter.id for letter in letters]
-
-
-def _all_found(consumer: str, ids: Sequence[str], found: Sequence[str]) -> int:
-    missing = set(ids).difference(found)
-    if missing:
-        raise NoSuchDeadLetterError(consumer, sorted(missing))
-    return len(found)

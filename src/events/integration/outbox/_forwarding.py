@@ -26,12 +26,12 @@ from msgspec import Struct
 
 from events.errors import BusError, BusNotStartedError, BusUnavailableError, SendOutcomeUnknownError
 from events.integration.bus import IntegrationEventBus
-from events.integration.codec import read_object
 from events.integration.event import IntegrationEvent
 from events.integration.message import Message
 from events.integration.outbox._trouble import not_cancelled
 from events.integration.outbox.port import OutboxRow
 from events.integration.topology import Topic
+from events.integration.upcasting import event_from_body
 
 __all__ = ["Forward", "ForwardingBus", "Outcome", "forward_in_waves", "forward_to", "sort"]
 
@@ -182,7 +182,7 @@ class _EventsTo:
 
     async def _send(self, message: Message, until: float) -> Exception | None:
         try:
-            event = IntegrationEvent.from_dict(read_object(message.body))
+            event = event_from_body(IntegrationEvent, message.body)
             async with asyncio.timeout(min(self._timeout, _left(until))):
                 await self._bus.send(Topic(message.topic), event)
         except asyncio.CancelledError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -33,7 +33,7 @@ from events.integration.outbox._options import (
 )
 from events.integration.outbox._order import Order
 from events.integration.outbox.port import OutboxStore, ParkedRow
-from events.integration.paging import check_limit
+from events.integration.paging import all_found, check_limit, ids_of
 from events.integration.pipeline.lifecycle import LifecycleLock, calling
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
@@ -347,13 +347,13 @@ class OutboxRelay:
         They leave behind what waits already. Raises `NoSuchParkedRowError` for those that are not
         there, after the rest was put back.
         """
-        ids = _ids(rows)
-        return _all_found(ids, await self._store.redrive(ids))
+        ids = ids_of(rows)
+        return all_found(ids, await self._store.redrive(ids), NoSuchParkedRowError)
 
     async def discard(self, rows: Iterable[ParkedRow | int] | ParkedRow | int) -> int:
         """Delete parked rows for good; otherwise as `redrive`."""
-        ids = _ids(rows)
-        return _all_found(ids, await self._store.discard(ids))
+        ids = ids_of(rows)
+        return all_found(ids, await self._store.discard(ids), NoSuchParkedRowError)
 
     async def _purge(self, older_than: timedelta) -> None:
         while True:
@@ -370,19 +370,6 @@ class OutboxRelay:
 
 def _ignore(step: RelayStep) -> None:
     pass
-
-
-def _ids(rows: Iterable[ParkedRow | int] | ParkedRow | int) -> list[int]:
-    if isinstance(rows, ParkedRow | int):
-        rows = [rows]
-    return [row if isinstance(row, int) else row.id for row in rows]
-
-
-def _all_found(ids: Sequence[int], found: Sequence[int]) -> int:
-    missing = set(ids).difference(found)
-    if missing:
-        raise NoSuchParkedRowError(sorted(missing))
-    return len(found)
 
 
 def _log_end(task: asyncio.Task[None]) -> None:

@@ -110,10 +110,14 @@ class Receiver:
         return self._scheduler.submit(partial(self._attempts, delivery, event, failure))
 
     def _opened(self, delivery: Delivery) -> Delivery:
-        """Return it uncompressed and out of its envelope: the body as it was when it was sent."""
+        """Return it uncompressed, out of its envelope, and under its CloudEvents id."""
         if "content-encoding" in delivery.headers:
             delivery = unpacked(delivery, self._max_body_size)
-        return unwrapped(delivery, expected=self._enveloped)
+        delivery = unwrapped(delivery, expected=self._enveloped)
+        said = delivery.headers.get("ce-id")
+        if said is not None and said != delivery.id:  # a broker's or its client's own
+            delivery = replace(delivery, id=attribute(delivery.headers, "id") or delivery.id)
+        return delivery
 
     def _refused(self, delivery: Delivery) -> Reject | None:
         """Reject what must not even be decoded."""

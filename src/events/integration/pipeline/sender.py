@@ -16,11 +16,11 @@ from events.errors import (
     BusError,
     BusUnavailableError,
     InvalidTopologyError,
-    MessageTooLargeError,
     SendOutcomeUnknownError,
 )
 from events.integration.cloudevents import to_structured
 from events.integration.event import IntegrationEvent
+from events.integration.limits import check_size
 from events.integration.message import Message
 from events.integration.serialization import Serializer
 from events.integration.topology import Topic
@@ -58,7 +58,7 @@ class Sender:
         if not isinstance(topic, Topic):
             raise InvalidTopologyError(repr(topic), "not a Topic; write Topic('users')")
         message = self._serializer.encode(topic.name, event, key=key, headers=headers, id=id)
-        self._check_size(message)
+        check_size(message, self._max_body_size)
         return message
 
     async def send(self, message: Message) -> None:
@@ -121,7 +121,7 @@ class Sender:
 
     def _checked(self, message: Message) -> Awaitable[None]:
         try:
-            self._check_size(message)
+            check_size(message, self._max_body_size)
             return self._publish(message)
         except BusError as error:
             failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -132,11 +132,6 @@ class Sender:
         if self._structured:
             message = replace(message, body=to_structured(message))
         return self._transport.publish(message)
-
-    def _check_size(self, message: Message) -> None:
-        size = len(message.body)
-        if size > self._max_body_size:
-            raise MessageTooLargeError(message.topic, message.type, size, self._max_body_size)
 
     def _unknown(self, message: Message) -> SendOutcomeUnknownError:
         reason = f"no answer within {self._timeout:g} s"

@@ -8,7 +8,7 @@ from functools import partial
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from events.integration.annotations import signature_of
+from events._annotations import signature_of
 from events.integration.event import IntegrationEvent
 
 

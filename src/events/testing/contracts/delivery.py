@@ -1,4 +1,4 @@
-"""Conformance 1 to 9: what is sent arrives, all of it, where it should, in order."""
+"""Conformance 1 to 9, and 38: what is sent arrives, all of it, where it should, in order."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from events.integration.message import Message
 from events.integration.serialization import Serializer
 from events.integration.topology import Topic
+from events.testing.contracts._foreign import EVENT_ID, cloudevents
 from events.testing.contracts.harness import (
     BROADCAST,
     GONE_BEFORE_START,
@@ -276,6 +277,18 @@ class DeliveryContracts(ContractSuite):
             lambda: sorted(set(range(BATCH)) - set(probe.numbers)),
         )
         assert probe.most_running == CEILING, f"{probe.most_running} ran at once"
+
+    @contract(38)
+    async def test_38_a_cloudevent_keeps_its_id(self, scenario: Scenario) -> None:
+        """In each mode, with or without a content type, whatever id a client gives the message."""
+        topic, probe = scenario.topic(), scenario.probe()
+        bus = await scenario.started(scenario.registration(probe, topic))
+        sent = cloudevents(topic, headers=bus.transport.features.headers)
+        for message in sent:
+            await scenario.soon(scenario.harness.publish_raw(bus, message), "publish_raw")
+        await scenario.handled(len(sent), probe)
+        ids = {arrival.delivery.id for arrival in probe.arrivals}
+        assert ids == {EVENT_ID}, f"one event arrived under these ids: {sorted(ids)}"
 
 
 def _event(number: int) -> Numbered:

@@ -9,9 +9,11 @@ from itertools import pairwise
 from typing import Any
 
 from events.errors import MessageTooLargeError, NoSuchDeadLetterError
+from events.integration.limits import MAX_HEADERS_SIZE
 from events.integration.message import Message, current_delivery
 from events.integration.serialization import Serializer
 from events.integration.topology import RetryPolicy, Topic
+from events.testing.contracts._foreign import EVENT_ID, cloudevents
 from events.testing.contracts.harness import (
     BREAKABLE_DEAD_LETTERS,
     DEAD_LETTERS,
@@ -119,17 +121,38 @@ class FailureContracts(ContractSuite):
 
     @contract(12)
     async def test_12_a_body_over_the_limit_is_not_sent(self, scenario: Scenario) -> None:
-        """`send` refuses it, `send_many` before it has sent any; one at the limit arrives."""
+        """Nor headers over theirs.
+
+        `send` refuses it, `send_many` before it has sent any; one at the limit arrives.
+        """
         topic, probe = scenario.topic(), scenario.probe()
         bus = await scenario.started(scenario.registration(probe, topic), max_body_size=LIMIT)
         large = Numbered(BAD, text="x" * LIMIT)
         await scenario.refuses(bus.send(topic, large), MessageTooLargeError, "send")
         both = bus.send_many(topic, [Numbered(0), large])
         await scenario.refuses(both, MessageTooLargeError, "send_many")
+        headers = {"x-large": "\N{EURO SIGN}" * (MAX_HEADERS_SIZE // 3)}
+        headed = bus.send(topic, Numbered(BAD), headers=headers)
+        await scenario.refuses(headed, MessageTooLargeError, "send of headers over the limit")
         largest = Numbered(GOOD, text="x" * (LIMIT - _size(Numbered(GOOD))))
         await scenario.soon(bus.send(topic, largest), "send of a body as large as the limit")
         await scenario.handled(1, probe)
         assert probe.handled == [largest], f"what was refused came: {probe.handled}"
+
+    @contract(38, DEAD_LETTERS)
+    async def test_38_a_dead_letter_bears_the_cloudevents_id(self, scenario: Scenario) -> None:
+        """And has its bytes as they came, enveloped or not."""
+        topic, probe = scenario.topic(), scenario.probe(react=_fail_on(7))
+        retry = scenario.retry(1, in_place=True)
+        bus = await scenario.started(scenario.registration(probe, topic, retry=retry))
+        sent = cloudevents(topic, headers=bus.transport.features.headers)
+        for message in sent:
+            await scenario.soon(scenario.harness.publish_raw(bus, message), "publish_raw")
+        letters = await scenario.dead_letters(bus, probe, len(sent))
+        ids = {letter.message.id for letter in letters}
+        assert ids == {EVENT_ID}, f"one event died under these ids: {sorted(ids)}"
+        bodies = sorted(letter.message.body for letter in letters)
+        assert bodies == sorted(message.body for message in sent), "its bytes are others"
 
     @contract(13, DEAD_LETTERS)
     async def test_13_redrive_goes_to_that_consumer_alone(self, scenario: Scenario) -> None:

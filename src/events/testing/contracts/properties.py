@@ -50,6 +50,7 @@ PROPERTIES: Final = {
     36: "the order that the outbox promises per key holds with several relays",
     37: "the same delivery twice: the handler's effect once; one that raises leaves no row",
     # Interoperation
+    38: "a CloudEvent keeps its id in every mode, whatever ids a foreign client adds",
     40: "memory is bounded in bytes: large bodies that wait leave the relay flat",
     # Sessions
     41: "a handler that closes, resets or re-enters its session loses nothing: error and retry",

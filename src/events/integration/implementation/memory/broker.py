@@ -26,6 +26,9 @@ from datetime import UTC, datetime
 from time import monotonic
 from typing import Protocol
 
+from msgspec.structs import replace
+
+from events.integration.cloudevents import own_id
 from events.integration.message import DeadLetter, Message, Reject, Release, Retry, Settlement
 
 __all__ = ["Entry", "InMemoryBroker", "Queue", "Taker"]
@@ -236,7 +239,7 @@ class InMemoryBroker:
         dead[number] = DeadLetter(
             number,
             queue.consumer,
-            entry.message,
+            _as_logged(entry.message),
             reject.reason,
             reject.error,
             reject.attempts,
@@ -264,3 +267,9 @@ class InMemoryBroker:
     def _exhume(self, consumer: str, ids: Sequence[str]) -> Sequence[DeadLetter]:
         dead = self._dead[consumer]
         return [dead.pop(number) for number in dict.fromkeys(ids) if number in dead]
+
+
+def _as_logged(message: Message) -> Message:
+    """Return it with the id that it was delivered under: an envelope has its own."""
+    event_id = own_id(message.headers, message.body)
+    return message if event_id in {None, message.id} else replace(message, id=event_id)

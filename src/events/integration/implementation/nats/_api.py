@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import msgspec
 
 from events.errors import BusUnavailableError
+from events.integration.implementation.nats._denials import Denial
 from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._writer import Outgoing, Writer
 
-__all__ = ["Api", "ApiError", "Nothing"]
+__all__ = ["Api", "ApiError", "DeniedError", "Nothing"]
 
 T = TypeVar("T")
 
@@ -33,6 +34,10 @@ class ApiError(Exception):
     def not_found(self) -> bool:
         """Tell whether it is only that something is not there."""
         return self.code == 404  # noqa: PLR2004
+
+
+class DeniedError(BusUnavailableError):
+    """Raised when we may not ask this; it is the server's permissions that must change."""
 
 
 class _Error(msgspec.Struct):
@@ -60,6 +65,7 @@ class Api:
         self._waiting: dict[str, tuple[Outgoing, asyncio.Future[Incoming]]] = {}
         self._inbox = ""
         link.add_listener(self._on_up)
+        link.on_denied.append(self._on_denied)
 
     async def request(self, verb: str, body: Any, answer: type[T]) -> T:
         """Return the answer to a request; raise `ApiError` if it is an error."""
@@ -99,6 +105,12 @@ class Api:
                 if not waiting.done():
                     lost = BusUnavailableError(self._link.name, "the connection was lost meanwhile")
                     waiting.set_exception(lost)
+
+    def _on_denied(self, denial: Denial) -> None:
+        for asked, waiting in self._waiting.values():
+            if asked.written and not waiting.done() and asked.subject.lower() == denial.subject:
+                waiting.set_exception(DeniedError(self._link.name, denial.text))
+                return
 
     def _on_answer(self, message: Incoming) -> None:
         _, waiting = self._waiting.get(message.subject, (None, None))

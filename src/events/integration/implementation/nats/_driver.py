@@ -25,7 +25,7 @@ from nats.errors import (
 
 from events.integration.implementation.nats._wire import parse_block
 
-__all__ = ["Direct", "Hear", "Incoming", "listen", "new_client"]
+__all__ = ["Direct", "Hear", "Incoming", "flush", "listen", "new_client"]
 
 logger = logging.getLogger("events.integration")
 
@@ -118,6 +118,16 @@ class Direct(Client):
 def new_client() -> Client:
     """Return a client, not yet connected."""
     return Direct() if all(hasattr(Client, name) for name in _PLACES) else Client()
+
+
+async def flush(client: Client) -> None:
+    """Return when the server has read all that was written before.
+
+    The driver's own flush writes its question past what waits in the buffer, which leaves right
+    after it: only the answer to a second question says that this was read.
+    """
+    await client.flush()
+    await client.flush()
 
 
 async def listen(client: Client, subject: str, hear: Hear) -> Subscription:

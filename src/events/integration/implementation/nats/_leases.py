@@ -61,7 +61,8 @@ class Leases:
         self._writer = writer
         self._owner = owner
         self._pause = ack_wait / 3
-        self._held: dict[int, Hand] = {}
+        # By sequence and time: a stream that was lost and made again begins with 1 anew.
+        self._held: dict[tuple[int, str], Hand] = {}
         self._done: set[tuple[int, str]] = set()
         self._done_in_order: deque[tuple[int, str]] = deque()
         self._pulse: asyncio.TimerHandle | None = None
@@ -75,16 +76,17 @@ class Leases:
     def take(self, message: Incoming) -> Hand | None:
         """Return the message as ours; None if it is, or if it is done."""
         place = wire.position(message.reply)
-        known = self._held.get(place.sequence)
+        key = place.key
+        known = self._held.get(key)
         if known is not None:
             known.reply = message.reply  # its lease was over before we said a word; it goes on
             return None
         # Not only if it says that it was delivered before: the server may have forgotten that, too.
-        if (place.sequence, place.stored) in self._done:
+        if key in self._done:
             self.skip(message)
             return None
         hand = Hand(message, place, f"{self._owner}.{place.sequence}-{place.stored}")
-        self._held[place.sequence] = hand
+        self._held[key] = hand
         return hand
 
     def skip(self, message: Incoming) -> None:
@@ -94,9 +96,8 @@ class Leases:
     def done(self, hand: Hand) -> None:
         """Be done with a message."""
         self._answer(hand, _DONE)
-        place = hand.place.sequence, hand.place.stored
-        self._done.add(place)
-        self._done_in_order.append(place)
+        self._done.add(hand.place.key)
+        self._done_in_order.append(hand.place.key)
         if len(self._done_in_order) > _REMEMBERED:
             self._done.discard(self._done_in_order.popleft())
 
@@ -120,7 +121,7 @@ class Leases:
             self._pulse.cancel()
 
     def _answer(self, hand: Hand, word: bytes) -> None:
-        if self._held.pop(hand.place.sequence, None) is not None:
+        if self._held.pop(hand.place.key, None) is not None:
             self._writer.put_with_others(Outgoing(hand.reply, word))
 
     def _beat(self) -> None:

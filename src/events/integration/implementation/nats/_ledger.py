@@ -7,11 +7,13 @@ ended with no word, as a process's death does:
 
     first delivery, no entry          --fails, retried--> (attempts made, 0)
                                       --given back------> (attempts before, 0)
-                                      --no word---------> no entry, which reads as (1, 1)
+                                      --no word---------> no entry, which reads as (0, 1)
     later delivery, before it begins  ------------------> (attempts + 1, silent + 1)
 
 An entry is written before what it tells happens, so a death at any moment leaves a count that is
-right, or one too high for a message that was at hand and not begun.
+right, or one too high for a message that was at hand and not begun. No entry at all says that no
+attempt ended: the message may have ended its process, or it was on its way there and lost with the
+connection. So that delivery counts towards `max_crashes`, and not as an attempt.
 
 What is settled needs its entry no more. Whoever settled it removes it, again if the connection was
 lost meanwhile. What a process left behind that died in between goes when its consumer starts next:
@@ -28,17 +30,27 @@ from typing import Any
 
 import msgspec
 
-from events.errors import BusError
-from events.integration.implementation.nats._api import Api, ApiError, Nothing
+from events.errors import (
+    BusError,
+    BusUnavailableError,
+    InvalidTopologyError,
+    SendRefusedError,
+)
+from events.integration.brokering.problems import Problems
+from events.integration.implementation.nats._api import Api, ApiError, DeniedError, Nothing
 from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._publisher import Publisher
-from events.integration.implementation.nats._topology import StreamSpec
+from events.integration.implementation.nats._topology import NotTakenError, StreamSpec
 
 __all__ = ["UNSAID", "Ledger", "Record"]
 
 logger = logging.getLogger("events.integration")
 
 _AT_ONCE = 100  # entries that are being removed
+_REFUSED_FOR = 5.0  # seconds until the server is asked again to keep what it refused
+_REMEMBERED = 10_000  # entries that are kept here meanwhile
+_UNCOUNTED = 2  # the delivery that begins now, and the first one, which may not have begun
+_WRITING = "writing"
 _PAUSE = 1.0  # seconds until what could not be removed is tried again
 
 
@@ -49,7 +61,7 @@ class Record(msgspec.Struct, frozen=True):
     silent: int
 
 
-UNSAID = Record(1, 1)  # delivered before, and nothing was written: it may have been begun
+UNSAID = Record(0, 1)  # delivered before, nothing written: it ended its process, or never began
 
 _decode = msgspec.json.Decoder(Record).decode
 
@@ -87,10 +99,30 @@ class Ledger:
         self._publisher = publisher
         self._stream = stream
         self._settled: dict[str, None] = {}  # an ordered set of names
+        self._unwritten: dict[str, Record] = {}  # entries that the server did not take
+        self._problems = Problems(link.name)
+        self._again = 0.0  # when writing is tried again that was refused
         self._forgetting: asyncio.Task[None] | None = None
 
-    async def read(self, name: str) -> Record:
-        """Return what is known of a message that was delivered before."""
+    async def read(self, name: str, delivered: int) -> Record:
+        """Return what is known of a message that was delivered before.
+
+        Where counts cannot be kept at the server, it is what this process knows, or else
+        JetStream's own count of deliveries, which is too high after a shutdown.
+        """
+        own = self._unwritten.get(name)
+        if own is not None:
+            return own
+        try:
+            record = await self._read(name)
+        except (ApiError, DeniedError) as error:
+            self._cannot(error)
+            record = UNSAID
+        if record is UNSAID and self._problems:
+            return Record(max(0, delivered - _UNCOUNTED), 0)
+        return record
+
+    async def _read(self, name: str) -> Record:
         body: dict[str, Any] = {"last_by_subj": f"{self._stream.name}.{name}"}
         try:
             got = await self._api.request(f"STREAM.MSG.GET.{self._stream.name}", body, _Got)
@@ -101,12 +133,37 @@ class Ledger:
         return _decode(b64decode(got.message.data))
 
     async def write(self, name: str, record: Record) -> None:
-        """Return when the server has it."""
+        """Return when the server has it, or when it has said that it will not take it."""
         subject = f"{self._stream.name}.{name}"
-        await self._publisher.publish(self._stream, subject, msgspec.json.encode(record))
+        now = asyncio.get_running_loop().time
+        if now() >= self._again:
+            try:
+                await self._publisher.publish(self._stream, subject, msgspec.json.encode(record))
+            except (NotTakenError, SendRefusedError, InvalidTopologyError) as error:
+                self._again = now() + _REFUSED_FOR
+                self._cannot(error)
+            else:
+                self._unwritten.pop(name, None)
+                self._problems.clear(_WRITING)
+                return
+        self._unwritten.pop(name, None)
+        self._unwritten[name] = record
+        if len(self._unwritten) > _REMEMBERED:
+            del self._unwritten[next(iter(self._unwritten))]
+
+    def _cannot(self, error: Exception) -> None:
+        reason: object = error
+        if isinstance(error, BusUnavailableError | SendRefusedError):
+            reason = error.reason
+        self._problems.report(
+            _WRITING,
+            f"attempts cannot be counted in stream {self._stream.name!r}, so JetStream's own count "
+            f"of deliveries is used after a restart: {reason}",
+        )
 
     def forget(self, name: str) -> None:
         """Remove an entry, as soon as that is possible."""
+        self._unwritten.pop(name, None)
         self._settled[name] = None
         if self._forgetting is None:
             self._forgetting = asyncio.create_task(self._forget_all(), name="nats-ledger")
@@ -152,8 +209,8 @@ class Ledger:
         body = {"filter": f"{self._stream.name}.{name}"}
         try:
             await self._api.request(f"STREAM.PURGE.{self._stream.name}", body, Nothing)
+        except (ApiError, DeniedError) as error:
+            logger.debug("the entry %r cannot be removed: %s", name, error)
         except BusError:
             return False
-        except ApiError as error:
-            logger.debug("the entry %r cannot be removed: %s", name, error)
         return True

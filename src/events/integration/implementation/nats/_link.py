@@ -25,10 +25,12 @@ from typing import Any, TypeAlias
 from nats.aio.client import Client
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
-from nats.errors import NoServersError
+from nats.errors import NoServersError, UnexpectedEOF
 
 from events.errors import BusUnavailableError
+from events.integration.brokering.problems import Problems
 from events.integration.implementation.nats import _driver as driver
+from events.integration.implementation.nats._denials import Denial, denial_in
 
 __all__ = ["Link", "OnUp", "end"]
 
@@ -63,6 +65,9 @@ class Link:
         self.name = name
         self.up = False
         self.reason = "it is closed"
+        self.on_denied: list[Callable[[Denial], None]] = []
+        self._unheard: str | None = None  # why answers cannot reach us
+        self._problems = Problems(name)
         self._silent = False  # it gave no answer when one was needed to end
         self._given = servers if isinstance(servers, Client) else None
         self._servers = [] if isinstance(servers, Client) else list(servers)
@@ -190,14 +195,18 @@ class Link:
         while True:
             client = self.client
             reconnects = client.stats["reconnects"]
-            while _usable(client) and client.stats["reconnects"] == reconnects:
+            while (
+                _usable(client)
+                and client.stats["reconnects"] == reconnects
+                and self._unheard is None
+            ):
                 self._look_now.clear()
                 try:
                     async with asyncio.timeout(_LOOK):
                         await self._look_now.wait()
                 except TimeoutError:
                     continue
-            began, why = loop.time(), self.reason or "the server hung up"
+            began, why = loop.time(), self.reason or _last_words(client) or "the server hung up"
             self._down(f"the connection was lost: {why}")
             logger.warning("%s lost its connection: %s; reconnecting", self.name, why)
             try:
@@ -225,14 +234,20 @@ class Link:
                 fresh = await (self._dial() if self._given is None else self._await(self._given))
                 for listener in tuple(self._listeners):
                     await listener(fresh)
+                if self._given is None:
+                    await self._require_heard(self.client)
             except (NatsError, OSError, TimeoutError) as error:
                 if not isinstance(error, NoServersError):  # the error before says more
-                    self.reason = _said(error)
-                if not forever and any(word in self.reason.lower() for word in _REFUSED):
+                    self._note(error)
+                if not forever and _is_refusal(self.reason):
                     raise BusUnavailableError(self.name, f"refused: {self.reason}") from error
+                if forever and _is_refusal(self.reason):
+                    reason = f"it is refused, and tries again: {self.reason}"
+                    self._problems.report("connecting", reason, logging.WARNING)
             else:
                 self.up = True
                 self.reason = ""
+                self._problems.clear("connecting")
                 self._changed.set()
                 for begin in self._begin:
                     begin()
@@ -240,8 +255,16 @@ class Link:
             await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
             wait = min(2 * wait, _LONGEST_WAIT)
 
+    async def _require_heard(self, client: Client) -> None:
+        """Return when the server has read what we subscribe to; raise if it does not let us."""
+        async with asyncio.timeout(_DIALLING):
+            await driver.flush(client)
+        if self._unheard is not None:
+            raise NatsError(self._unheard)
+
     async def _dial(self) -> bool:
         await self._drop()
+        self._unheard = None
         client = driver.new_client()
 
         async def lost() -> None:
@@ -279,9 +302,30 @@ class Link:
         return fresh
 
     async def _heard(self, error: Exception) -> None:
-        self.reason = _said(error)
+        denial = denial_in(error)
+        if denial is not None:
+            self._deny(denial)
+            return
+        self._note(error)
         if isinstance(error, ssl.SSLCertVerificationError):
             raise error  # out of `connect`, which would try it again without a pause or an end
+
+    def _note(self, error: Exception) -> None:
+        # A server that refuses us hangs up as well, at times before its reason was read.
+        hung_up = isinstance(error, ConnectionResetError | BrokenPipeError | UnexpectedEOF)
+        if not (hung_up and _is_refusal(self.reason)):
+            self.reason = _said(error)
+
+    def _deny(self, denial: Denial) -> None:
+        if denial.verb == "subscription":
+            if any(each.subject.lower() == denial.subject for each in self._subscriptions):
+                # Without what is random in it: the same reason each time.
+                inboxes = ".".join((*denial.subject.split(".")[:-2], ">"))
+                self.reason = self._unheard = denial.text.replace(denial.subject, inboxes)
+                self._look_now.set()
+            return
+        for on_denied in tuple(self.on_denied):
+            on_denied(denial)
 
     async def _drop(self) -> None:
         """Have done with the client, and with the tasks of our subscriptions."""
@@ -303,6 +347,16 @@ class Link:
         self.reason = reason
         for on_down in tuple(self._on_down):
             on_down()
+
+
+def _is_refusal(reason: str) -> bool:
+    return any(word in reason.lower() for word in _REFUSED)
+
+
+def _last_words(client: Client) -> str:
+    """Return what ended the connection, of which the driver does not tell its callbacks."""
+    error = client.last_error
+    return "" if error is None or denial_in(error) is not None else _said(error)
 
 
 def _usable(client: Client) -> bool:

@@ -20,7 +20,7 @@ from functools import lru_cache
 
 from events.errors import InvalidTopologyError
 
-__all__ = ["redrive_subject", "token", "type_in", "type_subject"]
+__all__ = ["redrive_subject", "token", "topic_of", "type_in", "type_subject"]
 
 _LONGEST = 255  # bytes that the server takes, and file systems do
 
@@ -40,6 +40,11 @@ def token(kind: str, name: str) -> str:
     return encoded
 
 
+def topic_of(stream: str) -> str:
+    """Return the topic whose stream this is."""
+    return _decode(stream)
+
+
 @lru_cache(1024)
 def type_subject(stream: str, type: str) -> str:
     """Return the subject of events of this type."""
@@ -54,12 +59,16 @@ def type_in(stream: str, subject: str) -> str:
     encoded = subject[len(stream) + 1 :]
     if "=" not in encoded:
         return encoded
-    return _escape.sub(lambda match: chr(int(match[1], 16)), encoded).encode("latin-1").decode()
+    return _decode(encoded)
 
 
 def redrive_subject(stream: str, consumer: str) -> str:
     """Return the subject of what is for this consumer alone."""
     return f"{stream}.@redrive.{consumer}"
+
+
+def _decode(encoded: str) -> str:
+    return _escape.sub(lambda match: chr(int(match[1], 16)), encoded).encode("latin-1").decode()
 
 
 def _encode(name: str) -> str:

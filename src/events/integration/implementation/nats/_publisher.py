@@ -1,8 +1,8 @@
 """Sends on their way: parked until their stream is there, written, acknowledged.
 
     parked --stream is there--> written --ack--> accepted
-      ^                          |    '--refused--> BusUnavailableError
-      '--no stream answered------'
+      ^                          | |  '--no room--> BusUnavailableError
+      '--no stream answered------' '--not permitted--> SendRefusedError
     past the deadline: never written --> BusUnavailableError, written --> SendOutcomeUnknownError
 
 All acknowledgements come to one inbox, each under its send's number. When the connection was lost,
@@ -20,11 +20,23 @@ from contextlib import suppress
 import msgspec
 from nats.errors import Error as NatsError
 
-from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
-from events.integration.implementation.nats._api import Api
+from events.errors import (
+    BusError,
+    BusUnavailableError,
+    SendOutcomeUnknownError,
+    SendRefusedError,
+)
+from events.integration.brokering.problems import Problems
+from events.integration.implementation.nats._api import Api, DeniedError
+from events.integration.implementation.nats._denials import Denial
 from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._link import Link
-from events.integration.implementation.nats._topology import StreamSpec, ensure_stream
+from events.integration.implementation.nats._names import topic_of
+from events.integration.implementation.nats._topology import (
+    NotTakenError,
+    StreamSpec,
+    ensure_stream,
+)
 from events.integration.implementation.nats._wire import MSG_ID, parse_block
 from events.integration.implementation.nats._writer import Outgoing, Writer
 
@@ -106,7 +118,14 @@ class Publisher:
         self._inbox = ""
         self._failing: dict[str, str] = {}
         self._idle = asyncio.Event()
+        self._problems = Problems(link.name)
         link.add_listener(self._on_up)
+        link.on_denied.append(self._on_denied)
+
+    @property
+    def error(self) -> str | None:
+        """What cannot be sent at this moment, and why."""
+        return self._problems.text
 
     def publish(
         self, stream: StreamSpec, subject: str, body: bytes, headers: bytes = b""
@@ -184,9 +203,32 @@ class Publisher:
             return
         if ack.error is None:
             sending.future.set_result(None)
+            if self._problems:
+                self._problems.clear(sending.subject)
         else:
             refused = f"stream {sending.stream.name!r} refuses it: {ack.error.description}"
-            sending.future.set_exception(BusUnavailableError(self._link.name, refused))
+            sending.future.set_exception(NotTakenError(self._link.name, refused))
+
+    def _on_denied(self, denial: Denial) -> None:
+        """Fail the oldest of this subject: the server says so of each message, in their order."""
+        for sending in self._in_flight.values():
+            if sending.written and sending.subject.lower() == denial.subject:
+                self._deny(sending, denial.text)
+                return
+
+    def _deny(self, sending: Sending, reason: str) -> None:
+        topic = topic_of(sending.stream.name)
+        self._problems.report(sending.subject, f"cannot send to topic {topic!r}: {reason}")
+        self._done(sending)
+        sending.abandoned = True
+        if sending.future.done():
+            return
+        error: BusError
+        if sending.uncertain:  # an earlier connection may have been permitted
+            error = SendOutcomeUnknownError(self._link.name, sending.message_id, reason)
+        else:
+            error = SendRefusedError(self._link.name, topic, reason)
+        sending.future.set_exception(error)
 
     def _done(self, sending: Sending) -> None:
         del self._in_flight[sending.number]
@@ -241,11 +283,9 @@ class Publisher:
                 await self._link.wait_up()
                 try:
                     await ensure_stream(self._api, stream)
-                except BusUnavailableError as error:
-                    self._failing[name] = error.reason
                 except BusError as error:
-                    self._refuse(name, error)
-                    return
+                    if self._is_final(name, error):
+                        return
                 else:
                     self._failing.pop(name, None)
                     self._known.add(name)
@@ -262,6 +302,19 @@ class Publisher:
             self._refuse(name, BusUnavailableError(self._link.name, str(error)))
         finally:
             del self._ensuring[name]
+
+    def _is_final(self, name: str, error: BusError) -> bool:
+        """Tell whether there is no use in trying again, and fail what is parked, if so."""
+        if isinstance(error, DeniedError):
+            for sending in self._parked.pop(name, []):
+                if sending.number in self._in_flight:
+                    self._deny(sending, error.reason)
+            return True
+        if isinstance(error, BusUnavailableError) and not isinstance(error, NotTakenError):
+            self._failing[name] = error.reason
+            return False
+        self._refuse(name, error)
+        return True
 
     def _refuse(self, name: str, error: BusError) -> None:
         for sending in self._parked.pop(name, []):

@@ -5,7 +5,8 @@
 
 What is asked for is never more than the window has room for. It grows while a window's worth is
 settled in a moment, and shrinks to what is settled in one, so that a slow consumer leaves to its
-twins what it cannot begin; with nothing to do it is as narrow as can be.
+twins what it cannot begin; with nothing to do it is as narrow as can be. What is read ahead is
+bounded in bytes as well, and each pull says how many it may bring.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+import msgspec
 from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 
 from events.errors import BusError, BusUnavailableError
+from events.integration.brokering.problems import Problems
 from events.integration.implementation.nats._api import Api
+from events.integration.implementation.nats._denials import Denial
 from events.integration.implementation.nats._driver import Incoming
+from events.integration.implementation.nats._limits import PullLimits
 from events.integration.implementation.nats._link import Link, end
 from events.integration.implementation.nats._topology import (
     NANO,
@@ -41,6 +46,21 @@ _EXPIRES, _HEARTBEAT = 30.0, 5.0
 _WIDE_EXPIRES = 1.0  # whoever has nothing to do soon asks for no more than it can begin
 _SILENCE = 2.5 * _HEARTBEAT
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+_READ_AHEAD = 8 << 20  # bytes that are asked for and not begun; one message is always let through
+_SHARE = 4  # pulls at once, among which they are shared
+_BESIDE = 8_192  # bytes that the server counts beside a message's own: its subjects
+_PULL, _MEND = "pull", "mend"  # problems
+_USUAL = ("consumer deleted", "leadership change", "server shutdown", "exceeded maxwaiting")
+
+
+class _Asked:
+    """A pull that is being answered."""
+
+    __slots__ = ("batch", "bytes", "left")
+
+    def __init__(self, batch: int, bytes: int) -> None:
+        self.batch = self.left = batch
+        self.bytes = bytes
 
 
 class Window:
@@ -80,6 +100,8 @@ class Pulls:
         consumer: ConsumerSpec,
         window: Window,
         at_hand: Callable[[], int],
+        unbegun: Callable[[], int],
+        problems: Problems,
         take: Callable[[Incoming], None],
         anew: Callable[[], None],
         ended: Callable[[Exception], None],
@@ -91,6 +113,12 @@ class Pulls:
         self._consumer = consumer
         self._window = window
         self._at_hand = at_hand
+        self._unbegun = unbegun
+        self._problems = problems
+        self._limits = PullLimits()
+        self._troubled = False
+        self._again: asyncio.TimerHandle | None = None
+        self._unbounded = False  # the next message is larger than a pull may bring
         self._take = take
         self._anew = anew
         self._ended = ended
@@ -99,8 +127,9 @@ class Pulls:
         self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream.name}.{consumer.name}"
         self._inbox = ""
         self._subscription: NatsSubscription | None = None
-        self._asked: dict[int, int] = {}
+        self._asked: dict[int, _Asked] = {}
         self._requested = 0
+        self._requested_bytes = 0
         self._number = 0
         self._pulling = False
         self._trouble = asyncio.Event()
@@ -109,21 +138,31 @@ class Pulls:
     async def start(self) -> None:
         """Make what is missing and ask; raise `InvalidTopologyError` if that cannot be."""
         await ensure_stream(self._api, self._stream)
-        if await ensure_consumer(self._api, self._consumer) == "made":
+        if await self._ensure_consumer():
             logger.info("made NATS consumer %r on %r", self._consumer.name, self._stream.name)
         try:
             await self._listen(fresh=True)
         except (NatsError, OSError) as error:
             raise BusUnavailableError(self._link.name, str(error)) from error
         self._link.add_listener(self._on_up, self._ended)
+        self._link.on_denied.append(self._on_denied)
         self._tending = asyncio.create_task(self._tend(), name=f"nats-pulls {self._consumer.name}")
         self._pulling = True
         self.ask()
+
+    async def _ensure_consumer(self) -> bool:
+        """Have the consumer be there, and know its limits; return whether it was made."""
+        consumer = await ensure_consumer(self._api, self._consumer)
+        self._limits.read(consumer.config)
+        return consumer.made
 
     async def stop(self) -> None:
         """Ask no more, and return when all that the server has sent was taken."""
         self._pulling = False
         self._link.remove_listener(self._on_up, self._ended)
+        self._link.on_denied.remove(self._on_denied)
+        if self._again is not None:
+            self._again.cancel()
         if self._tending is not None:
             await end(self._tending)
         if self._subscription is None or not self._link.up:
@@ -145,14 +184,43 @@ class Pulls:
         wanted = size - at_hand - self._requested
         if wanted <= 0 or (2 * wanted < size and self._requested + at_hand):
             return
+        limits = self._limits
+        while wanted > 0 and (limits.waiting is None or len(self._asked) < limits.waiting):
+            batch = 1 if self._unbounded else min(wanted, limits.batch or wanted)
+            room = self._room()
+            if room <= 0:
+                return
+            self._ask(batch, room)
+            if self._unbounded:
+                return
+            wanted -= batch
+
+    def _room(self) -> int:
+        """Return how many bytes one more pull may bring; 0 if enough are on their way."""
+        largest = self._link.client.max_payload + _BESIDE
+        budget = max(_READ_AHEAD, largest)
+        waiting = self._unbegun() + self._requested_bytes
+        if waiting and budget - waiting < largest:
+            return 0
+        room = min(budget - waiting, max(budget // _SHARE, largest))
+        return min(room, self._limits.bytes or room)
+
+    def _ask(self, batch: int, room: int) -> None:
         self._number += 1
-        self._asked[self._number] = wanted
-        self._requested += wanted
-        if wanted > self._window.narrowest:
-            body = b'{"batch":%d,"expires":%d}' % (wanted, _WIDE_EXPIRES * NANO)
+        self._asked[self._number] = _Asked(batch, room)
+        self._requested += batch
+        self._requested_bytes += room
+        longest = self._limits.expires or _EXPIRES
+        pull = {"batch": batch}
+        if not self._unbounded:
+            pull["max_bytes"] = room
+        if batch > self._window.narrowest:
+            pull["expires"] = int(min(_WIDE_EXPIRES, longest) * NANO)
         else:
-            times = _EXPIRES * NANO, _HEARTBEAT * NANO
-            body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (wanted, *times)
+            expires = min(_EXPIRES, longest)
+            pull["expires"] = int(expires * NANO)
+            pull["idle_heartbeat"] = int(min(_HEARTBEAT, expires / 3) * NANO)
+        body = msgspec.json.encode(pull)
         self._writer.put(Outgoing(self._next, body, f"{self._inbox}.{self._number}"))
 
     # --- answers ------------------------------------------------------------------------------
@@ -163,30 +231,72 @@ class Pulls:
             number = int(message.subject[len(self._inbox) + 1 :])
             self._on_status(number, message.headers or {})
             return
+        if self._troubled:
+            self._well()
         # A message comes under its own subject, which does not tell what it answers. The server
         # fills the oldest pull first.
         number = next(iter(self._asked), 0)
-        left = self._asked.get(number)
-        if left is not None:
+        asked = self._asked.get(number)
+        if asked is not None:
+            size = min(len(message.body), asked.bytes)
             self._requested -= 1
-            if left == 1:
-                del self._asked[number]
-            else:
-                self._asked[number] = left - 1
+            self._requested_bytes -= size
+            asked.left -= 1
+            asked.bytes -= size
+            if not asked.left:
+                self._is_over(number)
+            self._unbounded = False
         self._take(message)
+
+    def _is_over(self, number: int) -> _Asked | None:
+        asked = self._asked.pop(number, None)
+        if asked is not None:
+            self._requested -= asked.left
+            self._requested_bytes -= asked.bytes
+        return asked
 
     def _on_status(self, number: int, headers: dict[str, str]) -> None:
         status = headers.get("Status")
         if status == "100":  # a sign of life
+            self._well()
             return
-        self._requested -= self._asked.pop(number, 0)
+        asked = self._is_over(number)
+        description = headers.get("Description", "")
+        said = description.lower()
         if status in ("404", "408"):  # its time is over
+            self._well()
             if not self._at_hand():
                 self._window.size = self._window.narrowest
             self.ask()
+        elif "exceeds maxbytes" in said or "batch completed" in said:
+            self._unbounded = asked is not None and asked.left == asked.batch
+            self.ask()
+        elif self._limits.learn(description):
+            logger.info("%s asks for less at once: %s", self._consumer.name, description)
+            self.ask()
         else:
+            if status == "409" and not said.startswith(_USUAL):
+                reason = f"what it asks for is refused: {status} {description}"
+                self._problems.report(_PULL, reason)
+                self._troubled = True
             logger.debug("%s cannot pull: %s", self._consumer.name, headers)
             self._mend()
+
+    def _on_denied(self, denial: Denial) -> None:
+        if denial.verb == "publish" and denial.subject == self._next.lower():
+            self._problems.report(_PULL, f"it may not ask for events: {denial.text}")
+            self._troubled = True
+            if self._again is None:
+                self._again = self._loop.call_later(_LONGEST_WAIT, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._again = None
+        self._mend()
+
+    def _well(self) -> None:
+        if self._troubled:
+            self._troubled = False
+            self._problems.clear(_PULL)
 
     # --- mending ------------------------------------------------------------------------------
 
@@ -195,11 +305,14 @@ class Pulls:
         self._mend()
 
     async def _listen(self, *, fresh: bool) -> None:
-        self._asked.clear()
-        self._requested = 0
+        self._forget_asked()
         if fresh:
             self._inbox = self._link.client.new_inbox()
             self._subscription = await self._link.listen(f"{self._inbox}.*", self._on_message)
+
+    def _forget_asked(self) -> None:
+        self._asked.clear()
+        self._requested = self._requested_bytes = 0
 
     def _mend(self) -> None:
         self._pulling = False
@@ -230,13 +343,15 @@ class Pulls:
             mended = self._loop.time()
 
     async def _mend_now(self) -> None:
-        wait = _FIRST_WAIT
+        wait, began = _FIRST_WAIT, self._loop.time()
         while True:
             self._trouble.clear()
-            await self._link.wait_up()
+            if not self._link.up:
+                await self._link.wait_up()
+                began = self._loop.time()
             try:
                 await ensure_stream(self._api, self._stream)
-                if await ensure_consumer(self._api, self._consumer) == "made":
+                if await self._ensure_consumer():
                     self._anew()
                     logger.error(
                         "NATS consumer %r on stream %r was gone and has been made again: all that "
@@ -246,13 +361,15 @@ class Pulls:
                     )
             except BusUnavailableError as error:
                 logger.debug("%s cannot pull: %s", self._consumer.name, error)
+                if self._loop.time() - began > _LONGEST_WAIT:  # no mere change of leaders
+                    self._problems.report(_MEND, f"it cannot consume: {error.reason}")
             else:
+                self._problems.clear(_MEND)
                 if not self._trouble.is_set():
                     break
             await asyncio.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
-        self._asked.clear()
-        self._requested = 0
+        self._forget_asked()
         self.heard = self._loop.time()
         self._pulling = True
         self.ask()

@@ -5,8 +5,8 @@
       '--shutdown--> given back
 
 A message that was delivered before and left no word may be what killed its process. Such are handed
-over one at a time, so that a next death tells which of them it was; after `deaths` of them in a row
-it becomes a dead letter.
+over one at a time, so that a next death tells which of them it was; after `max_crashes` of them in
+a row it becomes a dead letter.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import msgspec
 from nats.errors import Error as NatsError
 
 from events.errors import BusError
+from events.integration.brokering.problems import Problems
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError
+from events.integration.implementation.nats._denials import Denial
 from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._graveyard import TYPE, Graveyard
 from events.integration.implementation.nats._leases import Hand, Leases
@@ -46,6 +48,7 @@ _AT_HAND = 16  # deliveries per handler where some wait behind their key
 _UNBURIED = 1.0  # seconds until a message is tried again that no dead letter could hold
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 _LOOK = 0.002
+_ACK = "ack"  # a problem
 
 
 class Session(msgspec.Struct):
@@ -83,6 +86,8 @@ class NatsSubscribed:
         ahead = (_AT_HAND - 1) * subscription.concurrency if subscription.ordered else _AHEAD
         self._room = subscription.concurrency + ahead
         self._window = Window(self._room if subscription.ordered else subscription.concurrency)
+        self._problems = Problems(f"{subscription.consumer} on topic {subscription.topic!r}")
+        self._acks = f".{stream.name}.{consumer.name}.".lower()
         self._leases = Leases(
             session.link, session.writer, f"{stream.name}.{consumer.name}", session.ack_wait
         )
@@ -94,13 +99,17 @@ class NatsSubscribed:
             consumer=consumer,
             window=self._window,
             at_hand=self._leases.__len__,
+            unbegun=lambda: self._waiting_bytes,
+            problems=self._problems,
             take=self._take,
             anew=self._leases.forget_done,
             ended=self._end,
         )
         self._waiting: deque[Hand] = deque()
+        self._waiting_bytes = 0
         self._begun = 0
         self._alone = asyncio.Lock()
+        self._acks_denied: asyncio.TimerHandle | None = None
         self._paused = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -110,11 +119,17 @@ class NatsSubscribed:
     def last_poll(self) -> float | None:
         return self._pulls.heard
 
+    @property
+    def error(self) -> str | None:
+        """What keeps it from its work at this moment."""
+        return self._problems.text
+
     # --- starting and ending ------------------------------------------------------------------
 
     async def start(self) -> None:
         """Begin to deliver; raise `InvalidTopologyError` if that cannot be."""
         await self._pulls.start()
+        self._session.link.on_denied.append(self._on_denied)
         self._leases.start()
         self._spawn(self._session.ledger.sweep(self._stream.name, self._name))
 
@@ -122,9 +137,13 @@ class NatsSubscribed:
         if self._paused:
             return
         self._paused = True
+        if self._acks_denied is not None:
+            self._acks_denied.cancel()
+        if self._on_denied in self._session.link.on_denied:
+            self._session.link.on_denied.remove(self._on_denied)
         await self._pulls.stop()
         while self._waiting:
-            self._give_back(self._waiting.popleft())
+            self._give_back(self._next())
 
     async def close(self) -> None:
         await self.pause()
@@ -167,11 +186,29 @@ class NatsSubscribed:
                 self._give_back(hand)
             else:
                 self._waiting.append(hand)
+                self._waiting_bytes += len(hand.body)
         self._begin()
+
+    def _next(self) -> Hand:
+        hand = self._waiting.popleft()
+        self._waiting_bytes -= len(hand.body)
+        return hand
+
+    def _on_denied(self, denial: Denial) -> None:
+        if denial.subject.startswith("$js.ack.") and self._acks in denial.subject:
+            text = denial.text.partition('"')[0].rstrip()
+            reason = f'it may not acknowledge, so events come again: {text} "$JS.ACK{self._acks}>"'
+            self._problems.report(_ACK, reason)
+            if self._acks_denied is not None:
+                self._acks_denied.cancel()
+            # What was not acknowledged comes again until then, and is acknowledged again.
+            self._acks_denied = asyncio.get_running_loop().call_later(
+                2 * self._session.ack_wait, self._problems.clear, _ACK
+            )
 
     def _begin(self) -> None:
         while self._waiting and self._begun < self._room and not self._paused:
-            hand = self._waiting.popleft()
+            hand = self._next()
             self._begun += 1
             if hand.place.delivered > 1:
                 self._spawn(self._begin_again(hand))
@@ -181,7 +218,8 @@ class NatsSubscribed:
 
     async def _begin_again(self, hand: Hand) -> None:
         """Hand over what was delivered before, when it is known how often."""
-        record = await self._persistently(partial(self._session.ledger.read, hand.name))
+        read = partial(self._session.ledger.read, hand.name, hand.place.delivered)
+        record = await self._persistently(read)
         if record is None:
             self._begun -= 1
             self._give_back(hand)
@@ -209,11 +247,12 @@ class NatsSubscribed:
     async def _end_silent(self, hand: Hand, record: Record) -> None:
         text = (
             f"{record.silent} attempts in a row ended without a word: the process died, or was "
-            f"blocked for longer than ack_wait ({self._session.ack_wait:g} s)"
+            f"blocked for longer than the lease ({self._session.ack_wait:g} s)"
         )
         delivery = self._delivery(hand)
         logger.error("%s gives up on %s: %s", delivery.consumer, delivery.id, text)
-        await self._bury(hand, Reject(CRASHED, text, record.attempts), record)
+        attempts = max(record.attempts, record.silent)
+        await self._bury(hand, Reject(CRASHED, text, attempts), record)
         self._begun -= 1
         self._begin()
 

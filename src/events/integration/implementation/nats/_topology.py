@@ -7,26 +7,41 @@ difference; of a consumer, what can be changed is changed, as deploying other op
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal
+import re
+from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct, field, structs
 
-from events.errors import InvalidTopologyError
+from events.errors import BusError, BusUnavailableError, InvalidTopologyError
 from events.integration.implementation.nats._api import Api, ApiError, Nothing
 
 __all__ = [
     "NANO",
+    "Consumer",
     "ConsumerSpec",
+    "NotTakenError",
     "StreamSpec",
     "consumer_exists",
     "ensure_consumer",
     "ensure_stream",
+    "seconds",
 ]
 
 logger = logging.getLogger("events.integration")
 
 _NAME_IN_USE, _SUBJECTS_OVERLAP = 10058, 10065
+_UNAVAILABLE = 503
+# Numbers of errors that end without a change of ours: what has no leader, or not enough servers;
+_NO_QUORUM = frozenset({10004, 10005, 10008, 10009, 10010, 10118, 10119})
+# what is full: storage, memory, the account's streams and consumers.
+_FULL = frozenset({10002, 10023, 10026, 10027, 10028, 10047, 10077})
 NANO = 10**9
+
+_window_limit = re.compile(r"duplicates? window .*limit of ([0-9a-zµ.]+)").search
+
+
+class NotTakenError(BusUnavailableError):
+    """Raised when the server has no room, and says so: there is no use in waiting for a moment."""
 
 
 class StreamSpec(Struct, frozen=True, kw_only=True):
@@ -98,6 +113,13 @@ class _ConsumerInfo(Struct):
     config: dict[str, Any]
 
 
+class Consumer(Struct, frozen=True):
+    """A consumer that is there now: with which settings, and whether it had to be made."""
+
+    config: dict[str, Any]
+    made: bool = False
+
+
 async def ensure_stream(api: Api, spec: StreamSpec) -> None:
     """Make the stream if it is missing; raise `InvalidTopologyError` if it cannot serve."""
     try:
@@ -121,6 +143,16 @@ async def _make_stream(api: Api, spec: StreamSpec) -> _StreamInfo:
     except ApiError as error:
         if error.number == _NAME_IN_USE:  # somebody else was faster
             return await api.request(f"STREAM.INFO.{spec.name}", None, _StreamInfo)
+        limit = _window_limit(error.description)
+        allowed = seconds(limit[1]) if limit else None
+        if allowed is not None and 0 < allowed < spec.duplicate_window:
+            logger.warning(
+                "NATS stream %r knows duplicates for %g s and not for %g s: the server's limit",
+                spec.name,
+                allowed,
+                spec.duplicate_window,
+            )
+            return await _make_stream(api, structs.replace(spec, duplicate_window=allowed))
         raise _refused(
             f"NATS stream {spec.name!r} with subjects {spec.subject!r}", error
         ) from error
@@ -161,7 +193,7 @@ def _covers(pattern: str, subject: str) -> bool:
     return False
 
 
-async def ensure_consumer(api: Api, spec: ConsumerSpec) -> Literal["made", "found"]:
+async def ensure_consumer(api: Api, spec: ConsumerSpec) -> Consumer:
     """Make the durable consumer if it is missing, or have it be as it should."""
     subject = f"NATS consumer {spec.name!r} on stream {spec.stream!r}"
     path = f"{spec.stream}.{spec.name}"
@@ -171,8 +203,7 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec) -> Literal["made", "foun
     except ApiError as error:
         if not error.not_found:
             raise _refused(subject, error) from error
-        await _make_consumer(api, subject, path, spec.stream, wanted)
-        return "made"
+        return Consumer(await _make_consumer(api, subject, path, spec.stream, wanted), made=True)
     if there.get("deliver_subject"):
         raise InvalidTopologyError(subject, "it exists as a push consumer; remove it")
     if there.get("ack_policy") != "explicit":
@@ -183,8 +214,8 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec) -> Literal["made", "foun
     wanted["deliver_policy"] = there.get("deliver_policy")  # where it began is history
     if any(there.get(name) != value for name, value in wanted.items()) or _filtered(there, spec):
         kept = {n: v for n, v in there.items() if n not in ("filter_subject", "filter_subjects")}
-        await _make_consumer(api, subject, path, spec.stream, kept | wanted)
-    return "found"
+        there = await _make_consumer(api, subject, path, spec.stream, kept | wanted)
+    return Consumer(there)
 
 
 async def consumer_exists(api: Api, spec: ConsumerSpec) -> bool:
@@ -204,16 +235,34 @@ def _filtered(config: dict[str, Any], spec: ConsumerSpec) -> bool:
 
 async def _make_consumer(
     api: Api, subject: str, path: str, stream: str, config: dict[str, Any]
-) -> None:
+) -> dict[str, Any]:
     request = {"stream_name": stream, "config": config}
     try:
-        await api.request(f"CONSUMER.DURABLE.CREATE.{path}", request, Nothing)
+        made = await api.request(f"CONSUMER.DURABLE.CREATE.{path}", request, _ConsumerInfo)
     except ApiError as error:
         raise _refused(subject, error) from error
+    return made.config
 
 
-def _refused(subject: str, error: ApiError) -> Exception:
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(h|ms|m|s|us|µs|ns)")
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9}
+
+
+def seconds(duration: str) -> float | None:
+    """Read a duration as the server writes it, such as `1m30s`; None if it is none."""
+    parts = _DURATION.findall(duration)
+    if not parts or "".join(map("".join, parts)) != duration:
+        return None
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def _refused(subject: str, error: ApiError) -> BusError:
+    """Return what this means: it cannot be for now, and is tried again, or it never can."""
     reason = f"the server refuses: {error}"
+    if error.number in _FULL:
+        return NotTakenError(subject, reason)
+    if error.code == _UNAVAILABLE or error.number in _NO_QUORUM:
+        return BusUnavailableError(subject, reason)
     if error.number == _SUBJECTS_OVERLAP:
         reason += "; another stream has these subjects: give that one this name, or remove it"
     return InvalidTopologyError(subject, reason)

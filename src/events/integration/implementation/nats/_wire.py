@@ -148,6 +148,11 @@ class Position(NamedTuple):
     stored: str
     delivered: int
 
+    @property
+    def key(self) -> tuple[int, str]:
+        """What tells it from every other message of its stream, and of one made again."""
+        return self[:2]
+
 
 def position(reply: str) -> Position:
     """Read `$JS.ACK.<stream>.<consumer>.<delivered>.<sequence>.<consumer sequence>.<time>...`.

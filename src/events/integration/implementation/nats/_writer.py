@@ -24,7 +24,7 @@ from nats.errors import (
 )
 from nats.errors import Error as NatsError
 
-from events.integration.implementation.nats._driver import Direct
+from events.integration.implementation.nats._driver import Direct, flush
 from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._wire import parse_block
 
@@ -123,7 +123,7 @@ class Writer:
             await self._link.wait_up()
             await asyncio.sleep(_LOOK)
         await self._link.wait_up()
-        await self._link.client.flush()
+        await flush(self._link.client)
 
     def stop(self) -> None:
         """Write no more until the link is up again."""

@@ -115,6 +115,11 @@ class NatsTransport:
         return self._link.up
 
     @property
+    def error(self) -> str | None:
+        """What cannot be done at this moment, and why."""
+        return self._publisher.error if self._link.up else self._link.reason
+
+    @property
     def dead_letters(self) -> Graveyard:
         """Return the dead letters' store."""
         return self._graveyard

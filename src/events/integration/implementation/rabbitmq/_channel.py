@@ -12,11 +12,13 @@ from events.integration.implementation.rabbitmq._driver import (
     UNENCODABLE,
     ClosedByBroker,
     DriverError,
+    HeadersTooLongError,
     LostError,
     Properties,
     RefusedError,
     SilentError,
     reason_of,
+    size_of_header,
 )
 from events.integration.implementation.rabbitmq._writing import ack_frame, publish_frames
 
@@ -144,13 +146,16 @@ class Channel:
         properties: Properties,
         body: bytes,
         mandatory: bool,  # noqa: FBT001 - called once
+        spare: int = 0,
     ) -> None:
-        """Send a message.
+        """Send a message, if its headers leave so many bytes of the frame that carries them.
 
         Raises:
+            HeadersTooLongError: they do not; nothing was sent.
             ValueError: it cannot be encoded; nothing was sent.
         """
         channel = self._channel
+        longest = channel.connection._body_max_length  # noqa: SLF001
         try:
             frames = publish_frames(
                 channel.channel_number,
@@ -159,9 +164,13 @@ class Channel:
                 properties,
                 body,
                 mandatory=mandatory,
-                longest_body=channel.connection._body_max_length,  # noqa: SLF001
+                longest=longest,
+                spare=spare,
             )
             if frames is None or not channel.is_open:
+                size = size_of_header(properties)
+                if size > longest - spare:
+                    raise HeadersTooLongError(size, longest - spare)
                 channel.basic_publish(exchange, routing_key, body, properties, mandatory)
             else:
                 channel.connection._output_marshaled_frames((frames,))  # noqa: SLF001

@@ -13,6 +13,8 @@ from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import (
     AsyncioConnection,
     LostError,
+    NoChannelError,
+    NoFreeChannels,
     SilentError,
     StreamLost,
     URLParameters,
@@ -203,7 +205,13 @@ class Connection:
         if not self.is_open:
             raise LostError("the connection is closed")
         channel = Channel(timeout)
-        await channel.open(self._connection)
+        try:
+            await channel.open(self._connection)
+        except NoFreeChannels:
+            raise NoChannelError(
+                f"the connection has {self.channels} channels open, which is the limit "
+                f"(`channel_max` of the broker): raise it there, or use more buses"
+            ) from None
         return channel
 
     async def hear_out(self, *answers: asyncio.Future[Any], limit: float) -> None:

@@ -6,6 +6,7 @@ know it. What leaves them is one of these:
     DriverError
     ├── LostError      the connection or channel is gone, for a reason that says nothing of the call
     ├── RefusedError   the broker closed the channel, with a code, because of what was asked
+    ├── NoChannelError the connection has as many channels as the broker allows
     └── SilentError    no answer within the deadline
 
 Where its public ways are too long, those two go past them (decision 0012). Such a place may move
@@ -37,7 +38,10 @@ __all__ = [
     "BasicProperties",
     "ClosedByBroker",
     "DriverError",
+    "HeadersTooLongError",
     "LostError",
+    "NoChannelError",
+    "NoFreeChannels",
     "Properties",
     "RefusedError",
     "SilentError",
@@ -50,6 +54,7 @@ __all__ = [
     "new_properties",
     "quiet_driver",
     "reason_of",
+    "size_of_header",
 ]
 
 Properties: TypeAlias = Any
@@ -62,6 +67,7 @@ AsyncioConnection: Any = _pika.adapters.asyncio_connection.AsyncioConnection
 URLParameters: Any = _pika.URLParameters
 ClosedByBroker: Any = _pika.exceptions.ChannelClosedByBroker
 StreamLost: Any = _pika.exceptions.StreamLostError
+NoFreeChannels: Any = _pika.exceptions.NoFreeChannels
 
 _TESTED = "1.4.4"  # as `requirements/dev.txt` has it
 _OF_CONNECTION = (
@@ -73,6 +79,10 @@ _OF_CONNECTION = (
 _OF_CHANNEL = ("_cancelled", "_consumers")
 
 _PERSISTENT = 2
+_FRAMING = 8  # bytes around a frame
+_OF_EXCHANGE = re.compile(r"exchange '(.*)' in vhost ")
+_DEFAULT_EXCHANGE = "amq.default"  # as the broker calls it, where others say ""
+_PRECONDITION_FAILED = 406
 _TOO_LARGE = re.compile(r"message size \d+ is larger than (?:configured )?max size (\d+)")
 UNENCODABLE = (
     ValueError,
@@ -146,9 +156,40 @@ class RefusedError(DriverError):
         told = _TOO_LARGE.search(self.text)
         return None if told is None else int(told[1])
 
+    @property
+    def exchange(self) -> str | None:
+        """The exchange that the broker names in its refusal, if it names one."""
+        named = _OF_EXCHANGE.search(self.text)
+        if named is None:
+            return None
+        return "" if named[1] == _DEFAULT_EXCHANGE else named[1]
+
+    @property
+    def is_mismatch(self) -> bool:
+        """Tell whether what was declared is there, with other arguments."""
+        return self.code == _PRECONDITION_FAILED and "inequivalent arg" in self.text
+
+
+class NoChannelError(DriverError):
+    """No channel is left on the connection."""
+
+
+class HeadersTooLongError(Exception):
+    """The properties and headers of a message are longer than a frame; nothing was sent."""
+
+    def __init__(self, size: int, limit: int) -> None:
+        super().__init__(f"its headers take {size:,} bytes, the frame has {limit:,}")
+        self.size = size
+        self.limit = limit
+
 
 class SilentError(DriverError):
     """The broker did not answer in time."""
+
+
+def size_of_header(properties: Properties) -> int:
+    """Return how many bytes the frame of these properties has, but for what frames it."""
+    return len(_pika.frame.Header(1, 0, properties).marshal()) - _FRAMING
 
 
 def is_ack(method: Any) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from events.integration.brokering.handled import Identity
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import Properties
 from events.integration.message import Settlement
 
-__all__ = ["FIRST_PAUSE", "Held", "Orphans"]
+__all__ = ["FIRST_PAUSE", "LASTS", "Held", "Orphans"]
 
 FIRST_PAUSE = 0.2  # seconds before something is tried again; each next one is twice as long
+LASTS = 10.0  # seconds that something was up, and pauses begin anew when it is lost
 _MOST_ORPHANS = 10_000  # that are remembered when their handlers have ended
 
 
@@ -19,8 +21,8 @@ class Held:
     """A delivery that is not acknowledged."""
 
     __slots__ = (
-        "_identity", "body", "channel", "pause", "properties", "settlement", "suspect", "tag",
-        "type",
+        "_identity", "body", "channel", "handled_as", "pause", "properties", "settlement",
+        "suspect", "tag", "type",
     )  # fmt: skip
 
     def __init__(
@@ -34,6 +36,7 @@ class Held:
         self.suspect = suspect
         self.settlement: Settlement | None = None
         self.pause = FIRST_PAUSE
+        self.handled_as: Identity | None = None  # once a handler has it, unless that failed
         self._identity: tuple[str, str, int, int] | None = None
 
     @property

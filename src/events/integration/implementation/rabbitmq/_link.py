@@ -13,44 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Sequence
 
 from events.errors import BusUnavailableError
+from events.integration.brokering.backoff import Backoff
+from events.integration.brokering.outage import Outage
 from events.integration.brokering.urls import masked
 from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._driver import DriverError
+from events.integration.implementation.rabbitmq._held import LASTS
 
-__all__ = ["Link", "Outage"]
+__all__ = ["Link"]
 
 logger = logging.getLogger("events.integration")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 10.0
-
-
-class Outage:
-    """What the links of one bus have lost, told once when it begins and once when it is over."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._down: set[Link] = set()
-        self._began = 0.0
-
-    def begin(self, link: Link, reason: str) -> None:
-        """Have one more link down."""
-        if not self._down:
-            self._began = asyncio.get_running_loop().time()
-            logger.warning("%s lost its connection: %s; reconnecting", self.name, reason)
-        self._down.add(link)
-
-    def end(self, link: Link, *, closed: bool = False) -> None:
-        """Have this link up again, or closed while it was down."""
-        if link not in self._down:
-            return
-        self._down.discard(link)
-        if not self._down and not closed:
-            took = asyncio.get_running_loop().time() - self._began
-            logger.warning("%s is connected again after %.1f s", self.name, took)
 
 
 class Link:
@@ -74,6 +51,8 @@ class Link:
         self._on_down = on_down
         self._opening = asyncio.Lock()
         self._reconnecting: asyncio.Task[None] | None = None
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        self._up_since = 0.0
         self.connection: Connection | None = None
         self.waits_because: str | None = None  # of what `open` was told last, while it waits
 
@@ -96,7 +75,6 @@ class Link:
         async with self._opening:
             if not self.is_closed:
                 return
-            pause = _FIRST_PAUSE
             while (reason := await self._connect()) is not None:
                 if not wait:
                     raise BusUnavailableError(self._outage.name, reason)
@@ -105,9 +83,9 @@ class Link:
                         "%s is not available, startup waits for it: %s", self._outage.name, reason
                     )
                 self.waits_because = reason
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await self._backoff.pause()
             self.waits_because = None
+            self._backoff.reset()
 
     async def up(self) -> Connection:
         """Return the connection, and wait for the next one if it was lost.
@@ -140,6 +118,7 @@ class Link:
                 continue
             connection.on_lost = self._lost
             self.connection = connection
+            self._up_since = asyncio.get_running_loop().time()
             self._on_up(connection)
             return None
         if len(reasons) == 1:
@@ -148,17 +127,18 @@ class Link:
 
     def _lost(self, reason: str) -> None:
         self.connection = None
+        # A broker that closes each new connection must not be hammered.
+        if asyncio.get_running_loop().time() - self._up_since > LASTS:
+            self._backoff.reset()
         self._outage.begin(self, reason)
         self._on_down()
         self._reconnecting = asyncio.create_task(self._reconnect(), name=f"rabbitmq {self._what}")
 
     async def _reconnect(self) -> None:
-        pause = _FIRST_PAUSE
-        # The first pause as well: a broker that closes each new connection must not be hammered.
-        await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
-        while await self._connect() is not None:
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+        await self._backoff.pause()
+        while (reason := await self._connect()) is not None:
+            self._outage.begin(self, reason)
+            await self._backoff.pause()
         self._reconnecting = None
         self._outage.end(self)
 

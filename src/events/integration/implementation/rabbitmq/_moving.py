@@ -14,7 +14,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from events.errors import BusError
+from events.errors import BusError, MessageTooLargeError
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._driver import Properties
 from events.integration.implementation.rabbitmq._held import Held
@@ -57,7 +57,9 @@ class Moves:
 
         def moved(published: asyncio.Future[None]) -> None:
             error = None if published.cancelled() else published.exception()
-            if error is None:
+            if isinstance(error, MessageTooLargeError) and error.part == "headers":
+                self._shorten(held, queue, properties, error)
+            elif error is None:
                 held.settlement = Ack()
                 if held in self._held:
                     self._acknowledge(held)
@@ -67,6 +69,25 @@ class Moves:
                 self._give_up(held)  # its channel was lost meanwhile
 
         published.add_done_callback(moved)
+
+    def _shorten(
+        self, held: Held, queue: Queue, properties: Properties, error: MessageTooLargeError
+    ) -> None:
+        """Move it without the end of its longest headers: with all of them it could not go on."""
+        logger.error(
+            "%s has headers that leave no room for what %s needs beside them, so the longest are "
+            "cut: %s",
+            wire.id_of(held.properties, held.body),
+            queue,
+            error,
+        )
+        shorter = wire.shortened(properties, error.size - error.limit)
+        if held not in self._held:
+            self._give_up(held)  # its channel was lost meanwhile
+        elif shorter.headers == properties.headers:
+            self._move_later(held, queue, properties, error)
+        else:
+            self.move(held, queue, shorter)
 
     def _move_later(
         self, held: Held, queue: Queue, properties: Properties, error: BaseException

@@ -10,9 +10,13 @@ A message that is written and not confirmed when the channel is lost is written 
 one, in order and with the same id: the broker may have it twice then. Its deadline goes on all the
 while. When that passes, the outcome is unknown if it was ever written, else it was not sent.
 
-That nobody follows a topic yet is not an error: such a message is confirmed, and gone. The broker
-is asked to return it nevertheless, until that was told once of its type. Those that move between a
-consumer's queues are mandatory: they must not get lost because somebody has deleted one.
+A refusal costs the channel. From then on, messages to the exchange that the broker names go apart,
+one at a time, until it takes one again: what is on its way elsewhere is written again once.
+
+That nobody follows a topic yet is not an error: such a message is confirmed, and gone. But where a
+message did reach a queue, another one that reaches none is an error: a consumer is missing it.
+Those that move between a consumer's queues are mandatory: they must not get lost because somebody
+has deleted one.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from events.errors import (
     BusError,
@@ -28,15 +33,20 @@ from events.errors import (
     InvalidTopologyError,
     MessageTooLargeError,
     SendOutcomeUnknownError,
+    SendRefusedError,
 )
+from events.integration.brokering.backoff import Backoff
+from events.integration.implementation.rabbitmq._apart import Apart
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._driver import (
     DriverError,
+    HeadersTooLongError,
     Properties,
     RefusedError,
     is_ack,
 )
+from events.integration.implementation.rabbitmq._outgoing import Outgoing, Route, Routes
 from events.integration.implementation.rabbitmq._topology import Place, declare
 
 __all__ = ["Publisher"]
@@ -47,56 +57,38 @@ _NOBODY_THERE = 2.0  # seconds for a connection to come back while the bus is be
 _SWEEPS = 20  # looks at the deadlines, in the time of one
 _REDECLARED = 3  # times that a place is made again for one message that was returned
 _PAUSE = 0.2  # seconds until a channel that the broker closed is opened again
-
-
-class _Outgoing:
-    __slots__ = (
-        "body", "deadline", "exchange", "future", "key", "mandatory", "place", "properties",
-        "returned", "times_returned", "written",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        exchange: str,
-        key: str,
-        properties: Properties,
-        body: bytes,
-        place: Place | None,
-        mandatory: bool,  # noqa: FBT001
-        future: asyncio.Future[None],
-        deadline: float,
-    ) -> None:
-        self.exchange = exchange
-        self.key = key
-        self.properties = properties
-        self.body = body
-        self.place = place
-        self.mandatory = mandatory
-        self.future = future
-        self.deadline = deadline
-        self.written = False
-        self.returned = False
-        self.times_returned = 0
+_LONGEST_PAUSE = 10.0
+_BLOCKED = "it takes no messages for now: an alarm, of memory or disk"
+_DECLARED_AT_ONCE = 4  # places, each on a channel of its own, of which there are not many
+_NOT_FOUND = 404
+_LATER = 1_024  # bytes that a retry or a dead letter adds to the headers; its error may be cut
 
 
 class Publisher:
     """Publish on one channel, with confirms, many messages in flight, in order for each place."""
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, *, why_down: Callable[[], str | None]) -> None:
+        """Begin. `why_down` tells why there is no connection."""
+        self._why_down = why_down
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._connection: Connection | None = None
         self._channel: Channel | None = None
         self._tag = 0
-        self._open: deque[_Outgoing] = deque()  # all of them, in order of their deadlines
-        self._waiting: deque[_Outgoing] = deque()
-        self._held: dict[Place, deque[_Outgoing]] = {}
-        self._unconfirmed: dict[int, _Outgoing] = {}
+        self._open: deque[Outgoing] = deque()  # all of them, in order of their deadlines
+        self._waiting: deque[Outgoing] = deque()
+        self._held: dict[Place, deque[Outgoing]] = {}
+        self._unconfirmed: dict[int, Outgoing] = {}
         self._declared: set[Place] = set()
-        self._unheard: set[tuple[str, str]] = set()  # topic and type of what nobody follows
+        self._declaring = asyncio.Semaphore(_DECLARED_AT_ONCE)
+        self._routes = Routes()
+        self._apart: dict[str, Apart] = {}  # by exchange
         self._tasks: set[asyncio.Task[None]] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
+        self._backoff = Backoff(_PAUSE, _LONGEST_PAUSE)
+        self._no_channel = "it is not connected yet"  # or for this reason
+        self.on_missed: Callable[[str], object] = _ignore
 
     # --- what the users of it call ------------------------------------------------------------
 
@@ -112,17 +104,19 @@ class Publisher:
     ) -> asyncio.Future[None]:
         """Send a message, to a place that is declared before if it is given.
 
-        The future ends when the broker has confirmed. It raises `BusUnavailableError` (a mandatory
-        message that goes nowhere included), `SendOutcomeUnknownError` (a refusal by one of a
+        The future ends when the broker has confirmed. It raises `BusUnavailableError` (a message
+        that goes nowhere included, if it is mandatory or others of its type on its topic did
+        reach a queue), `SendOutcomeUnknownError` (a refusal by one of a
         topic's queues included, as others may have taken it), `InvalidTopologyError` for a place
-        that cannot be declared and a message that AMQP has no form for, or `MessageTooLargeError`.
+        that cannot be declared and a message that AMQP has no form for, `MessageTooLargeError`, or
+        `SendRefusedError` for what the user of the broker must not write.
         """
         future: asyncio.Future[None] = self._loop.create_future()
         if self._closed:
             future.set_exception(BusUnavailableError("RabbitMQ", "the bus is closed"))
             return future
         deadline = self._loop.time() + self._timeout
-        out = _Outgoing(exchange, key, properties, body, place, mandatory, future, deadline)
+        out = Outgoing(exchange, key, properties, body, place, mandatory, future, deadline)
         self._open.append(out)
         if self._sweep is None:
             self._sweep = self._loop.call_later(self._timeout / _SWEEPS, self._look_at_deadlines)
@@ -157,6 +151,15 @@ class Publisher:
         elif pending:
             await asyncio.wait(pending, timeout=min(limit, _NOBODY_THERE))
 
+    @property
+    def error(self) -> str | None:
+        """Return why nothing can be written at this moment, if so."""
+        if self._channel is None:
+            return self._why_down() or self._no_channel
+        if self._connection is not None and self._connection.blocked:
+            return _BLOCKED
+        return None
+
     # --- connection and channel ---------------------------------------------------------------
 
     def up(self, connection: Connection) -> None:
@@ -185,19 +188,22 @@ class Publisher:
                 await channel.confirms(self._confirmed)
             except DriverError as error:
                 if connection.is_open:
-                    logger.warning("cannot publish to RabbitMQ, will try again: %s", error)
-                    await asyncio.sleep(_PAUSE)
+                    if str(error) != self._no_channel:
+                        logger.warning("cannot publish to RabbitMQ, will try again: %s", error)
+                    self._no_channel = str(error)
+                    await self._backoff.pause()
                 continue
             if connection is self._connection:
                 self._channel, self._tag = channel, 0
+                self._backoff.reset()
                 self._flush()
             return
 
     def _channel_closed(self, reason: DriverError) -> None:
         connection = self._connection
-        limit = reason.size_limit if isinstance(reason, RefusedError) else None
-        if limit is not None:
-            self._give_up_beyond(limit)
+        if isinstance(reason, RefusedError):
+            self._refused(reason)
+        self._no_channel = str(reason)
         self._channel_gone()
         if connection is None or not connection.is_open:
             return
@@ -209,13 +215,26 @@ class Publisher:
         await asyncio.sleep(_PAUSE)
         await self._open_channel(connection)
 
+    def _refused(self, reason: RefusedError) -> None:
+        """See to it that what was refused does not cost the next channel, too."""
+        limit = reason.size_limit
+        if limit is not None:
+            self._give_up_beyond(limit)
+        elif reason.code != _NOT_FOUND:  # what is not there is made again
+            exchanges = {out.exchange for out in self._unconfirmed.values()}
+            if reason.exchange in exchanges:
+                exchanges = {reason.exchange}
+            for exchange in exchanges:
+                self._apart.setdefault(exchange, self._new_apart())
+
+    def _new_apart(self) -> Apart:
+        return Apart(self._timeout, write=self._put, confirmed=self._confirmed_one, refused=_refuse)
+
     def _give_up_beyond(self, limit: int) -> None:
         """Tell of what is too large for the broker: it would cost the next channel, too."""
         for out in self._open:
-            size = len(out.body)
-            if size > limit and not out.future.done():
-                topic, type_ = out.exchange or out.key, str(out.properties.type)
-                out.future.set_exception(MessageTooLargeError(topic, type_, size, limit))
+            if len(out.body) > limit and not out.future.done():
+                out.future.set_exception(_too_large(out, len(out.body), limit))
 
     def _channel_gone(self) -> None:
         """Put all that is not confirmed back in line, in order."""
@@ -230,7 +249,7 @@ class Publisher:
 
     def _blocked(self, blocked: bool) -> None:  # noqa: FBT001 - a callback
         if blocked:
-            logger.warning("RabbitMQ takes no messages for now: an alarm, of memory or disk")
+            logger.warning("RabbitMQ: %s", _BLOCKED)
         else:
             logger.warning("RabbitMQ takes messages again")
             self._flush()
@@ -242,7 +261,7 @@ class Publisher:
         for out in waiting:
             self._submit(out)
 
-    def _submit(self, out: _Outgoing) -> None:
+    def _submit(self, out: Outgoing) -> None:
         if self._channel is None or self._connection is None or self._connection.blocked:
             self._waiting.append(out)
         elif out.place is None or out.place in self._declared:
@@ -253,51 +272,89 @@ class Publisher:
             self._held[out.place] = deque([out])
             self._spawn(self._declare(self._connection, out.place), "rabbitmq declare")
 
-    def _write(self, channel: Channel, out: _Outgoing) -> None:
+    def _write(self, channel: Channel, out: Outgoing) -> None:
         if out.future.done():
             return
         if not channel.is_open:  # closing; it will be told to us in a moment
             self._waiting.append(out)
-            return
-        ask = out.mandatory or (out.exchange, out.key) not in self._unheard
+        elif out.exchange in self._apart:
+            self._write_apart(out)
+        elif self._put(channel, out):
+            self._tag += 1
+            self._unconfirmed[self._tag] = out
+
+    def _put(self, channel: Channel, out: Outgoing) -> bool:
+        """Write it to the channel; return whether that was possible."""
+        route: Route | None = None
+        if not out.mandatory:
+            route = self._routes.of(out.exchange, out.key)
+            if not route.works and route.is_quiet(self._loop.time()):
+                route = None
+        ask = out.mandatory or route is not None
+        spare = 0 if out.mandatory else _LATER
         try:
-            channel.publish(out.exchange, out.key, out.properties, out.body, ask)
+            channel.publish(out.exchange, out.key, out.properties, out.body, ask, spare)
+        except HeadersTooLongError as error:
+            out.future.set_exception(_too_large(out, error.size, error.limit, part="headers"))
+            return False
         except ValueError as error:
             subject = f"message to {out.exchange or out.key!r} with the routing key {out.key!r}"
             out.future.set_exception(
                 InvalidTopologyError(subject, f"it cannot be written in AMQP: {error}")
             )
-            return
+            return False
+        out.route = route
         out.written = True
-        self._tag += 1
-        self._unconfirmed[self._tag] = out
+        return True
+
+    def _write_apart(self, out: Outgoing) -> None:
+        apart = self._apart[out.exchange]
+        apart.waiting.append(out)
+        if len(apart.waiting) == 1 and self._connection is not None:
+            self._spawn(self._run_apart(self._connection, out.exchange, apart), "rabbitmq apart")
+
+    async def _run_apart(self, connection: Connection, exchange: str, apart: Apart) -> None:
+        try:
+            if await apart.run(connection):
+                self._apart.pop(exchange, None)
+        except DriverError as error:
+            logger.debug("messages to %r must wait for a channel: %s", exchange, error)
+            await asyncio.sleep(_PAUSE)
+        finally:
+            again, apart.waiting = apart.waiting, deque()
+            for out in again:
+                if out.place is not None:
+                    self._declared.discard(out.place)  # it may be that which is missing
+                self._submit(out)
 
     async def _declare(self, connection: Connection, place: Place) -> None:
         """Declare on a channel of its own: a refusal closes it, and with it nothing else."""
-        failure: BusError | None = None
+        failure: BusError | None = BusUnavailableError("RabbitMQ", f"{place} was not declared")
         try:
-            channel = await connection.channel(self._timeout)
-            try:
-                await declare(channel, place)
-            finally:
-                await channel.close()
+            async with self._declaring:
+                channel = await connection.channel(self._timeout)
+                try:
+                    await declare(channel, place)
+                finally:
+                    await channel.close()
+            failure = None
         except BusError as error:
             failure = error
-        except RefusedError as error:
-            failure = BusUnavailableError("RabbitMQ", f"{place}: {error}")
         except DriverError as error:
-            if connection.is_open and connection is self._connection:
-                failure = BusUnavailableError("RabbitMQ", f"{place}: {error}")
-        if connection is not self._connection:
-            return  # those that were held wait for the next one
+            failure = BusUnavailableError("RabbitMQ", f"{place}: {error}")
+        finally:
+            # Those that were held while the connection was lost wait for the next one.
+            if connection is self._connection and connection.is_open:
+                self._declared_or_not(place, failure)
+
+    def _declared_or_not(self, place: Place, failure: BusError | None) -> None:
         held = self._held.pop(place, deque())
         if failure is None:
             self._declared.add(place)
-            for out in held:
-                self._submit(out)
-            return
         for out in held:
-            if not out.future.done():
+            if failure is None:
+                self._submit(out)
+            elif not out.future.done():
                 out.future.set_exception(failure)
 
     def _confirmed(self, method: Any) -> None:
@@ -310,44 +367,52 @@ class Publisher:
                 tags.append(each)
         else:
             tags = [tag]
-        taken = is_ack(method)
         for each in tags:
             out = self._unconfirmed.pop(each, None)
-            if out is None or out.future.done():
-                continue
-            if not taken:
-                out.future.set_exception(_refusal(out))
-            elif out.returned:
-                self._again(out)
-            else:
-                out.future.set_result(None)
+            if out is not None:
+                self._confirmed_one(out, method)
+
+    def _confirmed_one(self, out: Outgoing, method: Any) -> None:
+        if out.future.done():
+            return
+        if not is_ack(method):
+            out.future.set_exception(_refusal(out))
+        elif out.returned:
+            self._came_back(out)
+        else:
+            if out.route is not None and not out.route.works:
+                out.route.reached()
+            out.future.set_result(None)
 
     def _returned(self, exchange: str, key: str, properties: Properties) -> None:
         """Mark it; its confirm follows."""
-        if exchange:
-            self._tell_that_nobody_follows(exchange, key)
-            return
         for out in self._unconfirmed.values():
-            if (
-                out.mandatory
-                and not out.returned
-                and out.key == key
-                and out.properties.message_id == properties.message_id
-            ):
+            if out.is_returned_as(exchange, key, properties):
                 out.returned = True
                 return
 
-    def _tell_that_nobody_follows(self, topic: str, type_: str) -> None:
-        if (topic, type_) not in self._unheard:
-            self._unheard.add((topic, type_))
-            logger.info(
-                "%s, sent to topic %r, reached no queue, so nobody will get it: no consumer of it "
-                "was started on this broker before. This is told once",
-                type_,
-                topic,
-            )
+    def _came_back(self, out: Outgoing) -> None:
+        route = out.route
+        if route is None:
+            self._again(out)
+            return
+        is_news = route.missed(self._loop.time())
+        if not route.has_worked:
+            if is_news:
+                _tell_that_nobody_follows(route)
+            out.future.set_result(None)
+            return
+        reason = (
+            f"{route.type} on topic {route.topic!r} reaches no queue any more: its consumers' "
+            f"queues were deleted or unbound, or its exchange was. Consumers that run bind "
+            f"theirs again; if there is to be none any more, restart who sends"
+        )
+        if is_news:
+            logger.error("RabbitMQ: %s", reason)
+        out.future.set_exception(BusUnavailableError("RabbitMQ", reason))
+        self.on_missed(route.topic)
 
-    def _again(self, out: _Outgoing) -> None:
+    def _again(self, out: Outgoing) -> None:
         """Make the queue that was not there, and send the message once more."""
         out.times_returned += 1
         if out.place is None or out.times_returned > _REDECLARED:
@@ -369,7 +434,7 @@ class Publisher:
         if self._open:
             self._sweep = self._loop.call_later(self._timeout / _SWEEPS, self._look_at_deadlines)
 
-    def _expire(self, out: _Outgoing) -> None:
+    def _expire(self, out: Outgoing) -> None:
         if out.future.done():
             return
         if out.written:
@@ -378,11 +443,11 @@ class Publisher:
             out.future.set_exception(SendOutcomeUnknownError("RabbitMQ", message_id, reason))
             return
         if self._connection is None and self._closed:
-            reason = "not connected, and the bus is stopped"
-        elif self._connection is None:
-            reason = f"not connected for {self._timeout:g} s"
-        elif self._connection.blocked:
-            reason = f"it took no messages for {self._timeout:g} s: an alarm, of memory or disk"
+            reason = f"not connected, and the bus is stopped: {self.error}"
+        elif self._channel is None:
+            reason = f"not connected for {self._timeout:g} s: {self.error}"
+        elif self._connection is not None and self._connection.blocked:
+            reason = f"not within {self._timeout:g} s: {_BLOCKED}"
         else:
             reason = f"no answer within {self._timeout:g} s"
         out.future.set_exception(BusUnavailableError("RabbitMQ", reason))
@@ -393,7 +458,38 @@ class Publisher:
         task.add_done_callback(self._tasks.discard)
 
 
-def _refusal(out: _Outgoing) -> BusError:
+def _ignore(_: str) -> None:
+    pass
+
+
+def _tell_that_nobody_follows(route: Route) -> None:
+    logger.info(
+        "%s, sent to topic %r, reached no queue, so nobody will get it: no consumer of it "
+        "was started on this broker before. This is told once",
+        route.type,
+        route.topic,
+    )
+
+
+def _too_large(
+    out: Outgoing, size: int, limit: int, part: Literal["body", "headers"] = "body"
+) -> MessageTooLargeError:
+    type_ = str(out.properties.type)
+    return MessageTooLargeError(out.exchange or out.key, type_, size, limit, part)
+
+
+def _refuse(out: Outgoing, error: RefusedError) -> None:
+    if out.future.done():
+        return
+    limit = error.size_limit
+    if limit is not None:
+        out.future.set_exception(_too_large(out, len(out.body), limit))
+    else:
+        refusal = SendRefusedError("RabbitMQ", out.exchange or out.key, str(error))
+        out.future.set_exception(refusal)
+
+
+def _refusal(out: Outgoing) -> BusError:
     if out.mandatory:
         return BusUnavailableError("RabbitMQ", f"queue {out.key!r} refused the message: it is full")
     reason = "a queue behind the topic refused it, as a full one does; others may have it"

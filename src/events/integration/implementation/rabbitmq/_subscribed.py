@@ -31,11 +31,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from events.errors import InvalidTopologyError
+from events.integration.brokering.backoff import Backoff
+from events.integration.brokering.handled import Handled, identity
+from events.integration.brokering.problems import Problems
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._connection import Connection
-from events.integration.implementation.rabbitmq._driver import DriverError, Properties, SilentError
-from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, Held, Orphans
+from events.integration.implementation.rabbitmq._driver import (
+    DriverError,
+    Properties,
+    RefusedError,
+    SilentError,
+)
+from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, LASTS, Held, Orphans
 from events.integration.implementation.rabbitmq._moving import LONGEST_PAUSE, Moves
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._suspects import Suspects
@@ -45,8 +53,9 @@ from events.integration.implementation.rabbitmq._topology import (
     bind,
     count_consumers,
     declare,
+    is_for_good,
 )
-from events.integration.message import Ack, Reject, Retry, Settlement
+from events.integration.message import Ack, Delivery, Reject, Retry, Settlement
 from events.integration.transport import Deliver, Subscription
 from events.integration.uuid7 import uuid7
 
@@ -56,6 +65,7 @@ logger = logging.getLogger("events.integration")
 
 _AT_HAND = 16  # deliveries per handler where some wait behind their key
 _MOST_AT_HAND = 65_535  # AMQP has 16 bits for it
+_CONSUME, _BIND = "consume", "bind"  # what may not be possible for a while
 _LOOKS, _BETWEEN_LOOKS = 50, 0.01  # whether it is gone; others that consume by now keep it there
 
 
@@ -86,6 +96,7 @@ class RabbitMQSubscribed:
         self._attaching: asyncio.Task[None] | None = None
         self._held: set[Held] = set()
         self._orphans = Orphans()
+        self._handled = Handled(self._prefetch + 1)  # one more is a suspect
         self._moves = Moves(
             publisher, self._held, acknowledge=self._acknowledge, give_up=self._give_up
         )
@@ -98,7 +109,9 @@ class RabbitMQSubscribed:
         )
         self._taking = True
         self._attached = False
-        self._cannot: str | None = None  # consume, for this reason
+        self._backoff = Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        self._attached_since = 0.0
+        self._problems = Problems(str(names.main))
         self._alone = False  # with the queue, as was seen when it stopped to take
         self._settled = asyncio.Event()
         self._closed: asyncio.Future[None] = self._loop.create_future()
@@ -115,6 +128,14 @@ class RabbitMQSubscribed:
     def is_deaf(self) -> bool:
         """Tell whether it wants to receive and does not, as before it is attached again."""
         return self._taking and not self._attached
+
+    @property
+    def error(self) -> str | None:
+        """Return why it does not receive, or not all, if that is known."""
+        return self._problems.text
+
+    def __str__(self) -> str:
+        return str(self._names.main)
 
     # --- connection and channel ---------------------------------------------------------------
 
@@ -140,11 +161,29 @@ class RabbitMQSubscribed:
             await self._consume(channel, names.suspects, suspect=True, prefetch=1)
             await self._consume(channel, names.main, suspect=False, prefetch=self._prefetch)
             self._attached = True
+            self._attached_since = self._loop.time()
         except BaseException:
             self._detach()
             channel.on_closed = lambda _: None
             await channel.close()
             raise
+
+    async def bind(self, channel: Channel) -> None:
+        """Make the exchange and the bindings again, if it is attached.
+
+        Raises:
+            InvalidTopologyError, DriverError: as `attach`.
+        """
+        if not self._attached or not self._taking:
+            return
+        names = self._names
+        try:
+            await declare(channel, names.exchange)
+            await bind(channel, names.main, names.exchange, self._subscription.types)
+        except (InvalidTopologyError, RefusedError) as error:
+            self._problems.report(_BIND, f"it may not get all that is sent: {error}")
+            raise
+        self._problems.clear(_BIND)
 
     async def _consume(
         self, channel: Channel, queue: Queue, *, suspect: bool, prefetch: int
@@ -163,7 +202,7 @@ class RabbitMQSubscribed:
     def up(self, connection: Connection) -> None:
         """Resume on this connection."""
         self._connection = connection
-        self._attach_later(0)
+        self._attach_later(at_once=True)
 
     def down(self) -> None:
         """Stop until there is another connection; handlers go on."""
@@ -184,56 +223,55 @@ class RabbitMQSubscribed:
     def _channel_closed(self, reason: DriverError) -> None:
         self._detach()
         if self._connection is not None and self._connection.is_open and self._taking:
-            logger.warning("RabbitMQ closed the channel of %s: %s", self._names.main, reason)
-            self._attach_later(FIRST_PAUSE)
+            self._cannot_consume(f"RabbitMQ closed its channel: {reason}")
+            self._attach_later()
 
     def _cancelled(self) -> None:
         """Begin anew: the broker has ended a consumer, mostly because its queue was deleted."""
         channel = self._channel
         if channel is None or not self._taking:
             return
-        logger.warning("RabbitMQ took %s away from its consumer, starting anew", self._names.main)
+        self._cannot_consume("RabbitMQ took it away from its consumer, as when it is deleted")
         self._detach()
         self._loop.create_task(channel.close())
-        self._attach_later(FIRST_PAUSE)
+        self._attach_later()
 
-    def _attach_later(self, pause: float) -> None:
+    def _cannot_consume(self, reason: str) -> None:
+        self._problems.report(_CONSUME, f"it cannot be consumed: {reason}")
+
+    def _attach_later(self, *, at_once: bool = False) -> None:
         if self._taking and (self._attaching is None or self._attaching.done()):
+            if self._loop.time() - self._attached_since > LASTS:
+                self._backoff.reset()
             self._attaching = self._loop.create_task(
-                self._attach_again(pause), name=f"rabbitmq {self._names.main}"
+                self._attach_again(at_once=at_once), name=f"rabbitmq {self}"
             )
 
-    async def _attach_again(self, pause: float) -> None:
+    async def _attach_again(self, *, at_once: bool) -> None:
         while self._taking:
-            await asyncio.sleep(pause)
+            if not at_once:
+                await self._backoff.pause()
+            at_once = False
             connection = self._connection
             if connection is None or not connection.is_open:
                 return  # the next one brings a new attempt
             try:
                 await self.attach(connection)
             except InvalidTopologyError as error:
-                if not self._closed.done():
-                    self._closed.set_exception(error)
-                return
+                if is_for_good(error):
+                    if not self._closed.done():
+                        self._closed.set_exception(error)
+                    return
+                self._cannot_consume(str(error))
+                continue
             except DriverError as error:
                 if connection.is_open:
-                    self._tell_that_it_cannot(str(error))
-                pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
+                    self._cannot_consume(str(error))
                 continue
-            self._tell_that_it_can()
+            self._problems.clear(_CONSUME)
             # Lost while it was on its way: `up` saw it under way and left it to us.
             if self._channel is not None or self._connection is None:
                 return
-
-    def _tell_that_it_cannot(self, reason: str) -> None:
-        if reason != self._cannot:
-            logger.error("%s cannot be consumed: %s", self._names.main, reason)
-        self._cannot = reason
-
-    def _tell_that_it_can(self) -> None:
-        if self._cannot is not None:
-            logger.warning("%s is consumed again", self._names.main)
-        self._cannot = None
 
     # --- deliveries ---------------------------------------------------------------------------
 
@@ -262,6 +300,9 @@ class RabbitMQSubscribed:
             if orphan is not None:
                 self._adopt(orphan, held)
                 return
+            if identity(self._delivery(held)) in self._handled:
+                self._acknowledge_again(held)
+                return
             if self._suspects.take_back(held):
                 return
         if held.suspect:
@@ -269,16 +310,20 @@ class RabbitMQSubscribed:
         else:
             self._hand_over(held)
 
-    def _hand_over(self, held: Held) -> None:
-        self._held.add(held)
+    def _delivery(self, held: Held) -> Delivery:
         properties = held.properties
-        delivery = wire.to_delivery(
+        return wire.to_delivery(
             properties,
             held.body,
             topic=self._subscription.topic,
             consumer=self._subscription.consumer,
             attempt=wire.attempt_of(properties),
         )
+
+    def _hand_over(self, held: Held) -> None:
+        self._held.add(held)
+        delivery = self._delivery(held)
+        held.handled_as = identity(delivery)
         future = self._deliver(delivery)
         future.add_done_callback(lambda future: self._settle(held, future.result()))
 
@@ -291,12 +336,16 @@ class RabbitMQSubscribed:
 
     def _settle(self, held: Held, settlement: Settlement) -> None:
         held.settlement = settlement
+        if not isinstance(settlement, Ack):
+            held.handled_as = None
         if held not in self._held:  # an orphan: it may come again, and then it is settled at once
             if isinstance(settlement, Ack):
                 held.body = b""
             self._orphans.forget_old()
             return
         if isinstance(settlement, Ack):
+            if held.handled_as is not None:
+                self._handled.add(held.handled_as)
             self._acknowledge(held)
         elif isinstance(settlement, Retry):
             again = wire.with_attempt(held.properties, settlement.attempt + 1)
@@ -308,6 +357,17 @@ class RabbitMQSubscribed:
             self._moves.move(held, self._names.dead, dead)
         else:
             self._release(held)
+
+    def _acknowledge_again(self, held: Held) -> None:
+        """Tell the broker once more what it did not hear, as its connection was lost meanwhile."""
+        logger.info(
+            "%s came again to %s, which has handled it: it is acknowledged, and not handled twice",
+            wire.id_of(held.properties, held.body),
+            self._names.main,
+        )
+        self._held.add(held)
+        held.settlement = Ack()
+        self._acknowledge(held)
 
     def _release(self, held: Held) -> None:
         if held.suspect:

@@ -57,6 +57,9 @@ class Suspects:
         self._acknowledge = acknowledge
         self._moving: set[Held] = set()  # to their queue
         self._next: Held | None = None  # from there; waits for those, or for the end
+        self._unbegun: set[tuple[str, str, int, int]] = (
+            set()
+        )  # that were lost with their channel: one at a time
         self._ended: list[Held] = []  # to be acknowledged when the consumer is cancelled
         self._taking = True
         self._leaving = False
@@ -70,6 +73,9 @@ class Suspects:
         """Move what the broker had to take back to where it is alone, if it came too often."""
         properties = held.properties
         attempt = wire.attempt_of(properties)
+        if held.suspect and held.identity in self._unbegun:
+            self._unbegun.discard(held.identity)
+            return False  # its channel was lost before a handler saw it
         if held.suspect:
             attempt += 1
         elif wire.returns_of(properties, redelivered=True) >= self._suspicious:
@@ -114,6 +120,7 @@ class Suspects:
     def forget(self) -> None:
         """Forget all: their channel is lost."""
         self._moving.clear()
+        self._unbegun = set() if self._next is None else {self._next.identity}
         self._next = None
         self._ended.clear()
 

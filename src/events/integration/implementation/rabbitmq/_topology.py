@@ -34,7 +34,7 @@ _NEVER = 1_000_000_000  # deliveries: dead letters come back each time that some
 _STEPS = (1, 2, 3, 5, 7)
 _SHORTEST = 0.01  # seconds
 
-_PRECONDITION_FAILED, _ACCESS_REFUSED, _NOT_FOUND = 406, 403, 404
+_ACCESS_REFUSED = 403
 
 
 class Exchange(Struct, frozen=True):
@@ -200,7 +200,7 @@ def explained(
     subject: str, error: RefusedError, arguments: Iterable[tuple[str, str | int]] = ()
 ) -> InvalidTopologyError | RefusedError:
     """Return the error that says what can be done about a refusal, or the refusal itself."""
-    if error.code == _PRECONDITION_FAILED:
+    if error.is_mismatch:
         ours = ", ".join(f"{name}={value!r}" for name, value in arguments)
         cure = (
             f"it exists at the broker, made otherwise than ours ({ours or 'direct, durable'}); "
@@ -213,3 +213,9 @@ def explained(
     else:
         return error
     return InvalidTopologyError(subject, f"{cure}: {error.text}")
+
+
+def is_for_good(error: InvalidTopologyError) -> bool:
+    """Tell whether trying again is in vain: a permission may come back, arguments do not change."""
+    refusal = error.__cause__
+    return not isinstance(refusal, RefusedError) or refusal.is_mismatch or refusal.code == 0

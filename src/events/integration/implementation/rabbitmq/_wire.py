@@ -38,6 +38,7 @@ __all__ = [
     "letter_id",
     "redriven",
     "returns_of",
+    "shortened",
     "to_dead_letter",
     "to_delivery",
     "to_properties",
@@ -138,6 +139,32 @@ def buried(properties: Properties, topic: str, type: str, reject: Reject) -> Pro
         DIED_AT: datetime.now(UTC).isoformat(),
     }
     return dead
+
+
+def shortened(properties: Properties, excess: int) -> Properties:
+    """Return the properties with so many bytes of headers less: first of the error, then of others.
+
+    The package's own are left as they are, apart from the key.
+    """
+    again = copy(properties)
+    again.headers = headers = dict(_table(properties))
+    others = [name for name in headers if not name.startswith(OURS) or name == KEY]
+    others.sort(key=lambda name: _size(headers[name]), reverse=True)
+    for name in (ERROR, *others):
+        if excess <= 0 or name not in headers:
+            continue
+        value, size = headers[name], _size(headers[name])
+        if isinstance(value, str) and size > excess:
+            headers[name] = value.encode()[: size - excess].decode(errors="ignore")
+        else:
+            del headers[name]
+        excess -= size
+    return again
+
+
+def _size(value: Any) -> int:
+    """Return about how many bytes a header's value has."""
+    return len(value.encode()) if isinstance(value, str) else len(repr(value))
 
 
 def redriven(properties: Properties) -> Properties:
@@ -241,7 +268,9 @@ def _headers(properties: Properties, body: bytes) -> dict[str, str]:
                 continue
             value = text  # noqa: PLW2901
         shown = _shown(name)
-        if shown is not None:
+        if shown == name:  # as nearly always
+            headers[name] = value
+        elif shown is not None:
             headers[shown] = encode_value(value) if name.startswith(_ATTRIBUTES) else value
     if properties.content_type is not None:
         headers[CONTENT_TYPE] = properties.content_type

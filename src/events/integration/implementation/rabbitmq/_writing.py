@@ -12,7 +12,7 @@ from functools import lru_cache
 from struct import Struct
 from typing import Any, cast
 
-from events.integration.implementation.rabbitmq._driver import Properties
+from events.integration.implementation.rabbitmq._driver import HeadersTooLongError, Properties
 
 __all__ = ["ack_frame", "publish_frames"]
 
@@ -43,15 +43,24 @@ def publish_frames(
     body: bytes,
     *,
     mandatory: bool,
-    longest_body: int,
+    longest: int,
+    spare: int,
 ) -> bytes | None:
-    """Return the frames that send a message; None if it is not of the usual kind."""
+    """Return the frames that send a message; None if it is not of the usual kind.
+
+    `longest` is what a frame may hold, of which the headers leave `spare` bytes.
+
+    Raises:
+        HeadersTooLongError: they do not.
+    """
     try:
         content = _properties(properties, len(body))
         method = _method_frame(channel, exchange, routing_key, mandatory)
     except (_UnusualError, TypeError, ValueError):
         return None  # it may be that the driver cannot either, and says why
-    if len(body) > longest_body:
+    if len(content) > longest - spare:
+        raise HeadersTooLongError(len(content), longest - spare)
+    if len(body) > longest:
         return None
     header = _frame(_HEADER, channel, len(content))
     frames = (method, header, content, _END)

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from typing import cast
 
 from events.errors import BusUnavailableError, InvalidTopologyError
+from events.integration.brokering.outage import Outage
 from events.integration.brokering.urls import masked
+from events.integration.implementation.rabbitmq._bindings import Bindings
 from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._dead_letters import RabbitMQDeadLetters
 from events.integration.implementation.rabbitmq._driver import DriverError, check_url
-from events.integration.implementation.rabbitmq._link import Link, Outage
+from events.integration.implementation.rabbitmq._link import Link
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._subscribed import RabbitMQSubscribed
 from events.integration.implementation.rabbitmq._topology import Exchange, Names, Queue, QueueType
@@ -71,6 +73,8 @@ class RabbitMQTransport:
         self._outward: Link | None = None
         self._inward: Link | None = None
         self._dead_letters: RabbitMQDeadLetters | None = None
+        self._outage: Outage | None = None
+        self._bindings: Bindings | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(map(masked, self._urls))})"
@@ -79,9 +83,20 @@ class RabbitMQTransport:
     def connected(self) -> bool:
         """Tell whether the connections that are in use are up, and every consumer on its queue."""
         outward, inward = self._outward, self._inward
-        if outward is None or inward is None or not outward.is_up:
+        if outward is None or inward is None or not outward.is_up or self._cannot_publish:
             return False
         return inward.is_closed or (inward.is_up and not any(s.is_deaf for s in self._subscribed))
+
+    @property
+    def _cannot_publish(self) -> str | None:
+        return None if self._publisher is None else self._publisher.error
+
+    @property
+    def error(self) -> str | None:
+        """Return why the broker is not within reach, or takes nothing, as far as it is known."""
+        if self._outage is None:
+            return None
+        return self._outage.reason or self._cannot_publish
 
     @property
     def dead_letters(self) -> RabbitMQDeadLetters | None:
@@ -98,8 +113,8 @@ class RabbitMQTransport:
         """See `Transport.connect`; the connection to receive is opened with the first consumer."""
         if self._publisher is not None:
             return
-        publisher = self._publisher = Publisher(self._timeout)
-        outage = Outage(self._name)
+        outage = self._outage = Outage(self._name)
+        publisher = self._publisher = Publisher(self._timeout, why_down=lambda: outage.reason)
         self._outward = Link(
             "publishing",
             outage,
@@ -116,6 +131,8 @@ class RabbitMQTransport:
             on_up=self._up,
             on_down=self._down,
         )
+        bindings = self._bindings = Bindings(self._subscribed, self._timeout)
+        publisher.on_missed = bindings.look
         self._dead_letters = RabbitMQDeadLetters(self._inward, publisher, timeout=self._timeout)
         await self._outward.open(wait=self._wait_for_broker)
         logger.info("%s is connected", outage.name)
@@ -186,10 +203,14 @@ class RabbitMQTransport:
                 return connection
 
     def _up(self, connection: Connection) -> None:
+        if self._bindings is not None:
+            self._bindings.up(connection)
         for subscribed in self._subscribed:
             subscribed.up(connection)
 
     def _down(self) -> None:
+        if self._bindings is not None:
+            self._bindings.down()
         for subscribed in self._subscribed:
             subscribed.down()
 
@@ -199,6 +220,8 @@ class RabbitMQTransport:
         self._publisher = self._outward = self._inward = self._dead_letters = None
         if publisher is None or outward is None or inward is None:
             return
+        if self._bindings is not None:
+            self._bindings.down()
         await publisher.drain()
         await publisher.stop()
         await asyncio.gather(outward.close(self._timeout), inward.close(self._timeout))

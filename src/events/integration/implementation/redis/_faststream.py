@@ -10,8 +10,9 @@ On pub/sub and in lists a frame is the message; in a stream it is the field `__d
 from __future__ import annotations
 
 import struct
+from typing import NamedTuple
 
-__all__ = ["FIELD", "read_frame"]
+__all__ = ["FIELD", "Frame", "read_frame"]
 
 FIELD = b"__data__"
 _BEGIN = b"\x89BIN\r\n\x1a\n\x00\x01"
@@ -19,7 +20,14 @@ _places = struct.Struct(">II").unpack_from
 _short = struct.Struct(">H").unpack_from
 
 
-def read_frame(data: bytes) -> tuple[bytes, dict[str, str]] | None:
+class Frame(NamedTuple):
+    """What is in one."""
+
+    body: bytes
+    headers: dict[str, str]
+
+
+def read_frame(data: bytes) -> Frame | None:
     """Return body and headers, their names in lower case; None if it is no such frame."""
     if not data.startswith(_BEGIN):
         return None
@@ -33,7 +41,7 @@ def read_frame(data: bytes) -> tuple[bytes, dict[str, str]] | None:
             headers[name.lower()], at = _text(data, at, body_at)
     except (struct.error, ValueError):
         return None
-    return data[body_at:], headers
+    return Frame(data[body_at:], headers)
 
 
 def _text(data: bytes, at: int, end: int) -> tuple[str, int]:

@@ -27,6 +27,7 @@ from typing import Any, Unpack
 
 from events.errors import BusUnavailableError, InvalidTopologyError, SendOutcomeUnknownError
 from events.integration.brokering.urls import masked
+from events.integration.cloudevents import own_id
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.redis._connecting import (
     Connector,
@@ -93,8 +94,12 @@ class _Listener:
 
     def _hand(self, body: bytes) -> None:
         frame = read_frame(body)
-        body, headers = (body, {}) if frame is None else frame
-        future = self._deliver(Delivery(self.topic, self._consumer, next(self._ids), body, headers))
+        if frame is None:
+            delivery = Delivery(self.topic, self._consumer, next(self._ids), body, {})
+        else:
+            event_id = own_id(frame.headers, frame.body) or next(self._ids)
+            delivery = Delivery(self.topic, self._consumer, event_id, frame.body, frame.headers)
+        future = self._deliver(delivery)
         # What is skipped, or cannot be read, is settled by now, and has nothing to wait for.
         if not future.done():
             self._unsettled.add(future)

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Table, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
-from events.errors import InvalidTopologyError, MessageTooLargeError, OutboxError
+from events.errors import InvalidTopologyError, OutboxError
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.sqlalchemy._buffer import SessionBuffer
 from events.integration.implementation.sqlalchemy._wakeup import nudge
@@ -22,6 +22,7 @@ from events.integration.implementation.sqlalchemy.tables import (
     insert_rows,
     require_table,
 )
+from events.integration.limits import check_size
 from events.integration.outbox import lane_of
 from events.integration.serialization import Serializer
 from events.integration.topology import Topic
@@ -106,9 +107,7 @@ class SQLAlchemyOutbox:
         if not isinstance(topic, Topic):
             raise InvalidTopologyError(repr(topic), "not a Topic; write Topic('users')")
         message = self._serializer.encode(topic.name, event, key=key, headers=headers)
-        size = len(message.body)
-        if size > self._max_body_size:
-            raise MessageTooLargeError(message.topic, message.type, size, self._max_body_size)
+        check_size(message, self._max_body_size)
         if len(message.type) > LONGEST_NAME or (key is not None and len(key) > LONGEST_NAME):
             raise OutboxError(
                 f"{message.type!r} with key {key!r}: the outbox holds types and keys of up to "

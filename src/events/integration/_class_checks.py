@@ -1,0 +1,195 @@
+"""What is looked for in an event's class, so that a slip in it is told with its cure.
+
+`check_definition` runs when the class is made. `@dataclass` has not done its work by then, so the
+others run when the class is first used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import Field, InitVar, fields, is_dataclass
+from typing import Any, ClassVar, cast, get_args, get_origin, get_type_hints
+
+import msgspec
+from msgspec import inspect
+
+from events._annotations import annotations_of
+from events.errors import EventDefinitionError
+from events.integration._versioned import Versioned
+
+__all__ = ["check_class", "check_definition", "info_of", "is_abstract", "own_fields"]
+
+EXAMPLE = 'give both in the class body, as in `type = "user.registered"` and `version = 1`'
+RESERVED = frozenset({"type", "version", "registry", "to_dict", "from_dict", "upcast"})
+
+
+def is_abstract(event_class: type[Versioned]) -> bool:
+    """Tell whether a class is a base for events and none itself."""
+    return event_class.__event_abstract__
+
+
+def own_fields(event_class: type) -> tuple[Field[Any], ...]:
+    """Give a class's fields: those of dataclasses, or none."""
+    return fields(event_class) if is_dataclass(event_class) else ()
+
+
+def check_definition(cls: type[Versioned]) -> None:
+    """Check what a class gives as `type` and `version`; either may come from an abstract base.
+
+    Raises:
+        EventDefinitionError: one is missing, or of another kind, or its parent's; or its `upcast`
+            is no classmethod.
+    """
+    type_: object = getattr(cls, "type", None)
+    version: object = getattr(cls, "version", None)
+    for name, value in ("type", type_), ("version", version):
+        if value is None:
+            raise EventDefinitionError(
+                cls,
+                f"it has no {name}: {EXAMPLE}, or make it a base with "
+                f"`class {cls.__name__}(IntegrationEvent, abstract=True)`",
+            )
+    if not isinstance(type_, str) or not type_ or not type_.isprintable():
+        raise EventDefinitionError(
+            cls, f"its type is {type_!r}, where a printable, non-empty str is needed: {EXAMPLE}"
+        )
+    # A bool is an int, and `version = True` is a slip.
+    if type(version) is not int or version < 1:
+        raise EventDefinitionError(
+            cls, f"its version is {version!r}, where an int from 1 on is needed: {EXAMPLE}"
+        )
+    bases: tuple[Any, ...] = cls.__mro__[1:]
+    for base in bases:
+        if not getattr(base, "__event_abstract__", True) and (base.type, base.version) == (
+            type_,
+            version,
+        ):
+            raise EventDefinitionError(
+                cls,
+                f"it inherits type {type_!r} and version {version} from {base.__event_name__}: "
+                f"give it a type or a version of its own",
+            )
+    upcast = cls.__dict__.get("upcast")
+    if upcast is not None and not isinstance(upcast, classmethod):
+        raise EventDefinitionError(cls, "its `upcast` is no classmethod: add `@classmethod` to it")
+
+
+def _maker_of(event_class: type) -> type:
+    """Return the class whose `__init__` makes the events.
+
+    A `Protocol`'s is none: it looks for the next, and puts that into the event's class.
+    """
+    inits = [
+        (cls, cls.__dict__["__init__"])
+        for cls in event_class.__mro__
+        if "__init__" in cls.__dict__ and not cls.__dict__.get("_is_protocol", False)
+    ]
+    return [cls for cls, init in inits if init is inits[0][1]][-1]
+
+
+def check_class(event_class: type[Versioned]) -> None:
+    """Check that all that an event's instances hold is a field of a dataclass.
+
+    Raises:
+        EventDefinitionError: it is not, or the class is abstract.
+    """
+    if is_abstract(event_class):
+        raise EventDefinitionError(event_class, "it is abstract: use one of its subclasses")
+    maker = _maker_of(event_class)
+    if "__dataclass_fields__" not in maker.__dict__ and "__init_subclass__" not in maker.__dict__:
+        raise EventDefinitionError(
+            event_class,
+            f"{maker.__qualname__} has an `__init__` but is no dataclass, so what it sets would "
+            f"not be sent: declare fields and add `@dataclass`",
+        )
+    for cls in event_class.__mro__:
+        if "__dataclass_fields__" in cls.__dict__ or not hasattr(cls, "__event_codec__"):
+            continue
+        if declared := _declared(cls):
+            raise EventDefinitionError(
+                event_class,
+                f"{cls.__qualname__} declares fields ({', '.join(declared)}) but is no dataclass: "
+                f"add `@dataclass` to it",
+            )
+    for field in own_fields(event_class):
+        if field.name in RESERVED:
+            raise EventDefinitionError(
+                event_class, f"a field cannot be named {field.name!r}: rename it"
+            )
+
+
+def _declared(cls: type) -> list[str]:
+    """Name what a class body declares as fields, dataclass or not."""
+    return [
+        name
+        for name, hint in annotations_of(cls).items()
+        if "ClassVar" not in (hint if isinstance(hint, str) else repr(hint))
+    ]
+
+
+def info_of(event_class: type[Versioned]) -> inspect.DataclassType:
+    """Have msgspec look at a class.
+
+    Raises:
+        EventDefinitionError: msgspec cannot carry one of the fields. It names the field.
+    """
+    try:
+        info = inspect.type_info(event_class)
+        # Decoders are more particular than `type_info`.
+        msgspec.json.Decoder(event_class)
+    except Exception as exc:
+        raise EventDefinitionError(event_class, _why_unsupported(event_class, exc)) from exc
+    return cast("inspect.DataclassType", info)
+
+
+def _why_unsupported(cls: Any, exc: Exception, path: str = "", seen: tuple[Any, ...] = ()) -> str:
+    """Find the field that msgspec cannot carry, down to the class that declares it."""
+    origin = get_origin(cls) or cls
+    for name, hint in _hints(origin).items():
+        place = f"field {path}{name}"
+        if isinstance(hint, NameError):
+            return (
+                f"{place}: its annotation in {origin.__qualname__} names {hint.name!r}, which the "
+                f"module {origin.__module__} does not have: define it at module level, and outside "
+                f"of `if TYPE_CHECKING`"
+            )
+        if get_origin(hint) is ClassVar:
+            continue
+        if isinstance(hint, InitVar):
+            return (
+                f"{place}: an `InitVar` is not sent, so no receiver could give it: make it a field"
+            )
+        try:
+            msgspec.json.Decoder(hint)
+        except Exception as found:  # noqa: BLE001 - whatever it is, this field is why
+            for inner in _classes_in(hint):
+                if inner not in (cls, *seen):
+                    deeper = _why_unsupported(inner, found, f"{path}{name}.", (*seen, cls))
+                    if deeper.startswith("field "):
+                        return deeper
+            return f"{place}: {found}"
+    return f"its fields: {exc}"
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Give what the annotations of a class stand for, or the NameError of each that fails."""
+    try:
+        return get_type_hints(cls, include_extras=True)
+    except NameError:
+        pass
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        for name, written in annotations_of(base).items():
+            alone = type(base.__name__, (), {"__module__": base.__module__})
+            alone.__annotations__ = {name: written}
+            try:
+                found |= get_type_hints(alone, localns=dict(vars(base)), include_extras=True)
+            except NameError as exc:
+                found[name] = exc
+    return found
+
+
+def _classes_in(hint: Any) -> list[Any]:
+    """Give the classes with fields that a hint is made of."""
+    if hasattr(get_origin(hint) or hint, "__annotations__"):
+        return [hint]
+    return [cls for each in get_args(hint) for cls in _classes_in(each)]

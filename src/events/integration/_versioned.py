@@ -1,0 +1,29 @@
+"""What an event class is to the modules below `event`, which makes and reads it with their help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, TypeVar
+
+__all__ = ["Versioned", "VersionedT", "Versions"]
+
+
+class Versioned(Protocol):
+    """An event's class has a type and a version, and knows its own codec."""
+
+    type: ClassVar[str]
+    version: ClassVar[int]
+    registry: ClassVar[Any]
+    __event_abstract__: ClassVar[bool]
+    __event_codec__: ClassVar[Any]
+
+
+class Versions(Protocol):
+    """Where the classes of a type are found."""
+
+    def versions(self, type: str) -> Mapping[int, type[Any]]:
+        """Give the classes of a type by version."""
+        ...
+
+
+VersionedT = TypeVar("VersionedT", bound=Versioned)

@@ -1,0 +1,80 @@
+"""What binds a consumer's queue to its topic, kept in place while the consumer runs.
+
+An operator who deletes an exchange or unbinds a queue takes nothing away that a consumer would be
+told of, and what is sent meanwhile reaches it no more. So its exchange and bindings are made again
+from time to time, which changes nothing where they are, and at once when the broker returns a
+message of this process that found no queue.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Collection
+
+from events.errors import InvalidTopologyError
+from events.integration.implementation.rabbitmq._channel import Channel
+from events.integration.implementation.rabbitmq._connection import Connection
+from events.integration.implementation.rabbitmq._driver import DriverError, RefusedError
+from events.integration.implementation.rabbitmq._subscribed import RabbitMQSubscribed
+
+__all__ = ["Bindings"]
+
+logger = logging.getLogger("events.integration")
+
+_EVERY = 10.0  # seconds; up to half of it less, so that processes do not all come together
+_PAUSE = 0.2  # seconds between two looks, whoever asks for them
+
+
+class Bindings:
+    """Those of all consumers of a bus."""
+
+    def __init__(self, subscribed: Collection[RabbitMQSubscribed], timeout: float) -> None:
+        self._subscribed = subscribed
+        self._timeout = timeout
+        self._wanted = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def up(self, connection: Connection) -> None:
+        """Look after them on this connection."""
+        self.down()
+        self._task = asyncio.create_task(self._keep(connection), name="rabbitmq bindings")
+
+    def down(self) -> None:
+        """Stop, until there is another connection."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    def look(self, _: str = "") -> None:
+        """Make them again now."""
+        self._wanted.set()
+
+    async def _keep(self, connection: Connection) -> None:
+        while connection.is_open:
+            try:
+                async with asyncio.timeout(_EVERY * random.uniform(0.5, 1)):  # noqa: S311
+                    await self._wanted.wait()
+            except TimeoutError:
+                pass
+            self._wanted.clear()
+            try:
+                await self._bind_all(connection)
+            except DriverError as error:
+                logger.debug("bindings are made again later: %s", error)
+            await asyncio.sleep(_PAUSE)
+
+    async def _bind_all(self, connection: Connection) -> None:
+        channel: Channel | None = None
+        try:
+            for subscribed in tuple(self._subscribed):
+                if channel is None:
+                    channel = await connection.channel(self._timeout)
+                try:
+                    await subscribed.bind(channel)
+                except (InvalidTopologyError, RefusedError):
+                    channel = None  # the broker has closed it
+        finally:
+            if channel is not None:
+                await channel.close()
