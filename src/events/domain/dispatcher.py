@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 from events.domain.aggregate import AggregateRoot, having_events
 from events.domain.event import DomainEvent
@@ -33,6 +33,12 @@ logger = logging.getLogger("events.domain")
 
 # A circle that branches grows too wide to ever get long, so width is limited as well.
 _CAUSED_PER_LIMIT = 100
+
+
+class _HasEvents(Protocol):
+    """What `from_entity` takes: an `AggregateRoot`, or what can do the same."""
+
+    def pop_events(self) -> Sequence[DomainEvent]: ...
 
 
 class DomainEventDispatcher:
@@ -73,9 +79,7 @@ class DomainEventDispatcher:
         self._handling: _Step | None = None  # something exactly while `process` awaits
         self._handlers: dict[type, Sequence[DomainEventHandler[Any]]] = {}
         self._seen: dict[int, AggregateRoot] = {}
-        self._asked: dict[
-            int, AggregateRoot
-        ] = {}  # those of the seen whose `pop_events` is their own
+        self._asked: dict[int, _HasEvents] = {}  # those of the seen whose `pop_events` is their own
         self._entered = 0
         self._watch: _Watch | None = None
 
@@ -91,18 +95,17 @@ class DomainEventDispatcher:
         for event in events:
             self.store_event(event)
 
-    def from_entity(self, entity: AggregateRoot) -> None:
+    def from_entity(self, entity: _HasEvents) -> None:
         """Take the entity's events, now and whenever handlers publish more on it.
 
         The dispatcher keeps a reference to it, until a failure or the end of `async with`. Anything
         that has a `pop_events` may be given. One that is not `AggregateRoot`'s own, such as one
         that collects the events of child entities, is called after each event.
         """
-        given: object = entity
-        if not isinstance(given, AggregateRoot):
-            _check_entity(given)
+        if not isinstance(entity, AggregateRoot):
+            _check_entity(entity)
             self._asked[id(entity)] = entity
-        elif type(given).pop_events is AggregateRoot.pop_events:
+        elif type(entity).pop_events is AggregateRoot.pop_events:
             self._seen[id(entity)] = entity
         else:
             self._asked[id(entity)] = entity

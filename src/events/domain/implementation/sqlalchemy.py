@@ -87,7 +87,7 @@ class SQLAlchemyDomainEvents:
         self.detach()
 
     def _aggregates(self) -> list[AggregateRoot]:
-        """Return those with events. One that has only published is clean, hence all are looked at."""
+        """Return those with events. One that has only published is clean, so all are looked at."""
         found = self._flushed | self._in_session()
         return having_events(found.values())
 
