@@ -45,6 +45,7 @@ PAGE = ROOT / "docs" / "how-to" / "other-languages.md"
 PACKAGES = Path(__file__).parent / "javascript"
 FOLDER = ROOT / "build" / "javascript"
 BUSES = ("rabbitmq", "streams", "pubsub", "nats")
+OLDEST = 20  # of Node.js, for the CloudEvents SDK
 PATIENCE = 30.0
 
 
@@ -71,10 +72,11 @@ def test_the_page_has_a_snippet_for_each_bus_and_direction() -> None:
 def node() -> str:
     """Return the program, with the packages of the snippets installed."""
     node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
+    reason = _why_not(node, npm)
+    if node is None or npm is None or reason is not None:
         pytest.skip(
-            f"no {'npm' if node else 'node'}, so the JavaScript of {PAGE.relative_to(ROOT)} is not "
-            f"run: install Node.js 20 or newer (Debian and Ubuntu: apt-get install nodejs npm)"
+            f"{reason}, so the JavaScript of {PAGE.relative_to(ROOT)} is not run: install Node.js "
+            f"{OLDEST} or newer with npm (Debian 13: apt-get install nodejs npm)"
         )
     FOLDER.mkdir(parents=True, exist_ok=True)
     lock = (PACKAGES / "package-lock.json").read_bytes()
@@ -89,6 +91,14 @@ def node() -> str:
             assert done.returncode == 0, f"npm ci in {FOLDER} failed:\n{done.stderr}"
             installed.write_bytes(lock)
     return node
+
+
+def _why_not(node: str | None, npm: str | None) -> str | None:
+    if node is None or npm is None:
+        return f"no {'npm' if node else 'node'}"
+    said = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
+    major = int(said.removeprefix("v").partition(".")[0])
+    return f"{node} is {said.strip()}" if major < OLDEST else None
 
 
 class Scripts:

@@ -98,14 +98,20 @@ PUBLIC = {
     "events.integration.topology.consumer": [
         "Consumer",
         "Consumer.on_event",
+        "EventHandler",
         "EventHandlerConsumer",
         "EventHandlerConsumer.add_handler",
+        "EventHandlerConsumer.on",
+        "EventHandlerConsumer.subscribe",
+        "EventHandlerRegistry",
     ],
     "events.integration.topology.consumer.base": ["Consumer"],
     "events.integration.topology.consumer.handler": [
+        "EventHandler",
         "EventHandlerConsumer",
         "EventHandlerRegistry",
     ],
+    "events.memory": ["MemoryBroadcastBus", "MemoryBroker", "MemoryBus", "MemoryChannels"],
 }
 
 IMPORT_ALL = """

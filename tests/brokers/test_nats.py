@@ -485,7 +485,7 @@ async def test_what_the_driver_raises_at_closing_does_not_end_the_link() -> None
 async def test_a_driver_without_the_shorter_ways_does_as_well(
     client: Client, topic: Topic, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_driver, "_PLACES", ("nowhere",))
+    monkeypatch.setattr(_driver, "new_client", Client)
 
     async def fail_once(event: Any) -> None:
         if event.number == 1 and probe.attempts[-1] == 1:

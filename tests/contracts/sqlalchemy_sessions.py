@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import URL, Delete, Insert, Table, Update, func, select
+from sqlalchemy import URL, Delete, Insert, Table, Update, event, func, select
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.schema import CreateSchema, DropSchema
 
 from events.integration import IntegrationEvent, Topic
 from events.integration.implementation.sqlalchemy import (
@@ -100,7 +101,36 @@ class SharingInfo(Kind):
         self.sessions = async_sessionmaker(self.engine, class_=Sharing)
 
 
-KINDS: Final[list[type[Kind]]] = [Kind, Routed, RoutedAsDocumented, SharingInfo]
+class Translated(Kind):
+    """The tables are in a schema that the engine puts in place of none, as for a tenant."""
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url)
+        self.base = self.engine
+        self.schema = f"{url.database}_tenant"
+        if url.get_backend_name() == "sqlite":
+            self.schema = "tenant"
+            attach = f"ATTACH '{url.database}.tenant' AS tenant"
+            event.listen(self.base.sync_engine, "connect", lambda c, _: c.execute(attach))
+        mapped = {"schema_translate_map": {None: self.schema}}
+        self.engine = self.writer = self.base.execution_options(**mapped)
+        self.sessions = async_sessionmaker(self.engine)
+
+    async def create(self) -> None:
+        if self.base.dialect.name != "sqlite":
+            async with self.base.begin() as connection:
+                await connection.execute(CreateSchema(self.schema))
+        await super().create()
+
+    async def dispose(self) -> None:
+        if self.base.dialect.name != "sqlite":
+            async with self.base.begin() as connection:
+                cascade = self.base.dialect.name == "postgresql"
+                await connection.execute(DropSchema(self.schema, cascade=cascade))
+        await super().dispose()
+
+
+KINDS: Final[list[type[Kind]]] = [Kind, Routed, RoutedAsDocumented, SharingInfo, Translated]
 
 
 @dataclass

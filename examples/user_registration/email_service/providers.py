@@ -59,6 +59,7 @@ class EmailServiceProvider(Provider):
                 SQLAlchemyOutboxStore(engine, table=mails),
                 server,
                 batch=settings.mails_at_once,
+                batches_in_flight=1,  # what is in flight is sent twice if we are killed
                 lease=settings.relay_lease,
                 retry=retry,
             ) as relay,

@@ -42,6 +42,7 @@ CONSTRAINTS: Final = (
     "gt", "ge", "lt", "le", "multiple_of", "min_length", "max_length", "pattern",
 )  # fmt: skip
 EXACT: Final = 2**53  # integers up to here are floats as well
+DEEPEST: Final = 15  # Python takes 20 blocks within each other, and 100 indentations
 KEYS: Final = (
     inspect.BytesType | inspect.DateType | inspect.DateTimeType | inspect.DecimalType
     | inspect.EnumType | inspect.FloatType | inspect.IntType | inspect.StrType
@@ -172,6 +173,9 @@ class _Writer:
     # --- one value ---------------------------------------------------------------------------
 
     def _value(self, info: inspect.Type, value: str, place: tuple[str, ...]) -> None:
+        if self._depth > DEEPEST:
+            self._call(object(), lambda inner: self._value(info, inner, ("*path",)), place, value)
+            return
         cases = self._cases(info, place)
         groups: dict[_Write | None, list[type]] = {}
         for type_, write in cases.items():

@@ -8,8 +8,13 @@ from typing import Any, ClassVar, Protocol, TypeVar
 __all__ = ["Versioned", "VersionedT", "Versions"]
 
 
-class Versioned(Protocol):
-    """An event's class has a type and a version, and knows its own codec."""
+class Versioned:
+    """The base of `IntegrationEvent`: its classes have a type and a version, and know their codec.
+
+    No protocol, as `type = "..."` in a class's body is no ClassVar to pyright.
+    """
+
+    __slots__ = ()
 
     type: ClassVar[str]
     version: ClassVar[int]

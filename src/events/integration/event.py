@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 from events._annotations import drop_annotations
 from events.errors import EventDefinitionError
 from events.integration._class_checks import check_definition
+from events.integration._versioned import Versioned
 from events.integration.codec import EventCodec, codec_of
 from events.integration.upcasting import event_from_payload
 
@@ -37,7 +38,7 @@ class EventKey(NamedTuple):
     version: int
 
 
-class IntegrationEvent:
+class IntegrationEvent(Versioned):
     """A message to other services. Subclass it as a dataclass with a `type` and a `version`.
 
     A subclass without them is an error unless it says so: `class Base(IntegrationEvent,

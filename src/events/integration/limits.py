@@ -16,6 +16,8 @@ them. So there is room for that, whatever a message was sent with.
 
 _LONGEST_CHARACTER = 4  # bytes of one in UTF-8
 
+_joined = "".join
+
 
 def check_size(message: Message, max_body_size: int) -> None:
     """Raise `MessageTooLargeError` if the message is more than a bus may be given."""
@@ -23,7 +25,7 @@ def check_size(message: Message, max_body_size: int) -> None:
     if size > max_body_size:
         raise MessageTooLargeError(message.topic, message.type, size, max_body_size)
     headers = message.headers
-    characters = sum(map(len, headers)) + sum(map(len, headers.values()))
+    characters = len(_joined([*headers, *headers.values()]))
     if characters * _LONGEST_CHARACTER > MAX_HEADERS_SIZE:  # which is quickly known, and rare
         size = sum(len(name.encode()) + len(value.encode()) for name, value in headers.items())
         if size > MAX_HEADERS_SIZE:

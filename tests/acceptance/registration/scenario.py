@@ -39,6 +39,7 @@ Victim: TypeAlias = Literal["relay", "email", "broker"]
 MAILS_AT_ONCE = 4
 _AT_ONCE = 8  # requests
 _COPIES = 20  # events that are sent once more in the end, under their ids
+_SOURCE = "/user-service"  # theirs, as the source is part of what tells events apart
 _STEP = 40.0  # seconds in which a step must have come about
 
 
@@ -105,7 +106,7 @@ class Scenario:
         seen = IntegrationEventBusRegistration(self._onlooker, USERS, [UserRegisteredV1])
         async with (
             self._mail,
-            RabbitMQIntegrationEventBus(self._broker.url, [seen]) as bus,
+            RabbitMQIntegrationEventBus(self._broker.url, [seen], source=_SOURCE) as bus,
             open_database(self._databases.users) as users_engine,
             open_database(self._databases.email) as email_engine,
         ):

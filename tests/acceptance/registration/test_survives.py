@@ -35,8 +35,9 @@ def check(outcome: Outcome, registrations: int) -> None:
     assert outcome.mails == dict.fromkeys(addresses, 1)
     assert outcome.heard == registrations
     assert not any(outcome.left.values()), outcome.left
-    # What no inbox can prevent: killed with mails at the server, it sends these once more. They
-    # bear the Message-IDs of the first, by which the mailboxes know them.
+    # What no inbox can prevent: killed with mails at the server, it sends these once more. They are
+    # one batch, as the relay of mails has one in flight. They bear the Message-IDs of the first, by
+    # which the mailboxes know them.
     assert outcome.copies <= MAILS_AT_ONCE * outcome.kills["email"]
 
 

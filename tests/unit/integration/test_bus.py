@@ -790,3 +790,41 @@ async def test_a_bus_of_send_alone_is_enough() -> None:
     assert bus.registrations == []
     with pytest.raises(TypeError, match=r"abstract method '?send"):
         IntegrationEventBus()  # type: ignore[abstract]
+
+
+# --- a broker that is not there yet
+
+
+class Late(ManualTransport):
+    """Connects at the third attempt."""
+
+    async def connect(self) -> None:
+        await super().connect()
+        if self.calls.count("connect") < 3:
+            raise BusUnavailableError("late", "connection refused")
+
+
+async def test_startup_waits_for_a_broker_if_asked_to(caplog: pytest.LogCaptureFixture) -> None:
+    transport = Late()
+    async with bus_over(transport, [registered()], wait_for_broker=True) as bus:
+        await bus.send(TOPIC, Ordered())
+    assert transport.calls == [
+        *("connect", "close", "connect", "close", "connect", "subscribe billing", "close")
+    ]
+    said = [record.getMessage() for record in caplog.records]
+    assert said == ["TransportIntegrationEventBus() waits for its broker: connection refused"]
+
+
+async def test_startup_without_that_raises_at_once() -> None:
+    transport = Late()
+    with pytest.raises(BusUnavailableError, match="late is not available, .*connection refused"):
+        await bus_over(transport).startup()
+    assert transport.calls == ["connect", "close"]
+
+
+async def test_the_waiting_ends_with_the_time_for_the_startup_and_says_what_for() -> None:
+    transport = ManualTransport(connect_error=BusUnavailableError("late", "connection refused"))
+    bus = bus_over(transport, wait_for_broker=True, startup_timeout=0.01)
+    with pytest.raises(BusUnavailableError, match=r"took longer than 0.01 s: connection refused"):
+        await bus.startup()
+    assert await still_running() == set()

@@ -229,3 +229,25 @@ def test_a_class_that_contains_itself_ends_the_search() -> None:
 
     with pytest.raises(EventDefinitionError, match=r"Grown: field tree\.value: .*complex"):
         codec_of(Grown)
+
+
+@pytest.mark.parametrize("wrap", [list, tuple, dict], ids=["list", "tuple", "dict"])
+def test_a_field_may_be_nested_deeper_than_python_nests_blocks(wrap: Any) -> None:
+    hint: Any = int
+    fits: Any = 1
+    wrong: Any = "1"
+    for _ in range(60):
+        arguments: dict[Any, Any] = {list: hint, tuple: (hint, int), dict: (str, hint)}
+        hint = GenericAlias(wrap, arguments[wrap])
+        made: dict[Any, Any] = {
+            list: lambda each: [each],
+            tuple: lambda each: (each, 0),
+            dict: lambda each: {"a": each},
+        }
+        fits, wrong = map(made[wrap], (fits, wrong))
+    body = {"type": "deep", "version": 1, "__annotations__": {"x": hint}}
+    deep: type[Any] = dataclass(types.new_class("Deep", (Event,), {}, lambda ns: ns.update(body)))
+    codec = codec_of(deep)
+    assert codec.decode(codec.encode(deep(fits))) == deep(fits)
+    with pytest.raises(EventEncodeError, match=r"\$\.x(\[[^]]*\]){60}: Expected `int`, got `str`"):
+        codec.encode(deep(wrong))

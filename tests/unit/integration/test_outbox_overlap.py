@@ -7,6 +7,7 @@ import random
 from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -179,10 +180,13 @@ async def test_a_batch_is_forwarded_before_the_one_before_is_confirmed() -> None
     assert bus.accepted == list(range(1, 13))
 
 
-async def test_per_key_settles_each_batch_before_the_next() -> None:
+@pytest.mark.parametrize("options", [{"order": "per_key"}, {"batches_in_flight": 1}])
+async def test_with_one_batch_in_flight_each_is_settled_before_the_next(
+    options: dict[str, Any],
+) -> None:
     table = Watched(*range(1, 13))
     bus = Noting(table)
-    async with OutboxRelay(table, bus, batch=3, order="per_key", on_step=table.on_step) as relay:
+    async with OutboxRelay(table, bus, batch=3, on_step=table.on_step, **options) as relay:
         await until(table.removing.is_set)
         await turns()
         assert bus.batches == [[1, 2, 3]]

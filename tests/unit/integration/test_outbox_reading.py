@@ -138,8 +138,8 @@ async def test_what_was_postponed_does_not_move_the_place_to_read_on(time: Time)
     table.add(row(100))
     table.then = {100: 0.0}
     reader = Reader(table, 3, scans_only=False)
-    assert ids(await reader.next(LEASE)) == [1, 2, 3, 100]
-    assert ids(await reader.next(LEASE)) == [4, 5, 6]
+    assert ids(await reader.next(LEASE)) == [1, 2, 100]
+    assert ids(await reader.next(LEASE)) == [3, 4, 5]
 
 
 async def test_many_late_rows_are_scanned_until_all_are_seen(time: Time) -> None:
@@ -280,3 +280,14 @@ async def test_a_batch_that_its_bytes_end_is_full_and_the_next_is_asked_for_fewe
     for _ in range(3):
         await reader.next(LEASE)
     assert limits == [50, 8, 16, 32, 50]
+
+
+async def test_a_scan_returns_no_more_than_a_batch_and_some_of_both_kinds() -> None:
+    table = Asked(*range(1, 13))
+    table.then = dict.fromkeys(range(7, 13), 0.0)
+    reader = Reader(table, 3, scans_only=True)
+    seen: list[list[int]] = []
+    while found := ids(await reader.next(LEASE)):
+        seen.append(found)
+        await table.remove(found)
+    assert seen == [[1, 7, 8], [2, 9, 10], [3, 11, 12], [4, 5, 6]]

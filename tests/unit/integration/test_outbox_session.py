@@ -43,6 +43,7 @@ from events.integration.implementation.sqlalchemy import (
     outbox_table,
 )
 from events.integration.implementation.sqlalchemy._wakeup import listening
+from events.integration.limits import MAX_HEADERS_SIZE
 from events.integration.message import Delivery, _current
 from events.integration.topology import Topic
 from events.testing.contracts.outbox import pending
@@ -401,6 +402,8 @@ async def test_what_cannot_be_sent_is_refused_by_put(engine: AsyncEngine) -> Non
         outbox = SQLAlchemyOutbox(session, max_body_size=100)
         with pytest.raises(MessageTooLargeError, match="over the limit of 100"):
             await outbox.put(USERS, Registered(1, "x" * 100))
+        with pytest.raises(MessageTooLargeError, match="has headers of"):
+            await outbox.put(USERS, Registered(1), headers={"x-large": "x" * MAX_HEADERS_SIZE})
         with pytest.raises(OutboxError, match="255"):
             await outbox.put(USERS, Registered(1), key="k" * 256)
         with pytest.raises(OutboxError, match="a key cannot have a NUL character"):

@@ -85,6 +85,12 @@ def test_a_relay_needs_a_bus(given: Any) -> None:
         ("lag_warning", "60", "a number, not '60': give it seconds, as in lag_warning=60"),
         ("shutdown_grace", "5", "a number, not '5': give it seconds, as in shutdown_grace=10"),
         ("batch", 1.5, "a whole number, not 1.5: give it the number of rows to send at once"),
+        (
+            "batch_bytes",
+            1.5,
+            "a whole number, not 1.5: give it the bytes of bodies to read at once",
+        ),
+        ("batches_in_flight", True, "1 or 2, not True: give it 1 where a repeat does harm"),
         ("batch", True, "a whole number, not True: give it the number of rows to send at once"),
         ("name", 7, 'a string, not 7: as in name="orders-1", or leave it out'),
     ],

@@ -96,6 +96,18 @@ def test_one_that_still_waits_at_the_end_is_put_back_as_it_is(registration: Regi
     assert registration.moved[1:] == [(suspect, "emails@users:suspects", 2)]
 
 
+def test_one_that_no_handler_saw_before_its_channel_was_lost_has_had_no_attempt(
+    registration: Registration,
+) -> None:
+    suspects = registration.suspects
+    suspects.take_back(delivery(suspect=False, returns=2))
+    suspects.take(delivery(attempt=2))
+    suspects.forget()
+    assert not suspects.take_back(delivery(attempt=2)), "it was never begun"
+    assert suspects.take_back(delivery(attempt=2)), "now it was"
+    assert registration.moved[1:] == [(registration.moved[1][0], "emails@users:suspects", 3)]
+
+
 def test_what_ends_during_the_end_is_acknowledged_after_it(registration: Registration) -> None:
     suspect = delivery()
     registration.suspects.take(suspect)

@@ -25,6 +25,7 @@ from events.errors import (
     UnsupportedByBusError,
     WrongEventLoopError,
 )
+from events.integration.brokering.first_connection import FirstConnection
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.health import BusHealth
@@ -55,6 +56,8 @@ class BusOptions(TypedDict, total=False):
     - `retry` is the policy of registrations that name none; `RetryPolicy()`.
     - `send_timeout` is how long `send` waits for the broker; 10.
     - `startup_timeout` is how long `startup` may take in all; 30.
+    - `wait_for_broker` has `startup` wait for a broker that is down, for `startup_timeout` (with
+      `math.inf`, for ever), instead of raising `BusUnavailableError` at once; `False`.
     - `shutdown_grace` is how long `shutdown` lets running handlers go on; 30.
     - `max_body_size`: beyond it `send` raises, and what arrives is a dead letter; 1 MiB.
     """
@@ -64,6 +67,7 @@ class BusOptions(TypedDict, total=False):
     retry: RetryPolicy | None
     send_timeout: float
     startup_timeout: float
+    wait_for_broker: bool
     shutdown_grace: float
     max_body_size: int
 
@@ -81,6 +85,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         retry: RetryPolicy | None = None,
         send_timeout: float = 10.0,
         startup_timeout: float = 30.0,
+        wait_for_broker: bool = False,
         shutdown_grace: float = 30.0,
         max_body_size: int = 1 << 20,
     ) -> None:
@@ -110,6 +115,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             max_body_size=max_body_size,
         )
         self._startup_timeout = startup_timeout
+        self._connection = FirstConnection(transport, repr(self), wait=wait_for_broker)
         self._shutdown_grace = shutdown_grace
         self._sender = Sender(
             transport, repr(self), source=source, timeout=send_timeout, max_body_size=max_body_size
@@ -139,7 +145,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                 check(registration, self.registrations[:index])
             try:
                 async with asyncio.timeout(self._startup_timeout):
-                    await self.transport.connect()
+                    await self._connection.open()
                     await self._middlewares.startup()
                     self._started = True
                     for registration in tuple(self.registrations):
@@ -155,8 +161,8 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                 raise
 
     def _why_startup_takes_so_long(self) -> str | None:
-        """Return what it waits for, where a bus knows."""
-        return None
+        """Return what it waits for, where it is known."""
+        return self._connection.waits_because
 
     async def shutdown(self, *, grace: float | None = None) -> None:
         """Stop the consumers, let running handlers end, then disconnect.

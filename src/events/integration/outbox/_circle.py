@@ -26,7 +26,8 @@ A batch is *in flight* from when it is forwarded until it is settled; there are 
 flight are in the table yet, and must not be read again. So a batch is left in flight only if the
 next has been read on behind it; all else waits for it: a scan, attending (so lanes change hands
 with nothing in flight), starting over after trouble, the idle rest, and the end. `per_key` never
-reads ahead, and a bus on the bare port takes one event after another, so there it is one batch.
+reads ahead, and a bus on the bare port takes one event after another, so there it is one batch, as
+with `batches_in_flight=1`.
 
 Trouble with the database or the bus costs no row anything, and a database that does not answer is
 in trouble too, see `_answering`. The relay waits, longer each time, and

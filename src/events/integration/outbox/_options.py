@@ -16,6 +16,7 @@ __all__ = [
     "CircleOptions",
     "RelayStep",
     "check_count",
+    "check_in_flight",
     "check_name",
     "check_seconds",
     "check_type",
@@ -60,6 +61,20 @@ def check_count(option: str, value: object, cure: str) -> None:
         raise TypeError(f"OutboxRelay: {option} must be a whole number, not {value!r}: {cure}")
     if value <= 0:
         raise ValueError(f"OutboxRelay: {option} must be above 0, not {value!r}: {cure}")
+
+
+def check_in_flight(value: object) -> None:
+    """Raise unless it is a number of batches that a relay can have in flight."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(
+            f"OutboxRelay: batches_in_flight must be 1 or 2, not {value!r}: give it 1 where a "
+            f"repeat does harm, else leave it out"
+        )
+    if value not in {1, 2}:
+        raise ValueError(
+            f"OutboxRelay: batches_in_flight must be 1 or 2, not {value!r}: more would bring "
+            f"nothing; raise batch= instead"
+        )
 
 
 def check_name(value: object) -> None:

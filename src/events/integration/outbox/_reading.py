@@ -106,7 +106,9 @@ class Reader:
         now = asyncio.get_running_loop().time
         began, reached = now(), self._after or 0
         rows = await self._due(lease)
+        limit = self._asked
         self._full, self._scanned = self._is_full(rows), True
+        rows = _at_most(limit, rows)
         last = max((row.id for row in rows if not row.was_postponed), default=0)
         if self._scans_only:
             return rows
@@ -146,3 +148,18 @@ class Reader:
             return True
         self._asked = min(self._limit, 2 * self._asked)
         return full
+
+
+def _at_most(limit: int, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
+    """Return so many, half of them postponed: a scan finds as many of these as of the others.
+
+    More than a batch may have would be in flight else, and neither kind must wait for all of the
+    other.
+    """
+    if len(rows) <= limit:
+        return rows
+    postponed = [row.id for row in rows if row.was_postponed]
+    at_once = [row.id for row in rows if not row.was_postponed]
+    share = min(len(postponed), max(limit - len(at_once), (limit + 1) // 2))
+    taken = {*postponed[:share], *at_once[: limit - share]}
+    return [row for row in rows if row.id in taken]

@@ -2,8 +2,11 @@
 
 nats-py looks at each header of a message by itself, and brings what arrives through an object, a
 queue and a task to a coroutine. `Direct` takes bytes that are made already, and calls a function
-with what arrives; connecting, reading, flushing and all else stays the driver's. A client that was
-passed in is used as its documentation has it, and so is a driver without these places.
+with what arrives; connecting, reading, flushing and all else stays the driver's.
+
+Each private place of the driver is used where it is there, and the documented way is taken where it
+is not: a hook that has moved is not called, and what it would have heard comes to the subscription.
+A client that was passed in is used as its documentation has it.
 """
 
 from __future__ import annotations
@@ -29,12 +32,6 @@ __all__ = ["Direct", "Hear", "Incoming", "flush", "listen", "new_client"]
 
 logger = logging.getLogger("events.integration")
 
-_NUMBER = "_id"  # of a subscription, by which the server calls it
-_PLACES = (
-    "_process_msg", "_send_command", "_flush_pending", "_remove_sub", "_connect_command",
-    "is_draining_pubs",
-)  # fmt: skip
-
 
 class Incoming(msgspec.Struct, gc=False):
     """A message as it arrived."""
@@ -55,6 +52,11 @@ class Direct(Client):
         super().__init__()
         self._hear: dict[int, Hear] = {}
 
+    @property
+    def writes_whole(self) -> bool:
+        """Tell whether `write` can be used."""
+        return hasattr(self, "_send_command") and hasattr(self, "_flush_pending")
+
     async def write(self, data: bytes) -> None:
         """Have these commands be sent, whole and in this order; or raise, and none of them is."""
         if self.is_closed:
@@ -64,32 +66,41 @@ class Direct(Client):
         if not self.is_connected:
             raise OutboundBufferLimitError
         await self._send_command(data)
-        flushes: Any = self._flush_queue
-        if flushes is not None and flushes.empty():
+        flushes: Any = getattr(self, "_flush_queue", None)
+        if flushes is None or flushes.empty():
             await self._flush_pending()
 
     def _connect_command(self) -> bytes:
         """Say who we are, but in clear only where nobody asked for TLS: the driver always does."""
-        server, options = self._current_server, self.options
-        asked = (server is not None and server.uri.scheme == "tls") or "tls" in options
-        if asked and not (
-            self._server_info.get("tls_required") or options.get("tls_handshake_first")
-        ):
-            raise SecureConnWantedError
+        server: Any = getattr(self, "_current_server", None)
+        offered: Any = getattr(self, "_server_info", None)
+        asked = "tls" in self.options or any(
+            each.scheme == "tls" for each in ([server.uri] if server else self.servers)
+        )
+        if asked and not self.options.get("tls_handshake_first"):
+            if offered is None:
+                logger.warning(
+                    "this version of nats-py does not show whether the server offers TLS: if it "
+                    "does not, the credentials are sent in clear"
+                )
+            elif not offered.get("tls_required"):
+                raise SecureConnWantedError
         return super()._connect_command()
 
     async def close(self) -> None:
         """Close, and write no more where the connection is lost: who sends does that again."""
-        if not self.is_connected:
+        if not self.is_connected and hasattr(self, "_pending"):
             # Some asyncio of 3.12 and 3.13 raises TypeError for `writelines` on a lost connection,
             # and the driver would end in the midst of its closing.
-            self._pending = []
+            self._pending.clear()
             self._pending_data_size = 0
         await super().close()
 
     def hear(self, subscription: Subscription, hear: Hear) -> None:
-        """Call this with each message of the subscription."""
-        self._hear[getattr(subscription, _NUMBER)] = hear
+        """Call this with each message of the subscription, if its number can be seen."""
+        number: int | None = getattr(subscription, "_id", None)
+        if number is not None:
+            self._hear[number] = hear
 
     async def _process_msg(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes
@@ -117,7 +128,7 @@ class Direct(Client):
 
 def new_client() -> Client:
     """Return a client, not yet connected."""
-    return Direct() if all(hasattr(Client, name) for name in _PLACES) else Client()
+    return Direct()
 
 
 async def flush(client: Client) -> None:

@@ -149,7 +149,7 @@ class Writer:
             items = self._take()
             self._writing += 1
             try:
-                if isinstance(client, Direct):
+                if isinstance(client, Direct) and client.writes_whole:
                     await self._write_all(client, items)
                 else:
                     await self._write_each(client, items)

@@ -16,7 +16,11 @@ from collections.abc import Collection
 from events.errors import InvalidTopologyError
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._connection import Connection
-from events.integration.implementation.rabbitmq._driver import DriverError, RefusedError
+from events.integration.implementation.rabbitmq._driver import (
+    DriverError,
+    NoChannelError,
+    RefusedError,
+)
 from events.integration.implementation.rabbitmq._subscribed import RabbitMQSubscribed
 
 __all__ = ["Bindings"]
@@ -35,6 +39,7 @@ class Bindings:
         self._timeout = timeout
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._lacks_channel = False  # as the log says
 
     def up(self, connection: Connection) -> None:
         """Look after them on this connection."""
@@ -61,6 +66,10 @@ class Bindings:
             self._wanted.clear()
             try:
                 await self._bind_all(connection)
+            except NoChannelError as error:
+                if not self._lacks_channel:
+                    logger.warning("bindings that are taken away are not made again: %s", error)
+                self._lacks_channel = True
             except DriverError as error:
                 logger.debug("bindings are made again later: %s", error)
             await asyncio.sleep(_PAUSE)

@@ -29,9 +29,6 @@ class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
         delivery_limit: How often a quorum queue delivers a message to processes that die before
             they have looked at it, until it is a dead letter.
         prefetch: How many events a registration has at hand; by its concurrency if None.
-        wait_for_broker: Have `startup` wait for a broker that is down, instead of raising
-            `BusUnavailableError` at once. `startup_timeout` ends the waiting; with `math.inf` it
-            takes as long as it may.
         **options: Those of `BusOptions`.
     """
 
@@ -43,7 +40,6 @@ class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
         queue_type: QueueType = "quorum",
         delivery_limit: int = 20,
         prefetch: int | None = None,
-        wait_for_broker: bool = False,
         **options: Unpack[BusOptions],
     ) -> None:
         transport = RabbitMQTransport(
@@ -52,7 +48,7 @@ class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
             queue_type=queue_type,
             delivery_limit=delivery_limit,
             prefetch=prefetch,
-            wait_for_broker=wait_for_broker,
+            wait_for_broker=options.get("wait_for_broker", False),
         )
         self._shown = repr(transport).partition("(")[2]
         self._rabbitmq = transport

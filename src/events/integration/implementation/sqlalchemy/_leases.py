@@ -8,13 +8,13 @@ read after that is what the others have committed.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from events.errors import OutboxTableError
 from events.integration.implementation.sqlalchemy._clock import aware, clock
 from events.integration.implementation.sqlalchemy._opening import begun
 from events.integration.implementation.sqlalchemy.tables import Tables
@@ -23,6 +23,7 @@ from events.integration.outbox import Attendance, Lease
 __all__ = ["Leases"]
 
 _LOCK = ""  # the name of the row that is locked
+_TRIES = 2  # the second finds what another relay has made meanwhile
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -40,14 +41,23 @@ class Leases:
 
     async def attend(self, decide: Callable[[Sequence[Lease]], Attendance]) -> Attendance:
         """See `OutboxStore.attend`."""
-        while True:
+        refused: IntegrityError | None = None
+        for _ in range(_TRIES):
             async with begun(self._engine) as connection:
                 attended = await connection.run_sync(self._attend, decide)
             if attended is not None:
                 return attended
-            with suppress(IntegrityError):  # another relay has made it meanwhile
+            try:
                 async with begun(self._engine) as connection:
                     await connection.execute(insert(self._table), _row_of_lock())
+            except IntegrityError as error:  # perhaps as another relay has made it meanwhile
+                refused = error
+        reason = "it is gone again at once" if refused is None else str(refused.orig)
+        raise OutboxTableError(
+            self._table.fullname,
+            f"the row without a name, by which relays lock one another out, cannot be kept in it: "
+            f"{reason}; no column but those of outbox_table may be required, and none be checked",
+        ) from refused
 
     def _attend(
         self, connection: Connection, decide: Callable[[Sequence[Lease]], Attendance]

@@ -40,6 +40,8 @@ from sqlalchemy.types import TypeEngine
 from events.errors import InboxError, InboxTableError
 from events.integration.cloudevents import attribute
 from events.integration.implementation.sqlalchemy._clock import moment
+from events.integration.implementation.sqlalchemy._sql_mode import wrong_mode
+from events.integration.implementation.sqlalchemy.tables import schema_of, table_in
 from events.integration.message import Delivery
 
 __all__ = ["InboxTable", "inbox_table", "message_key"]
@@ -68,7 +70,7 @@ def inbox_table(metadata: MetaData, name: str = "inbox", *, schema: str | None =
         what = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
         cure = f": pass {given.__name__}.metadata" if isinstance(given, type) else ""
         raise TypeError(f"inbox_table needs a MetaData, not {what}{cure}")
-    found = metadata.tables.get(f"{schema}.{name}" if schema else name)
+    found = table_in(metadata, name, schema)
     if found is not None:
         return found
     return Table(
@@ -114,9 +116,13 @@ class InboxTable:
     def require(self, connection: Connection) -> None:
         """Raise `InboxTableError` unless the table is there, with its columns and its key."""
         table, inspector = self.table, inspect(connection)
+        schema = schema_of(connection, table)
+        wrong = wrong_mode(connection)
+        if wrong is not None:
+            raise InboxError(wrong)
         try:
-            columns = {c["name"]: c for c in inspector.get_columns(table.name, table.schema)}
-            key = inspector.get_pk_constraint(table.name, table.schema)["constrained_columns"]
+            columns = {c["name"]: c for c in inspector.get_columns(table.name, schema)}
+            key = inspector.get_pk_constraint(table.name, schema)["constrained_columns"]
         except NoSuchTableError as error:
             raise InboxTableError(table.fullname, f"it is not there; {_CURE}") from error
         missing = [column.name for column in table.columns if column.name not in columns]

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from events.errors import OutboxTableError
+from events.errors import OutboxError, OutboxTableError
 from events.integration.implementation.sqlalchemy import _postgresql, sqlite
 from events.integration.implementation.sqlalchemy._clock import aware, clock
 from events.integration.implementation.sqlalchemy._due import Due
@@ -30,6 +30,7 @@ from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy._parking import Parking
 from events.integration.implementation.sqlalchemy._removing import Removal
+from events.integration.implementation.sqlalchemy._sql_mode import wrong_mode
 from events.integration.implementation.sqlalchemy._wakeup import listening
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
@@ -38,6 +39,7 @@ from events.integration.implementation.sqlalchemy.tables import (
     Tables,
     default_table,
     require_columns,
+    schema_of,
 )
 from events.integration.outbox import (
     Attendance,
@@ -119,9 +121,11 @@ class SQLAlchemyOutboxStore:
             await self._parking.check()
 
     def _check(self, connection: Connection) -> None:
-        schemas = connection.get_execution_options().get("schema_translate_map", {})
+        wrong = wrong_mode(connection)
+        if wrong is not None:
+            raise OutboxError(wrong)
         for table in self._tables:
-            schema = schemas.get(table.schema, table.schema)
+            schema = schema_of(connection, table)
             try:
                 columns = inspect(connection).get_columns(table.name, schema)
             except NoSuchTableError as error:

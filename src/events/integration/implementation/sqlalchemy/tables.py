@@ -48,8 +48,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects import mysql
 from sqlalchemy.exc import DBAPIError
 
-from events.errors import OutboxTableError
+from events.errors import OutboxError, OutboxTableError
 from events.integration.implementation.sqlalchemy._clock import moment
+from events.integration.implementation.sqlalchemy._sql_mode import wrong_mode
 
 __all__ = [
     "AT_ONCE",
@@ -64,6 +65,8 @@ __all__ = [
     "outbox_table",
     "require_columns",
     "require_table",
+    "schema_of",
+    "table_in",
 ]
 
 Row: TypeAlias = Mapping[str, Any]
@@ -103,7 +106,7 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
         what = f"the class {given.__name__}" if isinstance(given, type) else repr(given)
         cure = f": pass {given.__name__}.metadata" if isinstance(given, type) else ""
         raise TypeError(f"outbox_table needs a MetaData, not {what}{cure}")
-    found = metadata.tables.get(f"{schema}.{name}" if schema else name)
+    found = table_in(metadata, name, schema)
     if found is not None:
         return found
     Table(
@@ -147,6 +150,12 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
         sqlite_autoincrement=True,  # else SQLite gives the last row's id again once it is deleted
         **_ON_MYSQL,
     )
+
+
+def table_in(metadata: MetaData, name: str, schema: str | None) -> Table | None:
+    """Return the table of this name, if it is there; the MetaData may have a schema of its own."""
+    schema = schema or metadata.schema
+    return metadata.tables.get(f"{schema}.{name}" if schema else name)
 
 
 def _message_columns() -> list[Column[Any]]:
@@ -212,6 +221,14 @@ def require_columns(table: Table, there: Collection[str], layout: Table | None =
         )
 
 
+def schema_of(connection: Connection, table: Table) -> str | None:
+    """Return the schema that the connection has the table in, as it may translate schemas."""
+    schemas: Mapping[str | None, str | None] = connection.get_execution_options().get(
+        "schema_translate_map", {}
+    )
+    return schemas.get(table.schema, table.schema)
+
+
 def insert_into(table: Table) -> Insert:
     """Return the statement that inserts rows. Raises `OutboxTableError` if it lacks a column."""
     statement = _inserts.get(table)
@@ -225,21 +242,33 @@ def insert_into(table: Table) -> Insert:
 def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> None:
     """Write rows in the connection's transaction: one statement, one round trip.
 
-    Raises `OutboxTableError` if the table is missing, or lacks a column.
+    Raises `OutboxTableError` if the table is missing, or lacks a column, and `OutboxError` for a
+    database that would store something else.
     """
+    wrong = wrong_mode(connection)
+    if wrong is not None:
+        raise OutboxError(wrong)
     try:
         connection.execute(insert_into(table), rows)
     except DBAPIError as error:
-        reason = str(error.orig)
-        if any(phrase in reason for phrase in _NO_SUCH):
-            raise OutboxTableError(table.fullname, f"{reason}; {CURE}") from error
+        if _is_of_the_table(error):
+            raise OutboxTableError(table.fullname, f"{error.orig}; {CURE}") from error
         raise
 
 
+def _is_of_the_table(error: DBAPIError) -> bool:
+    """Tell whether the table or a column is missing, by the database's code where it has one."""
+    state = getattr(error.orig, "sqlstate", None)
+    if state is not None:
+        return state in _UNDEFINED
+    return any(phrase in str(error.orig) for phrase in _NO_SUCH)
+
+
+# A table, a column: on PostgreSQL, on MariaDB.
+_UNDEFINED = ("42P01", "42703", "42S02", "42S22")
 _NO_SUCH = (
     "no such table",  # SQLite
     "has no column",
-    "does not exist",  # PostgreSQL, tables and columns
     "doesn't exist",  # MariaDB
     "Unknown column",
 )

@@ -103,7 +103,9 @@ class EventHandlerConsumer(Consumer):
 
     async def on_event(self, event: IntegrationEvent) -> None:
         """Await the handlers of the event's class, one after another."""
-        handlers = self._handlers_of(type(event))
+        handlers = self._handlers.get(type(event))
+        if type(handlers) is not list:  # none yet, or what a dict of the user's holds
+            handlers = self._handlers_of(type(event))
         if not handlers:
             raise InvalidTopologyError(
                 repr(self),
