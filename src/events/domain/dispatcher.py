@@ -201,15 +201,15 @@ class DomainEventDispatcher:
     def _collect(self) -> None:
         for entity in having_events(self._seen.values()):
             self.store_events(entity.pop_events())
-        for entity in self._asked.values():
-            self.store_events(entity.pop_events())
+        for other in self._asked.values():
+            self.store_events(other.pop_events())
 
     def _drop(self) -> None:
         self._queue.clear()
-        for seen in (self._seen, self._asked):
-            for entity in seen.values():
-                entity.pop_events()
-            seen.clear()
+        for entity in (*self._seen.values(), *self._asked.values()):
+            entity.pop_events()
+        self._seen.clear()
+        self._asked.clear()
 
 
 class _Watch:
