@@ -147,11 +147,9 @@ class Receiver:
                     raise failure
                 set_current_delivery(delivery)
                 await self._handle(IncomingEvent(event, delivery, self._registration))
-            except _ENDING:
-                raise
-            except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure
-                if isinstance(error, GeneratorExit) and _running_task() is not task:
-                    raise  # the event loop has gone, and this coroutine is closed
+            except BaseException as error:
+                if _ends(error, task):
+                    raise
                 if self._scheduler.has_cancelled(task):
                     return self._give_back(0.0, delivery.attempt - 1, first)
                 verdict = self._judge(delivery, _as_failure(error))
@@ -232,11 +230,17 @@ class Receiver:
         return Reject(reason, text, delivery.attempt)
 
 
-def _running_task() -> asyncio.Task[object] | None:
+def _ends(error: BaseException, task: asyncio.Task[object] | None) -> bool:
+    """Tell whether the process ends, or the event loop did and this coroutine is closed.
+
+    Whatever else a handler raises is its failure.
+    """
+    if not isinstance(error, GeneratorExit):
+        return isinstance(error, _ENDING)
     try:
-        return asyncio.current_task()
+        return asyncio.current_task() is not task
     except RuntimeError:  # no event loop runs
-        return None
+        return True
 
 
 def _named(delivery: Delivery) -> str:
