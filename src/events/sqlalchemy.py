@@ -1,9 +1,10 @@
-"""Outbox and inbox in SQLAlchemy's transactions.
+"""Outbox, inbox and domain events in SQLAlchemy's transactions.
 
 Needs the extra of a database: `pip install "integration-events[postgresql]"` (asyncpg), `psycopg`,
 `mariadb`, or `sqlalchemy` (SQLite, or a driver of your own).
 """
 
+from events.domain.implementation.sqlalchemy import SQLAlchemyDomainEvents
 from events.integration.implementation.sqlalchemy import (
     AT_ONCE,
     LANES,
@@ -20,6 +21,7 @@ from events.integration.implementation.sqlalchemy import (
 __all__ = [
     "AT_ONCE",
     "LANES",
+    "SQLAlchemyDomainEvents",
     "SQLAlchemyInbox",
     "SQLAlchemyOutbox",
     "SQLAlchemyOutboxStore",

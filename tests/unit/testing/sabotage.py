@@ -292,6 +292,17 @@ class SwallowsErrors(TransportIntegrationEventBus):
         super().__init__(*args, middlewares=[swallow], **options)
 
 
+class SwallowsWhatIsNoError(TransportIntegrationEventBus):
+    """Counts an event as handled whose handler has raised what is no `Exception`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        async def swallow(incoming: IncomingEvent, call_next: Handle) -> None:
+            with suppress(BaseException):
+                await call_next(incoming)
+
+        super().__init__(*args, middlewares=[swallow], **options)
+
+
 class TriesThriceAtOnce(TransportIntegrationEventBus):
     """Calls the handler again without its being another attempt."""
 

@@ -50,11 +50,11 @@ def test_the_text_names_all_that_is_wrong_now() -> None:
     problems.report("ack", "may not acknowledge")
     assert "pull" in problems
     texts.append(problems.text)
-    for key in ("pull", "ack"):
-        problems.clear(key)
+    for place in ("pull", "ack"):
+        problems.clear(place)
         texts.append(problems.text)
-
-    assert texts == [None, "may not pull; may not acknowledge", "may not acknowledge", None]
+    both, one = "may not pull; may not acknowledge", "may not acknowledge"
+    assert texts == [None, both, one, None]
 
 
 def test_what_is_remembered_of_the_log_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
