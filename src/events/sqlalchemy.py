@@ -1,4 +1,4 @@
-"""Outbox and inbox in SQLAlchemy's transactions.
+"""Outbox and inbox in SQLAlchemy's transactions, and a bus on the tables of a database.
 
 Needs the extra of a database: `pip install "integration-events[postgresql]"` (asyncpg), `psycopg`,
 `mariadb`, or `sqlalchemy` (SQLite, or a driver of your own).
@@ -10,19 +10,25 @@ from events.integration.implementation.sqlalchemy import (
     SQLAlchemyInbox,
     SQLAlchemyOutbox,
     SQLAlchemyOutboxStore,
+    bus_table,
     current_session,
     enable_wal,
     inbox_table,
     lane_of,
     outbox_table,
 )
+from events.integration.implementation.sqlalchemy import (
+    SQLAlchemyIntegrationEventBus as SQLAlchemyBus,
+)
 
 __all__ = [
     "AT_ONCE",
     "LANES",
+    "SQLAlchemyBus",
     "SQLAlchemyInbox",
     "SQLAlchemyOutbox",
     "SQLAlchemyOutboxStore",
+    "bus_table",
     "current_session",
     "enable_wal",
     "inbox_table",
