@@ -46,8 +46,10 @@ async def domain_registrations(count: int, events: int) -> Measured:
         for n in range(count - 1)
     }
     table[DomainOrderPlaced] = HANDLERS[:1]
-    factory = Factory({HANDLERS[0]: partial(HANDLERS[0], session)})
-    dispatcher = DomainEventDispatcher(factory, DomainEventHandlerRegistry(table))
+    factory = Factory(
+        {HANDLERS[0]: partial(HANDLERS[0], session)}, DomainEventHandlerRegistry(table)
+    )
+    dispatcher = DomainEventDispatcher(factory)
     with Stopwatch() as watch:
         for _ in range(events):
             dispatcher.store_event(EVENT)

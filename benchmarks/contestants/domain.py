@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from dishka import AsyncContainer, Provider, Scope, make_async_container
 
@@ -80,8 +80,7 @@ async def floor(handlers: int, session: Session) -> AsyncGenerator[Publish]:
 
 @asynccontextmanager
 async def ours(handlers: int, session: Session) -> AsyncGenerator[Publish]:
-    factory, registry = trivial(handlers, session)
-    dispatcher = DomainEventDispatcher(factory, registry)
+    dispatcher = DomainEventDispatcher(SimpleDomainEventHandlerFactory(*trivial(handlers, session)))
 
     async def publish(times: int) -> None:
         for _ in range(times):
@@ -93,11 +92,12 @@ async def ours(handlers: int, session: Session) -> AsyncGenerator[Publish]:
 
 @asynccontextmanager
 async def ours_anew(handlers: int, session: Session) -> AsyncGenerator[Publish]:
-    factory, registry = trivial(handlers, session)
+    makers, registry = trivial(handlers, session)
 
     async def publish(times: int) -> None:
         for _ in range(times):
-            async with DomainEventDispatcher(factory, registry) as dispatcher:
+            factory = SimpleDomainEventHandlerFactory(makers, registry)
+            async with DomainEventDispatcher(factory) as dispatcher:
                 dispatcher.store_event(EVENT)
 
     yield publish
@@ -164,10 +164,10 @@ async def dishka_alone(handlers: int, session: Session) -> AsyncGenerator[Publis
 
 def trivial(
     handlers: int, session: Session
-) -> tuple[SimpleDomainEventHandlerFactory, DomainEventHandlerRegistry]:
+) -> tuple[dict[type[Any], Callable[[], First]], DomainEventHandlerRegistry]:
     chosen = HANDLERS[:handlers]
-    factory = SimpleDomainEventHandlerFactory({cls: partial(cls, session) for cls in chosen})
-    return factory, DomainEventHandlerRegistry({OrderPlaced: chosen})
+    makers: dict[type[Any], Callable[[], First]] = {cls: partial(cls, session) for cls in chosen}
+    return makers, DomainEventHandlerRegistry({OrderPlaced: chosen})
 
 
 @asynccontextmanager

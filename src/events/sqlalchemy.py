@@ -1,9 +1,10 @@
-"""Outbox and inbox in SQLAlchemy's transactions, and a bus on the tables of a database.
+"""Outbox, inbox and domain events in SQLAlchemy's transactions, and a bus on tables.
 
 Needs the extra of a database: `pip install "integration-events[postgresql]"` (asyncpg), `psycopg`,
 `mariadb`, or `sqlalchemy` (SQLite, or a driver of your own).
 """
 
+from events.domain.implementation.sqlalchemy import SQLAlchemyDomainEvents
 from events.integration.implementation.sqlalchemy import (
     AT_ONCE,
     LANES,
@@ -25,6 +26,7 @@ __all__ = [
     "AT_ONCE",
     "LANES",
     "SQLAlchemyBus",
+    "SQLAlchemyDomainEvents",
     "SQLAlchemyInbox",
     "SQLAlchemyOutbox",
     "SQLAlchemyOutboxStore",

@@ -40,7 +40,6 @@ PUBLIC = {
         "AggregateRoot",
         "AggregateRoot.publish_event",
         "AggregateRoot.pop_events",
-        "AggregateRoot.events",
     ],
     "events.domain.dispatcher": [
         "DomainEventDispatcher",

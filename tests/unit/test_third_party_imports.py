@@ -23,6 +23,7 @@ NEWER_STDLIB = {"annotationlib"}
 ALLOWED = {
     "events": set[str](),
     "events.domain.implementation.dishka": {"dishka"},
+    "events.domain.implementation.sqlalchemy": {"sqlalchemy"},
     "events.integration": {"msgspec"},
     "events.integration.implementation.dishka": {"msgspec", "dishka"},
     "events.integration.implementation.nats": {"msgspec", "nats"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +11,47 @@ from events.domain.event import DomainEvent
 from events.errors import InvalidDomainEventError
 
 __all__ = ["AggregateRoot"]
+
+logger = logging.getLogger("events.domain")
+
+
+class _Unpopped(list[DomainEvent]):
+    """The events of one aggregate. It logs a warning if it is collected with events in it."""
+
+    __slots__ = ("_owner",)
+
+    def __init__(self, event: DomainEvent, owner: str) -> None:
+        super().__init__((event,))
+        self._owner = owner
+
+    def take(self) -> list[DomainEvent]:
+        """Empty it into a list of the caller's."""
+        taken = self[:]
+        self.clear()
+        return taken
+
+    def __del__(self) -> None:
+        if self and not sys.is_finalizing():
+            logger.warning(
+                "%s is gone with %d domain events that no dispatcher took (%s): call "
+                "`dispatcher.from_entity(...)` with it before you commit. Where the unit of work "
+                "failed, nothing is lost",
+                self._owner,
+                len(self),
+                ", ".join(dict.fromkeys(str(event.type) for event in self)),
+            )
+
+
+class _Published:
+    """`AggregateRoot.events`: seen on instances alone, so that a subclass may have its own.
+
+    What makes fields of annotations looks at the class for a default, and must find none.
+    """
+
+    def __get__(self, aggregate: AggregateRoot | None, owner: type) -> list[DomainEvent]:
+        if aggregate is None:
+            raise AttributeError(f"type object {owner.__name__!r} has no attribute 'events'")
+        return list(unpopped(aggregate) or ())
 
 
 class AggregateRoot:
@@ -19,19 +62,23 @@ class AggregateRoot:
     entity's own state, so they are no part of its `vars`, equality, repr or mapping, and stay
     behind when it is copied or pickled: what was published once is handled once.
 
-    A class that has such slots itself cannot be a base beside it: of a pydantic `BaseModel` Python
-    says "multiple bases have instance lay-out conflict". `@pydantic.dataclasses.dataclass` works.
+    `events` is a copy of what was published and not yet popped, oldest first. A subclass may have
+    a field, a relationship or a property of its own by that name, which then takes its place.
+
+    An aggregate that is collected with unpopped events logs a warning that names them.
+
+    A class that has slots of its own cannot be a base beside it: of a pydantic `BaseModel` Python
+    says "multiple bases have instance lay-out conflict". `@pydantic.dataclasses.dataclass` works,
+    and for a `BaseModel` the documentation has a base class of a dozen lines.
     """
 
     __slots__ = ("_unpopped_events",)
 
-    if TYPE_CHECKING:  # at runtime dataclasses, attrs and SQLAlchemy would make it a field
-        _unpopped_events: list[DomainEvent] | None
-
-    @property
-    def events(self) -> tuple[DomainEvent, ...]:
-        """What was published and not yet popped, oldest first; a copy, for reading."""
-        return tuple(self._peek_events() or ())
+    if TYPE_CHECKING:  # at runtime dataclasses, attrs and SQLAlchemy would make them fields
+        _unpopped_events: _Unpopped | None
+        events: Any
+    else:
+        events = _Published()
 
     def publish_event(self, event: DomainEvent) -> None:
         """Keep an event until a dispatcher takes it (`from_entity`), or `pop_events` does.
@@ -42,19 +89,18 @@ class AggregateRoot:
         given: object = event
         if not isinstance(given, DomainEvent):
             raise _no_event(given)
-        pending = self._peek_events()
+        pending = unpopped(self)
         if pending is None:
-            self._replace_events([event])
+            # Past the `__setattr__` of frozen classes, and of those that track changes.
+            fresh = _Unpopped(event, type(self).__qualname__)
+            object.__setattr__(self, "_unpopped_events", fresh)
         else:
             pending.append(event)
 
     def pop_events(self) -> list[DomainEvent]:
         """Take the events away, oldest first. The list is the caller's."""
-        pending = self._peek_events()
-        if pending is None:
-            return []
-        self._replace_events(None)
-        return pending
+        pending = unpopped(self)
+        return [] if pending is None else pending.take()
 
     def __getstate__(self) -> object:
         state: Any = super().__getstate__()
@@ -66,17 +112,15 @@ class AggregateRoot:
             case _:
                 return state
 
-    def _peek_events(self) -> list[DomainEvent] | None:
-        try:
-            # Past the `__getattr__` of proxies, and of those that have an answer to every name.
-            pending: list[DomainEvent] | None = object.__getattribute__(self, "_unpopped_events")
-        except AttributeError:  # nothing was published yet; no `__init__` is there to fill it
-            return None
-        return pending
 
-    def _replace_events(self, pending: list[DomainEvent] | None) -> None:
-        # Past the `__setattr__` of frozen classes, and of those that track changes.
-        object.__setattr__(self, "_unpopped_events", pending)
+def unpopped(aggregate: AggregateRoot) -> _Unpopped | None:
+    """Return the list that holds the events, or None while nothing was ever published."""
+    try:
+        # Past the `__getattr__` of proxies, and of those that have an answer to every name.
+        pending: _Unpopped | None = object.__getattribute__(aggregate, "_unpopped_events")
+    except AttributeError:  # no `__init__` is there to fill it
+        return None
+    return pending
 
 
 def _no_event(given: object) -> InvalidDomainEventError:

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias
 
 from events.domain.aggregate import AggregateRoot, having_events
 from events.domain.event import DomainEvent
 from events.domain.event_handler.factory import DomainEventHandlerFactory
-from events.domain.event_handler.handler import DomainEventHandler, DomainEventHandlerRegistry
-from events.errors import DispatcherBusyError, EventChainTooLongError
+from events.domain.event_handler.handler import DomainEventHandler
+from events.errors import DispatcherBusyError, EventChainTooLongError, InvalidDomainEventError
 
 __all__ = ["DomainEventDispatcher"]
 
@@ -33,6 +33,12 @@ logger = logging.getLogger("events.domain")
 
 # A circle that branches grows too wide to ever get long, so width is limited as well.
 _CAUSED_PER_LIMIT = 100
+
+
+class _HasEvents(Protocol):
+    """What `from_entity` takes: an `AggregateRoot`, or what can do the same."""
+
+    def pop_events(self) -> Sequence[DomainEvent]: ...
 
 
 class DomainEventDispatcher:
@@ -53,8 +59,7 @@ class DomainEventDispatcher:
     there is, and the outer one the rest.
 
     Args:
-        handler_factory: makes the handlers, each once.
-        registry: which handlers an event has; by default all that were defined.
+        handler_factory: makes the handlers of an event type, and is asked once for each type.
         limit: how long a chain may get in which each event was caused by handling the one before.
             Events stored side by side are no chain; but handlers that cause more than a hundred
             times as many in one `process` are taken to go round in a circle, too.
@@ -63,24 +68,18 @@ class DomainEventDispatcher:
     def __init__(
         self,
         handler_factory: DomainEventHandlerFactory,
-        registry: DomainEventHandlerRegistry | None = None,
         *,
         limit: int = 1000,
     ) -> None:
         if limit < 1:
             raise ValueError(f"limit is {limit}: not even one event could be handled")
-        if registry is None:
-            registry = DomainEventHandler.registry
-        given: object = registry
-        if not isinstance(given, DomainEventHandlerRegistry):
-            _check_registry(given)
-        self._create = handler_factory.create
-        self._registry = registry
+        self._factory = handler_factory
         self._limit = limit
         self._queue: deque[_Step] = deque()
         self._handling: _Step | None = None  # something exactly while `process` awaits
-        self._handlers: dict[type, DomainEventHandler[Any]] = {}
+        self._handlers: dict[type, Sequence[DomainEventHandler[Any]]] = {}
         self._seen: dict[int, AggregateRoot] = {}
+        self._asked: dict[int, _HasEvents] = {}  # those of the seen whose `pop_events` is their own
         self._entered = 0
         self._watch: _Watch | None = None
 
@@ -96,15 +95,20 @@ class DomainEventDispatcher:
         for event in events:
             self.store_event(event)
 
-    def from_entity(self, entity: AggregateRoot) -> None:
+    def from_entity(self, entity: _HasEvents) -> None:
         """Take the entity's events, now and whenever handlers publish more on it.
 
-        The dispatcher keeps a reference to it, until a failure or the end of `async with`.
+        The dispatcher keeps a reference to it, until a failure or the end of `async with`. Anything
+        that has a `pop_events` may be given. One that is not `AggregateRoot`'s own, such as one
+        that collects the events of child entities, is called after each event.
         """
-        given: object = entity
-        if not isinstance(given, AggregateRoot):
-            _check_entity(given)
-        self._seen[id(entity)] = entity
+        if not isinstance(entity, AggregateRoot):
+            _check_entity(entity)
+            self._asked[id(entity)] = entity
+        elif type(entity).pop_events is AggregateRoot.pop_events:
+            self._seen[id(entity)] = entity
+        else:
+            self._asked[id(entity)] = entity
         self.store_events(entity.pop_events())
 
     async def process(self) -> None:
@@ -120,33 +124,52 @@ class DomainEventDispatcher:
         """
         if self._handling is not None:
             raise DispatcherBusyError
-        queue, seen, handlers, find = self._queue, self._seen, self._handlers, self._registry.get
-        event = handler_class = None
+        queue, seen, asked, handlers = self._queue, self._seen, self._asked, self._handlers
+        event: DomainEvent | None = None
+        handler: DomainEventHandler[Any] | None = None
         caused = 0
         try:
-            if seen:
+            if seen or asked:
                 self._collect()
             while queue:
+                event = handler = None
                 self._handling = step = queue.popleft()
-                event, handler_class = step[0], None
                 if step[1] is not None:
                     caused += 1
                     self._check_chain(step, caused)
-                for handler_class in find(type(event)):
-                    if handler_class in handlers:
-                        handler = handlers[handler_class]
-                    else:
-                        handler = handlers[handler_class] = await self._create(handler_class)
+                event = step[0]
+                event_type = type(event)
+                if event_type not in handlers:
+                    handlers[event_type] = await self._create(event_type)
+                for handler in handlers[event_type]:
                     await handler.handle(event)
-                if seen:
+                if seen or asked:
                     self._collect()
         except BaseException as error:
-            if handler_class is not None:
-                _note(error, event, handler_class)
+            if event is not None:
+                _note(error, event, handler)
             self._drop()
             raise
         finally:
             self._handling = None
+
+    async def _create(self, event_type: type[DomainEvent]) -> Sequence[DomainEventHandler[Any]]:
+        if not issubclass(event_type, DomainEvent):
+            raise InvalidDomainEventError(
+                event_type,
+                "is not a DomainEvent, so it has no handlers: store instances of its subclasses"
+                + (", not the classes themselves" if issubclass(event_type, type) else ""),
+            )
+        made: object = await self._factory.create(event_type)
+        if isinstance(made, Sequence) and all(hasattr(each, "handle") for each in made):
+            handlers: Sequence[DomainEventHandler[Any]] = made
+            if not any(isinstance(each, type) for each in handlers):
+                return handlers
+        raise TypeError(
+            f"{self._factory!r} gave {made!r} as the handlers of {event_type.__qualname__}: "
+            f"`create(event_type)` must return a sequence of handlers, which it has made, in the "
+            f"order in which they run"
+        )
 
     async def __aenter__(self) -> Self:
         if self._handling is not None:
@@ -167,6 +190,7 @@ class DomainEventDispatcher:
         await self.process()
         if not self._entered:
             self._seen.clear()
+            self._asked.clear()
 
     def _check_chain(self, step: _Step, caused: int) -> None:
         too_long = step[2] > self._limit
@@ -177,12 +201,15 @@ class DomainEventDispatcher:
     def _collect(self) -> None:
         for entity in having_events(self._seen.values()):
             self.store_events(entity.pop_events())
+        for other in self._asked.values():
+            self.store_events(other.pop_events())
 
     def _drop(self) -> None:
         self._queue.clear()
-        for entity in self._seen.values():
+        for entity in (*self._seen.values(), *self._asked.values()):
             entity.pop_events()
         self._seen.clear()
+        self._asked.clear()
 
 
 class _Watch:
@@ -204,17 +231,6 @@ class _Watch:
             )
 
 
-def _check_registry(given: object) -> None:
-    """Raise unless it does what a registry does."""
-    if isinstance(given, Mapping):
-        cure = "write DomainEventHandlerRegistry(mapping)"
-    elif isinstance(given, type) or not hasattr(given, "get"):
-        cure = "for a list of handlers, write DomainEventHandlerRegistry.of(handlers)"
-    else:
-        return
-    raise TypeError(f"registry must be a DomainEventHandlerRegistry, not {given!r}: {cure}")
-
-
 def _check_entity(given: object) -> None:
     """Raise unless it does what an aggregate does."""
     if isinstance(given, DomainEvent):
@@ -232,9 +248,15 @@ def _back_to_the_first(step: _Step | None) -> Iterator[_Step]:
         step = step[1]
 
 
-def _note(error: BaseException, event: DomainEvent | None, handler_class: type) -> None:
+def _note(
+    error: BaseException, event: DomainEvent, handler: DomainEventHandler[Any] | None
+) -> None:
+    doing = "making the handlers of" if handler is None else f"{_name(handler)} was handling"
     with suppress(Exception):  # an exception that is frozen takes no note
         error.add_note(
-            f"while {handler_class.__qualname__} was handling "
-            f"{type(event).__qualname__} ({getattr(event, 'type', None)!r})"
+            f"while {doing} {type(event).__qualname__} ({getattr(event, 'type', None)!r})"
         )
+
+
+def _name(handler: DomainEventHandler[Any]) -> str:
+    return type(handler).__qualname__

@@ -23,8 +23,9 @@ class DomainEvent:
             order: Order
 
     `type: str = "order.cancelled"` does the same at runtime, also before fields without a
-    default; type checkers take the form above only. A subclass without a `type` of its own has
-    its parent's. A class without any is abstract: it can be subclassed and handled, not made.
+    default, and so does a property, whose text only instances have; type checkers take the form
+    above only. A subclass without a `type` of its own has its parent's. A class without any is
+    abstract: it can be subclassed and handled, not made.
 
     Raises:
         EventTypeMissingError: on making an instance of a class without a `type`.
@@ -55,7 +56,7 @@ class DomainEvent:
         given: Any = vars(cls).get("type", _NOTHING)
         if isinstance(given, Field):  # `type: str = field(default="...", init=False)`
             given = cls.type = cast("Any", given).default
-        if given is not _NOTHING and not (given and isinstance(given, str)):
+        if given is not _NOTHING and not (isinstance(given, str | property) and given):
             raise InvalidDomainEventError(
                 cls,
                 f"its type is {given!r}: make it a non-empty string in the class body, "

@@ -14,8 +14,10 @@ the annotation is taken out before `@dataclass` looks, so neither ever becomes a
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, fields
+from os.path import realpath
 from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
@@ -130,6 +132,13 @@ class EventRegistry(Mapping[EventKey, type[IntegrationEvent]]):
         versions = self._classes.setdefault(key.type, {})
         other = versions.get(key.version)
         if other is not None and other.__event_name__ != event_class.__event_name__:
+            if _is_of_the_same_file(other, event_class):
+                raise EventDefinitionError(
+                    event_class,
+                    f"its module is loaded twice under two names, {other.__module__!r} and "
+                    f"{event_class.__module__!r}, as when `python main.py` starts a server that "
+                    f"imports `main`: move the events to a module that is not run as a program",
+                )
             raise EventDefinitionError(
                 event_class,
                 f"{other.__event_name__} has type {key.type!r} and version {key.version} already: "
@@ -192,3 +201,10 @@ def _repr(event: IntegrationEvent) -> str:
     values |= {field.name: getattr(event, field.name) for field in shown if field.repr}
     given = ", ".join(f"{name}={value!r}" for name, value in values.items())
     return f"{event.__class__.__qualname__}({given})"
+
+
+def _is_of_the_same_file(one: type, other: type) -> bool:
+    files = [getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in (one, other)]
+    if None in files or one.__qualname__ != other.__qualname__:
+        return False
+    return realpath(str(files[0])) == realpath(str(files[1]))

@@ -76,8 +76,10 @@ class World:
         self.committed: list[str] = []
         self.outbox = RecordingOutbox()
         registry = DomainEventHandlerRegistry.of(handlers)
-        factory = SimpleDomainEventHandlerFactory({AnnounceUser: lambda: AnnounceUser(self.outbox)})
-        self.register = RegisterUser(self, self, DomainEventDispatcher(factory, registry), self)
+        factory = SimpleDomainEventHandlerFactory(
+            {AnnounceUser: lambda: AnnounceUser(self.outbox)}, registry
+        )
+        self.register = RegisterUser(self, self, DomainEventDispatcher(factory), self)
 
     async def hash(self, password: str) -> str:
         return password[::-1]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
 import pickle
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
@@ -107,23 +108,23 @@ VALUES = [c for c in CLASSES if c not in {Plain, Slotted, Proxy}]
 @pytest.mark.parametrize("cls", CLASSES)
 def test_publish_look_and_pop(cls: Any) -> None:
     entity = cls("ada")
-    assert entity.events == ()
+    assert entity.events == []
     assert entity.pop_events() == []
     first, second = Renamed("a"), Renamed("b")
     entity.publish_event(first)
     entity.publish_event(second)
-    assert entity.events == (first, second)
+    assert entity.events == [first, second]
     assert entity.pop_events() == [first, second]
-    assert entity.events == ()
+    assert entity.events == []
     assert entity.pop_events() == []
     entity.publish_event(second)
-    assert entity.events == (second,)
+    assert entity.events == [second]
 
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_made_without_init(cls: Any) -> None:
     entity = cls.__new__(cls)
-    assert entity.events == ()
+    assert entity.events == []
     entity.publish_event(Renamed("a"))
     assert entity.pop_events() == [Renamed("a")]
 
@@ -137,7 +138,7 @@ def test_no_part_of_equality_repr_and_fields(cls: Any) -> None:
     if dataclasses.is_dataclass(cls):
         assert [each.name for each in dataclasses.fields(cls)] == ["name"]
         assert dataclasses.asdict(published) == {"name": "ada"}
-        assert dataclasses.replace(published, name="eve").events == ()
+        assert dataclasses.replace(published, name="eve").events == []
 
 
 def test_annotations_are_the_entitys_own() -> None:
@@ -158,21 +159,21 @@ def test_popped_list_is_the_callers() -> None:
     entity.publish_event(Renamed("b"))
     assert popped == [Renamed("a")]
     popped.clear()
-    assert entity.events == (Renamed("b"),)
+    assert entity.events == [Renamed("b")]
 
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_instances_and_their_copies_keep_apart(cls: Any) -> None:
     one, two = cls("one"), cls("two")
     one.publish_event(Renamed("a"))
-    assert two.events == ()
+    assert two.events == []
     one.pop_events()
     one.publish_event(Renamed("b"))
     for copied in (copy.copy(one), copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
         assert copied.name == "one"
-        assert copied.events == ()
+        assert copied.events == []
         copied.publish_event(Renamed("c"))
-    assert one.events == (Renamed("b"),)
+    assert one.events == [Renamed("b")]
 
 
 class Tagged:
@@ -211,7 +212,7 @@ def test_an_answer_to_every_name_is_not_taken_for_events() -> None:
     inner.publish_event(Renamed("inner"))
     proxy = Proxy(inner)
     proxy.publish_event(Renamed("proxy"))
-    assert inner.events == (Renamed("inner"),)
+    assert inner.events == [Renamed("inner")]
     assert proxy.pop_events() == [Renamed("proxy")]
     assert inner.pop_events() == [Renamed("inner")]
 
@@ -267,7 +268,7 @@ def test_sqlalchemy_loads_without_init() -> None:
         session.commit()
     with Session(engine) as session:
         customer = session.scalars(select(Customer)).one()
-        assert customer.events == ()
+        assert customer.events == []
         customer.rename("eve")
         order = customer.orders[0]
         order.publish_event(Renamed("o"))
@@ -344,4 +345,115 @@ def test_what_is_no_event_is_refused_where_it_is_published(given: Any, text: str
     entity = Plain("a")
     with pytest.raises(InvalidDomainEventError, match=text):
         entity.publish_event(given)
-    assert entity.events == ()
+    assert entity.events == []
+
+
+# --- `events` of a subclass's own ----------------------------------------------------------------
+
+
+@dataclass
+class Calendar(AggregateRoot):
+    name: str
+    events: list[str]
+
+
+@dataclass(slots=True)
+class SlottedCalendar(AggregateRoot):
+    events: list[str]
+
+
+@attrs.frozen
+class FrozenCalendar(AggregateRoot):
+    events: list[str]
+
+
+@pydantic.dataclasses.dataclass
+class CheckedCalendar(AggregateRoot):
+    events: list[str]
+
+
+class PropertyCalendar(AggregateRoot):
+    @property
+    def events(self) -> list[str]:
+        return ["meeting"]
+
+
+class PlainCalendar(AggregateRoot):
+    def __init__(self) -> None:
+        self.events = ["meeting"]
+
+
+@pytest.mark.parametrize(
+    "calendar",
+    [
+        Calendar("work", ["meeting"]),
+        Calendar(name="work", events=["meeting"]),
+        SlottedCalendar(["meeting"]),
+        FrozenCalendar(["meeting"]),
+        CheckedCalendar(["meeting"]),
+        PropertyCalendar(),
+        PlainCalendar(),
+    ],
+    ids=lambda calendar: type(calendar).__name__,
+)
+def test_a_subclass_may_have_events_of_its_own(calendar: Any) -> None:
+    calendar.publish_event(Renamed("a"))
+
+    assert calendar.events == ["meeting"]
+    assert calendar.pop_events() == [Renamed("a")]
+    assert calendar.events == ["meeting"]
+
+
+def test_a_required_field_of_that_name_is_still_required() -> None:
+    make: Any = Calendar
+    with pytest.raises(TypeError, match="events"):
+        make("work")
+
+
+def test_events_are_a_list_of_the_callers() -> None:
+    plain = PlainRoot()
+    assert plain.events == []
+    plain.publish_event(Renamed("a"))
+    plain.events.clear()
+    assert plain.events == [Renamed("a")]
+    plain.pop_events()
+
+
+def test_the_class_has_no_events() -> None:
+    with pytest.raises(AttributeError, match="type object 'PlainRoot' has no attribute 'events'"):
+        _ = PlainRoot.events
+
+
+class PlainRoot(AggregateRoot):
+    pass
+
+
+# --- what nobody took -----------------------------------------------------------------------------
+
+
+def test_an_aggregate_that_is_gone_with_its_events_is_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    root = PlainRoot()
+    for name in ("a", "b"):
+        root.publish_event(Renamed(name))
+    del root
+    gc.collect()
+
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.messages == [
+        "PlainRoot is gone with 2 domain events that no dispatcher took (renamed): call "
+        "`dispatcher.from_entity(...)` with it before you commit. Where the unit of work "
+        "failed, nothing is lost"
+    ]
+
+
+def test_an_aggregate_whose_events_were_taken_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    root = PlainRoot()
+    root.publish_event(Renamed("a"))
+    taken = root.pop_events()
+    PlainRoot().pop_events()
+    del root, taken
+    gc.collect()
+
+    assert caplog.messages == []

@@ -75,8 +75,8 @@ class World:
         return Handler
 
     def dispatcher(self, **options: Any) -> DomainEventDispatcher:
-        factory = SimpleDomainEventHandlerFactory(self.makers)
-        return DomainEventDispatcher(factory, self.registry, **options)
+        factory = SimpleDomainEventHandlerFactory(self.makers, self.registry)
+        return DomainEventDispatcher(factory, **options)
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ async def test_uses_the_global_registry_by_default() -> None:
         async def handle(self, event: A) -> None:
             ran.append(event)
 
-    assert DomainEventHandler.registry.get(A) == (OnA,)
+    assert DomainEventHandler.registry.get(A) == [OnA]
     dispatcher = DomainEventDispatcher(SimpleDomainEventHandlerFactory())
     dispatcher.store_event(A("1"))
     await dispatcher.process()
@@ -171,9 +171,9 @@ async def test_an_empty_registry_is_not_the_global_one() -> None:
         async def handle(self, event: A) -> None:
             pytest.fail("not in the registry that was given")
 
-    assert DomainEventHandler.registry.get(A) == (OnA,)
+    assert DomainEventHandler.registry.get(A) == [OnA]
     dispatcher = DomainEventDispatcher(
-        SimpleDomainEventHandlerFactory(), DomainEventHandlerRegistry()
+        SimpleDomainEventHandlerFactory(registry=DomainEventHandlerRegistry())
     )
     dispatcher.store_event(A("1"))
     await dispatcher.process()
@@ -186,7 +186,7 @@ async def test_events_of_entities_in_order(world: World) -> None:
     order.publish_event(B("2"))
     dispatcher = world.dispatcher()
     dispatcher.from_entity(order)
-    assert order.events == ()
+    assert order.events == []
     order.publish_event(C("3"))
     await dispatcher.process()
     assert world.log == ["H:1", "H:2", "H:3"]
@@ -228,7 +228,7 @@ async def test_runs_to_quiescence_first_in_first_out(world: World) -> None:
     assert world.log == [
         "H:1", "H:2", "H:1.stored", "H:1.entity", "H:2.stored", "H:2.entity", "H:last",
     ]  # fmt: skip
-    assert order.events == ()
+    assert order.events == []
 
 
 async def test_entities_that_handlers_bring(world: World) -> None:
@@ -272,18 +272,72 @@ async def test_each_handler_is_made_once_when_first_needed(world: World) -> None
     assert world.made == ["a"]
 
 
-async def test_sees_changes_of_the_registry(world: World) -> None:
+async def test_a_unit_of_work_keeps_its_handlers_and_the_next_sees_the_registry_anew(
+    world: World,
+) -> None:
     handler = world.on(A, name="old")
     dispatcher = world.dispatcher()
     dispatcher.store_event(A("1"))
     await dispatcher.process()
     world.registry.remove(A, handler)
-    dispatcher.store_event(A("2"))
+    for number in ("2", "3"):
+        dispatcher.store_event(A(number))
+        await dispatcher.process()
+        dispatcher = world.dispatcher()
+    assert world.log == ["old:1", "old:2"]
+
+
+async def test_a_handler_of_two_events_is_one_instance_in_a_unit_of_work(world: World) -> None:
+    handler = world.on(A, name="both")
+    world.registry.add(B, handler)
+    for _ in range(2):
+        dispatcher = world.dispatcher()
+        dispatcher.store_events([A("1"), B("2"), A("3")])
+        await dispatcher.process()
+    assert world.log == ["both:1", "both:2", "both:3"] * 2
+    assert world.made == ["both"] * 2
+
+
+async def test_a_factory_of_the_users_own_needs_no_registry() -> None:
+    class Greet(DomainEventHandler[A]):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        async def handle(self, event: A) -> None:
+            log.append(f"{self.name}:{event.name}")
+
+    class Factory:
+        async def create(self, event_type: type[DomainEvent]) -> list[DomainEventHandler[Any]]:
+            asked.append(event_type)
+            return [Greet("first"), Greet("second")] if event_type is A else []
+
+    log: list[str] = []
+    asked: list[type] = []
+    dispatcher = DomainEventDispatcher(handler_factory=Factory())
+    dispatcher.store_events([A("1"), B("2"), A("3")])
     await dispatcher.process()
-    world.registry.add(A, handler)
-    dispatcher.store_event(A("3"))
-    await dispatcher.process()
-    assert world.log == ["old:1", "old:3"]
+
+    assert log == ["first:1", "second:1", "first:3", "second:3"]
+    assert asked == [A, B]
+
+
+@pytest.mark.parametrize("gives", ["nothing", "one", "a class", "text"])
+async def test_a_factory_that_gives_no_handlers_is_named(world: World, gives: str) -> None:
+    handler = world.on(A)
+    made: Any = {"nothing": None, "one": handler(), "a class": [handler], "text": "handlers"}[gives]
+
+    class Factory:
+        async def create(self, event_type: type[DomainEvent]) -> Any:
+            return made
+
+    dispatcher = DomainEventDispatcher(Factory())
+    dispatcher.store_event(A("1"))
+    with pytest.raises(
+        TypeError, match=r"as the handlers of A: `create\(event_type\)` must"
+    ) as caught:
+        await dispatcher.process()
+    assert repr(made) in str(caught.value)
+    assert caught.value.__notes__ == ["while making the handlers of A ('a')"]
 
 
 # --- chains -----------------------------------------------------------------------------------
@@ -405,8 +459,8 @@ async def test_the_first_error_ends_all_as_it_is(world: World) -> None:
     assert error.__notes__ == ["while Second was handling A ('a')"]
     assert error.__cause__ is None
     assert world.log == ["First:1", "Second:1"]
-    assert order.events == ()
-    assert unseen.events == (B("kept"),)
+    assert order.events == []
+    assert unseen.events == [B("kept")]
 
     await dispatcher.process()
     assert world.log == ["First:1", "Second:1"]
@@ -452,7 +506,7 @@ async def test_cancellation_passes_and_leaves_nothing(world: World) -> None:
         await task
     assert task.cancelled()
     assert caught.value.args == ("stop",)
-    assert order.events == ()
+    assert order.events == []
     await dispatcher.process()
     assert world.log == ["Hang:1"]
 
@@ -468,7 +522,7 @@ async def test_a_handler_that_cannot_be_made(world: World) -> None:
     dispatcher.store_event(A("1"))
     with pytest.raises(HandlerNotBuiltError) as caught:
         await dispatcher.process()
-    assert caught.value.__notes__ == ["while NeedsMore was handling A ('a')"]
+    assert caught.value.__notes__ == ["while making the handlers of A ('a')"]
 
 
 @pytest.mark.parametrize("stored", [A, "a", None, 3])
@@ -519,7 +573,7 @@ async def test_async_with_drops_everything_if_the_body_raised(
     with pytest.raises(type(error)) as caught:
         await body()
     assert caught.value is error
-    assert order.events == ()
+    assert order.events == []
     await dispatcher.process()
     assert world.log == []
 
@@ -617,7 +671,7 @@ async def test_dispatchers_of_different_tasks_keep_apart(world: World) -> None:
 def test_what_is_given_for_a_registry_and_is_none(world: World, given: Any, cure: str) -> None:
     registry = given(world.on(A))
     with pytest.raises(TypeError) as caught:
-        DomainEventDispatcher(SimpleDomainEventHandlerFactory(), registry)
+        SimpleDomainEventHandlerFactory(registry=registry)
     assert str(caught.value) == (
         f"registry must be a DomainEventHandlerRegistry, not {registry!r}: {cure}"
     )
@@ -644,17 +698,62 @@ async def test_what_is_given_for_an_entity_and_is_none(
 
 async def test_what_does_as_an_entity_and_a_registry_do_is_taken(world: World) -> None:
     class Registry:
-        def get(self, event_class: type[Any]) -> tuple[type[Any], ...]:
-            return world.registry.get(event_class)
+        def get(self, event: type[Any]) -> list[type[Any]]:
+            return world.registry.get(event)
 
     class Entity:
-        def pop_events(self) -> list[DomainEvent]:
-            return [A("1")]
+        def __init__(self) -> None:
+            self.pending: list[DomainEvent] = [A("1")]
 
-    given: Any = Registry(), Entity()
-    world.on(A)
-    factory = SimpleDomainEventHandlerFactory(world.makers)
-    dispatcher = DomainEventDispatcher(factory, given[0])
+        def pop_events(self) -> list[DomainEvent]:
+            pending, self.pending = self.pending, []
+            return pending
+
+    entity = Entity()
+    given: Any = Registry(), entity
+    world.on(A, lambda event: entity.pending.append(B("of a handler")))
+    world.on(B)
+    factory = SimpleDomainEventHandlerFactory(world.makers, given[0])
+    dispatcher = DomainEventDispatcher(factory)
     dispatcher.from_entity(given[1])
     await dispatcher.process()
-    assert len(world.log) == 1
+    assert world.log == ["H:1", "H:of a handler"]
+
+
+async def test_an_aggregate_may_collect_the_events_of_its_children(world: World) -> None:
+    @dataclass
+    class Line(AggregateRoot):
+        number: int
+
+    @dataclass
+    class Basket(AggregateRoot):
+        lines: list[Line]
+
+        def pop_events(self) -> list[DomainEvent]:
+            return [*super().pop_events(), *(e for line in self.lines for e in line.pop_events())]
+
+    basket = Basket([Line(1), Line(2)])
+    basket.lines[0].publish_event(A("before"))
+    basket.publish_event(A("own"))
+    world.on(A, lambda event: basket.lines[1].publish_event(B(f"after {event.name}")))
+    world.on(B)
+    async with world.dispatcher() as dispatcher:
+        dispatcher.from_entity(basket)
+
+    assert world.log == ["H:own", "H:before", "H:after own", "H:after before"]
+
+
+async def test_a_failed_unit_of_work_leaves_no_events_on_children(world: World) -> None:
+    class Basket(AggregateRoot):
+        child = Order()
+
+        def pop_events(self) -> list[DomainEvent]:
+            return self.child.pop_events()
+
+    basket = Basket()
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012 - the block is what fails
+        async with world.dispatcher() as dispatcher:
+            dispatcher.from_entity(basket)
+            basket.child.publish_event(A("1"))
+            raise ZeroDivisionError
+    assert basket.child.events == []

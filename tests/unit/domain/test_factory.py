@@ -4,7 +4,12 @@ from typing import Any
 
 import pytest
 
-from events.domain import DomainEvent, DomainEventHandler, SimpleDomainEventHandlerFactory
+from events.domain import (
+    DomainEvent,
+    DomainEventHandler,
+    DomainEventHandlerRegistry,
+    SimpleDomainEventHandlerFactory,
+)
 from events.domain.event_handler.factory import DomainEventHandlerFactory
 from events.errors import HandlerNotBuiltError
 
@@ -24,18 +29,33 @@ class Needy(DomainEventHandler[Ping]):
     async def handle(self, event: Ping) -> None: ...
 
 
-async def test_calls_the_maker_or_the_class() -> None:
+def registry(*handlers: type[Any]) -> DomainEventHandlerRegistry:
+    return DomainEventHandlerRegistry({Ping: handlers})
+
+
+async def test_calls_the_maker_or_the_class_once() -> None:
     factory: DomainEventHandlerFactory = SimpleDomainEventHandlerFactory(
-        {Needy: lambda: Needy("s")}
+        {Needy: lambda: Needy("s")}, registry(Needy, Plain)
     )
-    assert (await factory.create(Needy)).session == "s"
-    assert isinstance(await factory.create(Plain), Plain)
-    assert await factory.create(Plain) is not await factory.create(Plain)
+    needy, plain = await factory.create(Ping)
+
+    assert isinstance(needy, Needy)
+    assert needy.session == "s"
+    assert isinstance(plain, Plain)
+    assert await factory.create(Ping) == [needy, plain]
+
+
+def test_makes_the_handlers_of_all_that_were_defined_by_default() -> None:
+    assert SimpleDomainEventHandlerFactory()._registry is DomainEventHandler.registry
+
+
+async def test_an_event_without_handlers_has_none() -> None:
+    assert await SimpleDomainEventHandlerFactory(registry=registry()).create(Ping) == []
 
 
 async def test_says_how_to_make_what_needs_arguments() -> None:
     with pytest.raises(HandlerNotBuiltError) as caught:
-        await SimpleDomainEventHandlerFactory().create(Needy)
+        await SimpleDomainEventHandlerFactory(registry=registry(Needy)).create(Ping)
     assert str(caught.value) == (
         "cannot build the handler Needy: Needy.__init__() missing 1 required positional argument: "
         "'session'. Say how to make it: "
@@ -52,7 +72,7 @@ async def test_errors_of_a_maker_are_raised_as_they_are() -> None:
         raise error
 
     with pytest.raises(TypeError) as caught:
-        await SimpleDomainEventHandlerFactory({Plain: make}).create(Plain)
+        await SimpleDomainEventHandlerFactory({Plain: make}, registry(Plain)).create(Ping)
     assert caught.value is error
 
 
@@ -66,4 +86,4 @@ async def test_says_what_a_maker_must_be() -> None:
     ):
         makers: Any = {Plain: maker}
         with pytest.raises(HandlerNotBuiltError, match=cure):
-            await SimpleDomainEventHandlerFactory(makers).create(Plain)
+            await SimpleDomainEventHandlerFactory(makers, registry(Plain)).create(Ping)

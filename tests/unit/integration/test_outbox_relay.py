@@ -22,6 +22,7 @@ from events.errors import (
     NoSuchParkedRowError,
     OutboxError,
     SendOutcomeUnknownError,
+    SendRefusedError,
     UnsupportedByBusError,
 )
 from events.integration.bus import IntegrationEventBus
@@ -294,6 +295,7 @@ async def test_after_its_attempts_a_row_is_parked_with_its_error(
     ("error", "reason"),
     [
         (MessageTooLargeError("numbers", "t", 9, 8), "too-large"),
+        (SendRefusedError("bus", "numbers", "no permission"), "unretryable"),
         (UnsupportedByBusError("bus", "this", "that"), "unretryable"),
     ],
 )

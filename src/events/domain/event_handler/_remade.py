@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import sys
+from os.path import realpath
 
 __all__ = ["full_name", "is_copied_from"]
 
@@ -23,5 +25,11 @@ def is_copied_from(old: type, new: type) -> bool:
 
 
 def full_name(cls: type) -> tuple[str, str]:
-    """Give what a class keeps when its module is loaded again."""
-    return cls.__module__, cls.__qualname__
+    """Give what a class keeps when its module is loaded again, also under another name.
+
+    `python main.py` runs the file as `__main__`; a server that it starts imports it as `main`, and
+    one that starts processes has a third, as `__mp_main__`.
+    """
+    module = sys.modules.get(cls.__module__)
+    file: object = getattr(module, "__file__", None)
+    return (realpath(file) if isinstance(file, str) else cls.__module__), cls.__qualname__

@@ -6,29 +6,29 @@ asks dishka.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any, Protocol, TypeVar, cast
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
-from events.domain.event_handler.handler import DomainEventHandler
+from events.domain.event import DomainEvent
+from events.domain.event_handler.handler import DomainEventHandler, DomainEventHandlerRegistry
 from events.errors import HandlerNotBuiltError
 
 __all__ = ["DomainEventHandlerFactory", "SimpleDomainEventHandlerFactory"]
 
-H = TypeVar("H", bound=DomainEventHandler[Any])
-
 
 class DomainEventHandlerFactory(Protocol):
-    """Make handlers for one dispatcher, that is for one unit of work.
+    """Make the handlers of events, for one unit of work.
 
-    A dispatcher asks once for each handler class, when the first event for it is handled, and
-    keeps what it got.
+    A dispatcher asks once for each type of event that it meets, and keeps what it got. A handler
+    class that handles two types of events should be one instance in both answers: a factory that
+    builds its handlers keeps them for as long as the unit of work lasts.
     """
 
-    async def create(self, handler_class: type[H], /) -> H:
-        """Make a handler, with what belongs to the unit of work, such as its session.
+    async def create(self, event_type: type[DomainEvent], /) -> Sequence[DomainEventHandler[Any]]:
+        """Make the handlers of an event type, in the order in which they run; none is fine.
 
         Raises:
-            HandlerNotBuiltError: it is not known how; the text says what to do.
+            HandlerNotBuiltError: it is not known how to make one; the text says what to do.
         """
         ...
 
@@ -38,40 +38,56 @@ class SimpleDomainEventHandlerFactory:
 
         SimpleDomainEventHandlerFactory({ShipOrder: lambda: ShipOrder(session)})
 
+    It keeps each handler that it has made, so make a factory for each unit of work.
+
     Args:
         makers: a callable without arguments by handler class. A class that is not in it is
             called without arguments itself. What a maker raises is raised as it is.
+        registry: which handlers an event has; by default all that were defined.
     """
 
     def __init__(
         self,
         makers: Mapping[type[Any], Callable[[], DomainEventHandler[Any]]] | None = None,
+        registry: DomainEventHandlerRegistry | None = None,
     ) -> None:
         self._makers: Mapping[type, Callable[[], Any]] = dict(makers or {})
+        self._registry = checked_registry(registry)
+        self._made: dict[type, DomainEventHandler[Any]] = {}
 
-    async def create(self, handler_class: type[H], /) -> H:
-        """Make a handler by its maker, or by calling its class.
+    async def create(self, event_type: type[DomainEvent]) -> Sequence[DomainEventHandler[Any]]:
+        """Make the handlers of an event type, by their makers or by calling their classes.
 
         Raises:
-            HandlerNotBuiltError: the class has no maker and needs arguments, or its maker is none.
+            HandlerNotBuiltError: a class has no maker and needs arguments, or its maker is none.
         """
+        made = self._made
+        handlers: list[DomainEventHandler[Any]] = []
+        for handler_class in self._registry.get(event_type):
+            if handler_class not in made:
+                made[handler_class] = self._make(handler_class)
+            handlers.append(made[handler_class])
+        return handlers
+
+    def _make(self, handler_class: type[Any]) -> DomainEventHandler[Any]:
         maker = self._makers.get(handler_class)
         if maker is not None:
             if not callable(maker):
                 raise HandlerNotBuiltError(
                     handler_class, f"its maker is {maker!r}: give a callable, as in `lambda: ...`"
                 )
-            made: object = maker()
+            made: Any = maker()
             if isinstance(made, Coroutine):
                 made.close()
                 raise HandlerNotBuiltError(
                     handler_class,
                     "its maker is async: await what it needs beforehand, or write a factory with "
-                    "`async def create(self, handler_class)`",
+                    "`async def create(self, event_type)`",
                 )
-            return cast("H", made)
+            handler: DomainEventHandler[Any] = made
+            return handler
         try:
-            return handler_class()
+            built: DomainEventHandler[Any] = handler_class()
         except TypeError as error:
             name = handler_class.__qualname__
             raise HandlerNotBuiltError(
@@ -79,3 +95,18 @@ class SimpleDomainEventHandlerFactory:
                 f"{error}. Say how to make it: "
                 f"SimpleDomainEventHandlerFactory({{{name}: lambda: {name}(...)}})",
             ) from error
+        return built
+
+
+def checked_registry(given: DomainEventHandlerRegistry | None) -> DomainEventHandlerRegistry:
+    """Return the registry, or the one of all handlers for None; raise for what is none."""
+    if given is None:
+        return DomainEventHandler.registry
+    registry: object = given
+    if isinstance(registry, Mapping):
+        cure = "write DomainEventHandlerRegistry(mapping)"
+    elif isinstance(registry, type) or not hasattr(registry, "get"):
+        cure = "for a list of handlers, write DomainEventHandlerRegistry.of(handlers)"
+    else:
+        return given
+    raise TypeError(f"registry must be a DomainEventHandlerRegistry, not {registry!r}: {cure}")

@@ -38,10 +38,10 @@ class DomainEventHandlerRegistry:
     found once per event class and kept until `add` or `remove` changes something.
 
     `DomainEventHandler.registry` is the one that handlers enter by themselves. One of your own,
-    given to a dispatcher instead, holds what you put in and no more.
+    given to a factory instead, holds what you put in and no more.
 
     Args:
-        mapping: handler classes by event class, to begin with.
+        handlers: handler classes by event class, to begin with.
 
     Raises:
         HandlerDefinitionError: on something that is not an event, or not a concrete handler.
@@ -49,20 +49,29 @@ class DomainEventHandlerRegistry:
 
     def __init__(
         self,
-        mapping: Mapping[type[Any], Iterable[type[DomainEventHandler[Any]]]] | None = None,
+        handlers: Mapping[type[Any], Iterable[type[DomainEventHandler[Any]]]] | None = None,
     ) -> None:
         self._events: dict[type[DomainEventHandler[Any]], tuple[type[DomainEvent], ...]] = {}
         self._found: dict[type[DomainEvent], tuple[type[DomainEventHandler[Any]], ...]] = {}
-        given: object = {} if mapping is None else mapping
+        given: object = {} if handlers is None else handlers
         if not isinstance(given, Mapping):
             raise HandlerDefinitionError(
                 given,
                 "is no mapping of handlers by their event: write {Event: [Handler]}, or, for "
                 "handlers alone, DomainEventHandlerRegistry.of([Handler])",
             )
-        for event_class, handlers in (mapping or {}).items():
-            for handler in listed(handlers):
+        for event_class, its_handlers in (handlers or {}).items():
+            for handler in listed(its_handlers):
                 self.add(event_class, handler)
+
+    @property
+    def handlers(self) -> dict[type[DomainEvent], list[type[DomainEventHandler[Any]]]]:
+        """The handlers by the event classes that they are registered for; a copy."""
+        by_event: dict[type[DomainEvent], list[type[DomainEventHandler[Any]]]] = {}
+        for handler, events in self._events.items():
+            for event in events:
+                by_event.setdefault(event, []).append(handler)
+        return by_event
 
     @classmethod
     def of(cls, handlers: Iterable[type[DomainEventHandler[Any]]]) -> Self:
@@ -85,36 +94,34 @@ class DomainEventHandlerRegistry:
                 registry.add(event_class, handler)
         return registry
 
-    def add(self, event_class: type[Event], handler: type[DomainEventHandler[Event]]) -> None:
+    def add(self, event: type[Event], handler: type[DomainEventHandler[Event]]) -> None:
         """Register a handler for an event class and its subclasses; again changes nothing."""
-        _check(event_class, handler)
+        _check(event, handler)
         events = self._events.get(handler, ())
-        if event_class not in events:
-            self._events[handler] = (*events, event_class)
+        if event not in events:
+            self._events[handler] = (*events, event)
             self._found = {}
 
-    def remove(self, event_class: type[Event], handler: type[DomainEventHandler[Event]]) -> None:
+    def remove(self, event: type[Event], handler: type[DomainEventHandler[Event]]) -> None:
         """Undo `add`, for the same event class.
 
         Raises:
             HandlerNotRegisteredError: it was not registered for just that class.
         """
         events = self._events.get(handler, ())
-        if event_class not in events:
-            raise HandlerNotRegisteredError(handler, event_class)
-        remaining = tuple(each for each in events if each is not event_class)
+        if event not in events:
+            raise HandlerNotRegisteredError(handler, event)
+        remaining = tuple(each for each in events if each is not event)
         if remaining:
             self._events[handler] = remaining
         else:
             del self._events[handler]
         self._found = {}
 
-    def get(self, event_class: type[Event]) -> tuple[type[DomainEventHandler[Event]], ...]:
-        """Find the handlers of an event class, in the order in which they run."""
-        try:
-            return self._found[event_class]
-        except KeyError:
-            return self._find(event_class)
+    def get(self, event: type[Event]) -> list[type[DomainEventHandler[Event]]]:
+        """Find the handlers of an event class, in the order in which they run; a copy."""
+        found = self._found.get(event)
+        return list(self._find(event) if found is None else found)
 
     def _find(self, event_class: type[DomainEvent]) -> tuple[type[DomainEventHandler[Any]], ...]:
         if not issubclass(event_class, DomainEvent):

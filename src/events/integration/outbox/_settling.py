@@ -20,7 +20,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
-from events.errors import MessageTooLargeError
+from events.errors import MessageTooLargeError, SendRefusedError
 from events.integration.message import RETRIES_EXHAUSTED, TOO_LARGE, UNRETRYABLE
 from events.integration.outbox._forwarding import Outcome
 from events.integration.outbox._order import RowOrder
@@ -95,7 +95,7 @@ class Settler:
             attempt, text = row.attempts + 1, describe(error)
             if isinstance(error, MessageTooLargeError):
                 parked.append((row, Parked(row.id, TOO_LARGE, text, attempt)))
-            elif isinstance(error, self._retry.dead_letter_on):
+            elif isinstance(error, (SendRefusedError, *self._retry.dead_letter_on)):
                 parked.append((row, Parked(row.id, UNRETRYABLE, text, attempt)))
             elif attempt >= self._retry.attempts:
                 parked.append((row, Parked(row.id, RETRIES_EXHAUSTED, text, attempt)))

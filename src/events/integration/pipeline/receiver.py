@@ -8,7 +8,8 @@
                                  '--- Wait --- judge --> Retry or Reject
 
 Cancellation by the shutdown is no failure: the handler's delivery is released, whatever it raises
-then. Anything else that comes out of a handler is one, a cancellation that nobody expected too.
+then. Anything else that comes out of a handler is one, a cancellation that nobody expected too, and
+a `GeneratorExit`. `KeyboardInterrupt` and `SystemExit` alone go on to the event loop.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ __all__ = ["Receiver"]
 
 _SKIPPED_TYPES = 100  # are named in the log, each once: a producer may make up as many as it likes
 _ACK = Ack()
-_ENDING = (KeyboardInterrupt, SystemExit, GeneratorExit)  # of the process, or of the event loop
+_ENDING = (KeyboardInterrupt, SystemExit)  # of the process
 
 logger = logging.getLogger("events.integration")
 
@@ -90,7 +91,9 @@ class Receiver:
             return _done(refused)
         try:
             event = self._decoder.decode(delivery)
-        except Exception as error:  # noqa: BLE001 - the user's own classes and upcasters run here
+        except _ENDING:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's own classes and upcasters run here
             return _done(self._reject(delivery, UNDECODABLE, describe(error)))
         if event is None:
             self._tell_of_skipped(delivery)
@@ -137,16 +140,16 @@ class Receiver:
     ) -> Settlement:
         """Handle the event until it is handled, given up, or the broker's again."""
         first = delivery.attempt
+        task = asyncio.current_task()
         while True:
             try:
                 if failure is not None:
                     raise failure
                 set_current_delivery(delivery)
                 await self._handle(IncomingEvent(event, delivery, self._registration))
-            except _ENDING:
-                raise
-            except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure
-                task = asyncio.current_task()
+            except BaseException as error:
+                if _ends(error, task):
+                    raise
                 if self._scheduler.has_cancelled(task):
                     return self._give_back(0.0, delivery.attempt - 1, first)
                 verdict = self._judge(delivery, _as_failure(error))
@@ -225,6 +228,19 @@ class Receiver:
             extra=_fields(delivery),
         )
         return Reject(reason, text, delivery.attempt)
+
+
+def _ends(error: BaseException, task: asyncio.Task[object] | None) -> bool:
+    """Tell whether the process ends, or the event loop did and this coroutine is closed.
+
+    Whatever else a handler raises is its failure.
+    """
+    if not isinstance(error, GeneratorExit):
+        return isinstance(error, _ENDING)
+    try:
+        return asyncio.current_task() is not task
+    except RuntimeError:  # no event loop runs
+        return True
 
 
 def _named(delivery: Delivery) -> str:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from dishka import DEFAULT_COMPONENT, AsyncContainer, Provider, Scope
 from dishka.exceptions import NoFactoryError
 
-from events.domain.event_handler import DomainEventHandler
+from events.domain.event import DomainEvent
+from events.domain.event_handler import DomainEventHandler, DomainEventHandlerRegistry
+from events.domain.event_handler.factory import checked_registry
 from events.errors import HandlerNotBuiltError
 
 __all__ = ["DishkaDomainEventHandlerFactory"]
-
-H = TypeVar("H", bound=DomainEventHandler[Any])
 
 
 class DishkaDomainEventHandlerFactory:
@@ -25,34 +25,48 @@ class DishkaDomainEventHandlerFactory:
 
     Args:
         container: the REQUEST container; it stays its owner's to close.
+        registry: which handlers an event has; by default all that were defined.
         recipes: what was learned of handlers in other scopes of the same application. Without
             it, everything is learned anew.
     """
 
-    def __init__(self, container: AsyncContainer, recipes: HandlerRecipes | None = None) -> None:
+    def __init__(
+        self,
+        container: AsyncContainer,
+        registry: DomainEventHandlerRegistry | None = None,
+        recipes: HandlerRecipes | None = None,
+    ) -> None:
         self._container = container
+        self._registry = checked_registry(registry)
         self._recipes = HandlerRecipes() if recipes is None else recipes
-        self._made: dict[type, Any] = {}
+        self._made: dict[type, DomainEventHandler[Any]] = {}
 
-    async def create(self, handler_class: type[H], /) -> H:
-        """Get a handler, the same one each time.
+    async def create(self, event_type: type[DomainEvent]) -> Sequence[DomainEventHandler[Any]]:
+        """Get the handlers of an event type, each the same one each time.
 
         What a provider raises, such as a database that cannot be reached, is raised as it is.
 
         Raises:
-            HandlerNotBuiltError: the container does not know what the handler needs.
+            HandlerNotBuiltError: the container does not know what a handler needs.
         """
         made = self._made
-        if handler_class not in made:
-            recipe = self._recipes.get(handler_class)
-            try:
-                if recipe is None:
-                    made[handler_class] = await self._ask(handler_class)
-                else:
-                    made[handler_class] = await recipe.follow(self._container.get)
-            except NoFactoryError as error:
-                raise _not_built(handler_class, error) from error
-        handler: H = made[handler_class]
+        handlers: list[DomainEventHandler[Any]] = []
+        for handler_class in self._registry.get(event_type):
+            if handler_class not in made:
+                made[handler_class] = await self._get(handler_class)
+            handlers.append(made[handler_class])
+        return handlers
+
+    async def _get(self, handler_class: type[Any]) -> DomainEventHandler[Any]:
+        recipe = self._recipes.get(handler_class)
+        try:
+            handler: DomainEventHandler[Any] = (
+                await self._ask(handler_class)
+                if recipe is None
+                else await recipe.follow(self._container.get)
+            )
+        except NoFactoryError as error:
+            raise _not_built(handler_class, error) from error
         return handler
 
     async def _ask(self, handler_class: type[Any]) -> Any:

@@ -112,7 +112,7 @@ class DomainEventImplementationProvider(Provider):
         self, container: AsyncContainer, shared: _SharedHere
     ) -> DishkaDomainEventHandlerFactory:
         """Provide the factory that asks this very scope."""
-        return DishkaDomainEventHandlerFactory(container, shared.recipes)
+        return DishkaDomainEventHandlerFactory(container, shared.registry, shared.recipes)
 
     # Not cached, so that it costs nothing: the factory itself is.
     factory_port = alias(
@@ -120,8 +120,6 @@ class DomainEventImplementationProvider(Provider):
     )
 
     @provide
-    def dispatcher(
-        self, factory: DomainEventHandlerFactory, shared: _SharedHere
-    ) -> DomainEventDispatcher:
+    def dispatcher(self, factory: DomainEventHandlerFactory) -> DomainEventDispatcher:
         """Provide the dispatcher of this scope's unit of work."""
-        return DomainEventDispatcher(factory, shared.registry)
+        return DomainEventDispatcher(factory)

@@ -24,7 +24,7 @@ from uuid import uuid4
 from msgspec import Struct
 
 from events.integration.brokering.backoff import Backoff
-from events.integration.brokering.outage import Outage
+from events.integration.brokering.problems import Outage
 from events.integration.implementation.sqlalchemy._bus.queue import Queue
 from events.integration.implementation.sqlalchemy._bus.rows import Rows
 from events.integration.implementation.sqlalchemy._bus.seats import Seats
