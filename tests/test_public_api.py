@@ -16,7 +16,14 @@ SRC = Path(__file__).parents[1] / "src"
 PINNED = Path(__file__).with_name("public_api.txt")
 
 # Rooms that only our own transports and buses use: their names promise nothing to users.
-_INNER = ("events.cli.", "events.integration.brokering.")
+_INNER = (
+    "events.cli.",
+    *(
+        f"events.contracts.{each}."
+        for each in ("check", "diff", "lock", "payloads", "readers", "reports", "schemas")
+    ),
+    "events.integration.brokering.",
+)
 
 
 def module_names() -> list[str]:
