@@ -7,8 +7,8 @@ from typing import Any
 
 from events.contracts.findings import Finding, Verdict
 from events.contracts.lock import Lock, classes_of, reader_class, sent_payloads
-from events.contracts.reading import first_fault, old_payloads, place_of
 from events.contracts.readers import reader_of
+from events.contracts.reading import first_fault, old_payloads, place_of
 from events.contracts.service import Service
 from events.errors import UnknownEventError
 
@@ -34,9 +34,7 @@ def check_against(service: Service, theirs: Lock) -> list[Verdict]:
                 else:
                     if reader is None or described is None:
                         continue
-                    fault = first_fault(
-                        old_payloads(described), reader.from_dict, own_checks=True
-                    )
+                    fault = first_fault(old_payloads(described), reader.from_dict, own_checks=True)
                 verdicts.append(verdict)
                 if fault is not None:
                     verdict.consumers_first = verdict.producers_first = False
@@ -98,5 +96,3 @@ def _they_read_ours(
                             line,
                         )
                     )
-
-

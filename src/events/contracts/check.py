@@ -37,6 +37,8 @@ _NEW_VERSION = (
     "leave this version as it was, and give the change a version of its own, with an `upcast` from "
     "this one"
 )
+
+
 def check(service: Service, old: Lock, *, accept: Collection[str] = ()) -> list[Verdict]:
     """Compare the code with a lock; `accept` makes warnings of an event's errors (`TYPE.vN`)."""
     verdicts = list(_Check(service, old).verdicts())

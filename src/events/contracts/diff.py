@@ -105,7 +105,8 @@ def _inlined(schema: Mapping[str, Any]) -> Any:
 
     def walk(each: Any, within: tuple[str, ...]) -> Any:
         if isinstance(each, list):
-            return [walk(one, within) for one in each]
+            members_of: list[Any] = each
+            return [walk(one, within) for one in members_of]
         if not isinstance(each, dict):
             return each
         members = cast("dict[str, Any]", each)

@@ -50,5 +50,3 @@ class Verdict:
     consumers_first: bool = True
     producers_first: bool = True
     findings: list[Finding] = field(default_factory=list[Finding])
-
-

@@ -175,8 +175,8 @@ class _Values:
                 for index, found in enumerate(values):
                     yield from ([*plain[:index], each, *plain[index + 1 :]] for each in found[1:])
             return
-        items = schema.get("items", {})
-        found = list(self.of(items if isinstance(items, dict) else {}, depth + 1))
+        items: Any = schema.get("items", {})
+        found = list(self.of(items if isinstance(items, Mapping) else {}, depth + 1))
         least, most = schema.get("minItems", 0), schema.get("maxItems", 2)
         if found and most:
             yield [found[index % len(found)] for index in range(max(1, least))]

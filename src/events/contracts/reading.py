@@ -16,6 +16,7 @@ __all__ = ["first_fault", "old_payloads", "place_of"]
 
 
 def old_payloads(described: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give what may be on its way of an event that a lock describes; its example comes first."""
     example = described.get("example")
     generated = payloads(described["schema"], base=example)
     return generated if example is None else [example, *generated]

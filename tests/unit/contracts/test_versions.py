@@ -31,7 +31,9 @@ class Mails(Consumer):
 
 
 def service(sends: list[Any], reads: list[Any], **options: Any) -> Service:
-    registrations = [IntegrationEventBusRegistration(Mails("mails"), ORDERS, reads)] if reads else []
+    registrations = (
+        [IntegrationEventBusRegistration(Mails("mails"), ORDERS, reads)] if reads else []
+    )
     return Service("shop", registrations, sends={ORDERS: sends} if sends else {}, **options)
 
 
@@ -145,10 +147,16 @@ def test_a_changed_event_that_only_others_read_is_an_error() -> None:
     changed = classes()[0]
     changed.registry.remove(changed.registry["order.placed", 2])
     other = dataclass(
-        type("OrderPlacedV1", (changed.__mro__[1],), {
-            "type": "order.placed", "version": 1, "__annotations__": {"number": int},
-            "__event_name__": changed.__event_name__,
-        })
+        type(
+            "OrderPlacedV1",
+            (changed.__mro__[1],),
+            {
+                "type": "order.placed",
+                "version": 1,
+                "__annotations__": {"number": int},
+                "__event_name__": changed.__event_name__,
+            },
+        )
     )
 
     verdicts = check(service([other], []), lock)
@@ -270,4 +278,4 @@ def test_a_lock_that_cannot_be_read_is_said(text: str, reason: str) -> None:
 )
 def test_a_service_that_cannot_be_is_said(given: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidTopologyError, match=reason):
-        Service(**{"name": "shop", **given})
+        Service(given.pop("name", "shop"), **given)
