@@ -21,6 +21,7 @@ from events.domain.aggregate import AggregateRoot, having_events
 from events.domain.event import DomainEvent
 from events.domain.event_handler.factory import DomainEventHandlerFactory
 from events.domain.event_handler.handler import DomainEventHandler
+from events.domain.observation import ObservedHandler, current_observer
 from events.errors import DispatcherBusyError, EventChainTooLongError, InvalidDomainEventError
 
 __all__ = ["DomainEventDispatcher"]
@@ -164,7 +165,10 @@ class DomainEventDispatcher:
         if isinstance(made, Sequence) and all(hasattr(each, "handle") for each in made):
             handlers: Sequence[DomainEventHandler[Any]] = made
             if not any(isinstance(each, type) for each in handlers):
-                return handlers
+                observer = current_observer()
+                if observer is None:
+                    return handlers
+                return [ObservedHandler(each, observer) for each in handlers]
         raise TypeError(
             f"{self._factory!r} gave {made!r} as the handlers of {event_type.__qualname__}: "
             f"`create(event_type)` must return a sequence of handlers, which it has made, in the "
@@ -259,4 +263,6 @@ def _note(
 
 
 def _name(handler: DomainEventHandler[Any]) -> str:
+    if isinstance(handler, ObservedHandler):
+        handler = handler.handler
     return type(handler).__qualname__
