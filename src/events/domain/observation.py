@@ -5,14 +5,14 @@ One observer serves a process. There is none by default, and then nothing is cal
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Generic, TypeVar
 
 from events.domain.event import DomainEvent
 from events.domain.event_handler.handler import DomainEventHandler
 
-__all__ = ["ObservedHandler", "Observer", "current_observer", "observe", "observing"]
+__all__ = ["ObservedHandler", "Observer", "current_observer", "observe", "observed", "observing"]
 
 E = TypeVar("E", bound=DomainEvent)
 
@@ -67,3 +67,10 @@ class ObservedHandler(DomainEventHandler[E], Generic[E]):
         """Have the handler handle the event, observed."""
         with self._observer.handling(event, self.handler):
             await self.handler.handle(event)
+
+
+def observed(handlers: Sequence[DomainEventHandler[Any]]) -> Sequence[DomainEventHandler[Any]]:
+    """Have the handlers observed, if somebody observes the process."""
+    if _observer is None:
+        return handlers
+    return [ObservedHandler(handler, _observer) for handler in handlers]
