@@ -19,6 +19,7 @@ PINNED = Path(__file__).with_name("public_api.txt")
 # ends in a dot leaves the package itself public, with what it re-exports.
 _INNER = (
     "events.cli",
+    "events.contracts.",
     "events.integration.brokering",
     "events.integration.pipeline.",
     "events.integration.implementation.memory.",
