@@ -7,20 +7,20 @@ Needs the extra of a database: `pip install "integration-events[postgresql]"` (a
 from events.domain.implementation.sqlalchemy import SQLAlchemyDomainEvents
 from events.integration.implementation.sqlalchemy import (
     AT_ONCE,
-    LANES,
+    PARTITIONS,
     SQLAlchemyInbox,
     SQLAlchemyOutbox,
     SQLAlchemyOutboxStore,
     current_session,
     enable_wal,
     inbox_table,
-    lane_of,
     outbox_table,
+    partition_of,
 )
 
 __all__ = [
     "AT_ONCE",
-    "LANES",
+    "PARTITIONS",
     "SQLAlchemyDomainEvents",
     "SQLAlchemyInbox",
     "SQLAlchemyOutbox",
@@ -28,6 +28,6 @@ __all__ = [
     "current_session",
     "enable_wal",
     "inbox_table",
-    "lane_of",
     "outbox_table",
+    "partition_of",
 ]

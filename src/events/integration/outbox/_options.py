@@ -22,13 +22,13 @@ __all__ = [
     "check_type",
 ]
 
-RelayStep: TypeAlias = Literal["attended", "selected", "sent", "removed"]
+RelayStep: TypeAlias = Literal["renewed", "selected", "sent", "removed"]
 
 _LONGEST_NAME = 255
 
 
 class CircleOptions(Struct, frozen=True):
-    """What a relay was told, see there. `pipelined` has two batches in flight, if the order may."""
+    """The options of a relay; see `OutboxRelay`. `pipelined` has two batches in flight, if the order may."""
 
     name: str | None
     order: Order
