@@ -1,6 +1,7 @@
 """What a delivery is settled as, through the bus and a transport moved by hand."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -284,6 +285,7 @@ class Outcome(BaseException):
     [
         (UnprintableError(), "UnprintableError: its text raised ZeroDivisionError"),
         (Outcome("no"), "Outcome: no"),
+        (GeneratorExit(), "GeneratorExit"),
         (BaseExceptionGroup("two", [Outcome(), ValueError()]), "BaseExceptionGroup: two (2 sub"),
         (ValueError("a\0b\ud800"), "ValueError: a\\x00b\\ud800"),
     ],
@@ -297,6 +299,41 @@ async def test_whatever_a_handler_raises_is_its_failure(error: BaseException, te
     assert (settlement.reason, settlement.attempts) == ("retries-exhausted", 2)
     assert settlement.error.startswith(text)
     assert len(calls) == 2
+
+
+def test_a_handler_that_the_event_loop_leaves_behind_has_not_failed(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    closed: list[BaseException] = []
+
+    async def handler(event: Ordered) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except BaseException as error:
+            closed.append(error)
+            raise
+
+    async def begin() -> None:
+        transport = ManualTransport()
+        consumer = EventHandlerConsumer("billing", {Ordered: handler})
+        registration = IntegrationEventBusRegistration(consumer, TOPIC, [Ordered])
+        bus = TransportIntegrationEventBus(transport, [registration])
+        await bus.startup()
+        task = asyncio.create_task(transport.subscribed[0].deliver(BODY))
+        await begun.wait()
+        tasks.append(task)
+
+    begun = asyncio.Event()
+    tasks: list[asyncio.Task[object]] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(begin())
+    loop.close()
+    tasks.clear()
+    del loop
+    gc.collect()
+    assert [type(error) for error in closed] == [GeneratorExit]
+    assert [record for record in caplog.records if "failed on" in record.message] == []
 
 
 async def test_of_an_endless_error_its_beginning_and_its_end_are_kept() -> None:
@@ -477,18 +514,22 @@ async def test_keys_that_cannot_be_compared_fail_as_a_handler_does() -> None:
     assert settlement.error == "TypeError: ask me not"
 
 
-async def test_an_event_that_cannot_be_made_is_a_dead_letter_whatever_it_raises() -> None:
-    class MuteError(Exception):
-        def __repr__(self) -> str:
-            raise ZeroDivisionError
+class MuteError(Exception):
+    def __repr__(self) -> str:
+        raise ZeroDivisionError
 
+
+@pytest.mark.parametrize("error", [MuteError, GeneratorExit, asyncio.CancelledError, Outcome])
+async def test_an_event_that_cannot_be_made_is_a_dead_letter_whatever_it_raises(
+    error: type[BaseException],
+) -> None:
     @dataclass
     class Choosy(IntegrationEvent):
         type = "receiver.choosy"
         version = 1
 
         def __post_init__(self) -> None:
-            raise MuteError
+            raise error
 
         number: int = 0
 

@@ -271,12 +271,12 @@ def registering(**changes: Any) -> type[TransportIntegrationEventBus]:
     class Bus(TransportIntegrationEventBus):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            subscribe = self._roster.subscribe
+            subscribe = self._consumers.subscribe
 
             async def changed(registration: IntegrationEventBusRegistration) -> None:
                 await subscribe(replace(registration, **changes))
 
-            self._roster.subscribe = changed  # type: ignore[method-assign]
+            self._consumers.subscribe = changed  # type: ignore[method-assign]
 
     return Bus
 
@@ -287,6 +287,17 @@ class SwallowsErrors(TransportIntegrationEventBus):
     def __init__(self, *args: Any, **options: Any) -> None:
         async def swallow(incoming: IncomingEvent, call_next: Handle) -> None:
             with suppress(RuntimeError):
+                await call_next(incoming)
+
+        super().__init__(*args, middlewares=[swallow], **options)
+
+
+class SwallowsWhatIsNoError(TransportIntegrationEventBus):
+    """Counts an event as handled whose handler has raised what is no `Exception`."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        async def swallow(incoming: IncomingEvent, call_next: Handle) -> None:
+            with suppress(BaseException):
                 await call_next(incoming)
 
         super().__init__(*args, middlewares=[swallow], **options)
@@ -313,7 +324,7 @@ class StartsAgain(TransportIntegrationEventBus):
             await super().startup()
         else:
             for registration in self.registrations:
-                await self._roster.subscribe(registration)
+                await self._consumers.subscribe(registration)
 
 
 class CannotStopTwice(TransportIntegrationEventBus):

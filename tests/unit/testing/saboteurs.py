@@ -44,6 +44,7 @@ from tests.unit.testing.sabotage import (
     SendsIntoTheVoid,
     StartsAgain,
     SwallowsErrors,
+    SwallowsWhatIsNoError,
     TriesThriceAtOnce,
     WedgeWhenCancelled,
     change,
@@ -255,6 +256,11 @@ SABOTEURS = [
                 d, headers={**d.headers, "ce-id": f"{d.id}-{d.attempt}"}
             )
         ),
+    ),
+    by(
+        "test_10_whatever_a_handler_raises_is_a_failed_attempt",
+        "3 events are handled",
+        bus_class=SwallowsWhatIsNoError,
     ),
     # 11
     by(

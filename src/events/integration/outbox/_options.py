@@ -13,7 +13,7 @@ from events.integration.outbox._order import Order
 from events.integration.topology import RetryPolicy
 
 __all__ = [
-    "CircleOptions",
+    "RelayOptions",
     "RelayStep",
     "check_count",
     "check_in_flight",
@@ -27,8 +27,8 @@ RelayStep: TypeAlias = Literal["renewed", "selected", "sent", "removed"]
 _LONGEST_NAME = 255
 
 
-class CircleOptions(Struct, frozen=True):
-    """The options of a relay; see `OutboxRelay`. `pipelined` has two batches in flight, if the order may."""
+class RelayOptions(Struct, frozen=True):
+    """What `OutboxRelay` takes. `pipelined` has two batches in flight, if the order allows it."""
 
     name: str | None
     order: Order

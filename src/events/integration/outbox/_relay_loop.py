@@ -49,7 +49,7 @@ from events.integration.outbox._forwarding import Forward, forward_in_waves
 from events.integration.outbox._log_fields import tell_sent
 from events.integration.outbox._membership import Membership
 from events.integration.outbox._metrics import Metrics
-from events.integration.outbox._options import CircleOptions
+from events.integration.outbox._options import RelayOptions
 from events.integration.outbox._order import order_named
 from events.integration.outbox._outage import Outage, not_cancelled
 from events.integration.outbox._reading import Reader
@@ -77,7 +77,7 @@ class RelayLoop:
         who: str,
         store: OutboxStore,
         forward: Forward,
-        options: CircleOptions,
+        options: RelayOptions,
         gauge: Metrics,
     ) -> None:
         self._who = who

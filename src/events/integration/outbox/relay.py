@@ -22,7 +22,7 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.outbox._forwarding import ForwardingBus, forward_to
 from events.integration.outbox._metrics import Metrics
 from events.integration.outbox._options import (
-    CircleOptions,
+    RelayOptions,
     RelayStep,
     check_count,
     check_in_flight,
@@ -142,7 +142,7 @@ class OutboxRelay:
         self._poll_interval = poll_interval
         self._shutdown_grace = shutdown_grace
         self._keep_parked = keep_parked
-        self._options = CircleOptions(
+        self._options = RelayOptions(
             name,
             order,
             lease,

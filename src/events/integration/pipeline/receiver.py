@@ -8,7 +8,8 @@
                                  '--- Wait --- judge --> Retry or Reject
 
 Cancellation by the shutdown is no failure: the handler's delivery is released, whatever it raises
-then. Anything else that comes out of a handler is one, a cancellation that nobody expected too.
+then. Anything else that comes out of a handler is one, a cancellation that nobody expected too, and
+a `GeneratorExit`. `KeyboardInterrupt` and `SystemExit` alone go on to the event loop.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from events.integration.message import (
     Settlement,
     set_current_delivery,
 )
+from events.integration.observation import Observer, current_observer
 from events.integration.pipeline.middleware import IncomingEvent, Middleware, compose
 from events.integration.pipeline.retry import Wait, describe, judge
 from events.integration.pipeline.scheduler import DeliveryScheduler
@@ -48,7 +50,7 @@ __all__ = ["Receiver"]
 
 _SKIPPED_TYPES = 100  # are named in the log, each once: a producer may make up as many as it likes
 _ACK = Ack()
-_ENDING = (KeyboardInterrupt, SystemExit, GeneratorExit)  # of the process, or of the event loop
+_ENDING = (KeyboardInterrupt, SystemExit)  # of the process
 
 logger = logging.getLogger("events.integration")
 
@@ -66,11 +68,13 @@ class Receiver:
         retry: RetryPolicy,
         max_body_size: int,
         features: TransportFeatures,
+        system: str = "other",
     ) -> None:
         self._registration = registration
         self._scheduler = scheduler
         self._decoder = decoder
         self._handle = compose(middlewares, self._consume)
+        self._system = system
         self._retry = retry
         self._max_body_size = max_body_size
         self._delayed_retry = features.delayed_retry
@@ -81,6 +85,21 @@ class Receiver:
 
     def deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
         """Decode the delivery and put it in line; see `events.integration.transport.Deliver`."""
+        observer = current_observer()
+        if observer is None:
+            return self._deliver(delivery)
+        observer.received(delivery, self._system)
+        settled = self._deliver(delivery)
+        settled.add_done_callback(partial(self._settled, observer, delivery))
+        return settled
+
+    def _settled(
+        self, observer: Observer, delivery: Delivery, settled: asyncio.Future[Settlement]
+    ) -> None:
+        if not settled.cancelled():
+            observer.settled(delivery, self._system, settled.result())
+
+    def _deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
         try:
             delivery = self._opened(delivery)
         except MalformedEventError as error:
@@ -90,7 +109,9 @@ class Receiver:
             return _done(refused)
         try:
             event = self._decoder.decode(delivery)
-        except Exception as error:  # noqa: BLE001 - the user's own classes and upcasters run here
+        except _ENDING:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's own classes and upcasters run here
             return _done(self._reject(delivery, UNDECODABLE, describe(error)))
         if event is None:
             self._tell_of_skipped(delivery)
@@ -137,16 +158,16 @@ class Receiver:
     ) -> Settlement:
         """Handle the event until it is handled, given up, or the broker's again."""
         first = delivery.attempt
+        task = asyncio.current_task()
         while True:
             try:
                 if failure is not None:
                     raise failure
                 set_current_delivery(delivery)
-                await self._handle(IncomingEvent(event, delivery, self._registration))
-            except _ENDING:
-                raise
-            except BaseException as error:  # noqa: BLE001 - whatever a handler raises is its failure
-                task = asyncio.current_task()
+                await self._process(IncomingEvent(event, delivery, self._registration))
+            except BaseException as error:
+                if _ends(error, task):
+                    raise
                 if self._scheduler.has_cancelled(task):
                     return self._give_back(0.0, delivery.attempt - 1, first)
                 verdict = self._judge(delivery, _as_failure(error))
@@ -163,6 +184,14 @@ class Receiver:
             except asyncio.CancelledError:
                 return self._give_back(verdict.seconds, delivery.attempt, first)
             delivery = replace(delivery, attempt=delivery.attempt + 1)
+
+    def _process(self, incoming: IncomingEvent) -> Awaitable[None]:
+        observer = current_observer()
+        return self._handle(incoming) if observer is None else self._observed(incoming, observer)
+
+    async def _observed(self, incoming: IncomingEvent, observer: Observer) -> None:
+        with observer.processing(incoming.delivery, self._system, self._registration.trace):
+            await self._handle(incoming)
 
     def _give_back(self, after: float, attempt: int, first: int) -> Settlement:
         """Have the broker deliver it again; attempts that did fail it must not forget."""
@@ -196,6 +225,9 @@ class Receiver:
         verdict = judge(self._retry, error, delivery.attempt, delayed_retry=self._delayed_retry)
         if isinstance(verdict, Reject):
             return self._reject(delivery, verdict.reason, verdict.error, error)
+        observer = current_observer()
+        if observer is not None and isinstance(verdict, Wait):
+            observer.retrying(delivery, self._system, verdict.seconds)
         logger.warning(
             "%s failed on %s from topic %r, attempt %d of %d, again in %.3g s: %s",
             delivery.consumer,
@@ -225,6 +257,19 @@ class Receiver:
             extra=_fields(delivery),
         )
         return Reject(reason, text, delivery.attempt)
+
+
+def _ends(error: BaseException, task: asyncio.Task[object] | None) -> bool:
+    """Tell whether the process ends, or the event loop did and this coroutine is closed.
+
+    Whatever else a handler raises is its failure.
+    """
+    if not isinstance(error, GeneratorExit):
+        return isinstance(error, _ENDING)
+    try:
+        return asyncio.current_task() is not task
+    except RuntimeError:  # no event loop runs
+        return True
 
 
 def _named(delivery: Delivery) -> str:

@@ -37,6 +37,13 @@ HEADERS = {"x-kept": "as it was"}
 NEVER_AGAIN = RetryPolicy(attempts=1)
 
 
+class _OfItsOwnError(BaseException):
+    """What some libraries end their own affairs by."""
+
+
+RAISED = (GeneratorExit, asyncio.CancelledError, _OfItsOwnError)
+
+
 class FailureContracts(ContractSuite):
     """Show that a bus loses nothing when handlers, bytes or dead letters fail."""
 
@@ -51,6 +58,28 @@ class FailureContracts(ContractSuite):
     ) -> None:
         """Where retries wait at the broker."""
         await _third_attempt_succeeds(scenario, in_place=False)
+
+    @contract(10)
+    async def test_10_whatever_a_handler_raises_is_a_failed_attempt(
+        self, scenario: Scenario
+    ) -> None:
+        """Also what is no `Exception`; the consumer goes on with the next event."""
+
+        async def fail_first(event: Numbered) -> None:
+            delivery = current_delivery()
+            if delivery is not None and delivery.attempt == 1:
+                raise RAISED[event.number]
+
+        topic, probe = scenario.topic(), scenario.probe(react=fail_first)
+        retry = scenario.retry(2, in_place=True)
+        bus = await scenario.started(scenario.registration(probe, topic, retry=retry))
+        numbers = list(range(len(RAISED)))
+        for number in numbers:
+            await scenario.soon(bus.send(topic, Numbered(number)), "send")
+        await scenario.handled(len(RAISED), probe)
+        assert probe.numbers == numbers, f"handled: {probe.numbers}"
+        assert probe.attempts == [1, 2] * len(RAISED), f"attempts: {probe.attempts}"
+        assert bus.health().healthy, f"the consumer is not well: {bus.health()}"
 
     @contract(11)
     async def test_11_attempts_are_bounded_in_place(self, scenario: Scenario) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from events.errors import BusUnavailableError, InvalidTopologyError
-from events.integration.brokering.outage import Outage
+from events.integration.brokering.problems import Outage
 from events.integration.brokering.urls import masked
 from events.integration.implementation.rabbitmq._bindings import Bindings
 from events.integration.implementation.rabbitmq._connection import Connection
@@ -36,6 +36,7 @@ _FIRST = "it needs a URL first, as in 'amqp://localhost'"
 class RabbitMQTransport:
     """A `Transport` to a RabbitMQ broker or cluster; for its options see the bus."""
 
+    system = "rabbitmq"
     features = TransportFeatures(
         durability="broker",
         delivery="group",

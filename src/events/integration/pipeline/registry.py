@@ -1,7 +1,7 @@
-"""The consumers of one bus: who receives, who is ending, who has died.
+"""The registry of one bus's consumers: which receive, which are closing, which have died.
 
-subscribe --> receiving --close--> ending --> forgotten
-                  '---- by itself ----> dead, and `next_end` says so
+subscribe --> receiving --close--> closing --> forgotten
+                  '---- by itself ----> dead, and `watch` raises
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from events.errors import ConsumerStoppedError, InvalidTopologyError
 from events.integration.health import ConsumerHealth
+from events.integration.observation import system_of
 from events.integration.pipeline.middleware import Middlewares
 from events.integration.pipeline.receiver import Receiver
 from events.integration.pipeline.scheduler import DeliveryScheduler
@@ -20,10 +21,10 @@ from events.integration.topology import IntegrationEventBusRegistration, RetryPo
 from events.integration.transport import Subscription, Transport
 from events.integration.upcasting import gaps
 
-__all__ = ["Roster", "check"]
+__all__ = ["ConsumerRegistry", "check"]
 
 
-class Roster:
+class ConsumerRegistry:
     """Own the subscribers of a bus, one for each consumer and topic."""
 
     def __init__(
@@ -54,6 +55,7 @@ class Roster:
             retry=retry,
             max_body_size=self._max_body_size,
             features=self._transport.features,
+            system=system_of(self._transport),
         )
         subscription = Subscription(
             topic=registration.topic.name,

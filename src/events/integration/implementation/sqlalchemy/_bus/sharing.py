@@ -1,0 +1,146 @@
+"""Who takes what: the partitions of each consumer, leased to the buses that serve it.
+
+As with relays (`events.integration.outbox.partitions`), a row belongs to a partition by its key, a
+partition is held by one bus at most, until its lease runs out by the database's clock. One bus
+serves many consumers, so it has one *seat* for all of them: partitions by consumer, one lease.
+
+    free --taken up to the share--> read --more buses than before--> drained --empty--> free
+                                      ^                                 |
+                                      '-------- fewer again ------------'
+
+Of a partition that is being drained nothing more is read; it is given up when what was read is
+settled. The seat of a bus whose lease has run out stays until others have taken all that it held.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from events.integration.outbox import PARTITIONS
+
+__all__ = ["ALL", "Held", "Seat", "Taken", "partitions_in", "take", "text_of"]
+
+ALL = (1 << PARTITIONS) - 1
+"""The set of all partitions, as bits."""
+
+
+class Seat(Struct, frozen=True):
+    """What one bus holds: partitions by the consumer's number. `remaining` is in seconds."""
+
+    member: str
+    token: str
+    partitions: Mapping[int, int]
+    length: float
+    remaining: float
+
+
+class Held(Struct, frozen=True):
+    """The partitions of one consumer: those that are held, and of these the ones that are read."""
+
+    partitions: int
+    read: int
+    taken: int = 0
+    """Those that were a dead bus's until now."""
+
+    @property
+    def is_settled(self) -> bool:
+        """Tell whether it waits for no partition, and nobody waits for one of its."""
+        return self.partitions == self.read
+
+
+class Taken(Struct, frozen=True):
+    """What a bus decided: what it holds by consumer, the seats that change, and those that end."""
+
+    own: Seat
+    held: Mapping[int, Held]
+    written: Sequence[Seat]
+    ended: Sequence[str]
+    is_missing: bool
+
+
+def take(seats: Iterable[Seat], me: Seat, busy: Mapping[int, int]) -> Taken:
+    """Decide, given all seats, what `me` holds from now on.
+
+    `busy` has the consumers that it serves, each with the partitions in which something is
+    unsettled.
+    """
+    mine: Mapping[int, int] = {}
+    live: list[Seat] = []
+    dead: dict[str, tuple[Seat, dict[int, int]]] = {}
+    for seat in seats:
+        if seat.member == me.member and seat.token == me.token:
+            mine = seat.partitions
+        elif seat.remaining <= 0:
+            dead[seat.member] = seat, dict(seat.partitions)
+        else:
+            live.append(seat)
+    held: dict[int, Held] = {}
+    is_missing = False
+    changed = set[str]()
+    for consumer, at_work in busy.items():
+        serving = (seat for seat in live if consumer in seat.partitions)
+        others = {seat.member: seat.partitions[consumer] for seat in serving}
+        share = _share(me.member, others)
+        had = mine.get(consumer, 0)
+        read = _first(had, share)
+        partitions = read | (had & at_work)
+        free = ALL & ~(partitions | had | _union(others.values()))
+        taken = _first(free, share - read.bit_count())
+        partitions, read = partitions | taken, read | taken
+        is_missing = is_missing or read.bit_count() < share
+        was_dead = 0
+        for member, (_, theirs) in dead.items():
+            if theirs.get(consumer, 0) & taken:
+                was_dead |= theirs[consumer] & taken
+                theirs[consumer] &= ~taken
+                changed.add(member)
+        held[consumer] = Held(partitions, read, was_dead)
+    own = replace(
+        me,
+        partitions={consumer: each.partitions for consumer, each in held.items()},
+        remaining=me.length,
+    )
+    ended = [member for member, (_, theirs) in dead.items() if not any(theirs.values())]
+    left = [
+        replace(seat, partitions=theirs)
+        for member, (seat, theirs) in dead.items()
+        if member in changed and member not in ended
+    ]
+    overlong = [replace(o, remaining=o.length) for o in live if o.remaining > o.length]
+    return Taken(own, held, [*overlong, *left, own], ended, is_missing)
+
+
+def _share(member: str, others: Mapping[str, int]) -> int:
+    each, left_over = divmod(PARTITIONS, len(others) + 1)
+    return each + (sum(other < member for other in others) < left_over)
+
+
+def _first(partitions: int, count: int) -> int:
+    """Return the lowest so many of these partitions."""
+    found = 0
+    while partitions and found.bit_count() < count:
+        lowest = partitions & -partitions
+        found |= lowest
+        partitions ^= lowest
+    return found
+
+
+def _union(sets: Iterable[int]) -> int:
+    found = 0
+    for each in sets:
+        found |= each
+    return found
+
+
+def text_of(partitions: Mapping[int, int]) -> str:
+    """Return it as the table holds it."""
+    return ",".join(f"{consumer}:{held:x}" for consumer, held in sorted(partitions.items()))
+
+
+def partitions_in(text: str) -> dict[int, int]:
+    """Return what `text_of` wrote."""
+    pairs = (each.partition(":") for each in text.split(",") if each)
+    return {int(consumer): int(held, 16) for consumer, _, held in pairs}
