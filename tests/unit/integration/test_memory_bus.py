@@ -15,6 +15,7 @@ from events.integration import (
     RetryPolicy,
     Topic,
 )
+from events.integration.brokering.read_ahead import READ_AHEAD
 from events.integration.implementation.memory import (
     InMemoryBroker,
     InMemoryIntegrationEventBus,
@@ -278,3 +279,34 @@ async def test_nothing_but_its_start_ends_up_in_the_log_while_nothing_fails(
         await bus.send_many(TOPIC, [Ordered(n) for n in range(10)])
         await bus.broker.quiet()
     assert caplog.records == []
+
+
+async def test_what_is_at_hand_of_keys_that_wait_is_bounded_in_bytes() -> None:
+    made, gate = 0, asyncio.Event()
+
+    @dataclass
+    class Large(IntegrationEvent):
+        type = "memory.large"
+        version = 1
+        text: str
+
+        def __post_init__(self) -> None:
+            nonlocal made
+            made += 1
+
+    async def handle(event: Large) -> None:
+        await gate.wait()
+
+    size, count = 900_000, 30
+    large = Large("x" * size)
+    consumer = EventHandlerConsumer("slow", {Large: handle})
+    registration = IntegrationEventBusRegistration(
+        consumer, TOPIC, [Large], order_by=lambda _: "one", concurrency=2
+    )
+    async with InMemoryIntegrationEventBus([registration]) as bus:
+        await bus.send_many(TOPIC, [large] * count)
+        assert READ_AHEAD <= (made - 1) * size <= READ_AHEAD + size
+        gate.set()
+        await bus.broker.quiet()
+    IntegrationEvent.registry.remove(Large)
+    assert made == count + 1
