@@ -19,7 +19,7 @@ from events.errors import (
     SendRefusedError,
 )
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
-from events.integration.brokering.outage import MOST_LINES
+from events.integration.brokering.problems import MOST_LINES
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus, _bindings
 from events.integration.implementation.rabbitmq._driver import size_of_header
 from events.integration.implementation.rabbitmq._publisher import Publisher

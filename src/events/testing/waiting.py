@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
+from events.integration.brokering.backoff import Backoff
 from events.integration.implementation.memory import InMemoryBroker, InMemoryIntegrationEventBus
 
 __all__ = ["eventually", "until_quiet"]
 
 T = TypeVar("T")
 
-_FIRST_LOOK = 0.001  # seconds between looks; each next one waits twice as long
-_LAST_LOOK = 0.02
+_FIRST_LOOK, _LAST_LOOK = 0.001, 0.02  # seconds between looks
 
 
 @overload
@@ -59,7 +59,7 @@ async def eventually(
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
-    pause = _FIRST_LOOK
+    backoff = Backoff(_FIRST_LOOK, _LAST_LOOK)
     while True:
         over = loop.time() >= deadline
         try:
@@ -74,8 +74,7 @@ async def eventually(
         if over:
             seen = "" if saw is None else f"; seen: {saw()!r}"
             raise AssertionError(f"waited {timeout:g} s for {_where(condition)}: {last}{seen}")
-        await asyncio.sleep(pause)
-        pause = min(2 * pause, _LAST_LOOK)
+        await backoff.pause()
 
 
 def _where(condition: Callable[[], object]) -> str:

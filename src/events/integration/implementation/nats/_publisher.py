@@ -26,6 +26,7 @@ from events.errors import (
     SendOutcomeUnknownError,
     SendRefusedError,
 )
+from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.problems import Problems
 from events.integration.implementation.nats._api import Api, DeniedError
 from events.integration.implementation.nats._denials import Denial
@@ -276,7 +277,7 @@ class Publisher:
 
     async def _ensure(self, stream: StreamSpec, after: float) -> None:
         """Have the stream be there, then let those that are parked for it go."""
-        name, wait = stream.name, _FIRST_WAIT
+        name, backoff = stream.name, Backoff(_FIRST_WAIT, _LONGEST_WAIT)
         try:
             await asyncio.sleep(after)
             while any(not sending.future.done() for sending in self._parked[name]):
@@ -293,8 +294,7 @@ class Publisher:
                         if sending.number in self._in_flight:
                             self._writer.put(sending)
                     return
-                await asyncio.sleep(wait)
-                wait = min(2 * wait, _LONGEST_WAIT)
+                await backoff.pause()
             for sending in self._parked.pop(name, []):  # nobody waits for them any more
                 if sending.number in self._in_flight:
                     self._done(sending)

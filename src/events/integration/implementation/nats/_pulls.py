@@ -20,6 +20,7 @@ from nats.aio.subscription import Subscription as NatsSubscription
 from nats.errors import Error as NatsError
 
 from events.errors import BusError, BusUnavailableError
+from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.problems import Problems
 from events.integration.implementation.nats._api import Api
 from events.integration.implementation.nats._denials import Denial
@@ -320,7 +321,7 @@ class Pulls:
 
     async def _tend(self) -> None:
         """Mend what is broken, notice what is silent."""
-        wait, mended = _FIRST_WAIT, 0.0
+        backoff, mended = Backoff(_FIRST_WAIT, _LONGEST_WAIT), 0.0
         while True:
             try:
                 async with asyncio.timeout(_HEARTBEAT):
@@ -331,10 +332,9 @@ class Pulls:
                     self._mend()
                 continue
             if self._loop.time() - mended < _LONGEST_WAIT:  # it did not help, or not for long
-                await asyncio.sleep(wait)
-                wait = min(2 * wait, _LONGEST_WAIT)
+                await backoff.pause()
             else:
-                wait = _FIRST_WAIT
+                backoff.reset()
             try:
                 await self._mend_now()
             except BusError as error:
@@ -343,7 +343,7 @@ class Pulls:
             mended = self._loop.time()
 
     async def _mend_now(self) -> None:
-        wait, began = _FIRST_WAIT, self._loop.time()
+        backoff, began = Backoff(_FIRST_WAIT, _LONGEST_WAIT), self._loop.time()
         while True:
             self._trouble.clear()
             if not self._link.up:
@@ -367,8 +367,7 @@ class Pulls:
                 self._problems.clear(_MEND)
                 if not self._trouble.is_set():
                     break
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, _LONGEST_WAIT)
+            await backoff.pause()
         self._forget_asked()
         self.heard = self._loop.time()
         self._pulling = True

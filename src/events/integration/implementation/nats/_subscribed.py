@@ -22,6 +22,7 @@ import msgspec
 from nats.errors import Error as NatsError
 
 from events.errors import BusError
+from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.problems import Problems
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError
@@ -258,14 +259,13 @@ class NatsSubscribed:
 
     async def _persistently(self, ask: Any, default: Any = None) -> Any:
         """Ask until there is an answer; return the default if it is too late for one."""
-        wait = _FIRST_WAIT
+        backoff = Backoff(_FIRST_WAIT, _LONGEST_WAIT)
         while not self._paused:
             try:
                 return await ask()
             except (BusError, ApiError) as error:
                 logger.debug("%s: %s", self._name, error)
-            await asyncio.sleep(wait)
-            wait = min(2 * wait, _LONGEST_WAIT)
+            await backoff.pause()
         return default
 
     def _delivery(self, hand: Hand) -> Delivery:

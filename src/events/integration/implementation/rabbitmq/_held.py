@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.handled import Identity
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
@@ -21,7 +22,7 @@ class Held:
     """A delivery that is not acknowledged."""
 
     __slots__ = (
-        "_identity", "body", "channel", "handled_as", "pause", "properties", "settlement",
+        "_identity", "backoff", "body", "channel", "handled_as", "properties", "settlement",
         "suspect", "tag", "type",
     )  # fmt: skip
 
@@ -35,7 +36,7 @@ class Held:
         self.body = body
         self.suspect = suspect
         self.settlement: Settlement | None = None
-        self.pause = FIRST_PAUSE
+        self.backoff: Backoff | None = None  # once it could not be moved
         self.handled_as: Identity | None = None  # once a handler has it, unless that failed
         self._identity: tuple[str, str, int, int] | None = None
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 
 from events.errors import BusUnavailableError
 from events.integration.brokering.backoff import Backoff
-from events.integration.brokering.outage import Outage
+from events.integration.brokering.problems import Outage
 from events.integration.brokering.urls import masked
 from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._driver import DriverError

@@ -15,9 +15,10 @@ import logging
 from collections.abc import Callable
 
 from events.errors import BusError, MessageTooLargeError
+from events.integration.brokering.backoff import Backoff
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._driver import Properties
-from events.integration.implementation.rabbitmq._held import Held
+from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, Held
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._topology import Queue
 from events.integration.message import Ack
@@ -95,11 +96,13 @@ class Moves:
         if not isinstance(error, BusError) or not self._trying:
             self._give_up(held)
             return
+        held.backoff = held.backoff or Backoff(FIRST_PAUSE, LONGEST_PAUSE)
+        pause = held.backoff.take()
         logger.error(
             "%s cannot be put into %s, it stays where it is and is tried again in %.3g s: %s",
             wire.id_of(held.properties, held.body),
             queue,
-            held.pause,
+            pause,
             error,
         )
 
@@ -108,9 +111,8 @@ class Moves:
             if held in self._held:
                 self.move(held, queue, properties)
 
-        timer = self._loop.call_later(held.pause, again)
+        timer = self._loop.call_later(pause, again)
         self._put_off.add(timer)
-        held.pause = min(2 * held.pause, LONGEST_PAUSE)
 
     def stop(self) -> None:
         """Put none off any more."""

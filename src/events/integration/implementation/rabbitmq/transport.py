@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import cast
 
 from events.errors import BusUnavailableError, InvalidTopologyError
-from events.integration.brokering.outage import Outage
+from events.integration.brokering.problems import Outage
 from events.integration.brokering.urls import masked
 from events.integration.implementation.rabbitmq._bindings import Bindings
 from events.integration.implementation.rabbitmq._connection import Connection

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import MetaData, StaticPool, Table
@@ -30,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from events.errors import InboxError, InvalidTopologyError
+from events.integration.brokering.backoff import Backoff
 from events.integration.implementation.sqlalchemy._claim import Claim, connection_of
 from events.integration.implementation.sqlalchemy._purging import Purge
 from events.integration.implementation.sqlalchemy.inbox_table import (
@@ -216,17 +216,17 @@ class SQLAlchemyInbox(ManagedMiddleware):
         # A transaction that somebody has begun is theirs: it cannot be begun anew from here.
         patience = 0.0 if session.in_transaction() else self._patience
         loop = asyncio.get_running_loop()
-        deadline, pause = loop.time() + patience, 0.05
+        deadline, backoff = loop.time() + patience, Backoff(0.05, 1.0)
         while True:
             try:
                 return await session.run_sync(self._claim_now, row)
             except BaseException as error:
                 await roll_back(session, error)
+                pause = backoff.take()
                 if not _temporary(error) or loop.time() + pause > deadline:
                     raise
                 logger.debug("%r waits for its database: %s", self, error)
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
-            pause = min(2 * pause, 1.0)
+            await asyncio.sleep(pause)
 
     def _claim_now(self, session: Session, row: Row) -> Claim:
         if self._purge.engine is None:
