@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any, TypeAlias, cast
 
 from events.integration.brokering.backoff import Backoff
-from events.integration.brokering.outage import Outage
+from events.integration.brokering.problems import Outage
 from events.integration.implementation.redis._connecting import (
     CONNECTION_ERRORS,
     Connection,

@@ -11,8 +11,9 @@ from another program is read as well, and so are frames of FastStream.
 
 What is read ahead of the handlers is kept as bytes, as it came; for an order by keys it is decoded.
 A consumer that falls behind by `backlog` events, or by 8 MiB of them, stops the reading for all of
-the bus, so that memory stays flat; the server then buffers for us, and drops the connection when its own limit is
-reached (`client-output-buffer-limit pubsub`). That is logged, and counted in `interruptions`.
+the bus, so that memory stays flat; the server then buffers for us, and drops the connection when
+its own limit is reached (`client-output-buffer-limit pubsub`). That is logged, and counted in
+`interruptions`.
 """
 
 from __future__ import annotations
