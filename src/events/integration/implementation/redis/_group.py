@@ -298,7 +298,7 @@ class StreamConsumer:
         if entry.deaths >= self._options.max_deaths and entry.suspect:
             text = f"the process that handled it died, {entry.deaths} times in a row"
             logger.error("%s gives up on %s: %s", self.name, entry.message_id, text)
-            self._settle(entry, Reject(CRASHED, text, entry.attempt - 1))
+            self._settle(entry, Reject(CRASHED, text, entry.attempt))
             return
         delivery = Delivery(
             self.keys.topic,
