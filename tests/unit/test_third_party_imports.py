@@ -22,6 +22,7 @@ NEWER_STDLIB = {"annotationlib"}
 # The longest path that a module begins with says what it may import besides the standard library.
 ALLOWED = {
     "events": set[str](),
+    "events.contracts": {"msgspec"},
     "events.domain.implementation.dishka": {"dishka"},
     "events.domain.implementation.sqlalchemy": {"sqlalchemy"},
     "events.integration": {"msgspec"},

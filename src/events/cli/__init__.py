@@ -22,6 +22,7 @@ __all__ = ["FAILED", "OK", "UNAVAILABLE", "USAGE", "UsageError", "main"]
 
 _COMMANDS = {
     "run": "run the consumers of a bus until SIGTERM or SIGINT",
+    "schema": "lock, check and compare the contracts of events",
 }
 
 
@@ -63,5 +64,5 @@ def _failed(error: Exception) -> int:
 
     if not isinstance(error, EventsError):
         raise error
-    print(f"events: {error}", file=sys.stderr)  # noqa: T201 - it is a command
+    print(f"events: {error}", file=sys.stderr)
     return UNAVAILABLE if isinstance(error, BusUnavailableError) else FAILED

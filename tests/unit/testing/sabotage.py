@@ -271,12 +271,12 @@ def registering(**changes: Any) -> type[TransportIntegrationEventBus]:
     class Bus(TransportIntegrationEventBus):
         def __init__(self, *args: Any, **options: Any) -> None:
             super().__init__(*args, **options)
-            subscribe = self._roster.subscribe
+            subscribe = self._consumers.subscribe
 
             async def changed(registration: IntegrationEventBusRegistration) -> None:
                 await subscribe(replace(registration, **changes))
 
-            self._roster.subscribe = changed  # type: ignore[method-assign]
+            self._consumers.subscribe = changed  # type: ignore[method-assign]
 
     return Bus
 
@@ -324,7 +324,7 @@ class StartsAgain(TransportIntegrationEventBus):
             await super().startup()
         else:
             for registration in self.registrations:
-                await self._roster.subscribe(registration)
+                await self._consumers.subscribe(registration)
 
 
 class CannotStopTwice(TransportIntegrationEventBus):

@@ -33,7 +33,7 @@ from events.integration.message import DeadLetter, Message
 from events.integration.paging import all_found, check_limit, ids_of
 from events.integration.pipeline.lifecycle import LifecycleLock, calling, first_of
 from events.integration.pipeline.middleware import Middleware, Middlewares
-from events.integration.pipeline.roster import Roster, check
+from events.integration.pipeline.registry import ConsumerRegistry, check
 from events.integration.pipeline.sender import Sender
 from events.integration.topology import (
     Consumer,
@@ -114,7 +114,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                     repr(self), f"{name} must be a number from 0 on, not {number!r}"
                 )
         self._middlewares = Middlewares(middlewares)
-        self._roster = Roster(
+        self._consumers = ConsumerRegistry(
             transport,
             middlewares=self._middlewares,
             retry=retry or RetryPolicy(),
@@ -180,20 +180,20 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             self._require_own_loop("shut down")
         self._refuse_from_handler("shutdown")
         grace = self._shutdown_grace if grace is None else grace
-        self._roster.hurry(grace)
+        self._consumers.hurry(grace)
         async with self._lifecycle:
             if self._started:
                 await self._stop(grace)
 
     async def _stop(self, grace: float) -> None:
         try:
-            await self._roster.close_all(grace)
+            await self._consumers.close_all(grace)
         except asyncio.CancelledError:
-            await self._roster.close_all(0)
+            await self._consumers.close_all(0)
             raise
         finally:
             self._started = False
-            self._roster.clear()
+            self._consumers.clear()
             try:
                 await self._middlewares.shutdown()
             finally:
@@ -211,7 +211,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
 
         def on_signal() -> None:
             if stop.is_set():  # as of somebody who presses Ctrl-C again
-                self._roster.hurry(0)
+                self._consumers.hurry(0)
             stop.set()
 
         with calling(on_signal, on=signals):
@@ -219,7 +219,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                 # Who starts waits for a broker, perhaps for long: a signal ends that, too.
                 await first_of(stop.wait(), self.startup())
                 if not stop.is_set():
-                    await first_of(stop.wait(), self._roster.watch())
+                    await first_of(stop.wait(), self._consumers.watch())
             finally:
                 await self.shutdown()
 
@@ -229,7 +229,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         return BusHealth(
             started=self._started,
             connected=self._started and self.transport.connected,
-            consumers=self._roster.health(),
+            consumers=self._consumers.health(),
             error=error if self._started else None,
         )
 
@@ -243,10 +243,10 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         """
         async with self._lifecycle:
             check(registration, self.registrations)
-            await self._roster.wait_until_free(registration)
+            await self._consumers.wait_until_free(registration)
             if self._started:
                 self._require_own_loop("register a consumer")
-                await self._roster.subscribe(registration)
+                await self._consumers.subscribe(registration)
             await super().register(registration)
 
     async def unregister(self, registration: IntegrationEventBusRegistration) -> None:
@@ -262,19 +262,19 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             self._require_own_loop("unregister a consumer")
         self._refuse_from_handler("unregister", only=registration)
         self.registrations.remove(registration)
-        await self._roster.close(registration, self._shutdown_grace)
+        await self._consumers.close(registration, self._shutdown_grace)
 
     async def _subscribe_unless_gone(self, registration: IntegrationEventBusRegistration) -> None:
         """Subscribe for `startup`, during which `unregister` may be called."""
         if registration in self.registrations:
-            await self._connection.need(partial(self._roster.subscribe, registration))
+            await self._connection.need(partial(self._consumers.subscribe, registration))
             if registration not in self.registrations:
-                await self._roster.close(registration, 0)
+                await self._consumers.close(registration, 0)
 
     def _refuse_from_handler(
         self, verb: str, only: IntegrationEventBusRegistration | None = None
     ) -> None:
-        if self._roster.runs(asyncio.current_task(), only):
+        if self._consumers.runs(asyncio.current_task(), only):
             raise UnsupportedByBusError(
                 self,
                 f"{verb} from inside a handler that it would wait for",

@@ -1,7 +1,7 @@
-"""The consumers of one bus: who receives, who is ending, who has died.
+"""The registry of one bus's consumers: which receive, which are closing, which have died.
 
-subscribe --> receiving --close--> ending --> forgotten
-                  '---- by itself ----> dead, and `next_end` says so
+subscribe --> receiving --close--> closing --> forgotten
+                  '---- by itself ----> dead, and `watch` raises
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from events.integration.topology import IntegrationEventBusRegistration, RetryPo
 from events.integration.transport import Subscription, Transport
 from events.integration.upcasting import gaps
 
-__all__ = ["Roster", "check"]
+__all__ = ["ConsumerRegistry", "check"]
 
 
-class Roster:
+class ConsumerRegistry:
     """Own the subscribers of a bus, one for each consumer and topic."""
 
     def __init__(
