@@ -122,9 +122,9 @@ class Supervisor(Generic[C]):
                     raise BusUnavailableError(self._outage.name, why)
                 first.result()
             except BaseException:
-                why = self.reason
+                failed = self.reason
                 await self._close()
-                self.reason = why  # which is of more use than that it is closed
+                self.reason = failed  # which is of more use than that it is closed
                 raise
             finally:
                 self._first = None
