@@ -21,6 +21,7 @@ from events.domain.aggregate import AggregateRootMixin, having_events, pops_its_
 from events.domain.event import DomainEvent
 from events.domain.event_handler.factory import DomainEventHandlerFactory, made_in_unit_of_work
 from events.domain.event_handler.handler import DomainEventHandler
+from events.domain.observation import ObservedHandler, observed
 from events.errors import DispatcherBusyError, EventChainTooLongError, InvalidDomainEventError
 
 __all__ = ["DomainEventDispatcher"]
@@ -142,7 +143,7 @@ class DomainEventDispatcher:
                 event = step[0]
                 event_type = type(event)
                 if event_type not in handlers:
-                    handlers[event_type] = await self._create(event_type)
+                    handlers[event_type] = observed(await self._create(event_type))
                 for handler in handlers[event_type]:
                     await handler.handle(event)
                 if seen or asked:
@@ -275,4 +276,6 @@ def _note(
 
 
 def _name(handler: DomainEventHandler[Any]) -> str:
+    if isinstance(handler, ObservedHandler):
+        handler = handler.handler
     return type(handler).__qualname__

@@ -50,7 +50,7 @@ class Hand:
         self.name = name
         self.attempt = 1
         self.silent = 0  # attempts before this one that ended without a word
-        self.written = False  # the ledger has an entry
+        self.written = False  # there is an entry of its attempts
 
 
 class Leases:
