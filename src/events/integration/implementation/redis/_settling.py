@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.problems import Problems
@@ -19,7 +19,7 @@ from events.integration.implementation.redis._connecting import DisconnectedErro
 from events.integration.implementation.redis._entries import Entry, Keys, topics_key
 from events.integration.implementation.redis._link import Link
 from events.integration.implementation.redis._scripts import DONE_AGAIN, MOVE, PARK, Script
-from events.integration.message import Reject, Retry
+from events.integration.message import Retry
 
 __all__ = ["Settler"]
 
@@ -103,11 +103,10 @@ class Settler:
         due = math.ceil(retry.after * 1000)
         self._move(entry, self._keys.later, due, entry.again(retry.attempt))
 
-    def bury(self, entry: Entry, reject: Reject) -> None:
-        """Keep it as a dead letter, and its topic among those that have any."""
-        fields = entry.dead(reject.attempts, reject.reason, reject.error)
+    def dead_letter(self, entry: Entry, record: Mapping[str, str]) -> None:
+        """Keep it as a dead letter, of which this is known, and list its topic among those."""
         listed = "SADD", topics_key(self._keys.group), self._keys.topic
-        self._move(entry, self._keys.dead, -1, fields, listed)
+        self._move(entry, self._keys.dead, -1, entry.dead(record), listed)
 
     def park(self, entry: Entry) -> None:
         """Give it back, as if it had never been delivered."""
