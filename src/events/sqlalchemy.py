@@ -1,4 +1,4 @@
-"""Outbox, inbox and domain events in SQLAlchemy's transactions.
+"""Outbox, inbox and domain events in SQLAlchemy's transactions, and a bus on tables.
 
 Needs the extra of a database: `pip install "integration-events[postgresql]"` (asyncpg), `psycopg`,
 `mariadb`, or `sqlalchemy` (SQLite, or a driver of your own).
@@ -11,20 +11,26 @@ from events.integration.implementation.sqlalchemy import (
     SQLAlchemyInbox,
     SQLAlchemyOutbox,
     SQLAlchemyOutboxStore,
+    bus_table,
     current_session,
     enable_wal,
     inbox_table,
     lane_of,
     outbox_table,
 )
+from events.integration.implementation.sqlalchemy import (
+    SQLAlchemyIntegrationEventBus as SQLAlchemyBus,
+)
 
 __all__ = [
     "AT_ONCE",
     "LANES",
+    "SQLAlchemyBus",
     "SQLAlchemyDomainEvents",
     "SQLAlchemyInbox",
     "SQLAlchemyOutbox",
     "SQLAlchemyOutboxStore",
+    "bus_table",
     "current_session",
     "enable_wal",
     "inbox_table",

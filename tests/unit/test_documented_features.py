@@ -12,6 +12,7 @@ from events.integration.implementation.memory import (
 from events.integration.implementation.nats import NatsTransport
 from events.integration.implementation.rabbitmq import RabbitMQTransport
 from events.integration.implementation.redis import RedisPubSubTransport, RedisStreamsTransport
+from events.integration.implementation.sqlalchemy import SQLAlchemyTransport
 from events.integration.transport import TransportFeatures
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "buses" / "index.md"
@@ -24,6 +25,7 @@ BUSES: dict[str, TransportFeatures] = {
     "Redis Streams": RedisStreamsTransport.features,
     "Redis pub/sub": RedisPubSubTransport.features,
     "NATS JetStream": NatsTransport.features,
+    "a database": SQLAlchemyTransport.features,
 }
 
 ROWS = {

@@ -30,6 +30,7 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.health import BusHealth
 from events.integration.message import DeadLetter, Message
+from events.integration.observation import current_observer, system_of
 from events.integration.paging import all_found, check_limit, ids_of
 from events.integration.pipeline.lifecycle import LifecycleLock, calling, first_of
 from events.integration.pipeline.middleware import Middleware, Middlewares
@@ -55,9 +56,12 @@ class BusOptions(TypedDict, total=False):
       `ManagedMiddleware` is started and stopped with the bus.
     - `retry` is the policy of registrations that name none; `RetryPolicy()`.
     - `send_timeout` is how long `send` waits for the broker; 10.
+    - `connect_timeout` is how long `startup` tries to connect before it raises
+      `BusUnavailableError`, and how long each later attempt may take; where the broker refuses the
+      credentials, it raises at once; 5.
     - `startup_timeout` is how long `startup` may take in all; 30.
-    - `wait_for_broker` has `startup` wait for a broker that is down, for `startup_timeout` (with
-      `math.inf`, for ever), instead of raising `BusUnavailableError` at once; `False`.
+    - `wait_for_broker` has `startup` wait for a broker that is down or refuses, for
+      `startup_timeout` (with `math.inf`, for ever), instead of raising; `False`.
     - `shutdown_grace` is how long `shutdown` lets running handlers go on; 30.
     - `max_body_size`: beyond it `send` raises, and what arrives is a dead letter; 1 MiB.
     """
@@ -66,6 +70,7 @@ class BusOptions(TypedDict, total=False):
     middlewares: Sequence[Middleware]
     retry: RetryPolicy | None
     send_timeout: float
+    connect_timeout: float
     startup_timeout: float
     wait_for_broker: bool
     shutdown_grace: float
@@ -84,6 +89,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         middlewares: Sequence[Middleware] = (),
         retry: RetryPolicy | None = None,
         send_timeout: float = 10.0,
+        connect_timeout: float = 5.0,
         startup_timeout: float = 30.0,
         wait_for_broker: bool = False,
         shutdown_grace: float = 30.0,
@@ -99,6 +105,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             )
         for name, number in {
             "send_timeout": send_timeout,
+            "connect_timeout": connect_timeout,
             "startup_timeout": startup_timeout,
             "shutdown_grace": shutdown_grace,
             "max_body_size": max_body_size,
@@ -115,7 +122,9 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             max_body_size=max_body_size,
         )
         self._startup_timeout = startup_timeout
-        self._connection = FirstConnection(transport, repr(self), wait=wait_for_broker)
+        self._connection = FirstConnection(
+            transport, repr(self), timeout=connect_timeout, wait=wait_for_broker
+        )
         self._shutdown_grace = shutdown_grace
         self._sender = Sender(
             transport, repr(self), source=source, timeout=send_timeout, max_body_size=max_body_size
@@ -151,7 +160,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                     for registration in tuple(self.registrations):
                         await self._subscribe_unless_gone(registration)
             except BaseException as error:
-                why = self._why_startup_takes_so_long()
+                why = self._connection.waits_because
                 await self._stop(grace=0)
                 if isinstance(error, TimeoutError):
                     reason = f"startup took longer than {self._startup_timeout:g} s"
@@ -159,10 +168,6 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                         reason = f"{reason}: {why}"
                     raise BusUnavailableError(repr(self), reason) from error
                 raise
-
-    def _why_startup_takes_so_long(self) -> str | None:
-        """Return what it waits for, where it is known."""
-        return self._connection.waits_because
 
     async def shutdown(self, *, grace: float | None = None) -> None:
         """Stop the consumers, let running handlers end, then disconnect.
@@ -263,7 +268,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     async def _subscribe_unless_gone(self, registration: IntegrationEventBusRegistration) -> None:
         """Subscribe for `startup`, during which `unregister` may be called."""
         if registration in self.registrations:
-            await self._consumers.subscribe(registration)
+            await self._connection.need(partial(self._consumers.subscribe, registration))
             if registration not in self.registrations:
                 await self._consumers.close(registration, 0)
 
@@ -314,9 +319,11 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         """
         self._require_started("send events")
         encode = self._sender.encode
-        outcomes = await self.forward(
-            [encode(topic, event, key and key(event), headers) for event in events]
-        )
+        messages = [encode(topic, event, key and key(event), headers) for event in events]
+        observer = current_observer()
+        if observer is not None:
+            messages = [observer.created(message) for message in messages]
+        outcomes = await self.forward(messages)
         failures = {index: error for index, error in enumerate(outcomes) if error is not None}
         if failures:
             raise BatchSendError(repr(self), len(outcomes), failures)
@@ -360,12 +367,18 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         `NoSuchDeadLetterError` for those that are not there, after sending back the rest.
         """
         store, name, ids = self._dead_letter_store("redrive"), _name(consumer), ids_of(letters)
-        return all_found(ids, await store.redrive(name, ids), partial(NoSuchDeadLetterError, name))
+        found = await store.redrive(name, ids)
+        if (observer := current_observer()) is not None:
+            observer.redriven(name, len(found), system_of(self.transport))
+        return all_found(ids, found, partial(NoSuchDeadLetterError, name))
 
     async def discard(self, consumer: Consumer | str, letters: Iterable[DeadLetter | str]) -> int:
         """Remove dead letters for good; otherwise as `redrive`."""
         store, name, ids = self._dead_letter_store("discard"), _name(consumer), ids_of(letters)
-        return all_found(ids, await store.discard(name, ids), partial(NoSuchDeadLetterError, name))
+        found = await store.discard(name, ids)
+        if (observer := current_observer()) is not None:
+            observer.discarded(name, len(found), system_of(self.transport))
+        return all_found(ids, found, partial(NoSuchDeadLetterError, name))
 
     def _dead_letter_store(self, doing: str) -> DeadLetterStore:
         self._require_started(doing)

@@ -30,6 +30,7 @@ from uuid import uuid4
 from msgspec import Struct
 
 from events.errors import BusUnavailableError, InvalidTopologyError
+from events.integration.brokering.dead_letters import record_of
 from events.integration.implementation.redis._connecting import (
     Connector,
     DisconnectedError,
@@ -255,7 +256,11 @@ class StreamConsumer:
             logger.error("%s gives up on %s: %s", self.name, entry.message_id, text)
             self._settle(entry, Reject(CRASHED, text, entry.attempt - 1))
             return
-        delivery = Delivery(
+        future = self._deliver(self._delivery(entry))
+        future.add_done_callback(partial(self._on_settlement, entry))
+
+    def _delivery(self, entry: Entry) -> Delivery:
+        return Delivery(
             self.keys.topic,
             self.keys.group,
             entry.message_id,
@@ -264,7 +269,6 @@ class StreamConsumer:
             entry.attempt,
             entry.key,
         )
-        self._deliver(delivery).add_done_callback(partial(self._on_settlement, entry))
 
     def _on_settlement(self, entry: Entry, future: asyncio.Future[Settlement]) -> None:
         self._settle(entry, future.result())
@@ -282,7 +286,8 @@ class StreamConsumer:
                 self._settler.retry(entry, settlement)
                 self._upkeep.expect(settlement.after)
             case Reject():
-                self._settler.bury(entry, settlement)
+                record = record_of(self._delivery(entry), settlement, type="")
+                self._settler.dead_letter(entry, record)
             case Release():
                 if not self._paused:  # else `close` gives it back with all the others
                     self._settler.park(entry)

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from hashlib import sha1
 
+from events.integration.brokering.dead_letters import NAMES
+
 __all__ = [
     "CLAIM",
     "DONE_AGAIN",
@@ -226,12 +228,15 @@ end
 return redis.call('XTRIM', KEYS[1], 'MINID', '~', floor, 'LIMIT', 0)
 """)
 
-# KEYS: dead, again. ARGV: id. Strips the reason and the error, and counts attempts anew.
-REDRIVE = Script("""
+# KEYS: dead, again. ARGV: id. Leaves of what is known of it the id, and counts attempts anew.
+REDRIVE = Script(
+    f"local first = {2 * len(NAMES) + 1}"
+    """
 local entry = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not entry then return 0 end
 local fields = entry[2]
-redis.call('XADD', KEYS[2], '*', fields[1], fields[2], fields[3], '0', unpack(fields, 9))
+redis.call('XADD', KEYS[2], '*', fields[1], fields[2], fields[3], '0', unpack(fields, first))
 redis.call('XDEL', KEYS[1], ARGV[1])
 return 1
-""")
+"""
+)

@@ -12,13 +12,13 @@ import asyncio
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from events.integration.implementation.redis._connecting import DisconnectedError, ReplyError
 from events.integration.implementation.redis._entries import Entry, Keys
 from events.integration.implementation.redis._link import Link
 from events.integration.implementation.redis._scripts import DONE_AGAIN, MOVE, PARK, Script
-from events.integration.message import Reject, Retry
+from events.integration.message import Retry
 
 __all__ = ["Settler"]
 
@@ -94,10 +94,9 @@ class Settler:
         due = math.ceil(retry.after * 1000)
         self._move(entry, self._keys.later, due, entry.again(retry.attempt))
 
-    def bury(self, entry: Entry, reject: Reject) -> None:
-        """Keep it as a dead letter."""
-        fields = entry.dead(reject.attempts, reject.reason, reject.error)
-        self._move(entry, self._keys.dead, -1, fields)
+    def dead_letter(self, entry: Entry, record: Mapping[str, str]) -> None:
+        """Keep it as a dead letter, of which this is known."""
+        self._move(entry, self._keys.dead, -1, entry.dead(record))
 
     def park(self, entry: Entry) -> None:
         """Give it back, as if it had never been delivered."""

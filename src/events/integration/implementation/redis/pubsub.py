@@ -145,6 +145,7 @@ class _Listener:
 class RedisPubSubTransport:
     """A `Transport` to Redis pub/sub. `interruptions` counts when a subscriber was cut off."""
 
+    system = "redis"
     features = TransportFeatures(
         durability="nothing",
         delivery="broadcast",
@@ -345,8 +346,6 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
             `redis.asyncio.Redis`, one behind Sentinel too, that says how to connect; its own
             connections are neither used nor closed.
         registrations: Its consumers.
-        connect_timeout: How long `startup` tries to connect, and how long any answer may take but
-            that to a send.
         backlog: How many events a consumer may be behind before nothing more is read; of any type,
             as what waits is not decoded yet.
     """
@@ -356,13 +355,13 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
         url: str | Redis,
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
-        connect_timeout: float = 5.0,
         backlog: int = 10_000,
         **options: Unpack[BusOptions],
     ) -> None:
         self._where = masked(url) if isinstance(url, str) else "client"
         if backlog < 1:
             raise InvalidTopologyError(repr(self), f"backlog must be at least 1, not {backlog}")
+        connect_timeout = options.get("connect_timeout", 5.0)
         transport = RedisPubSubTransport(
             connector(repr(self), url),
             repr(self),

@@ -38,6 +38,7 @@ _OLDEST_SERVER = (6, 2)
 class RedisStreamsTransport:
     """A `Transport` to Redis Streams. The options are the bus's; times are in seconds."""
 
+    system = "redis"
     features = TransportFeatures(
         durability="broker",
         delivery="group",
@@ -154,8 +155,6 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
             `redis.asyncio.Redis`, one behind Sentinel too, that says how to connect; its own
             connections are neither used nor closed.
         registrations: Its consumers.
-        connect_timeout: How long `startup` tries to connect, and how long any answer may take but
-            that to a send.
         lease: After how long without a sign of life a process counts as dead, and what it held goes
             to others. A handler may take as long as it likes; an event loop must not stand still
             for that long.
@@ -170,12 +169,11 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
             has handled them yet: leave it out unless the memory counts for more.
     """
 
-    def __init__(  # noqa: PLR0913 - options, all by keyword
+    def __init__(
         self,
         url: str | Redis,
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
-        connect_timeout: float = 5.0,
         lease: float = 30.0,
         max_crashes: int = 5,
         prefetch: int = 128,
@@ -185,6 +183,7 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
         **options: Unpack[BusOptions],
     ) -> None:
         self._where = masked(url) if isinstance(url, str) else "client"
+        connect_timeout = options.get("connect_timeout", 5.0)
         transport = RedisStreamsTransport(
             connector(repr(self), url),
             repr(self),

@@ -1,4 +1,4 @@
-"""Outbox and inbox on SQLAlchemy: tables in the user's MetaData, in the user's transaction."""
+"""Outbox, inbox and bus on SQLAlchemy: tables in the user's MetaData, in the user's transaction."""
 
 from importlib import import_module
 
@@ -11,6 +11,11 @@ try:
 except ImportError as error:
     raise MissingExtraError(__name__, "sqlalchemy") from error
 
+from events.integration.implementation.sqlalchemy._bus.tables import bus_table
+from events.integration.implementation.sqlalchemy.bus import (
+    SQLAlchemyIntegrationEventBus,
+    SQLAlchemyTransport,
+)
 from events.integration.implementation.sqlalchemy.inbox import SQLAlchemyInbox
 from events.integration.implementation.sqlalchemy.inbox_table import inbox_table
 from events.integration.implementation.sqlalchemy.outbox import SQLAlchemyOutbox
@@ -24,8 +29,11 @@ __all__ = [
     "AT_ONCE",
     "LANES",
     "SQLAlchemyInbox",
+    "SQLAlchemyIntegrationEventBus",
     "SQLAlchemyOutbox",
     "SQLAlchemyOutboxStore",
+    "SQLAlchemyTransport",
+    "bus_table",
     "current_session",
     "enable_wal",
     "inbox_table",

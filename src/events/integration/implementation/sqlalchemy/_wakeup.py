@@ -7,14 +7,15 @@ own. A nudge for a database that nobody listens to is dropped.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from sqlalchemy import URL, Engine, Table
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.integration.implementation.sqlalchemy import _postgresql
 
-__all__ = ["listening", "nudge"]
+__all__ = ["hearing", "listening", "nudge"]
 
 _listeners: defaultdict[URL, list[Callable[[], None]]] = defaultdict(list)
 
@@ -27,6 +28,19 @@ def listening(url: URL, wake: Callable[[], None]) -> Generator[None]:
         yield
     finally:
         _listeners[url].remove(wake)
+
+
+@asynccontextmanager
+async def hearing(
+    engine: AsyncEngine, table: Table, wake: Callable[[], None]
+) -> AsyncGenerator[None]:
+    """Have `wake` called on commits of this process, and on PostgreSQL on those of all."""
+    async with AsyncExitStack() as stack:
+        stack.enter_context(listening(engine.url, wake))
+        if engine.dialect.name == "postgresql":
+            channel = _postgresql.channel_of(table)
+            await stack.enter_async_context(_postgresql.listening(engine, channel, wake))
+        yield
 
 
 def nudge(engine: Engine, table: Table) -> None:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import (
-    Connection,
     Executable,
     Table,
     bindparam,
     exists,
     func,
-    inspect,
     select,
     update,
 )
-from sqlalchemy.exc import NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from events.errors import OutboxError, OutboxTableError
-from events.integration.implementation.sqlalchemy import _postgresql, sqlite
+from events.integration.implementation.sqlalchemy._checking import check_tables
 from events.integration.implementation.sqlalchemy._clock import aware, clock
 from events.integration.implementation.sqlalchemy._due import Due
 from events.integration.implementation.sqlalchemy._leases import Leases
@@ -30,16 +26,13 @@ from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy._parking import Parking
 from events.integration.implementation.sqlalchemy._removing import Removal
-from events.integration.implementation.sqlalchemy._sql_mode import wrong_mode
-from events.integration.implementation.sqlalchemy._wakeup import listening
+from events.integration.implementation.sqlalchemy._wakeup import hearing
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
     CURE,
     MOST_IDS,
     Tables,
     default_table,
-    require_columns,
-    schema_of,
 )
 from events.integration.outbox import (
     Attendance,
@@ -116,23 +109,9 @@ class SQLAlchemyOutboxStore:
         not write to the tables.
         """
         async with connected(self._engine) as connection:
-            await connection.run_sync(self._check)
+            await connection.run_sync(check_tables, self._tables, CURE)
         if self._dialect != "sqlite":  # which knows no rights, and would make writers wait
             await self._parking.check()
-
-    def _check(self, connection: Connection) -> None:
-        wrong = wrong_mode(connection)
-        if wrong is not None:
-            raise OutboxError(wrong)
-        for table in self._tables:
-            schema = schema_of(connection, table)
-            try:
-                columns = inspect(connection).get_columns(table.name, schema)
-            except NoSuchTableError as error:
-                raise OutboxTableError(table.fullname, f"it is not there; {CURE}") from error
-            require_columns(table, {column["name"] for column in columns}, layout=table)
-        if self._dialect == "sqlite":
-            sqlite.check(connection)
 
     # --- leases -------------------------------------------------------------------------------
 
@@ -264,16 +243,7 @@ class SQLAlchemyOutboxStore:
 
     def listen(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
         """See `OutboxStore.listen`: hears of this process's commits, on PostgreSQL of all."""
-        return self._listen(wake)
-
-    @asynccontextmanager
-    async def _listen(self, wake: Callable[[], None]) -> AsyncGenerator[None]:
-        async with AsyncExitStack() as stack:
-            stack.enter_context(listening(self._engine.url, wake))
-            if self._dialect == "postgresql":
-                channel = _postgresql.channel_of(self._tables.outbox)
-                await stack.enter_async_context(_postgresql.listening(self._engine, channel, wake))
-            yield
+        return hearing(self._engine, self._tables.outbox, wake)
 
     # --- parked rows --------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ CURE = (
     "metadata.create_all or an Alembic revision; pass table= if it has another name"
 )
 
-_ON_MYSQL: dict[str, Any] = {
+ON_MYSQL: dict[str, Any] = {
     f"{name}_{option}": value
     for name in ("mysql", "mariadb")
     for option, value in (("charset", "utf8mb4"), ("engine", "InnoDB"))
@@ -113,24 +113,24 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
         f"{name}_parked",
         metadata,
         Column("id", BigInteger, primary_key=True, autoincrement=False),
-        *_message_columns(),
+        *message_columns(),
         Column("attempts", Integer, nullable=False),
         Column("last_error", Text),
         Column("reason", String(32), nullable=False),
         Column("parked_at", moment(), nullable=False),
         schema=schema,
-        **_ON_MYSQL,
+        **ON_MYSQL,
     )
     Table(
         f"{name}_relays",
         metadata,
-        Column("relay", _exact(LONGEST_NAME), primary_key=True),
+        Column("relay", exact(LONGEST_NAME), primary_key=True),
         Column("token", String(32), nullable=False),
         Column("lanes", String(LONGEST_NAME), nullable=False),
         Column("lease_seconds", Double, nullable=False),
         Column("expires_at", moment(), nullable=False),
         schema=schema,
-        **_ON_MYSQL,
+        **ON_MYSQL,
     )
     return Table(
         name,
@@ -141,14 +141,14 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
             primary_key=True,
             autoincrement=True,
         ),
-        *_message_columns(),
+        *message_columns(),
         Column("available_at", moment(), nullable=False),
         Column("attempts", Integer, nullable=False, server_default=text("0")),
         Column("last_error", Text),
         Index(f"ix_{name}_due", "available_at", "id"),
         schema=schema,
         sqlite_autoincrement=True,  # else SQLite gives the last row's id again once it is deleted
-        **_ON_MYSQL,
+        **ON_MYSQL,
     )
 
 
@@ -158,7 +158,7 @@ def table_in(metadata: MetaData, name: str, schema: str | None) -> Table | None:
     return metadata.tables.get(f"{schema}.{name}" if schema else name)
 
 
-def _message_columns() -> list[Column[Any]]:
+def message_columns() -> list[Column[Any]]:
     long_text = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
     long_bytes = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
     return [
@@ -174,7 +174,7 @@ def _message_columns() -> list[Column[Any]]:
     ]
 
 
-def _exact(length: int) -> String:
+def exact(length: int) -> String:
     """Return a text in which 'a' is not 'A', as MariaDB's would be."""
     exact = mysql.VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
     return String(length).with_variant(exact, "mysql", "mariadb")

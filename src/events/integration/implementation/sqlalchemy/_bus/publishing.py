@@ -1,0 +1,155 @@
+"""Messages on their way into the tables: those of one moment in one transaction.
+
+publish --> waiting --.
+publish --> waiting --+--> one transaction --> committed, all futures are done
+                      |       |--> not begun, or rolled back: again until the deadline
+                      |       |--> refused by the database: each by itself
+                      |       '--> the commit did not answer: nobody knows
+                      '-- while one is under way, the next is gathered
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from events.errors import (
+    BusUnavailableError,
+    SendOutcomeUnknownError,
+    SendRefusedError,
+)
+from events.integration.brokering.backoff import Backoff
+from events.integration.implementation.sqlalchemy._bus.rows import Rows, message_row
+from events.integration.implementation.sqlalchemy._opening import connected
+from events.integration.message import Message
+from events.integration.pipeline.retry import describe
+
+__all__ = ["Publisher"]
+
+_MOST = 500  # messages in one transaction
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0
+_REFUSALS = (DataError, IntegrityError)
+
+
+class _Outgoing(Struct, eq=False):
+    message: Message
+    done: asyncio.Future[None]
+    deadline: float
+
+
+class Publisher:
+    """Writes what is published, in order, in as few transactions as the time allows.
+
+    `published` is called after each commit.
+    """
+
+    def __init__(
+        self,
+        bus: str,
+        engine: AsyncEngine,
+        rows: Rows,
+        timeout: float,
+        published: Callable[[], None],
+    ) -> None:
+        self._bus = bus
+        self._engine = engine
+        self._rows = rows
+        self._timeout = timeout
+        self._published = published
+        self._waiting: deque[_Outgoing] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def publish(self, message: Message) -> asyncio.Future[None]:
+        """See `Transport.publish`."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(_Outgoing(message, done, loop.time() + self._timeout))
+        if self._task is None:
+            self._task = asyncio.create_task(self._run())
+        return done
+
+    async def close(self) -> None:
+        """Let what is on its way arrive, as far as its deadline allows."""
+        while self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                batch = [self._waiting.popleft() for _ in range(min(_MOST, len(self._waiting)))]
+                await self._send(batch)
+        finally:
+            self._task = None
+
+    async def _send(self, batch: Sequence[_Outgoing]) -> None:
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        while True:
+            # One that nobody waits for any more is not sent, if that is still in time.
+            batch = [each for each in batch if not each.done.done()]
+            if not batch:
+                return
+            error = await self._attempt(batch)
+            now = asyncio.get_running_loop().time()
+            if isinstance(error, SendRefusedError) and len(batch) > 1:
+                for each in batch:
+                    await self._send([each])
+                return
+            if not isinstance(error, BusUnavailableError):
+                _end(batch, error)
+                return
+            _end([each for each in batch if each.deadline <= now], error)
+            batch = [each for each in batch if each.deadline > now]
+            if batch:
+                pause = min(backoff.take(), batch[0].deadline - now)
+                await asyncio.sleep(pause)
+
+    async def _attempt(self, batch: Sequence[_Outgoing]) -> Exception | None:
+        """Write them, and return what went wrong."""
+        committing = False
+        try:
+            async with (
+                asyncio.timeout_at(batch[0].deadline),
+                connected(self._engine) as connection,
+                connection.begin() as transaction,
+            ):
+                rows = [message_row(each.message) for each in batch]
+                await connection.run_sync(self._rows.write, rows)
+                committing = True
+                await transaction.commit()
+                committing = False
+        except Exception as error:  # noqa: BLE001 - whoever sent it is to see it
+            return self._judged(error, batch[0].message, committing=committing)
+        self._published()
+        return None
+
+    def _judged(self, error: Exception, message: Message, *, committing: bool) -> Exception:
+        """Return the error as senders see it: refused for good, down, or unknown."""
+        if isinstance(error, _REFUSALS):
+            return SendRefusedError(self._bus, message.topic, str(error.orig))
+        if isinstance(error, TimeoutError):
+            said = f"no answer of the database within {self._timeout:g} s"
+        elif isinstance(error, (SQLAlchemyError, OSError)):
+            said = str(error.orig) if isinstance(error, DBAPIError) else describe(error)
+        else:
+            return error
+        if committing:
+            return SendOutcomeUnknownError(self._bus, message.id, said)
+        return BusUnavailableError(self._bus, said)
+
+
+def _end(batch: Sequence[_Outgoing], error: Exception | None) -> None:
+    for each in batch:
+        if each.done.done():
+            continue
+        if error is None:
+            each.done.set_result(None)
+        elif isinstance(error, SendOutcomeUnknownError):
+            unknown = SendOutcomeUnknownError(error.bus, each.message.id, error.reason)
+            each.done.set_exception(unknown)
+        else:
+            each.done.set_exception(error)

@@ -1,0 +1,253 @@
+"""The loop of one bus: attend, read for whoever has room, rest, and again.
+
+          .-- lease renewed, lanes given or taken <--- every third of a lease --.
+          v                                                                     |
+        read, for each consumer with room and more to come --nothing--> rest ---'
+          ^                                                              |
+          '-------------- those that have something due <-- nudge or poll'
+
+Between two polls nothing is asked, and one poll asks for all consumers of the bus together. What is
+handed over is settled meanwhile, see `settling`. Trouble with the database costs no row anything:
+the loop waits, longer each time, and says so once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
+from uuid import uuid4
+
+from msgspec import Struct
+
+from events.integration.brokering.backoff import Backoff
+from events.integration.brokering.problems import Outage
+from events.integration.implementation.sqlalchemy._bus.queue import Queue
+from events.integration.implementation.sqlalchemy._bus.rows import Rows
+from events.integration.implementation.sqlalchemy._bus.seats import Seats
+from events.integration.implementation.sqlalchemy._bus.settling import Settler
+from events.integration.implementation.sqlalchemy._bus.sharing import Seat
+from events.integration.outbox.lanes import Tenure
+from events.integration.pipeline.retry import describe
+from events.integration.transport import Deliver, Subscription
+
+__all__ = ["Pump", "PumpOptions"]
+
+logger = logging.getLogger("events.integration")
+
+_FIRST_POLL = 0.01  # seconds; a nudge may come just before its commit is seen, so look again soon
+_FEW = 4  # consumers, each of which is asked rather than all at once
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
+_EVERY = 1 / 3  # of a lease, between two times that it is renewed
+_WAITING = 1 / 100  # of a lease, the same while lanes are missing, or drained
+_MARGIN = 0.1  # of a lease, in which nothing is handed over any more
+_PATIENCE = 1 / 4  # of a lease: how long the database may take to answer
+_LEAVING = 5.0  # seconds
+
+
+class PumpOptions(Struct, frozen=True):
+    """How often it polls at least, and how long a lease lasts, in seconds."""
+
+    poll_interval: float
+    lease: float
+
+
+class Pump:
+    """One life of a bus on the tables, from its connection to its end."""
+
+    def __init__(
+        self,
+        name: str,
+        rows: Rows,
+        seats: Seats,
+        options: PumpOptions,
+        listen: Callable[[Callable[[], None]], AbstractAsyncContextManager[None]],
+    ) -> None:
+        token = uuid4().hex
+        member = f"{socket.gethostname()}:{os.getpid()}:{token[:8]}"
+        self._rows = rows
+        self._seats = seats
+        self._options = options
+        self._listen = listen
+        self._outage = Outage(name)
+        self._seat = Seat(member, token, {}, options.lease, 0.0)
+        self._tenure = Tenure()
+        self._queues: dict[int, Queue] = {}
+        self._settler = Settler(rows, self._freed, self._in_trouble)
+        self._attend_at = 0.0
+        self._attending: list[asyncio.Future[None]] = []
+        self._halted = asyncio.Event()
+        self._woken = asyncio.Event()
+        self._nudged = True
+        self._task = asyncio.create_task(self._run())
+
+    @property
+    def connected(self) -> bool:
+        """Tell whether the database answers."""
+        return self._outage.is_over
+
+    @property
+    def error(self) -> str | None:
+        """Return why not."""
+        return self._outage.reason
+
+    # --- consumers ------------------------------------------------------------------------------
+
+    async def subscribe(self, number: int, subscription: Subscription, deliver: Deliver) -> Queue:
+        """Begin to hand over what waits for the consumer of this number."""
+        queue = Queue(number, subscription, deliver, self._settler.settle)
+        self._queues[number] = queue
+        await self._attend_soon()
+        return queue
+
+    async def close(self, queue: Queue) -> None:
+        """Return when all that was handed over is settled, and its lanes are given up."""
+        queue.paused = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVING):
+                await queue.empty()
+        if self._queues.get(queue.number) is queue:
+            del self._queues[queue.number]
+            if not self._halted.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LEAVING):
+                        await self._attend_soon()
+        if not queue.closed.done():
+            queue.closed.set_result(None)
+
+    async def stop(self) -> None:
+        """Settle what is left, give up the seat, and end."""
+        await self._settler.close()
+        self._halted.set()
+        self.wake()
+        await asyncio.wait([self._task], timeout=_LEAVING)
+        if not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        for waiter in self._attending:
+            waiter.cancel()
+
+    async def _attend_soon(self) -> None:
+        attended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._attending.append(attended)
+        self.wake()
+        await attended
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Have it look at once."""
+        self._nudged = True
+        self._woken.set()
+
+    def _freed(self) -> None:
+        self._woken.set()
+
+    def _in_trouble(self, reason: str) -> None:
+        self._outage.begin("settling", reason)
+        self._woken.set()
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+
+        def wake() -> None:
+            with suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(self.wake)
+
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        idle, poll_at = _FIRST_POLL, 0.0
+        async with self._listen(wake):
+            while not self._halted.is_set():
+                self._woken.clear()
+                try:
+                    async with asyncio.timeout(max(self._options.lease * _PATIENCE, 1.0)):
+                        await self._attend_if_due()
+                        if self._nudged or loop.time() >= poll_at:
+                            idle = _FIRST_POLL if self._nudged else 2 * idle
+                            idle = min(idle, self._options.poll_interval)
+                            self._nudged = False
+                            await self._poll()
+                            poll_at = loop.time() + idle
+                        handed_over = await self._read()
+                except Exception as error:  # noqa: BLE001 - the loop is never quietly dead
+                    self._outage.begin("reading", describe(error))
+                    self._nudged = True
+                    await self._rest(backoff.take(), self._halted)
+                    continue
+                self._outage.end("reading")
+                self._outage.end("settling")
+                backoff.reset()
+                if handed_over:
+                    idle, poll_at = _FIRST_POLL, loop.time() + _FIRST_POLL
+                    continue
+                await self._rest(min(poll_at, self._attend_at) - loop.time(), self._woken)
+            await self._leave()
+
+    async def _rest(self, seconds: float, until: asyncio.Event) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(seconds, 0.0)):
+                await until.wait()
+
+    async def _attend_if_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        if not self._attending and loop.time() < self._attend_at and self._holds:
+            return
+        waiting, self._attending = self._attending, []
+        try:
+            await self._attend()
+        except BaseException:
+            self._attending += waiting
+            raise
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    @property
+    def _holds(self) -> bool:
+        return self._tenure.remaining > self._options.lease * _MARGIN
+
+    async def _attend(self) -> None:
+        granted = self._tenure.begin()
+        queues = dict(self._queues)
+        taken = await self._seats.take(self._seat, {n: q.busy for n, q in queues.items()})
+        granted(taken.own.length)
+        self._seat = taken.own
+        settled = not taken.is_missing
+        for number, queue in queues.items():
+            queue.grant(taken.held[number])
+            settled = settled and queue.held.is_settled
+        every = _EVERY if settled else _WAITING
+        self._attend_at = asyncio.get_running_loop().time() + self._options.lease * every
+
+    async def _poll(self) -> None:
+        """Find out who has something due."""
+        ready = {n: q for n, q in self._queues.items() if q.has_room and q.held.read}
+        if len(ready) <= _FEW:
+            for queue in ready.values():
+                queue.may_have_more = True
+            return
+        due = await self._rows.waiting({n: q.held.read for n, q in ready.items()})
+        now = asyncio.get_running_loop().time()
+        for number, queue in ready.items():
+            queue.last_poll = now
+            queue.may_have_more = queue.may_have_more or number in due
+
+    async def _read(self) -> int:
+        handed_over = 0
+        for queue in tuple(self._queues.values()):
+            if queue.may_have_more and queue.has_room and queue.held.read:
+                if not self._holds:  # the process was paused: attend first
+                    return 1
+                handed_over += await queue.read(self._rows, self._seat)
+        return handed_over
+
+    async def _leave(self) -> None:
+        try:
+            async with asyncio.timeout(_LEAVING):
+                await self._seats.leave(self._seat)
+        except Exception as error:  # noqa: BLE001 - as the database's driver raises what it does
+            logger.info("the lanes could not be given back, and run out: %s", describe(error))
+        self._tenure.end()

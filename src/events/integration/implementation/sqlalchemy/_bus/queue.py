@@ -1,0 +1,179 @@
+"""What one registration takes: how much of it is at hand, where it reads on, and how far.
+
+Rows are handed over a windowful at a time. The window grows while it is settled quickly and shrinks
+while it is not, so that where handlers are slow, little is held that another bus could handle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+from events.errors import OutboxError
+from events.integration.implementation.sqlalchemy._bus.rows import Found, Rows
+from events.integration.implementation.sqlalchemy._bus.sharing import Held, Seat
+from events.integration.message import (
+    UNDECODABLE,
+    Delivery,
+    Reject,
+    Settlement,
+)
+from events.integration.transport import Deliver, Subscription
+
+__all__ = ["Queue", "QueuedDelivery"]
+
+_AT_HAND = 16  # deliveries per handler where some wait behind their key
+_WIDEST = 500
+_MAX_BYTES = 8 << 20
+_QUICK, _SLOW = 0.25, 1.0  # seconds in which a windowful is settled
+_SHARE = 10  # a scan that took a second is not repeated for ten
+_BUSY = 0.05  # seconds between two scans while there is more
+
+
+class QueuedDelivery(Delivery, frozen=True, gc=False, kw_only=True):
+    """A delivery that knows its row."""
+
+    row: int
+
+
+class Queue:
+    """One registration at work. `settled` is called with each row and its settlement."""
+
+    def __init__(
+        self,
+        number: int,
+        subscription: Subscription,
+        deliver: Deliver,
+        settled: Callable[[Queue, Found, Settlement], None],
+    ) -> None:
+        self.number = number
+        self.held = Held(0, 0)
+        self.paused = False
+        self.at_hand: dict[int, Found] = {}  # handed over, and not settled in the database
+        self.last_poll: float | None = None
+        self.may_have_more = True
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._subscription = subscription
+        self._deliver = deliver
+        self._settled = settled
+        self._least = subscription.concurrency * (_AT_HAND if subscription.ordered else 1)
+        self._window = self._least
+        self._after: int | None = None
+        self._scan_at = 0.0
+        self._counted = 0
+        self._since = asyncio.get_running_loop().time()
+        self._lanes: Counter[int] = Counter()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether it is worth while to read."""
+        return not self.paused and len(self.at_hand) <= self._window // 2
+
+    @property
+    def busy(self) -> int:
+        """Return the lanes in which something is unsettled."""
+        return sum(1 << lane for lane in self._lanes)
+
+    @property
+    def scan_at(self) -> float | None:
+        """Return when what was passed over is looked for; None if nothing can have been."""
+        return None if self._after is None else self._scan_at
+
+    def grant(self, held: Held) -> None:
+        """Take over the lanes that it has from now on."""
+        if held.read & ~self.held.read:  # what waits in them may be anywhere
+            self._after = None
+            self.may_have_more = True
+        self.held = held
+
+    async def read(self, rows: Rows, seat: Seat) -> int:
+        """Hand over what is due, as far as there is room; return how much that was."""
+        now = asyncio.get_running_loop().time
+        limit = max(self._window - len(self.at_hand), 1)
+        began = now()
+        after = self._after if began < self._scan_at else None
+        found, is_full = await rows.due(
+            seat,
+            self.number,
+            self.held.read,
+            limit=limit,
+            max_bytes=_MAX_BYTES,
+            after=after,
+            known=frozenset(self.at_hand),  # of now: what is settled meanwhile is still read
+        )
+        ended = now()
+        self.last_poll = ended
+        self.may_have_more = is_full
+        last = max((row.id for row in found if not row.was_postponed), default=0)
+        if after is None:
+            # If there is more, it is behind the last one, be that among what had been passed over.
+            reached = self._after or 0
+            self._after = (last if is_full else max(last, reached)) or None
+            self._scan_at = ended + max(_BUSY if is_full else 0.0, _SHARE * (ended - began))
+        elif last:
+            self._after = last
+        if self.paused:
+            return 0
+        for row in found:
+            self._hand_over(row)
+        return len(found)
+
+    def _hand_over(self, row: Found) -> None:
+        self.at_hand[row.id] = row
+        self._lanes[row.lane] += 1
+        self._empty.clear()
+        if row.fault is not None:
+            self._settled(self, row, _unreadable(row, row.fault))
+            return
+        message = row.message
+        future = self._deliver(
+            QueuedDelivery(
+                message.topic,
+                self._subscription.consumer,
+                message.id,
+                message.body,
+                message.headers,
+                row.attempts + 1,
+                message.key,
+                row=row.id,
+            )
+        )
+        future.add_done_callback(lambda done: self._settled(self, row, done.result()))
+
+    def forget(self, row: Found) -> None:
+        """Note that the row is settled in the database, or somebody else's again."""
+        if self.at_hand.pop(row.id, None) is None:
+            return
+        self._lanes[row.lane] -= 1
+        if not self._lanes[row.lane]:
+            del self._lanes[row.lane]
+        if not self.at_hand:
+            self._empty.set()
+        self._adapt()
+
+    def _adapt(self) -> None:
+        self._counted += 1
+        if self._counted < self._window:
+            return
+        now = asyncio.get_running_loop().time()
+        took, self._since, self._counted = now - self._since, now, 0
+        if took < _QUICK:
+            self._window = min(2 * self._window, max(_WIDEST, self._least))
+        elif took > _SLOW:
+            self._window = max(self._window // 2, self._least)
+
+    def give_back(self) -> None:
+        """Have the next read begin anew: something that was read is there again."""
+        self._after = None
+        self.may_have_more = True
+
+    async def empty(self) -> None:
+        """Return when all that was handed over is settled."""
+        await self._empty.wait()
+
+
+def _unreadable(row: Found, fault: OutboxError) -> Reject:
+    return Reject(UNDECODABLE, str(fault), row.attempts + 1)

@@ -1,0 +1,220 @@
+"""The durable bus on the tables of a database: the application's own is enough, without a broker.
+
+A topic is a name, a consumer a set of rows: whoever publishes writes a row for each consumer that
+the topic has. See `_bus.tables` for the layout, `_bus.sharing` for how processes share the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Unpack
+
+from sqlalchemy import Table
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from events.errors import BusUnavailableError, InvalidTopologyError
+from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
+from events.integration.implementation.sqlalchemy._bus.dead_letters import TableDeadLetters
+from events.integration.implementation.sqlalchemy._bus.publishing import Publisher
+from events.integration.implementation.sqlalchemy._bus.pump import Pump, PumpOptions
+from events.integration.implementation.sqlalchemy._bus.queue import Queue
+from events.integration.implementation.sqlalchemy._bus.rows import Rows
+from events.integration.implementation.sqlalchemy._bus.seats import Seats
+from events.integration.implementation.sqlalchemy._bus.tables import (
+    CURE,
+    BusTables,
+    default_bus_table,
+)
+from events.integration.implementation.sqlalchemy._checking import check_tables
+from events.integration.implementation.sqlalchemy._opening import connected
+from events.integration.implementation.sqlalchemy._wakeup import hearing, nudge
+from events.integration.implementation.sqlalchemy.tables import LONGEST_NAME
+from events.integration.message import Message
+from events.integration.pipeline.retry import describe
+from events.integration.topology import IntegrationEventBusRegistration
+from events.integration.transport import Deliver, Subscription, TransportFeatures
+
+__all__ = ["SQLAlchemyIntegrationEventBus", "SQLAlchemyTransport"]
+
+logger = logging.getLogger("events.integration")
+
+
+class SQLAlchemyTransport:
+    """A `Transport` to the tables of a database. Times are in seconds."""
+
+    features = TransportFeatures(
+        durability="broker",
+        delivery="group",
+        before_first_start="gone",
+        headers=True,
+        delayed_retry=True,
+        dead_letters=True,
+        ordered=True,
+    )
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        table: Table | None = None,
+        *,
+        timeout: float = 10.0,
+        poll_interval: float = 2.0,
+        lease: float = 20.0,
+    ) -> None:
+        if not isinstance(engine, AsyncEngine):
+            raise TypeError(
+                f"SQLAlchemyIntegrationEventBus needs an AsyncEngine, not "
+                f"{type(engine).__name__}: from sqlalchemy.ext.asyncio import create_async_engine"
+            )
+        self._name = f"SQLAlchemyIntegrationEventBus({engine.url!r})"
+        self._timeout = timeout
+        self._options = PumpOptions(poll_interval, lease)
+        dialect = engine.dialect.name
+        single = (
+            engine
+            if dialect == "sqlite"
+            else engine.execution_options(isolation_level="AUTOCOMMIT")
+        )
+        level = "SERIALIZABLE" if dialect == "sqlite" else "READ COMMITTED"
+        self._engine = engine.execution_options(isolation_level=level)
+        self._tables = tables = BusTables(default_bus_table() if table is None else table)
+        self._rows = Rows(self._engine, single, tables)
+        self._seats = Seats(self._engine, tables)
+        self._pump: Pump | None = None
+        self._publisher: Publisher | None = None
+        self.dead_letters = TableDeadLetters(self._engine, tables, self._nudge)
+
+    def __repr__(self) -> str:
+        return self._name
+
+    @property
+    def connected(self) -> bool:
+        """See `Transport`."""
+        return self._pump is not None and self._pump.connected
+
+    @property
+    def error(self) -> str | None:
+        """Return what is wrong with the database, if anything is."""
+        return None if self._pump is None else self._pump.error
+
+    async def connect(self) -> None:
+        """See `Transport`. Raises `OutboxTableError` if a table is missing."""
+        try:
+            async with asyncio.timeout(self._timeout), connected(self._engine) as connection:
+                await connection.run_sync(check_tables, self._tables, CURE)
+        except TimeoutError as error:
+            reason = f"no answer of the database within {self._timeout:g} s"
+            raise BusUnavailableError(self._name, reason) from error
+        except (SQLAlchemyError, OSError) as error:
+            said = str(error.orig) if isinstance(error, DBAPIError) else describe(error)
+            raise BusUnavailableError(self._name, said) from error
+        self._publisher = Publisher(
+            self._name, self._engine, self._rows, self._timeout, self._nudge
+        )
+        self._pump = Pump(self._name, self._rows, self._seats, self._options, self._hear)
+
+    def _nudge(self) -> None:
+        nudge(self._engine.sync_engine, self._tables.rows)
+
+    def _hear(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
+        return hearing(self._engine, self._tables.rows, wake)
+
+    def publish(self, message: Message) -> asyncio.Future[None]:
+        """See `Transport`."""
+        if self._publisher is None:
+            closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            closed.set_exception(BusUnavailableError(self._name, "it is closed"))
+            return closed
+        return self._publisher.publish(message)
+
+    async def subscribe(self, subscription: Subscription, deliver: Deliver) -> TableSubscribed:
+        """See `Transport`. The consumer gets what is sent from the first time on."""
+        for what, name in (("topic", subscription.topic), ("consumer", subscription.consumer)):
+            if len(name) > LONGEST_NAME:
+                raise InvalidTopologyError(
+                    f"{what} {name!r}",
+                    f"it has {len(name)} characters, the limit is {LONGEST_NAME}",
+                )
+        if self._pump is None:
+            raise BusUnavailableError(self._name, "it is closed")
+        number = await self._rows.consumer(subscription.topic, subscription.consumer)
+        queue = await self._pump.subscribe(number, subscription, deliver)
+        return TableSubscribed(self._pump, queue)
+
+    async def close(self) -> None:
+        """See `Transport`."""
+        publisher, self._publisher = self._publisher, None
+        pump, self._pump = self._pump, None
+        if publisher is not None:
+            await publisher.close()
+        if pump is not None:
+            await pump.stop()
+
+
+class TableSubscribed:
+    """A `Subscribed`: one registration's hold on its rows."""
+
+    def __init__(self, pump: Pump, queue: Queue) -> None:
+        self._pump = pump
+        self._queue = queue
+
+    @property
+    def last_poll(self) -> float | None:
+        """See `Subscribed`."""
+        return self._queue.last_poll
+
+    async def pause(self) -> None:
+        """See `Subscribed`."""
+        self._queue.paused = True
+
+    async def close(self) -> None:
+        """See `Subscribed`."""
+        await self._pump.close(self._queue)
+
+    async def wait_closed(self) -> None:
+        """See `Subscribed`."""
+        await asyncio.shield(self._queue.closed)
+
+
+class SQLAlchemyIntegrationEventBus(TransportIntegrationEventBus):
+    """Carry events through the tables of a database: on SQLite, PostgreSQL, MariaDB and MySQL.
+
+    An event is sent when a row for each consumer of its topic is committed. A consumer gets what is
+    sent since it first started. Processes of one consumer name share its rows by lanes, so events
+    of one key stay in order. Add the tables with `bus_table(metadata)`.
+
+    Args:
+        engine: It stays yours. Its pool must give each user a connection of its own.
+        registrations: The consumers.
+        table: What `bus_table` returned, if it was given a name or a schema.
+        poll_interval: Seconds after which rows are looked for that nothing told of.
+        lease: Seconds after which another process takes over what a dead one held.
+        **options: Those of `BusOptions`.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        registrations: Iterable[IntegrationEventBusRegistration] | None = None,
+        *,
+        table: Table | None = None,
+        poll_interval: float = 2.0,
+        lease: float = 20.0,
+        **options: Unpack[BusOptions],
+    ) -> None:
+        transport = SQLAlchemyTransport(
+            engine,
+            table,
+            timeout=options.get("send_timeout", 10.0),
+            poll_interval=poll_interval,
+            lease=lease,
+        )
+        self._shown = repr(transport)
+        super().__init__(transport, registrations, **options)
+
+    def __repr__(self) -> str:
+        return self._shown

@@ -1,0 +1,107 @@
+"""Databases for the contracts of the bus on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import ExitStack, asynccontextmanager
+from shutil import rmtree
+from tempfile import mkdtemp
+from typing import Unpack
+from weakref import finalize
+
+from sqlalchemy import URL, MetaData, NullPool, func, make_url, select, text
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from events.integration.implementation.base import BusOptions
+from events.integration.implementation.sqlalchemy import (
+    SQLAlchemyIntegrationEventBus,
+    bus_table,
+    enable_wal,
+)
+from events.testing.contracts import Harness
+from tests.databases.database import Kind, new_database
+
+
+class DatabaseHarness(Harness):
+    """Buses on one database, each with an engine of its own, as processes have."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self.metadata = MetaData()
+        bus_table(self.metadata)
+        self.engines = [create_async_engine(url, poolclass=NullPool)]
+        asyncio.run(self._create())
+
+    async def _create(self) -> None:
+        [engine] = self.engines
+        if engine.dialect.name == "sqlite":
+            await enable_wal(engine)
+        async with engine.begin() as connection:
+            await connection.run_sync(self.metadata.create_all)
+
+    def new_bus(self, **options: Unpack[BusOptions]) -> SQLAlchemyIntegrationEventBus:
+        engine = create_async_engine(self.url)
+        self.engines.append(engine)
+        return SQLAlchemyIntegrationEventBus(engine, **options)
+
+    @asynccontextmanager
+    async def break_dead_letters(self) -> AsyncGenerator[None, None]:
+        rename = "ALTER TABLE {} RENAME TO {}"
+        await self._execute(rename.format("bus_dead_letters", "elsewhere"))
+        try:
+            yield
+        finally:
+            await self._execute(rename.format("elsewhere", "bus_dead_letters"))
+
+    async def _execute(self, sql: str) -> None:
+        async with self.engines[0].begin() as connection:
+            await connection.execute(text(sql))
+
+    async def open_resources(self) -> dict[str, int]:
+        members = self.metadata.tables["bus_members"]
+        count = select(func.count()).where(members.c.member != "")
+        async with self.engines[0].connect() as connection:
+            return {"members": (await connection.execute(count)).scalar_one()}
+
+    async def aclose(self) -> None:
+        for engine in self.engines:
+            await engine.dispose()
+
+
+class SQLiteHarness(DatabaseHarness):
+    def __init__(self) -> None:
+        folder = mkdtemp()
+        finalize(self, rmtree, folder, ignore_errors=True)  # a test that is skipped closes nothing
+        super().__init__(make_url(f"sqlite+aiosqlite:///{folder}/bus.db"))
+
+
+class ServerHarness(DatabaseHarness):
+    """A database on the machine's server, which is dropped at the end."""
+
+    kind: Kind
+    driver: str
+
+    def __init__(self) -> None:
+        self.made = ExitStack()
+        finalize(self, self.made.close)
+        super().__init__(self.made.enter_context(new_database(self.kind)).url(self.driver))
+
+    async def aclose(self) -> None:
+        await super().aclose()
+        self.made.close()
+
+
+class AsyncpgHarness(ServerHarness):
+    kind = "postgresql"
+    driver = "postgresql+asyncpg"
+
+
+class PsycopgHarness(ServerHarness):
+    kind = "postgresql"
+    driver = "postgresql+psycopg"
+
+
+class MariaDBHarness(ServerHarness):
+    kind = "mariadb"
+    driver = "mariadb+asyncmy"
