@@ -22,6 +22,7 @@ NEWER_STDLIB = {"annotationlib"}
 # The longest path that a module begins with says what it may import besides the standard library.
 ALLOWED = {
     "events": set[str](),
+    "events.cli": {"msgspec"},
     "events.contracts": {"msgspec"},
     "events.contracts.foreign": {"yaml"},
     "events.domain.implementation.dishka": {"dishka"},
@@ -32,6 +33,7 @@ ALLOWED = {
     "events.integration.implementation.rabbitmq": {"msgspec", "pika"},
     "events.integration.implementation.redis": {"msgspec", "redis"},
     "events.integration.implementation.sqlalchemy": {"msgspec", "sqlalchemy", "greenlet"},
+    "events.operations": {"msgspec"},
     "events.testing": {"msgspec", "pytest"},
 }
 
