@@ -21,6 +21,7 @@ _INNER = (
     "events.cli",
     "events.contracts.",
     "events.integration.brokering",
+    "events.integration.personal",
     "events.integration.pipeline.",
     "events.integration.implementation.memory.",
     "events.integration.implementation.redis.",
