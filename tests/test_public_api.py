@@ -23,6 +23,7 @@ _INNER = (
     "events.contracts.",
     "events.integration.brokering",
     "events.integration.pipeline.",
+    "events.operations.",
     "events.integration.implementation.memory.",
     "events.integration.implementation.opentelemetry",
     "events.integration.implementation.redis.",

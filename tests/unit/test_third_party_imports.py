@@ -22,7 +22,9 @@ NEWER_STDLIB = {"annotationlib"}
 # The longest path that a module begins with says what it may import besides the standard library.
 ALLOWED = {
     "events": set[str](),
+    "events.cli": {"msgspec"},
     "events.contracts": {"msgspec"},
+    "events.contracts.foreign": {"yaml"},
     "events.domain.implementation.dishka": {"dishka"},
     "events.domain.implementation.opentelemetry": {"opentelemetry"},
     "events.domain.implementation.sqlalchemy": {"sqlalchemy"},
@@ -33,6 +35,7 @@ ALLOWED = {
     "events.integration.implementation.rabbitmq": {"msgspec", "pika"},
     "events.integration.implementation.redis": {"msgspec", "redis"},
     "events.integration.implementation.sqlalchemy": {"msgspec", "sqlalchemy", "greenlet"},
+    "events.operations": {"msgspec"},
     "events.testing": {"msgspec", "pytest"},
 }
 
