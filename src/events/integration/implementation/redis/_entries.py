@@ -103,7 +103,7 @@ def read_fields(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
 
 
 class Entry(Struct, frozen=True, eq=False, gc=False):
-    """An entry as a consumer has it in hand. `attempts` were used up before this delivery."""
+    """An entry as a consumer has it in hand; `size` is about what its fields take, in bytes."""
 
     stream: str
     id: bytes
@@ -112,6 +112,7 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
     attempt: int
     deaths: int
     suspect: bool
+    size: int
     fields: list[bytes]
     body: bytes
     headers: dict[str, str]
@@ -125,7 +126,10 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
     def read(
         cls, keys: Keys, stream: str, reply: Sequence[Any], count: int = 1, *, suspect: bool = False
     ) -> Entry:
-        """Make it of what the server gave, delivered for the `count`-th time."""
+        """Make it of what the server gave, delivered for the `count`-th time.
+
+        Whether a process that died had begun its first delivery nobody knows: that is no attempt.
+        """
         fields: list[bytes] = list(reply[1])
         own = stream == keys.again
         attempts, message_id = 0, ""
@@ -140,9 +144,10 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
             reply[0],
             own,
             message_id,
-            attempts + count,
+            attempts + max(1, count - 1),
             count - 1,
             suspect,
+            sum(map(len, fields)),
             fields,
             body,
             headers,

@@ -91,7 +91,8 @@ if not first[1] then return -1 end
 return math.max(0, tonumber(first[2]) - now)
 """)
 
-# KEYS: streams. ARGV: group, me, lease in ms, how many, how many of the dead's, 1 for my own alone.
+# KEYS: streams. ARGV: group, me, lease in ms, how many, how many of the dead's, 1 for my own alone,
+# how many bytes: one more entry may go beyond.
 # What nobody holds comes as it was; what a dead process held has one attempt more; my own, whose
 # answer was lost on the way, is as it was. Entries that a stream has lost are let go and counted.
 # Returns, for each stream, {entries as {id, fields, delivery count, 1 if the dead's}, lost, 1 if
@@ -99,7 +100,7 @@ return math.max(0, tonumber(first[2]) - now)
 CLAIM = Script(
     """
 local group, me = ARGV[1], ARGV[2]
-local room, suspects = tonumber(ARGV[4]), tonumber(ARGV[5])
+local room, suspects, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 local function claim(stream)
   local pending
   if ARGV[6] == '1' then
@@ -115,11 +116,12 @@ local function claim(stream)
     if owner ~= me and owner ~= '"""
     + NOBODY
     + """' then suspect = 1 end
-    if room > 0 and (suspect == 0 or suspects > 0) then
+    if room > 0 and bytes > 0 and (suspect == 0 or suspects > 0) then
       local claimed = redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', count)[1]
       if claimed and claimed[2] then
         taken[#taken + 1] = {id, claimed[2], count, suspect}
         room = room - 1
+        for _, field in ipairs(claimed[2]) do bytes = bytes - #field end
         suspects = suspects - suspect
       else
         redis.call('XACK', stream, group, id)
@@ -188,6 +190,7 @@ return 1
 # KEYS: stream. ARGV: group, ms of silence. Forgets consumer ids that hold nothing and are silent.
 SWEEP = Script(f"""
 local swept = 0
+if redis.call('EXISTS', KEYS[1]) == 0 then return swept end
 for _, info in ipairs(redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])) do
   local it = {{}}
   for i = 1, #info, 2 do it[info[i]] = info[i + 1] end
@@ -201,6 +204,7 @@ return swept
 
 # KEYS: topic. ARGV: ms to keep what all groups have passed. Removes what no group needs any more.
 TRIM = Script("""
+if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local function parts(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(seq)
