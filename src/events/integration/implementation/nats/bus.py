@@ -55,7 +55,6 @@ class NatsTransport:
         *,
         timeout: float = 10.0,
         lease: float = 30.0,
-        max_crashes: int = 5,
         replicas: int = 1,
         max_age: float | None = None,
         prefix: str = "events",
@@ -63,8 +62,6 @@ class NatsTransport:
     ) -> None:
         if lease < _SHORTEST_LEASE:
             raise InvalidTopologyError("NATS", f"lease must be at least {_SHORTEST_LEASE} s")
-        if max_crashes < 1:
-            raise InvalidTopologyError("NATS", "max_crashes must be at least 1")
         servers: list[str] | Client
         if isinstance(url, Client):
             servers, shown = url, "client"
@@ -104,7 +101,6 @@ class NatsTransport:
             dead_letters=self._dead_letters,
             timeout=timeout,
             ack_wait=lease,
-            deaths=max_crashes,
         )
 
     def __repr__(self) -> str:
@@ -197,8 +193,6 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         lease: When a message that was begun, and of which nothing is heard any more, is given
             to another. Handlers may take longer: the lease is renewed while their process lives
             and its event loop is not blocked for that long.
-        max_crashes: After so many attempts in a row that ended without a word, as a process's death
-            does, a message is a dead letter.
         replicas: Of streams that are made.
         max_age: Of messages in topics' streams that are made; None keeps them for ever. What is
             older is gone, whether handled or not.
@@ -212,7 +206,6 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         lease: float = 30.0,
-        max_crashes: int = 5,
         replicas: int = 1,
         max_age: float | None = None,
         prefix: str = "events",
@@ -223,7 +216,6 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
             url,
             timeout=options.get("send_timeout", 10.0),
             lease=lease,
-            max_crashes=max_crashes,
             replicas=replicas,
             max_age=max_age,
             prefix=prefix,

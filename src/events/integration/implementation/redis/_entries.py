@@ -110,7 +110,7 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
     own: bool
     message_id: str
     attempt: int
-    deaths: int
+    crashes: int
     suspect: bool
     fields: list[bytes]
     body: bytes
@@ -125,7 +125,10 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
     def read(
         cls, keys: Keys, stream: str, reply: Sequence[Any], count: int = 1, *, suspect: bool = False
     ) -> Entry:
-        """Make it of what the server gave, delivered for the `count`-th time."""
+        """Make it of what the server gave, delivered for the `count`-th time.
+
+        All deliveries before that ended with their process: what is retried is another entry.
+        """
         fields: list[bytes] = list(reply[1])
         own = stream == keys.again
         attempts, message_id = 0, ""
@@ -140,7 +143,7 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
             reply[0],
             own,
             message_id,
-            attempts + count,
+            attempts + 1,
             count - 1,
             suspect,
             fields,

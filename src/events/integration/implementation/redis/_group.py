@@ -9,8 +9,7 @@ on the transport's. The rules between processes that share the consumer's name:
   is renewed every third of the lease, however long its handler takes.
 - What has not been renewed for a lease belonged to a dead process. Others take it over one at a
   time, oldest first, since one of them may be what killed it: what was at hand beside the killer
-  is then handled, and acknowledged, without it. After `max_deaths` deaths it is a dead letter,
-  unhandled.
+  is then handled, and acknowledged, without it.
 - A lost answer to a read leaves entries pending here that nobody has seen: after each reconnect
   these come first.
 - What a shutdown gives back is pending for nobody, and is taken before anything new.
@@ -41,7 +40,7 @@ from events.integration.implementation.redis._link import Link
 from events.integration.implementation.redis._scripts import CLAIM, LEAVE
 from events.integration.implementation.redis._settling import Settler
 from events.integration.implementation.redis._upkeep import GONE, Upkeep
-from events.integration.message import CRASHED, Ack, Delivery, Reject, Release, Retry, Settlement
+from events.integration.message import Ack, Delivery, Reject, Release, Retry, Settlement
 from events.integration.transport import Deliver, Subscription
 
 __all__ = ["GroupOptions", "StreamConsumer"]
@@ -63,7 +62,6 @@ class GroupOptions(Struct, frozen=True, kw_only=True):
     start: str
     lease: float
     prefetch: int
-    max_deaths: int
     retention: float
     timeout: float
 
@@ -251,11 +249,6 @@ class StreamConsumer:
         self._known[place] = entry
         self._in_hand += 1
         self._suspects += entry.suspect
-        if entry.deaths >= self._options.max_deaths and entry.suspect:
-            text = f"the process that handled it died, {entry.deaths} times in a row"
-            logger.error("%s gives up on %s: %s", self.name, entry.message_id, text)
-            self._settle(entry, Reject(CRASHED, text, entry.attempt - 1))
-            return
         future = self._deliver(self._delivery(entry))
         future.add_done_callback(partial(self._on_settlement, entry))
 
@@ -268,6 +261,7 @@ class StreamConsumer:
             entry.headers,
             entry.attempt,
             entry.key,
+            entry.crashes,
         )
 
     def _on_settlement(self, entry: Entry, future: asyncio.Future[Settlement]) -> None:

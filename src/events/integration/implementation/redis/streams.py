@@ -160,7 +160,6 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
         lease: After how long without a sign of life a process counts as dead, and what it held goes
             to others. A handler may take as long as it likes; an event loop must not stand still
             for that long.
-        max_crashes: After how many deaths of its process in a row an event is a dead letter.
         prefetch: How many events a swift consumer has at hand at most. A slow one has as many as
             it handles at once, so that others of its name find work.
         start: Where a consumer name begins that was never seen before: at the `"oldest"` event that
@@ -171,14 +170,13 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
             has handled them yet: leave it out unless the memory counts for more.
     """
 
-    def __init__(  # noqa: PLR0913 - options, all by keyword
+    def __init__(
         self,
         url: str | Redis,
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         connect_timeout: float = 5.0,
         lease: float = 30.0,
-        max_crashes: int = 5,
         prefetch: int = 128,
         start: Literal["oldest", "newest"] = "oldest",
         retention: float = 0.0,
@@ -193,7 +191,6 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
                 start="0" if start == "oldest" else "$",
                 lease=lease,
                 prefetch=prefetch,
-                max_deaths=max_crashes,
                 retention=retention,
                 timeout=connect_timeout,
             ),
