@@ -52,6 +52,8 @@ class Found(Struct, frozen=True):
     attempts: int
     was_postponed: bool
     fault: OutboxError | None = None
+    is_marked: bool = False
+    """Whether the table counts this attempt already."""
 
 
 class Postponed(Struct, frozen=True):
@@ -131,6 +133,7 @@ class Rows:
             ).where(row, c.id == r.consumer_id),
         )
         self._remove = delete(tables.rows).where(row)
+        self._mark = update(tables.rows).where(row).values(attempts=r.attempts + 1)
 
     # --- consumers and publishing ---------------------------------------------------------------
 
@@ -294,6 +297,11 @@ class Rows:
                     for row in postponed
                 ]
                 await connection.execute(self._postpone, changes)
+
+    async def mark(self, row: int) -> None:
+        """Count the attempt that is about to begin, in case it ends the process."""
+        async with begun(self._engine) as connection:
+            await connection.execute(self._mark, {"row": row})
 
     async def bury(self, rows: Sequence[Refused]) -> None:
         """Move rows to the dead letters."""

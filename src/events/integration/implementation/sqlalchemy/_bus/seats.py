@@ -13,7 +13,7 @@ from events.errors import OutboxTableError
 from events.integration.implementation.sqlalchemy._bus.sharing import (
     Seat,
     Taken,
-    lanes_in,
+    holdings,
     take,
     text_of,
 )
@@ -66,7 +66,7 @@ class Seats:
             now = aware(read_at)
             if member != _LOCK:
                 remaining = (aware(expires_at) - now).total_seconds()
-                seats.append(Seat(member, token, lanes_in(lanes), length, remaining))
+                seats.append(Seat(member, token, *holdings(lanes), length, remaining))
         taken = take(seats, me, busy)
         c = self._table.c
         there = {seat.member for seat in seats}
@@ -75,7 +75,7 @@ class Seats:
         for seat in taken.written:
             values = {
                 "token": seat.token,
-                "lanes": text_of(seat.lanes),
+                "lanes": text_of(seat),
                 "lease_seconds": seat.length,
                 "expires_at": now + timedelta(seconds=seat.remaining),
             }

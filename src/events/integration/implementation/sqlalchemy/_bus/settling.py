@@ -3,7 +3,8 @@
     Ack      the row is removed
     Retry    the row is due later, with so many attempts
     Reject   the row moves to the dead letters; where that cannot be, it is due a little later
-    Release  nothing: the row is there, for whoever reads its lane next
+    Release  nothing: the row is there, for whoever reads its lane next; an attempt that was counted
+             beforehand is taken back
 
 It is tried until the database takes it, as a row that was handled and stays would be handled again.
 """
@@ -122,4 +123,6 @@ def _sorted(
         elif isinstance(settlement, Reject):
             error = settlement.error
             refused.append(Refused(row.id, settlement.reason, error, settlement.attempts))
+        elif row.is_marked:
+            postponed.append(Postponed(row.id, 0.0, row.attempts))
     return done, postponed, refused

@@ -8,8 +8,9 @@ consumers, so it has one *seat* for all of them: lanes by consumer, one lease.
                                       ^                                 |
                                       '-------- fewer again ------------'
 
-Of a lane that is being drained nothing more is read; it is given up when what was read is settled.
-The seat of a bus whose lease has run out stays until others have taken all that it held.
+Of a lane that is drained nothing more is read; it is given up when what was read is settled.
+The seat of a bus whose lease has run out stays until others have taken all that it held. What it had
+at hand when it died, no more than its window, may be what it died of, see `queue`.
 """
 
 from __future__ import annotations
@@ -21,18 +22,22 @@ from msgspec.structs import replace
 
 from events.integration.outbox import LANES
 
-__all__ = ["ALL", "Held", "Seat", "Taken", "lanes_in", "take", "text_of"]
+__all__ = ["ALL", "Held", "Seat", "Taken", "holdings", "take", "text_of"]
 
 ALL = (1 << LANES) - 1
 """The set of all lanes, as bits."""
 
 
 class Seat(Struct, frozen=True):
-    """What one bus holds: lanes by the consumer's number. `remaining` is in seconds."""
+    """What one bus holds, by the consumer's number: lanes, and how many rows it may have at hand.
+
+    `remaining` is in seconds.
+    """
 
     member: str
     token: str
     lanes: Mapping[int, int]
+    windows: Mapping[int, int]
     length: float
     remaining: float
 
@@ -44,6 +49,8 @@ class Held(Struct, frozen=True):
     read: int
     taken: int = 0
     """Those that were a dead bus's until now."""
+    doubtful: int = 0
+    """How many rows that one may have had at hand."""
 
     @property
     def is_settled(self) -> bool:
@@ -89,13 +96,14 @@ def take(seats: Iterable[Seat], me: Seat, busy: Mapping[int, int]) -> Taken:
         taken = _first(free, share - read.bit_count())
         lanes, read = lanes | taken, read | taken
         is_missing = is_missing or read.bit_count() < share
-        was_dead = 0
-        for member, (_, theirs) in dead.items():
+        was_dead = doubtful = 0
+        for member, (seat, theirs) in dead.items():
             if theirs.get(consumer, 0) & taken:
                 was_dead |= theirs[consumer] & taken
+                doubtful += seat.windows[consumer]
                 theirs[consumer] &= ~taken
                 changed.add(member)
-        held[consumer] = Held(lanes, read, was_dead)
+        held[consumer] = Held(lanes, read, was_dead, doubtful)
     own = replace(
         me, lanes={consumer: each.lanes for consumer, each in held.items()}, remaining=me.length
     )
@@ -131,12 +139,19 @@ def _union(sets: Iterable[int]) -> int:
     return found
 
 
-def text_of(lanes: Mapping[int, int]) -> str:
-    """Return it as the table holds it."""
-    return ",".join(f"{consumer}:{held:x}" for consumer, held in sorted(lanes.items()))
+def text_of(seat: Seat) -> str:
+    """Return what it holds, as the table has it."""
+    return ",".join(
+        f"{consumer}:{held:x}:{seat.windows[consumer]}"
+        for consumer, held in sorted(seat.lanes.items())
+    )
 
 
-def lanes_in(text: str) -> dict[int, int]:
-    """Return what `text_of` wrote."""
-    pairs = (each.partition(":") for each in text.split(",") if each)
-    return {int(consumer): int(held, 16) for consumer, _, held in pairs}
+def holdings(text: str) -> tuple[dict[int, int], dict[int, int]]:
+    """Return the lanes and the windows that `text_of` wrote."""
+    lanes, windows = dict[int, int](), dict[int, int]()
+    for each in text.split(",") if text else ():
+        consumer, held, window = each.split(":")
+        lanes[int(consumer)] = int(held, 16)
+        windows[int(consumer)] = int(window)
+    return lanes, windows
