@@ -7,12 +7,10 @@ Node must be installed. Its packages are installed from a lock file into `build/
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import AsyncGenerator, Generator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -32,6 +30,7 @@ from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.implementation.redis import RedisPubSubIntegrationEventBus
 from events.testing import eventually
 from events.testing.contracts import Probe
+from tests.acceptance.node import node_with
 from tests.brokers.nats_server import plain_url
 from tests.brokers.rabbitmq_server import Client, RabbitMQHarness, rabbitmq_url
 from tests.brokers.redis_server import redis_url
@@ -45,7 +44,6 @@ PAGE = ROOT / "docs" / "how-to" / "other-languages.md"
 PACKAGES = Path(__file__).parent / "javascript"
 FOLDER = ROOT / "build" / "javascript"
 BUSES = ("rabbitmq", "streams", "pubsub", "nats")
-OLDEST = 20  # of Node.js, for the CloudEvents SDK
 PATIENCE = 30.0
 
 
@@ -71,34 +69,7 @@ def test_the_page_has_a_snippet_for_each_bus_and_direction() -> None:
 @pytest.fixture(scope="module")
 def node() -> str:
     """Return the program, with the packages of the snippets installed."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    reason = _why_not(node, npm)
-    if node is None or npm is None or reason is not None:
-        pytest.skip(
-            f"{reason}, so the JavaScript of {PAGE.relative_to(ROOT)} is not run: install Node.js "
-            f"{OLDEST} or newer with npm (Debian 13: apt-get install nodejs npm)"
-        )
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    lock = (PACKAGES / "package-lock.json").read_bytes()
-    installed = FOLDER / "installed.json"  # a copy of the lock file, written when all is there
-    with (FOLDER / "lock").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX)
-        if not installed.exists() or installed.read_bytes() != lock:
-            for file in PACKAGES.iterdir():
-                shutil.copy(file, FOLDER)
-            command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-            done = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, f"npm ci in {FOLDER} failed:\n{done.stderr}"
-            installed.write_bytes(lock)
-    return node
-
-
-def _why_not(node: str | None, npm: str | None) -> str | None:
-    if node is None or npm is None:
-        return f"no {'npm' if node else 'node'}"
-    said = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
-    major = int(said.removeprefix("v").partition(".")[0])
-    return f"{node} is {said.strip()}" if major < OLDEST else None
+    return node_with(PACKAGES, FOLDER, f"the JavaScript of {PAGE.relative_to(ROOT)} is not run")
 
 
 class Scripts:

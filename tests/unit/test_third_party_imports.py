@@ -23,6 +23,7 @@ NEWER_STDLIB = {"annotationlib"}
 ALLOWED = {
     "events": set[str](),
     "events.contracts": {"msgspec"},
+    "events.contracts.foreign": {"yaml"},
     "events.domain.implementation.dishka": {"dishka"},
     "events.domain.implementation.sqlalchemy": {"sqlalchemy"},
     "events.integration": {"msgspec"},

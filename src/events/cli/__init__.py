@@ -22,6 +22,7 @@ __all__ = ["FAILED", "OK", "UNAVAILABLE", "USAGE", "UsageError", "main"]
 
 _COMMANDS = {
     "run": "run the consumers of a bus until SIGTERM or SIGINT",
+    "asyncapi": "write the AsyncAPI document of a service",
     "schema": "lock, check and compare the contracts of events",
 }
 

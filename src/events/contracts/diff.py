@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-__all__ = ["differences", "schema_differences"]
+__all__ = ["differences", "inlined", "schema_differences"]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -15,7 +15,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def schema_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Say how two schemas differ, by the place in the payload."""
-    return list(_schemas(_inlined(old), _inlined(new), "$"))
+    return list(_schemas(inlined(old), inlined(new), "$"))
 
 
 def _events(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
@@ -99,14 +99,13 @@ def _schemas(old: Any, new: Any, path: str) -> Iterator[str]:
         yield f"{path}: {_shown(one)} -> {_shown(other)}"
 
 
-def _inlined(schema: Mapping[str, Any]) -> Any:
+def inlined(schema: Mapping[str, Any]) -> Any:
     """Put each definition where it is referred to; one within itself stays a reference."""
     definitions = schema.get("$defs", {})
 
     def walk(each: Any, within: tuple[str, ...]) -> Any:
         if isinstance(each, list):
-            members_of: list[Any] = each
-            return [walk(one, within) for one in members_of]
+            return [walk(one, within) for one in cast("Sequence[Any]", each)]
         if not isinstance(each, dict):
             return each
         members = cast("dict[str, Any]", each)

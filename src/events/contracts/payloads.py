@@ -176,7 +176,7 @@ class _Values:
                     yield from ([*plain[:index], each, *plain[index + 1 :]] for each in found[1:])
             return
         items: Any = schema.get("items", {})
-        found = list(self.of(items if isinstance(items, Mapping) else {}, depth + 1))
+        found = list(self.of({} if isinstance(items, bool) else items, depth + 1))
         least, most = schema.get("minItems", 0), schema.get("maxItems", 2)
         if found and most:
             yield [found[index % len(found)] for index in range(max(1, least))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from events.domain.aggregate import AggregateRoot
+from events.domain.aggregate import AggregateRoot, AggregateRootMixin
 from events.domain.dispatcher import DomainEventDispatcher
 from events.domain.event import DomainEvent
 from events.domain.event_handler import (
@@ -14,6 +14,7 @@ from events.domain.event_handler import (
 
 __all__ = [
     "AggregateRoot",
+    "AggregateRootMixin",
     "DomainEvent",
     "DomainEventDispatcher",
     "DomainEventHandler",

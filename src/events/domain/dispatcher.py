@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias, cast
 
-from events.domain.aggregate import AggregateRoot, having_events
+from events.domain.aggregate import AggregateRootMixin, having_events, pops_its_own_alone
 from events.domain.event import DomainEvent
-from events.domain.event_handler.factory import DomainEventHandlerFactory
+from events.domain.event_handler.factory import DomainEventHandlerFactory, made_in_unit_of_work
 from events.domain.event_handler.handler import DomainEventHandler
+from events.domain.observation import ObservedHandler, observed
 from events.errors import DispatcherBusyError, EventChainTooLongError, InvalidDomainEventError
 
 __all__ = ["DomainEventDispatcher"]
@@ -73,12 +74,15 @@ class DomainEventDispatcher:
     ) -> None:
         if limit < 1:
             raise ValueError(f"limit is {limit}: not even one event could be handled")
+        if isinstance(handler_factory, type) or not hasattr(handler_factory, "create"):
+            _refuse_factory(handler_factory)
         self._factory = handler_factory
         self._limit = limit
         self._queue: deque[_Step] = deque()
         self._handling: _Step | None = None  # something exactly while `process` awaits
         self._handlers: dict[type, Sequence[DomainEventHandler[Any]]] = {}
-        self._seen: dict[int, AggregateRoot] = {}
+        self._made: dict[type, DomainEventHandler[Any]] = {}  # by their class, for the factory
+        self._seen: dict[int, AggregateRootMixin] = {}
         self._asked: dict[int, _HasEvents] = {}  # those of the seen whose `pop_events` is their own
         self._entered = 0
         self._watch: _Watch | None = None
@@ -102,12 +106,11 @@ class DomainEventDispatcher:
         that has a `pop_events` may be given. One that is not `AggregateRoot`'s own, such as one
         that collects the events of child entities, is called after each event.
         """
-        if not isinstance(entity, AggregateRoot):
-            _check_entity(entity)
-            self._asked[id(entity)] = entity
-        elif type(entity).pop_events is AggregateRoot.pop_events:
+        if pops_its_own_alone(entity):
             self._seen[id(entity)] = entity
         else:
+            if not isinstance(entity, AggregateRootMixin):
+                _check_entity(entity)
             self._asked[id(entity)] = entity
         self.store_events(entity.pop_events())
 
@@ -140,7 +143,7 @@ class DomainEventDispatcher:
                 event = step[0]
                 event_type = type(event)
                 if event_type not in handlers:
-                    handlers[event_type] = await self._create(event_type)
+                    handlers[event_type] = observed(await self._create(event_type))
                 for handler in handlers[event_type]:
                     await handler.handle(event)
                 if seen or asked:
@@ -160,15 +163,22 @@ class DomainEventDispatcher:
                 "is not a DomainEvent, so it has no handlers: store instances of its subclasses"
                 + (", not the classes themselves" if issubclass(event_type, type) else ""),
             )
-        made: object = await self._factory.create(event_type)
-        if isinstance(made, Sequence) and all(hasattr(each, "handle") for each in made):
-            handlers: Sequence[DomainEventHandler[Any]] = made
-            if not any(isinstance(each, type) for each in handlers):
+        token = made_in_unit_of_work.set(self._made)
+        try:
+            made: object = self._factory.create(event_type)
+            is_async = isinstance(made, Awaitable)
+            if is_async:
+                made = await cast("Awaitable[object]", made)
+        finally:
+            made_in_unit_of_work.reset(token)
+        if is_async and isinstance(made, Sequence):
+            handlers = cast("Sequence[DomainEventHandler[Any]]", made)
+            if all(hasattr(h, "handle") and not isinstance(h, type) for h in handlers):
                 return handlers
         raise TypeError(
             f"{self._factory!r} gave {made!r} as the handlers of {event_type.__qualname__}: "
-            f"`create(event_type)` must return a sequence of handlers, which it has made, in the "
-            f"order in which they run"
+            f"`async def create(self, event_type)` must return a sequence of handlers, which it "
+            f"has made, in the order in which they run"
         )
 
     async def __aenter__(self) -> Self:
@@ -201,7 +211,7 @@ class DomainEventDispatcher:
     def _collect(self) -> None:
         for entity in having_events(self._seen.values()):
             self.store_events(entity.pop_events())
-        for other in self._asked.values():
+        for other in tuple(self._asked.values()):  # one may have another taken
             self.store_events(other.pop_events())
 
     def _drop(self) -> None:
@@ -229,6 +239,13 @@ class _Watch:
                 len(self._queue),
                 ", ".join(dict.fromkeys(step[0].type for step in self._queue)),
             )
+
+
+def _refuse_factory(given: object) -> None:
+    cure = "write SimpleDomainEventHandlerFactory(), or a class with `create`"
+    if hasattr(given, "get"):
+        cure = "a registry is given to a factory: SimpleDomainEventHandlerFactory(registry=...)"
+    raise TypeError(f"handler_factory must be a DomainEventHandlerFactory, not {given!r}: {cure}")
 
 
 def _check_entity(given: object) -> None:
@@ -259,4 +276,6 @@ def _note(
 
 
 def _name(handler: DomainEventHandler[Any]) -> str:
+    if isinstance(handler, ObservedHandler):
+        handler = handler.handler
     return type(handler).__qualname__

@@ -34,9 +34,10 @@ from events.integration.message import Delivery, Message, current_correlation, c
 from events.integration.upcasting import has_upcaster, resolve, upcast
 from events.integration.uuid7 import uuid7
 
-__all__ = ["EventDecoder", "Serializer"]
+__all__ = ["EventDecoder", "Serializer", "with_trace"]
 
 TRACING: Final = ("traceparent", "tracestate")
+_TRACE_HEADERS: Final = frozenset({*TRACING, *(f"ce-{name}" for name in TRACING)})
 MAX_DIGITS: Final = 19
 
 # Headers that would be read as something else, or not at all, on one bus or another. All buses
@@ -148,10 +149,21 @@ class Serializer:
             others = _checked(headers, codec)
             trace = _trace_in(others) or trace
             attributes.update(others)
-        for name, value in trace.items():
-            attributes[name] = value
-            attributes[f"ce-{name}"] = encode_value(value)
+        _add_trace(attributes, trace)
         return Message(topic, codec.type, message_id, body, attributes, key)
+
+
+def with_trace(message: Message, trace: Mapping[str, str]) -> Message:
+    """Return the message with this trace context (`traceparent`, `tracestate`) for its own."""
+    headers = {name: value for name, value in message.headers.items() if name not in _TRACE_HEADERS}
+    _add_trace(headers, trace)
+    return msgspec.structs.replace(message, headers=headers)
+
+
+def _add_trace(headers: dict[str, str], trace: Mapping[str, str]) -> None:
+    for name, value in trace.items():
+        headers[name] = value
+        headers[f"ce-{name}"] = encode_value(value)
 
 
 def _not_an_event(given: object) -> EventEncodeError:

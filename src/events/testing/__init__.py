@@ -5,6 +5,7 @@ The suites that every bus must pass are in `events.testing.contracts`, which nee
 
 from events.testing.faults import Fault
 from events.testing.faulty import FaultyTransport
+from events.testing.observations import Observation, RecordingObserver
 from events.testing.recording import (
     RecordedEvent,
     RecordingIntegrationEventBus,
@@ -15,8 +16,10 @@ from events.testing.waiting import eventually, until_quiet
 __all__ = [
     "Fault",
     "FaultyTransport",
+    "Observation",
     "RecordedEvent",
     "RecordingIntegrationEventBus",
+    "RecordingObserver",
     "RecordingOutbox",
     "eventually",
     "until_quiet",

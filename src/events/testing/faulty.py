@@ -14,6 +14,7 @@ from functools import partial
 
 from events.errors import BusError, BusUnavailableError
 from events.integration.message import Delivery, Message, Release, Settlement
+from events.integration.observation import system_of
 from events.integration.transport import (
     DeadLetterStore,
     Deliver,
@@ -71,6 +72,11 @@ class FaultyTransport:
         self.features = features or inner.features
         self._lost = False
         self._subscribed: set[_FaultySubscribed] = set()
+
+    @property
+    def system(self) -> str:
+        """Return the inner transport's."""
+        return system_of(self.inner)
 
     @property
     def connected(self) -> bool:

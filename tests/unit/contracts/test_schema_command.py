@@ -52,10 +52,13 @@ class Repository:
         (self.folder / "contractual_shop.py").write_text(text)
 
     def events(self, *arguments: str) -> int:
+        return self.main("schema", *arguments)
+
+    def main(self, *arguments: str) -> int:
         sys.modules.pop("contractual_shop", None)
         sys.dont_write_bytecode = True
         self.patch.setattr(IntegrationEvent, "registry", EventRegistry())
-        return main(["schema", *arguments])
+        return main([*arguments])
 
     def git(self, *arguments: str) -> None:
         who = ["-c", "user.name=Ada", "-c", "user.email=ada@example.org"]
@@ -184,3 +187,18 @@ def test_a_lock_with_a_conflict_fails_in_one_line(
     assert repository.events("check") == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("events: events.lock.json is not JSON")
+
+
+def test_the_document_of_the_service(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert repository.main("asyncapi", "--server", "amqp://guest:secret@broker/shop") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["servers"]["amqp"]["description"] == "amqp://guest:***@broker/shop"
+
+    for name in ("asyncapi.yaml", "asyncapi.json"):
+        assert repository.main("asyncapi", "-o", name) == 0
+        assert repository.events("lock") == 0
+        assert repository.events("check", "--against", name) == 0
+        said = capsys.readouterr().out
+        assert "shop: mails on orders: order.placed v1: deploy either side first" in said

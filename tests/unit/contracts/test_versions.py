@@ -146,7 +146,7 @@ def test_a_changed_event_that_only_others_read_is_an_error() -> None:
     lock = lock_of(service([v1], []))
     changed = classes()[0]
     changed.registry.remove(changed.registry["order.placed", 2])
-    other = dataclass(
+    other: Any = dataclass(
         type(
             "OrderPlacedV1",
             (changed.__mro__[1],),

@@ -434,6 +434,8 @@ class PlainRoot(AggregateRoot):
 def test_an_aggregate_that_is_gone_with_its_events_is_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    gc.collect()  # what other tests left behind
+    caplog.clear()
     root = PlainRoot()
     for name in ("a", "b"):
         root.publish_event(Renamed(name))
@@ -449,6 +451,8 @@ def test_an_aggregate_that_is_gone_with_its_events_is_a_warning(
 
 
 def test_an_aggregate_whose_events_were_taken_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    gc.collect()
+    caplog.clear()
     root = PlainRoot()
     root.publish_event(Renamed("a"))
     taken = root.pop_events()

@@ -298,6 +298,50 @@ async def test_a_handler_of_two_events_is_one_instance_in_a_unit_of_work(world: 
     assert world.made == ["both"] * 2
 
 
+async def test_units_of_work_share_a_factory_and_no_handler(world: World) -> None:
+    ran: list[object] = []
+
+    class Both(DomainEventHandler[A | B]):
+        async def handle(self, event: A | B) -> None:
+            await asyncio.sleep(0)
+            ran.append(self)
+
+    factory = SimpleDomainEventHandlerFactory(registry=DomainEventHandlerRegistry.of([Both]))
+
+    async def unit() -> None:
+        async with DomainEventDispatcher(factory) as dispatcher:
+            dispatcher.store_events([A("1"), B("2")])
+
+    await unit()
+    await asyncio.gather(unit(), unit())
+    assert [ran.count(each) for each in dict.fromkeys(ran)] == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        (None, r"write SimpleDomainEventHandlerFactory\(\), or a class with `create`"),
+        (SimpleDomainEventHandlerFactory, r"write SimpleDomainEventHandlerFactory\(\)"),
+        (DomainEventHandlerRegistry(), "a registry is given to a factory: Simple"),
+    ],
+)
+def test_what_is_given_for_a_factory_and_is_none(given: Any, cure: str) -> None:
+    with pytest.raises(TypeError, match=f"^handler_factory must be a .*, not .*: {cure}"):
+        DomainEventDispatcher(given)
+
+
+async def test_a_factory_that_is_not_async_is_named(world: World) -> None:
+    class Factory:
+        def create(self, event_type: type[DomainEvent]) -> list[Any]:
+            return []
+
+    factory: Any = Factory()
+    dispatcher = DomainEventDispatcher(factory)
+    dispatcher.store_event(A("1"))
+    with pytest.raises(TypeError, match=r"gave \[\] as the handlers of A: `async def create"):
+        await dispatcher.process()
+
+
 async def test_a_factory_of_the_users_own_needs_no_registry() -> None:
     class Greet(DomainEventHandler[A]):
         def __init__(self, name: str) -> None:
@@ -333,7 +377,7 @@ async def test_a_factory_that_gives_no_handlers_is_named(world: World, gives: st
     dispatcher = DomainEventDispatcher(Factory())
     dispatcher.store_event(A("1"))
     with pytest.raises(
-        TypeError, match=r"as the handlers of A: `create\(event_type\)` must"
+        TypeError, match=r"as the handlers of A: `async def create\(self, event_type\)` must"
     ) as caught:
         await dispatcher.process()
     assert repr(made) in str(caught.value)

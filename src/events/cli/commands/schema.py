@@ -144,12 +144,11 @@ def _diff(service: Any, arguments: argparse.Namespace) -> int:
 
 
 def _theirs(path: Path) -> Any:
-    from events.contracts.lock import loads  # noqa: PLC0415
+    from events.contracts.foreign import read_contracts  # noqa: PLC0415
 
-    text = _read(path)
-    if text is None:
+    if not path.exists():
         raise UsageError(f"--against {path}: there is no such file")
-    return loads(text, path)
+    return read_contracts(path)
 
 
 def _read(path: Path) -> str | None:

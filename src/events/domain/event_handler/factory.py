@@ -7,6 +7,7 @@ asks dishka.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from events.domain.event import DomainEvent
@@ -16,12 +17,19 @@ from events.errors import HandlerNotBuiltError
 __all__ = ["DomainEventHandlerFactory", "SimpleDomainEventHandlerFactory"]
 
 
+# What the unit of work has made so far. Its dispatcher sets this around `create`, so that several
+# which share a factory do not share handlers, and with them a session.
+made_in_unit_of_work: ContextVar[dict[type, DomainEventHandler[Any]]] = ContextVar(
+    "made_in_unit_of_work"
+)
+
+
 class DomainEventHandlerFactory(Protocol):
     """Make the handlers of events, for one unit of work.
 
     A dispatcher asks once for each type of event that it meets, and keeps what it got. A handler
     class that handles two types of events should be one instance in both answers: a factory that
-    builds its handlers keeps them for as long as the unit of work lasts.
+    builds its handlers keeps them for as long as the unit of work lasts, and no longer.
     """
 
     async def create(self, event_type: type[DomainEvent], /) -> Sequence[DomainEventHandler[Any]]:
@@ -38,7 +46,8 @@ class SimpleDomainEventHandlerFactory:
 
         SimpleDomainEventHandlerFactory({ShipOrder: lambda: ShipOrder(session)})
 
-    It keeps each handler that it has made, so make a factory for each unit of work.
+    Each dispatcher gets one handler of each class, for all its events; so does who calls `create`
+    without a dispatcher.
 
     Args:
         makers: a callable without arguments by handler class. A class that is not in it is
@@ -53,7 +62,7 @@ class SimpleDomainEventHandlerFactory:
     ) -> None:
         self._makers: Mapping[type, Callable[[], Any]] = dict(makers or {})
         self._registry = checked_registry(registry)
-        self._made: dict[type, DomainEventHandler[Any]] = {}
+        self._made: dict[type, DomainEventHandler[Any]] = {}  # without a dispatcher
 
     async def create(self, event_type: type[DomainEvent]) -> Sequence[DomainEventHandler[Any]]:
         """Make the handlers of an event type, by their makers or by calling their classes.
@@ -61,7 +70,7 @@ class SimpleDomainEventHandlerFactory:
         Raises:
             HandlerNotBuiltError: a class has no maker and needs arguments, or its maker is none.
         """
-        made = self._made
+        made = made_in_unit_of_work.get(self._made)
         handlers: list[DomainEventHandler[Any]] = []
         for handler_class in self._registry.get(event_type):
             if handler_class not in made:

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Protocol, Self, cast
 
-from events.domain.aggregate import AggregateRoot, having_events, unpopped
+from events.domain.aggregate import (
+    AggregateRootMixin,
+    having_events,
+    pops_its_own_alone,
+    unpopped,
+)
 from events.domain.dispatcher import DomainEventDispatcher
+from events.domain.event import DomainEvent
 from events.errors import MissingExtraError
 
 try:
     from sqlalchemy import event as sqlalchemy_event
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
-    from sqlalchemy.orm import SessionTransaction
+    from sqlalchemy.orm import Session, SessionTransaction
     from sqlalchemy.util import await_only
 except ImportError as error:
     raise MissingExtraError(__name__, "sqlalchemy") from error
 
 __all__ = ["SQLAlchemyDomainEvents"]
+
+_ATTRIBUTE = "_events_domain"  # of a session
 
 
 class SQLAlchemyDomainEvents:
@@ -29,14 +37,14 @@ class SQLAlchemyDomainEvents:
         order.complete()
         await session.commit()
 
-    The commit hands over every aggregate that the session has or has flushed, and runs `process`
-    before its own flush, in the transaction: if a handler raises, `commit` raises its error and
-    nothing is committed. What handlers change, and the events of what they add, are part of the
-    same commit. The end of a savepoint processes nothing. A rollback drops the events that were
-    published since the transaction, or the savepoint, began.
+    The commit hands over every object with a `pop_events` that the session has or has flushed, and
+    runs `process` before its own flush, in the transaction: if a handler raises, `commit` raises
+    its error and nothing is committed. What handlers change or put into an outbox, and the events
+    of what they add, are part of the same commit. The end of a savepoint processes nothing. A
+    rollback drops the events that were published since the transaction, or the savepoint, began.
 
     It stays attached to the session for as long as that lives, over any number of commits;
-    `detach`, or the end of `async with`, ends it.
+    `detach`, the end of `async with`, or another one for the same session ends it.
 
     Raises:
         TypeError: the session is no `AsyncSession`: handlers are awaited within its commit.
@@ -53,27 +61,22 @@ class SQLAlchemyDomainEvents:
             )
         self._session = given.sync_session
         self._dispatcher = dispatcher
-        self._processing = False
-        # What is flushed is clean, and a session keeps nothing alive that is clean. It may still
-        # publish, as many do that need their key for it.
-        self._flushed: dict[int, AggregateRoot] = {}
-        # How many events each aggregate had when a savepoint began.
-        self._before: dict[SessionTransaction, dict[int, int]] = {}
-        self._listeners: dict[str, Callable[..., None]] = {
-            "before_flush": self._before_flush,
-            "before_commit": self._before_commit,
-            "after_commit": self._after_commit,
-            "after_transaction_create": self._after_begin,
-            "after_soft_rollback": self._after_rollback,
-        }
-        for name, listener in self._listeners.items():
-            sqlalchemy_event.listen(self._session, name, listener)
+        self._aggregates = _Aggregates(self._session)
+        former: SQLAlchemyDomainEvents | None = vars(self._session).get(_ATTRIBUTE)
+        if former is not None:
+            former.detach()
+        vars(self._session)[_ATTRIBUTE] = self
+        if not sqlalchemy_event.contains(Session, "before_commit", _before_commit):
+            sqlalchemy_event.listen(Session, "before_commit", _before_commit)
+        # `_before_commit` says why a listener of the session must be there as well.
+        sqlalchemy_event.listen(self._session, "before_commit", _nothing)
 
     def detach(self) -> None:
         """Take no more aggregates of the session. Calling it again changes nothing."""
-        for name, listener in self._listeners.items():
-            sqlalchemy_event.remove(self._session, name, listener)
-        self._listeners = {}
+        if vars(self._session).get(_ATTRIBUTE) is self:
+            del vars(self._session)[_ATTRIBUTE]
+            sqlalchemy_event.remove(self._session, "before_commit", _nothing)
+            self._aggregates.detach()
 
     async def __aenter__(self) -> Self:
         return self
@@ -86,53 +89,112 @@ class SQLAlchemyDomainEvents:
     ) -> None:
         self.detach()
 
-    def _aggregates(self) -> list[AggregateRoot]:
-        """Return those with events. One that has only published is clean, so all are looked at."""
-        found = self._flushed | self._in_session()
-        return having_events(found.values())
+    def process(self) -> None:
+        """Have the dispatcher handle everything, within the greenlet of a commit."""
+        # Asked after each event, it is part of the chain, whose length the dispatcher limits.
+        self._dispatcher.from_entity(self._aggregates)
+        await_only(self._dispatcher.process())
 
-    def _in_session(self) -> dict[int, AggregateRoot]:
-        session = self._session
-        return {
-            id(each): each
-            for group in (session.new, session.identity_map.values(), session.deleted)
-            for each in cast("Iterable[object]", group)
-            if isinstance(each, AggregateRoot)
+
+def _before_commit(session: Session) -> None:
+    """Process the events of a session that is about to commit.
+
+    It listens to the class, as listeners of the class are called before those of the session. A
+    handler that is the first to put into an outbox adds one to the session: while those were
+    being called, that would be an error, and if none was there before, it would come too late.
+    """
+    events: SQLAlchemyDomainEvents | None = vars(session).get(_ATTRIBUTE)
+    if events is not None and not session.in_nested_transaction():
+        events.process()
+
+
+def _nothing(_: Session) -> None: ...
+
+
+class _HasEvents(Protocol):
+    def pop_events(self) -> Iterable[DomainEvent]: ...
+
+
+class _Aggregates:
+    """What a session has that may have events, as one entity that the dispatcher asks.
+
+    What is flushed is clean, and a session keeps nothing alive that is clean. It may still publish,
+    as many do that need their key for it, so it is kept until the transaction ends.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._flushed: dict[int, _HasEvents] = {}
+        # Which aggregates had how many events when a savepoint began.
+        self._before: dict[SessionTransaction, list[tuple[AggregateRootMixin, int]]] = {}
+        self._listeners: dict[str, Callable[..., None]] = {
+            "before_flush": self._before_flush,
+            "after_transaction_create": self._after_begin,
+            "after_rollback": self._after_rollback,
+            "after_transaction_end": self._after_end,
         }
+        for name, listener in self._listeners.items():
+            sqlalchemy_event.listen(session, name, listener)
+
+    def detach(self) -> None:
+        for name, listener in self._listeners.items():
+            sqlalchemy_event.remove(self._session, name, listener)
+        self._listeners = {}
+        self._flushed = {}
+
+    def pop_events(self) -> list[DomainEvent]:
+        if not self._listeners:
+            return []
+        found = self._flushed | _by_id(self._in_session())
+        return [
+            event
+            for each in found.values()
+            if not pops_its_own_alone(each) or having_events((each,))
+            for event in each.pop_events()
+        ]
+
+    def _in_session(self) -> Iterator[object]:
+        """Yield all objects: one that has only published, and changed nothing, is clean."""
+        yield from self._changed()
+        yield from self._session.identity_map.values()
+
+    def _changed(self) -> Iterator[object]:
+        yield from cast("Iterable[object]", self._session.new)
+        yield from cast("Iterable[object]", self._session.dirty)
+        yield from cast("Iterable[object]", self._session.deleted)
+
+    def _with_events(self) -> list[AggregateRootMixin]:
+        found = self._flushed | _by_id(self._in_session())
+        return having_events(each for each in found.values() if pops_its_own_alone(each))
 
     def _before_flush(self, *_: object) -> None:
-        self._flushed |= self._in_session()
-
-    def _before_commit(self, *_: object) -> None:
-        if self._processing or self._session.in_nested_transaction():
-            return
-        self._processing = True
-        try:
-            await_only(self._process())
-        finally:
-            self._processing = False
-
-    async def _process(self) -> None:
-        await self._dispatcher.process()  # what was stored by hand
-        while aggregates := self._aggregates():
-            for aggregate in aggregates:
-                self._dispatcher.from_entity(aggregate)
-            await self._dispatcher.process()  # it may add aggregates
-
-    def _after_commit(self, *_: object) -> None:
-        self._flushed.clear()
-        self._before.clear()
+        self._flushed |= _by_id(self._changed())
 
     def _after_begin(self, _: object, transaction: SessionTransaction) -> None:
         if transaction.nested:
-            self._before[transaction] = {
-                id(each): len(unpopped(each) or ()) for each in self._aggregates()
-            }
+            self._before[transaction] = [
+                (each, len(unpopped(each) or ())) for each in self._with_events()
+            ]
 
-    def _after_rollback(self, _: object, transaction: SessionTransaction) -> None:
-        kept = self._before.pop(transaction, {})
-        for aggregate in self._aggregates():
-            for event in aggregate.pop_events()[: kept.get(id(aggregate), 0)]:
-                aggregate.publish_event(event)
-        if not transaction.nested:
-            self._after_commit()
+    def _after_rollback(self, session: Session) -> None:
+        savepoint = session.get_nested_transaction()
+        if savepoint is None:
+            self.pop_events()
+            return
+        before = {id(each): count for each, count in self._before.get(savepoint, ())}
+        for each in self._with_events():
+            for event in each.pop_events()[: before.get(id(each), 0)]:
+                each.publish_event(event)
+
+    def _after_end(self, _: object, transaction: SessionTransaction) -> None:
+        self._before.pop(transaction, None)
+        if transaction.parent is None:
+            self._flushed.clear()
+
+
+def _by_id(objects: Iterable[object]) -> dict[int, _HasEvents]:
+    return {
+        id(each): cast("_HasEvents", each)
+        for each in objects
+        if callable(getattr(type(each), "pop_events", None))
+    }

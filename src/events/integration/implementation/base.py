@@ -30,6 +30,7 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.health import BusHealth
 from events.integration.message import DeadLetter, Message
+from events.integration.observation import current_observer, system_of
 from events.integration.paging import all_found, check_limit, ids_of
 from events.integration.pipeline.lifecycle import LifecycleLock, calling, first_of
 from events.integration.pipeline.middleware import Middleware, Middlewares
@@ -314,9 +315,11 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         """
         self._require_started("send events")
         encode = self._sender.encode
-        outcomes = await self.forward(
-            [encode(topic, event, key and key(event), headers) for event in events]
-        )
+        messages = [encode(topic, event, key and key(event), headers) for event in events]
+        observer = current_observer()
+        if observer is not None:
+            messages = [observer.created(message) for message in messages]
+        outcomes = await self.forward(messages)
         failures = {index: error for index, error in enumerate(outcomes) if error is not None}
         if failures:
             raise BatchSendError(repr(self), len(outcomes), failures)
@@ -360,12 +363,18 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         `NoSuchDeadLetterError` for those that are not there, after sending back the rest.
         """
         store, name, ids = self._dead_letter_store("redrive"), _name(consumer), ids_of(letters)
-        return all_found(ids, await store.redrive(name, ids), partial(NoSuchDeadLetterError, name))
+        found = await store.redrive(name, ids)
+        if (observer := current_observer()) is not None:
+            observer.redriven(name, len(found), system_of(self.transport))
+        return all_found(ids, found, partial(NoSuchDeadLetterError, name))
 
     async def discard(self, consumer: Consumer | str, letters: Iterable[DeadLetter | str]) -> int:
         """Remove dead letters for good; otherwise as `redrive`."""
         store, name, ids = self._dead_letter_store("discard"), _name(consumer), ids_of(letters)
-        return all_found(ids, await store.discard(name, ids), partial(NoSuchDeadLetterError, name))
+        found = await store.discard(name, ids)
+        if (observer := current_observer()) is not None:
+            observer.discarded(name, len(found), system_of(self.transport))
+        return all_found(ids, found, partial(NoSuchDeadLetterError, name))
 
     def _dead_letter_store(self, doing: str) -> DeadLetterStore:
         self._require_started(doing)

@@ -28,6 +28,7 @@ from events.errors import BusError, BusNotStartedError, BusUnavailableError, Sen
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.message import Message
+from events.integration.observation import current_observer
 from events.integration.outbox._trouble import not_cancelled
 from events.integration.outbox.port import OutboxRow
 from events.integration.topology import Topic
@@ -144,6 +145,15 @@ class _EventsTo:
         self._suspects: set[str] = set()
 
     async def __call__(self, messages: Sequence[Message], seconds: float) -> Sequence[Fate]:
+        observer = current_observer()  # which a bus of ours calls by itself
+        if observer is None or not messages:
+            return await self._forward(messages, seconds)
+        with observer.sending_batch(messages, "other") as seen:
+            fates = await self._forward(messages, seconds)
+            seen.extend(fate.error if isinstance(fate, Blamed) else fate for fate in fates)
+            return fates
+
+    async def _forward(self, messages: Sequence[Message], seconds: float) -> Sequence[Fate]:
         until = asyncio.get_running_loop().time() + seconds
         fates: dict[int, Fate] = {}
         fate: Fate = None

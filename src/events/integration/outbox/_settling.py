@@ -22,6 +22,7 @@ from datetime import datetime
 
 from events.errors import MessageTooLargeError, SendRefusedError
 from events.integration.message import RETRIES_EXHAUSTED, TOO_LARGE, UNRETRYABLE
+from events.integration.observation import current_observer
 from events.integration.outbox._forwarding import Outcome
 from events.integration.outbox._order import RowOrder
 from events.integration.outbox._telling import fields_of, name_of
@@ -146,7 +147,10 @@ class Settler:
 
     def _have_parked(self, parked: Sequence[tuple[OutboxRow, Parked]]) -> None:
         self._forget([row for row, _ in parked])
+        observer = current_observer()
         for row, why in parked:
+            if observer is not None:
+                observer.parked(row.message, why.reason)
             logger.error(
                 "%s cannot be sent and is parked after %d attempts (%s): %s",
                 name_of(row),
@@ -166,8 +170,11 @@ class Settler:
 
         written = await self._write(write)
         if written:
-            for (row, _), until in zip(postponed, times, strict=True):
+            observer = current_observer()
+            for (row, why), until in zip(postponed, times, strict=True):
                 self._order.waits(row, until)
+                if observer is not None:
+                    observer.postponed(row.message, why.error, why.delay)
         return written
 
     async def _write(

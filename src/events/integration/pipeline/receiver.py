@@ -38,6 +38,7 @@ from events.integration.message import (
     Settlement,
     set_current_delivery,
 )
+from events.integration.observation import Observer, current_observer
 from events.integration.pipeline.middleware import IncomingEvent, Middleware, compose
 from events.integration.pipeline.retry import Wait, describe, judge
 from events.integration.pipeline.scheduler import DeliveryScheduler
@@ -67,11 +68,13 @@ class Receiver:
         retry: RetryPolicy,
         max_body_size: int,
         features: TransportFeatures,
+        system: str = "other",
     ) -> None:
         self._registration = registration
         self._scheduler = scheduler
         self._decoder = decoder
         self._handle = compose(middlewares, self._consume)
+        self._system = system
         self._retry = retry
         self._max_body_size = max_body_size
         self._delayed_retry = features.delayed_retry
@@ -82,6 +85,21 @@ class Receiver:
 
     def deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
         """Decode the delivery and put it in line; see `events.integration.transport.Deliver`."""
+        observer = current_observer()
+        if observer is None:
+            return self._deliver(delivery)
+        observer.received(delivery, self._system)
+        settled = self._deliver(delivery)
+        settled.add_done_callback(partial(self._settled, observer, delivery))
+        return settled
+
+    def _settled(
+        self, observer: Observer, delivery: Delivery, settled: asyncio.Future[Settlement]
+    ) -> None:
+        if not settled.cancelled():
+            observer.settled(delivery, self._system, settled.result())
+
+    def _deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
         try:
             delivery = self._opened(delivery)
         except MalformedEventError as error:
@@ -146,7 +164,7 @@ class Receiver:
                 if failure is not None:
                     raise failure
                 set_current_delivery(delivery)
-                await self._handle(IncomingEvent(event, delivery, self._registration))
+                await self._process(IncomingEvent(event, delivery, self._registration))
             except BaseException as error:
                 if _ends(error, task):
                     raise
@@ -166,6 +184,14 @@ class Receiver:
             except asyncio.CancelledError:
                 return self._give_back(verdict.seconds, delivery.attempt, first)
             delivery = replace(delivery, attempt=delivery.attempt + 1)
+
+    def _process(self, incoming: IncomingEvent) -> Awaitable[None]:
+        observer = current_observer()
+        return self._handle(incoming) if observer is None else self._observed(incoming, observer)
+
+    async def _observed(self, incoming: IncomingEvent, observer: Observer) -> None:
+        with observer.processing(incoming.delivery, self._system, self._registration.trace):
+            await self._handle(incoming)
 
     def _give_back(self, after: float, attempt: int, first: int) -> Settlement:
         """Have the broker deliver it again; attempts that did fail it must not forget."""
@@ -199,6 +225,9 @@ class Receiver:
         verdict = judge(self._retry, error, delivery.attempt, delayed_retry=self._delayed_retry)
         if isinstance(verdict, Reject):
             return self._reject(delivery, verdict.reason, verdict.error, error)
+        observer = current_observer()
+        if observer is not None and isinstance(verdict, Wait):
+            observer.retrying(delivery, self._system, verdict.seconds)
         logger.warning(
             "%s failed on %s from topic %r, attempt %d of %d, again in %.3g s: %s",
             delivery.consumer,

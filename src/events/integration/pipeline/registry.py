@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from events.errors import ConsumerStoppedError, InvalidTopologyError
 from events.integration.health import ConsumerHealth
+from events.integration.observation import system_of
 from events.integration.pipeline.middleware import Middlewares
 from events.integration.pipeline.receiver import Receiver
 from events.integration.pipeline.scheduler import DeliveryScheduler
@@ -54,6 +55,7 @@ class ConsumerRegistry:
             retry=retry,
             max_body_size=self._max_body_size,
             features=self._transport.features,
+            system=system_of(self._transport),
         )
         subscription = Subscription(
             topic=registration.topic.name,

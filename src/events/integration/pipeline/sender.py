@@ -22,6 +22,7 @@ from events.integration.cloudevents import to_structured
 from events.integration.event import IntegrationEvent
 from events.integration.limits import check_size
 from events.integration.message import Message
+from events.integration.observation import Observer, current_observer, system_of
 from events.integration.serialization import Serializer
 from events.integration.topology import Topic
 from events.integration.transport import Transport
@@ -45,6 +46,7 @@ class Sender:
         self._timeout = timeout
         self._max_body_size = max_body_size
         self._structured = not transport.features.headers
+        self._system = system_of(transport)
 
     def encode(
         self,
@@ -61,8 +63,16 @@ class Sender:
         check_size(message, self._max_body_size)
         return message
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Return when the broker has taken responsibility for the message."""
+        observer = current_observer()
+        return self._send(message) if observer is None else self._send_observed(message, observer)
+
+    async def _send_observed(self, message: Message, observer: Observer) -> None:
+        with observer.sending(message, self._system) as stamped:
+            await self._send(stamped)
+
+    async def _send(self, message: Message) -> None:
         try:
             async with asyncio.timeout(self._timeout + _OVERRUN):
                 await self._publish(message)
@@ -74,6 +84,15 @@ class Sender:
 
         A broker that takes none of a windowful is down: the rest is not sent, and not waited for.
         """
+        observer = current_observer()
+        if observer is None or not messages:
+            return await self._send_all(messages)
+        with observer.sending_batch(messages, self._system) as seen:
+            outcomes = await self._send_all(messages)
+            seen.extend(outcomes)
+            return outcomes
+
+    async def _send_all(self, messages: Sequence[Message]) -> list[BusError | None]:
         outcomes: list[BusError | None] = []
         for start in range(0, len(messages), _WINDOW):
             outcomes += await self._send_window(messages[start : start + _WINDOW])

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from events.errors import InvalidTopologyError
 from events.integration.event import IntegrationEvent
+from events.integration.observation import TraceMode
 from events.integration.topology.checks import why_not_a_handler
 from events.integration.topology.consumer.base import Consumer
 from events.integration.topology.retry import RetryPolicy
@@ -28,6 +29,9 @@ class IntegrationEventBusRegistration:
     one key are handled in order and different keys at once; a key of None has no order. `retry`
     replaces the bus's policy.
 
+    `trace` says what the span of a handler is to the one in which its event was created: `"link"`
+    starts a trace of its own, `"parent"` goes on with that one. A retry always links.
+
     A retry that goes through the broker lets later events pass: order holds between failures only.
     """
 
@@ -40,6 +44,7 @@ class IntegrationEventBusRegistration:
     # Any, as one function of a union of events cannot be told from a function of each.
     order_by: Callable[[Any], object] | None = None
     retry: RetryPolicy | None = None
+    trace: TraceMode = "link"
 
     def __post_init__(self) -> None:
         if cast("object", self.events) is None:
@@ -113,6 +118,8 @@ class IntegrationEventBusRegistration:
                 yield "order_by needs concurrency of 2 or more; with 1, all are in order anyway"
         if retry is not None and not isinstance(retry, RetryPolicy):
             yield f"retry must be a RetryPolicy, as in RetryPolicy(attempts=3), not {retry!r}"
+        if self.trace not in get_args(TraceMode):
+            yield f'trace must be "link" or "parent", not {self.trace!r}'
 
 
 def _named(given: object) -> str:

@@ -88,6 +88,7 @@ class InMemoryListener(Listening):
 class InMemoryBroadcastTransport:
     """A `Transport` to all who listen in this process."""
 
+    system = "memory"
     features = TransportFeatures(
         durability="nothing",
         delivery="broadcast",

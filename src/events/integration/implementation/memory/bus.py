@@ -70,6 +70,7 @@ class InMemorySubscribed(Listening):
 class InMemoryTransport:
     """A `Transport` to a broker in this process."""
 
+    system = "memory"
     features = TransportFeatures(
         durability="nothing",
         delivery="group",

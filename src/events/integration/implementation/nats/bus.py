@@ -38,6 +38,7 @@ _SCHEMES = ("nats", "tls", "ws", "wss")
 class NatsTransport:
     """A `Transport` to NATS JetStream; `NatsIntegrationEventBus` explains the options."""
 
+    system = "nats"
     features = TransportFeatures(
         durability="broker",
         delivery="group",

@@ -36,6 +36,7 @@ _FIRST = "it needs a URL first, as in 'amqp://localhost'"
 class RabbitMQTransport:
     """A `Transport` to a RabbitMQ broker or cluster; for its options see the bus."""
 
+    system = "rabbitmq"
     features = TransportFeatures(
         durability="broker",
         delivery="group",

@@ -145,6 +145,7 @@ class _Listener:
 class RedisPubSubTransport:
     """A `Transport` to Redis pub/sub. `interruptions` counts when a subscriber was cut off."""
 
+    system = "redis"
     features = TransportFeatures(
         durability="nothing",
         delivery="broadcast",

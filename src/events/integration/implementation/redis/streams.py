@@ -38,6 +38,7 @@ _OLDEST_SERVER = (6, 2)
 class RedisStreamsTransport:
     """A `Transport` to Redis Streams. The options are the bus's; times are in seconds."""
 
+    system = "redis"
     features = TransportFeatures(
         durability="broker",
         delivery="group",

@@ -45,6 +45,7 @@ from events.integration.implementation.sqlalchemy.sessions import (
     roll_back,
 )
 from events.integration.message import Delivery
+from events.integration.observation import current_observer
 from events.integration.pipeline import Handle, IncomingEvent, ManagedMiddleware, Serving
 
 __all__ = ["REDRIVE_WINDOW", "SQLAlchemyInbox"]
@@ -235,6 +236,9 @@ class SQLAlchemyInbox(ManagedMiddleware):
 
     def _absorb(self, delivery: Delivery) -> None:
         self.duplicates += 1
+        observer = current_observer()
+        if observer is not None:
+            observer.duplicate(delivery)
         logger.debug(
             "%s has handled %s from topic %r before: acknowledged",
             delivery.consumer,

@@ -23,6 +23,7 @@ from events.integration.implementation.sqlalchemy.tables import (
     require_table,
 )
 from events.integration.limits import check_size
+from events.integration.observation import current_observer
 from events.integration.outbox import lane_of
 from events.integration.serialization import Serializer
 from events.integration.topology import Topic
@@ -107,6 +108,9 @@ class SQLAlchemyOutbox:
         if not isinstance(topic, Topic):
             raise InvalidTopologyError(repr(topic), "not a Topic; write Topic('users')")
         message = self._serializer.encode(topic.name, event, key=key, headers=headers)
+        observer = current_observer()
+        if observer is not None:
+            message = observer.created(message)
         check_size(message, self._max_body_size)
         if len(message.type) > LONGEST_NAME or (key is not None and len(key) > LONGEST_NAME):
             raise OutboxError(

@@ -1,0 +1,168 @@
+"""AsyncAPI documents that others wrote, read for what we consume."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from events.contracts import Service
+from events.contracts.against import check_against
+from events.contracts.foreign import read_contracts, to_yaml
+from events.contracts.lock import LockFileError, dumps, lock_of
+from events.errors import MissingExtraError
+from events.integration import (
+    Consumer,
+    EventRegistry,
+    IntegrationEvent,
+    IntegrationEventBusRegistration,
+    Topic,
+)
+
+THEIRS = """\
+asyncapi: 3.0.0
+info:
+  title: Lights
+  version: 2020-01-01
+channels:
+  lit:
+    address: lights
+    messages:
+      lit:
+        $ref: common.yaml#/messages/lit
+operations:
+  onLit:
+    action: send
+    channel:
+      $ref: '#/channels/lit'
+"""
+COMMON = """\
+messages:
+  lit:
+    name: light.lit
+    payload:
+      type: object
+      required: [lumens]
+      properties:
+        lumens: {type: integer, minimum: 0}
+        place: {$ref: '#/schemas/place'}
+        next: {$ref: '#/schemas/lamp'}
+    examples:
+      - payload: {lumens: 3, place: 2020-01-01}
+schemas:
+  place: {type: [string, 'null']}
+  lamp: {type: object, properties: {next: {$ref: '#/schemas/lamp'}}}
+"""
+
+
+class Eyes(Consumer):
+    async def on_event(self, event: IntegrationEvent) -> None: ...
+
+
+def reads(**fields: Any) -> Service:
+    class Base(IntegrationEvent, abstract=True):
+        registry = EventRegistry()
+
+    body = {"type": "light.lit", "version": 1, "__annotations__": fields}
+    lit: Any = dataclass(type("LightLitV1", (Base,), body))
+    return Service("eyes", [IntegrationEventBusRegistration(Eyes("eyes"), Topic("lights"), [lit])])
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Path:
+    path = tmp_path / "theirs.yaml"
+    path.write_text(THEIRS)
+    (tmp_path / "common.yaml").write_text(COMMON)
+    return path
+
+
+def findings(service: Service, theirs: Path) -> list[str]:
+    verdicts = check_against(service, read_contracts(theirs))
+    return [each.message for verdict in verdicts for each in verdict.findings]
+
+
+def test_what_they_send_is_read(theirs: Path) -> None:
+    lock = read_contracts(theirs)
+
+    assert lock["service"] == {"name": "Lights"}
+    assert lock["sends"] == {"lights": {"light.lit": [1]}}
+    example = lock["events"]["light.lit"]["1"]["example"]
+    assert example == {"type": "light.lit", "version": 1, "lumens": 3, "place": "2020-01-01"}
+    assert findings(reads(lumens=int), theirs) == []
+
+
+def test_what_we_cannot_read_is_found(theirs: Path) -> None:
+    (message,) = findings(reads(lumens=int, place=str), theirs)
+    assert message.startswith("LightLitV1 at $")
+    assert message.endswith("(sent by Lights)")
+    assert findings(reads(lumens=str), theirs)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("asyncapi: 2.6.0", "is of AsyncAPI 2.6.0, 3.0 or newer is needed"),
+        ("a: b", "it has no member `asyncapi`"),
+        ("- a", "is neither a lock file nor an AsyncAPI document"),
+        ("a: [", "is no YAML"),
+        (THEIRS.replace("common.yaml#/messages/lit", "'#/nowhere'"), "has no '/nowhere'"),
+        (THEIRS.replace("common.yaml#", "gone.yaml#"), "refers to .*gone.yaml"),
+        (
+            THEIRS.replace("common.yaml#", "'https://a.example/b#'").replace(
+                "'/messages/lit", "/messages/lit'"
+            ),
+            "lies on another machine",
+        ),
+        (
+            THEIRS.replace("common.yaml#/messages/lit", "'#/channels/lit/messages/lit'"),
+            "refers to itself",
+        ),
+    ],
+)
+def test_a_document_that_cannot_be_read_is_said(theirs: Path, text: str, reason: str) -> None:
+    theirs.write_text(text)
+
+    with pytest.raises(LockFileError, match=reason):
+        read_contracts(theirs)
+
+
+def test_a_payload_in_another_format_is_said(theirs: Path) -> None:
+    avro = "payload: {schemaFormat: application/vnd.apache.avro;version=1.9.0, schema: {}}"
+    (theirs.parent / "common.yaml").write_text(f"messages: {{lit: {{{avro}}}}}")
+
+    with pytest.raises(
+        LockFileError, match=r"message 'lit' is of format application/vnd.apache.avro"
+    ):
+        read_contracts(theirs)
+
+
+def test_a_lock_file_is_read_too(tmp_path: Path) -> None:
+    lock = lock_of(reads(lumens=int))
+    path = tmp_path / "a.lock.json"
+    path.write_text(dumps(lock))
+
+    assert read_contracts(path) == lock
+
+
+def test_json_needs_no_extra_and_yaml_names_it(
+    theirs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "yaml":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(MissingExtraError, match=r"integration-events\[asyncapi\]"):
+        read_contracts(theirs)
+    with pytest.raises(MissingExtraError, match=r"integration-events\[asyncapi\]"):
+        to_yaml({})
+    path = theirs.with_suffix(".json")
+    path.write_text(json.dumps({"asyncapi": "3.1.0"}))
+    assert read_contracts(path)["sends"] == {}
