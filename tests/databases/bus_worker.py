@@ -2,8 +2,9 @@
 
     python -m tests.databases.bus_worker '{"database": ..., "topic": ..., "journal": ..., ...}'
 
-It writes a line for each event that it begins, and one for each that it has handled. `dies` names the step:
-`read`, `handling`, `handled` or `removed`; there, `number` is the event, else the first turn counts.
+It writes a line for each event that it begins, and one for each that it has handled; with `writes`
+a row into `effects` as well, in the transaction of the event. `dies` names the step: `read`,
+`handling`, `handled` or `removed`; `number` is the event at which, where one can be named.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import signal
 import sys
 from typing import Any
 
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy import Column, Integer, MetaData, Table, insert
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from events.integration import (
     Handle,
@@ -25,11 +27,20 @@ from events.integration import (
     RetryPolicy,
     Topic,
 )
-from events.integration.implementation.sqlalchemy import SQLAlchemyIntegrationEventBus
+from events.integration.implementation.sqlalchemy import (
+    SQLAlchemyIntegrationEventBus,
+    current_session,
+)
 from events.integration.implementation.sqlalchemy._bus.rows import Rows
 from events.testing.contracts import Numbered, Probe
 
 LEASE = 2.0
+EFFECTS = Table(
+    "effects",
+    MetaData(),
+    Column("id", Integer, primary_key=True),
+    Column("number", Integer, nullable=False),
+)
 CONCURRENCY = 4
 
 
@@ -46,8 +57,8 @@ class DyingAfterReading(Rows):
 
 
 class DyingAfterRemoving(Rows):
-    async def settle(self, *args: Any) -> None:
-        await super().settle(*args)
+    async def settle(self, *args: Any, **options: Any) -> None:
+        await super().settle(*args, **options)
         die()
 
 
@@ -59,12 +70,15 @@ async def main(
     dies: str | None = None,
     number: int = -1,
     attempts: int = 3,
+    writes: bool = False,
 ) -> None:
     lines = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     async def handle(event: IntegrationEvent) -> None:
         assert isinstance(event, Numbered)
         os.write(lines, f"begun {event.number}\n".encode())
+        if writes:
+            await current_session().execute(insert(EFFECTS), {"number": event.number})
         if dies == "handling" and event.number == number:
             die()
         await asyncio.sleep(0)
@@ -83,7 +97,13 @@ async def main(
         concurrency=CONCURRENCY,
         retry=RetryPolicy(attempts=attempts),
     )
-    bus = SQLAlchemyIntegrationEventBus(engine, [registration], lease=LEASE, middlewares=[around])
+    bus = SQLAlchemyIntegrationEventBus(
+        engine,
+        [registration],
+        sessions=async_sessionmaker(engine) if writes else None,
+        lease=LEASE,
+        middlewares=[around],
+    )
     dying = {"read": DyingAfterReading, "removed": DyingAfterRemoving}.get(dies or "")
     if dying is not None:
         rows: Any = bus.transport

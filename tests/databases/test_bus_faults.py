@@ -27,7 +27,7 @@ from events.integration.implementation.sqlalchemy import (
 )
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
-from tests.databases.bus_worker import CONCURRENCY
+from tests.databases.bus_worker import CONCURRENCY, EFFECTS
 from tests.databases.database import new_database
 from tests.servers import end
 
@@ -103,6 +103,7 @@ async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerato
         bus_table(metadata)
         async with engine.begin() as connection:
             await connection.run_sync(metadata.create_all)
+            await connection.run_sync(EFFECTS.metadata.create_all)
         yield Place(engine, metadata, tmp_path / "journal")
         await engine.dispose()
 
@@ -132,6 +133,23 @@ async def test_22_a_consumer_killed_at_a_step_loses_nothing(
     assert sum(begun.values()) - EVENTS <= begun_again + handled_again, begun
     assert sum(handled.values()) - EVENTS <= handled_again, handled
     assert await place.count("bus_dead_letters") == 0
+
+
+@pytest.mark.parametrize("step", ["handling", "handled"])
+async def test_28_what_a_handler_writes_happens_once_however_it_is_killed(
+    place: Place, step: str
+) -> None:
+    await place.filled(EVENTS)
+    await place.killed(dies=step, number=7, writes=True)
+    with place.worker(writes=True):
+
+        async def is_empty() -> bool:
+            return await place.count("bus") == 0
+
+        await eventually(is_empty, PATIENCE)
+    async with place.engine.connect() as connection:
+        written = (await connection.execute(select(EFFECTS.c.number))).scalars().all()
+    assert sorted(written) == list(range(EVENTS))
 
 
 async def test_27_an_event_that_kills_its_process_ends_as_a_dead_letter(place: Place) -> None:

@@ -95,6 +95,10 @@ class Pump:
         """Return why not."""
         return self._outage.reason
 
+    def removed(self, row: int) -> None:
+        """See `Settler.removed`."""
+        self._settler.removed(row)
+
     # --- consumers ------------------------------------------------------------------------------
 
     async def subscribe(self, number: int, subscription: Subscription, deliver: Deliver) -> Queue:

@@ -34,11 +34,16 @@ from events.integration.implementation.sqlalchemy._clock import aware, clock
 from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy._reading import message_of
-from events.integration.implementation.sqlalchemy.tables import AT_ONCE, MOST_IDS, Row
+from events.integration.implementation.sqlalchemy.tables import (
+    AT_ONCE,
+    MOST_IDS,
+    Row,
+    insert_rows,
+)
 from events.integration.message import Message
 from events.integration.outbox import lane_of
 
-__all__ = ["Found", "Postponed", "Refused", "Rows", "message_row"]
+__all__ = ["Found", "Postponed", "Refused", "Rows"]
 
 _encode_json = msgspec.json.Encoder().encode
 
@@ -73,7 +78,7 @@ class Refused(Struct, frozen=True):
     attempts: int
 
 
-def message_row(message: Message) -> Row:
+def _message_row(message: Message) -> Row:
     """Return the columns of a message."""
     return {
         "event_id": message.id,
@@ -97,7 +102,6 @@ class Rows:
         self._single = single
         self._tables = tables
         self._many = Many(engine, tables.rows)
-        self._known = insert(tables.rows).inline()
         r, m = tables.rows.c, tables.members.c
         size = func.length if engine.dialect.name == "sqlite" else func.octet_length
         self._size = size(r.body, type_=BigInteger())
@@ -153,24 +157,9 @@ class Rows:
             except IntegrityError:  # another process has made it meanwhile
                 continue
 
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """Write a row for each consumer of each message."""
-        async with begun(self._engine) as connection:
-            await connection.run_sync(self.write, [message_row(each) for each in messages])
-
-    def write(self, connection: Connection, rows: Sequence[Row]) -> None:
+    def write(self, connection: Connection, messages: Sequence[Message]) -> None:
         """Write messages in the connection's transaction, a row for each consumer."""
-        c = self._tables.consumers.c
-        topics = {row["topic"] for row in rows}
-        known: dict[str, list[int]] = {topic: [] for topic in topics}
-        found = connection.execute(select(c.topic, c.id).where(c.topic.in_(topics)).order_by(c.id))
-        for topic, consumer in found:
-            known[topic].append(consumer)
-        values = [
-            {**row, "consumer_id": consumer} for row in rows for consumer in known[row["topic"]]
-        ]
-        if values:
-            connection.execute(self._known, values)
+        insert_rows(connection, self._tables.rows, [_message_row(each) for each in messages])
 
     # --- reading --------------------------------------------------------------------------------
 

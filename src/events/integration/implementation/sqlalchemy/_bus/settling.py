@@ -53,13 +53,23 @@ class Settler:
         self._freed = freed
         self._in_trouble = in_trouble
         self._waiting: list[_Settled] = []
+        self._gone: set[int] = set()
         self._task: asyncio.Task[None] | None = None
 
     def settle(self, queue: Queue, row: Found, settlement: Settlement) -> None:
         """Settle a row soon, together with others."""
+        if row.id in self._gone:
+            self._gone.discard(row.id)
+            queue.forget(row)
+            self._freed()
+            return
         self._waiting.append((queue, row, settlement))
         if self._task is None:
             self._task = asyncio.create_task(self._run())
+
+    def removed(self, row: int) -> None:
+        """Take note that this row, which will be acknowledged, was removed by its handler."""
+        self._gone.add(row)
 
     async def close(self) -> None:
         """Return when all is settled; give up where the database takes nothing for long."""

@@ -9,8 +9,8 @@ consumers, so it has one *seat* for all of them: lanes by consumer, one lease.
                                       '-------- fewer again ------------'
 
 Of a lane that is drained nothing more is read; it is given up when what was read is settled.
-The seat of a bus whose lease has run out stays until others have taken all that it held. What it had
-at hand when it died, no more than its window, may be what it died of, see `queue`.
+The seat of a bus whose lease has run out stays until others have taken all that it held. What it
+had at hand when it died, no more than its window, may be what it died of, see `queue`.
 """
 
 from __future__ import annotations
