@@ -20,7 +20,7 @@ from nats.errors import Error as NatsError
 from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.integration.implementation.nats import NatsIntegrationEventBus, NatsTransport
-from events.integration.implementation.nats._ledger import Ledger, Record
+from events.integration.implementation.nats._attempts import Attempts, Record
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
 from tests.brokers.nats_server import NatsServer
@@ -103,9 +103,9 @@ def link_of(bus: NatsIntegrationEventBus) -> Any:
     return bus.transport._link
 
 
-def ledger_of(bus: NatsIntegrationEventBus) -> Ledger:
+def attempts_of(bus: NatsIntegrationEventBus) -> Attempts:
     assert isinstance(bus.transport, NatsTransport)
-    return bus.transport._session.ledger
+    return bus.transport._session.attempts
 
 
 async def pending(bus: NatsIntegrationEventBus, consumer: str) -> tuple[int, int]:
@@ -212,7 +212,7 @@ async def test_24_startup_and_shutdown_end_in_time_with_a_frozen_broker(
     await bus.startup()
     server.freeze()
     began = monotonic()
-    other = bus_at(server, send_timeout=1.0)
+    other = bus_at(server, connect_timeout=1.0)
     with pytest.raises(BusUnavailableError):
         await other.startup()
     await bus.shutdown()
@@ -223,7 +223,7 @@ async def test_24_startup_and_shutdown_end_in_time_with_a_frozen_broker(
 async def test_25_a_broker_that_is_down_at_startup_is_named() -> None:
     port = free_port()
     began = monotonic()
-    bus = NatsIntegrationEventBus(f"nats://me:secret@127.0.0.1:{port}", send_timeout=1.0)
+    bus = NatsIntegrationEventBus(f"nats://me:secret@127.0.0.1:{port}", connect_timeout=1.0)
     with pytest.raises(BusUnavailableError) as raised:
         await bus.startup()
     assert monotonic() - began < 5
@@ -262,7 +262,7 @@ async def test_25_a_server_without_jetstream_is_told(tmp_path: Path) -> None:
 
 async def test_25_startup_waits_for_a_broker_that_comes_late(tmp_path: Path) -> None:
     server = NatsServer(tmp_path)
-    bus = bus_at(server, send_timeout=20.0)
+    bus = bus_at(server, connect_timeout=20.0)
     starting = asyncio.create_task(bus.startup())
     await asyncio.wait([starting], timeout=0.3)
     assert not starting.done()
@@ -419,7 +419,7 @@ async def test_a_restart_logs_one_line_for_each_change(
         await bus.send(TOPIC, Numbered(2))
     lines = [record.getMessage() for record in caplog.records]
     # What it made at the server in the meantime is a line of its own, once.
-    lost, again = [line for line in lines if line.startswith("NATS at")]
+    lost, *_, again = [line for line in lines if line.startswith("NATS at")]
     assert "lost" in lost
     assert "again" in again
     assert len(lines) == len(set(lines))
@@ -455,21 +455,21 @@ async def test_a_cut_connection_leaves_no_count_of_attempts_behind(server: NatsS
         await eventually(lambda: _has_entries(bus, 0), 10)
 
 
-async def test_what_a_dead_process_left_in_the_ledger_goes_when_its_event_is_settled(
+async def test_what_a_dead_process_left_of_attempts_goes_when_its_event_is_settled(
     server: NatsServer,
 ) -> None:
     probe = Probe("dead")
     async with bus_at(server, registered(probe)) as bus:
         await bus.send(TOPIC, Numbered(1))
         await eventually(lambda: _is_drained(bus, "dead"), 10)
-        ledger = ledger_of(bus)
-        await ledger.write(f"{TOPIC.name}.dead.1-1700", Record(1, 0))
-        await ledger.write(f"{TOPIC.name}.dead.2-1701", Record(1, 0))
-        await ledger.write(f"{TOPIC.name}.other.1-1700", Record(1, 0))
+        attempts = attempts_of(bus)
+        await attempts.write(f"{TOPIC.name}.dead.1-1700", Record(1, 0))
+        await attempts.write(f"{TOPIC.name}.dead.2-1701", Record(1, 0))
+        await attempts.write(f"{TOPIC.name}.other.1-1700", Record(1, 0))
         assert await entries(bus) == 3
     async with bus_at(server, registered(probe)) as bus:
         await eventually(lambda: _has_entries(bus, 2), 10)
-        assert await ledger_of(bus).read(f"{TOPIC.name}.dead.2-1701", 2) == Record(1, 0)
+        assert await attempts_of(bus).read(f"{TOPIC.name}.dead.2-1701", 2) == Record(1, 0)
 
 
 async def _has_entries(bus: NatsIntegrationEventBus, count: int) -> bool:

@@ -82,10 +82,10 @@ async def test_fields_and_dead_letters_are_utf_8(
         await bus.register(IntegrationEventBusRegistration(probe, topic, [Numbered], retry=retry))
         await bus.send(topic, Numbered(1), headers={"x-said": SAID})
 
-        async def buried() -> Any:
+        async def dead() -> Any:
             return await redis.xrange(f"events:{{{name}}}:{name}:dead".encode())
 
-        ((_, fields),) = await eventually(buried)
+        ((_, fields),) = await eventually(dead)
         (letter,) = await bus.dead_letters(probe)
     assert fields[b"x-said"] == SAID.encode()
     assert letter.message.headers["x-said"] == SAID

@@ -51,7 +51,6 @@ _TAKEN_BY: Final = {
     "__data__": "the body, in a Redis stream",
     "eventheaders": "this package, in an envelope",
     "events-": "this package",
-    "x-events-": "this package",
     "nats-": "the NATS server",
     "x-death": "RabbitMQ",
     "x-delivery-count": "RabbitMQ",

@@ -174,7 +174,7 @@ def test_headers_of_a_user_are_lower_cased_and_sent_as_they_are() -> None:
         ({"Content-Type": "text/plain"}, "header 'Content-Type': it is taken by CloudEvents"),
         ({"data": "1"}, "header 'data': it is taken by the body, in a Redis stream"),
         ({"Content-Encoding": "gzip"}, "header 'Content-Encoding': it is taken by compression"),
-        ({"x-events-key": "1"}, "header 'x-events-key': it is taken by this package"),
+        ({"events-key": "1"}, "header 'events-key': it is taken by this package"),
         ({"Events-Id": "1"}, "header 'Events-Id': it is taken by this package"),
         ({"X-Death": "1"}, "header 'X-Death': it is taken by RabbitMQ"),
         ({"x-opt-a": "1"}, "header 'x-opt-a': it is taken by RabbitMQ"),

@@ -50,7 +50,7 @@ class Hand:
         self.name = name
         self.attempt = 1
         self.silent = 0  # attempts before this one that ended without a word
-        self.written = False  # the ledger has an entry
+        self.written = False  # there is an entry of its attempts
 
 
 class Leases:
@@ -126,6 +126,6 @@ class Leases:
 
     def _beat(self) -> None:
         self.start()
-        if self._link.up:
+        if self._link.is_up:
             for hand in self._held.values():
                 self._writer.put(Outgoing(hand.reply, _ALIVE))

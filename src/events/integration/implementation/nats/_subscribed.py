@@ -1,6 +1,6 @@
 """One registration's consumer: messages taken, handed over, settled.
 
-    taken --room--> handed over --settled--> done, given back, given back for later, or buried
+    taken --room--> handed over --settled--> done, given back, given back for later, dead letter
       |   '--delivered before: its entry is read and written first--^
       '--shutdown--> given back
 
@@ -23,14 +23,15 @@ from nats.errors import Error as NatsError
 
 from events.errors import BusError
 from events.integration.brokering.backoff import Backoff
+from events.integration.brokering.dead_letters import TYPE
 from events.integration.brokering.problems import Problems
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError
+from events.integration.implementation.nats._attempts import Attempts, Record
+from events.integration.implementation.nats._dead_letters import NatsDeadLetters
 from events.integration.implementation.nats._denials import Denial
 from events.integration.implementation.nats._driver import Incoming
-from events.integration.implementation.nats._graveyard import TYPE, Graveyard
 from events.integration.implementation.nats._leases import Hand, Leases
-from events.integration.implementation.nats._ledger import Ledger, Record
 from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._names import redrive_subject, type_in, type_subject
 from events.integration.implementation.nats._pulls import Pulls, Window
@@ -46,7 +47,7 @@ logger = logging.getLogger("events.integration")
 
 _AHEAD = 2  # deliveries handed over that wait for their turn there
 _AT_HAND = 16  # deliveries per handler where some wait behind their key
-_UNBURIED = 1.0  # seconds until a message is tried again that no dead letter could hold
+_NOT_KEPT = 1.0  # seconds until a message is tried again that no dead letter could hold
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 _LOOK = 0.002
 _ACK = "ack"  # a problem
@@ -58,8 +59,8 @@ class Session(msgspec.Struct):
     link: Link
     writer: Writer
     api: Api
-    ledger: Ledger
-    graveyard: Graveyard
+    attempts: Attempts
+    dead_letters: NatsDeadLetters
     timeout: float
     ack_wait: float
     deaths: int
@@ -114,7 +115,7 @@ class NatsSubscribed:
         self._paused = False
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._unburied = False
+        self._cannot_keep = False
 
     @property
     def last_poll(self) -> float | None:
@@ -132,7 +133,7 @@ class NatsSubscribed:
         await self._pulls.start()
         self._session.link.on_denied.append(self._on_denied)
         self._leases.start()
-        self._spawn(self._session.ledger.sweep(self._stream.name, self._name))
+        self._spawn(self._session.attempts.sweep(self._stream.name, self._name))
 
     async def pause(self) -> None:
         if self._paused:
@@ -219,7 +220,7 @@ class NatsSubscribed:
 
     async def _begin_again(self, hand: Hand) -> None:
         """Hand over what was delivered before, when it is known how often."""
-        read = partial(self._session.ledger.read, hand.name, hand.place.delivered)
+        read = partial(self._session.attempts.read, hand.name, hand.place.delivered)
         record = await self._persistently(read)
         if record is None:
             self._begun -= 1
@@ -233,7 +234,7 @@ class NatsSubscribed:
         if record.silent:
             await self._alone.acquire()
         begun = Record(hand.attempt, record.silent + 1)
-        write = partial(self._session.ledger.write, hand.name, begun)
+        write = partial(self._session.attempts.write, hand.name, begun)
         if self._paused or await self._persistently(write, default=False) is not None:
             self._release_turn(record)
             self._begun -= 1
@@ -253,7 +254,7 @@ class NatsSubscribed:
         delivery = self._delivery(hand)
         logger.error("%s gives up on %s: %s", delivery.consumer, delivery.id, text)
         attempts = max(record.attempts, record.silent)
-        await self._bury(hand, Reject(CRASHED, text, attempts), record)
+        await self._keep_dead(hand, Reject(CRASHED, text, attempts), record)
         self._begun -= 1
         self._begin()
 
@@ -293,20 +294,20 @@ class NatsSubscribed:
         if isinstance(settlement, Ack):
             self._leases.done(hand)
             if hand.written:
-                self._session.ledger.forget(hand.name)
+                self._session.attempts.forget(hand.name)
         elif isinstance(settlement, Release):
             self._give_back(hand)
         elif isinstance(settlement, Retry):
             self._spawn(self._retry(hand, settlement))
         else:
             before = Record(settlement.attempts - 1, 0)
-            self._spawn(self._bury(hand, settlement, before))
+            self._spawn(self._keep_dead(hand, settlement, before))
         self._window.settled()
         self._begin()
 
     def _give_back(self, hand: Hand) -> None:
         if hand.place.delivered > 1 and not hand.written:
-            self._leases.again(hand)  # what the ledger says, or does not say, holds
+            self._leases.again(hand)  # what its entry says, or that there is none, holds
             return
         self._spawn(self._return(hand, Record(hand.attempt - 1, hand.silent)))
 
@@ -318,34 +319,34 @@ class NatsSubscribed:
         loop = asyncio.get_running_loop()
         begun = loop.time()
         try:
-            await self._session.ledger.write(hand.name, record)
+            await self._session.attempts.write(hand.name, record)
         except BusError as error:
             logger.debug("%s: the count of attempts is not kept: %s", self._name, error)
         self._leases.again(hand, after - (loop.time() - begun))
         self._pulls.ask()
 
-    async def _bury(self, hand: Hand, reject: Reject, before: Record) -> None:
+    async def _keep_dead(self, hand: Hand, reject: Reject, before: Record) -> None:
         """Keep it as a dead letter; if that fails, have it come again as it was before."""
         delivery = self._delivery(hand)
         kind = wire.text_in(hand.headers.get(TYPE)) or type_in(self._stream.name, hand.subject)
         try:
-            await self._session.graveyard.bury(delivery, hand.headers, kind, hand.name, reject)
+            await self._session.dead_letters.keep(delivery, hand.headers, kind, hand.name, reject)
         except BusError as error:
-            if not self._unburied:
+            if not self._cannot_keep:
                 logger.error(  # noqa: TRY400 - its cause is in its text
                     "%s cannot keep dead letters, they stay in its stream and are tried again "
                     "every %g s: %s",
                     delivery.consumer,
-                    _UNBURIED,
+                    _NOT_KEPT,
                     error,
                 )
-            self._unburied = True
-            await self._return(hand, before, _UNBURIED)
+            self._cannot_keep = True
+            await self._return(hand, before, _NOT_KEPT)
             return
-        self._unburied = False
+        self._cannot_keep = False
         self._leases.done(hand)
         if hand.written:
-            self._session.ledger.forget(hand.name)
+            self._session.attempts.forget(hand.name)
         self._pulls.ask()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

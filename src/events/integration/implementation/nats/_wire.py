@@ -1,24 +1,24 @@
 """Messages as NATS has them: headers out and in, and what an acknowledgement's subject tells.
 
 CloudEvents attributes travel as they are. NATS trims values and knows ASCII only, so a value of
-another header that would not survive is percent-encoded, and `Events-Encoded` names those headers:
-whatever a program without this package writes is taken as it is. Names that begin with `Events-` or
-`Nats-`, in this case, are for the transport and the server; users' are lower case.
+another header that would not survive is percent-encoded, and `events-encoded` names those headers:
+whatever a program without this package writes is taken as it is. Names that begin with `events-` or
+`Nats-`, in this case, are for the transport and the server.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, overload
 from urllib.parse import quote, unquote
 
 from events.errors import BusUnavailableError
+from events.integration.brokering.dead_letters import ID, PREFIX
 from events.integration.cloudevents import attribute, own_id
 
 __all__ = [
     "ENCODED",
-    "ID",
     "KEY",
     "MSG_ID",
     "Position",
@@ -34,12 +34,11 @@ __all__ = [
 ]
 
 MSG_ID = "Nats-Msg-Id"
-ENCODED = "Events-Encoded"
-ID = "Events-Id"
-KEY = "Events-Key"
+ENCODED = "events-encoded"
+KEY = "events-key"
 
 _survives = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?").fullmatch
-_reserved = ("Nats-", "Events-")
+_reserved = ("Nats-", PREFIX)
 _UUID = 36  # characters
 _FIRST_LINE = "NATS/1.0"
 _breaks = re.compile(r"[\r\n:]").search
@@ -103,6 +102,10 @@ def text_out(text: str) -> str:
     return encoded if encoded == encoded.strip() else quote(text, errors="replace")
 
 
+@overload
+def text_in(value: str) -> str: ...
+@overload
+def text_in(value: str | None) -> str | None: ...
 def text_in(value: str | None) -> str | None:
     """Undo `text_out`."""
     return None if value is None else unquote(value)

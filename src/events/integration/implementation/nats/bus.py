@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Unpack, cast
 
 from nats.aio.client import Client
 
 from events.errors import BusUnavailableError, InvalidTopologyError, MessageTooLargeError
+from events.integration.brokering.dead_letters import RESERVED_BYTES
 from events.integration.brokering.urls import masked
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError, Nothing
-from events.integration.implementation.nats._graveyard import Graveyard
-from events.integration.implementation.nats._ledger import Ledger
+from events.integration.implementation.nats._attempts import Attempts
+from events.integration.implementation.nats._dead_letters import NatsDeadLetters
 from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._names import redrive_subject, token, type_subject
 from events.integration.implementation.nats._publisher import Publisher
@@ -27,9 +29,10 @@ from events.integration.transport import Deliver, Subscription, TransportFeature
 
 __all__ = ["NatsIntegrationEventBus", "NatsTransport"]
 
+logger = logging.getLogger("events.integration")
+
 _ATTEMPTS_KEPT = 30 * 86_400.0  # seconds, after the last one
 _SEVERAL_FILTERS = (2, 10)  # the first version whose consumers take a list of them
-_DEAD_HEADERS = 2_048  # bytes that a dead letter's headers may add to a message's
 _SHORTEST_LEASE = 0.5
 _FIRST = "it needs a URL first, as in 'nats://localhost'"
 _SCHEMES = ("nats", "tls", "ws", "wss")
@@ -49,11 +52,12 @@ class NatsTransport:
         ordered=True,
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options, all by keyword
         self,
         url: str | Sequence[str] | Client,
         *,
         timeout: float = 10.0,
+        connect_timeout: float = 5.0,
         lease: float = 30.0,
         max_crashes: int = 5,
         replicas: int = 1,
@@ -73,10 +77,11 @@ class NatsTransport:
             shown = ", ".join(repr(masked(server)) for server in servers)
         self.name = f"NATS at {shown}"
         self._timeout = timeout
+        self._connect_timeout = connect_timeout
         self._replicas = replicas
         self._max_age = max_age
         self._streams: dict[str, StreamSpec] = {}
-        self._link = Link(servers, name=self.name, options=connect or {})
+        self._link = Link(servers, name=self.name, timeout=connect_timeout, options=connect or {})
         self._writer = Writer(self._link)
         self._api = Api(self._link, self._writer, min(timeout, 5.0))
         self._publisher = Publisher(self._link, self._writer, self._api, timeout)
@@ -95,13 +100,13 @@ class NatsTransport:
             one_per_subject=True,
             deletes=True,
         )
-        self._graveyard = Graveyard(self._api, self._publisher, dead, self._stream)
+        self._dead_letters = NatsDeadLetters(self._api, self._publisher, dead, self._stream)
         self._session = Session(
             link=self._link,
             writer=self._writer,
             api=self._api,
-            ledger=Ledger(self._link, self._api, self._publisher, attempts),
-            graveyard=self._graveyard,
+            attempts=Attempts(self._link, self._api, self._publisher, attempts),
+            dead_letters=self._dead_letters,
             timeout=timeout,
             ack_wait=lease,
             deaths=max_crashes,
@@ -113,21 +118,22 @@ class NatsTransport:
     @property
     def connected(self) -> bool:
         """Tell whether there is a connection."""
-        return self._link.up
+        return self._link.is_up
 
     @property
     def error(self) -> str | None:
         """What cannot be done at this moment, and why."""
-        return self._publisher.error if self._link.up else self._link.reason
+        return self._publisher.error if self._link.is_up else self._link.reason
 
     @property
-    def dead_letters(self) -> Graveyard:
+    def dead_letters(self) -> NatsDeadLetters:
         """Return the dead letters' store."""
-        return self._graveyard
+        return self._dead_letters
 
     async def connect(self) -> None:
         """See `Transport.connect`. Tries again until the deadline, but where it is refused."""
-        await self._link.open(self._timeout)
+        await self._link.open(self._connect_timeout)
+        logger.info("%s is connected", self.name)
         try:
             await self._api.request("INFO", None, Nothing)
         except ApiError as error:
@@ -142,7 +148,7 @@ class NatsTransport:
         except InvalidTopologyError as error:
             return _failed(error)
         headers = wire.outgoing(message.headers, message.id, message.key)
-        room = self._publisher.room_for(message.body, headers) - _DEAD_HEADERS
+        room = self._publisher.room_for(message.body, headers) - RESERVED_BYTES
         if room < 0:
             size = len(message.body)
             return _failed(MessageTooLargeError(message.topic, message.type, size, size + room))
@@ -166,7 +172,7 @@ class NatsTransport:
 
     async def close(self) -> None:
         """See `Transport.close`. A client that was passed in stays open."""
-        await self._session.ledger.close()
+        await self._session.attempts.close()
         await self._publisher.close()
         self._writer.stop()
         await self._link.close()
@@ -222,6 +228,7 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         transport = NatsTransport(
             url,
             timeout=options.get("send_timeout", 10.0),
+            connect_timeout=options.get("connect_timeout", 5.0),
             lease=lease,
             max_crashes=max_crashes,
             replicas=replicas,

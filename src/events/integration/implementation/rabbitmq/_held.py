@@ -31,7 +31,7 @@ class Held:
     ) -> None:
         self.channel = channel
         self.tag: int = method.delivery_tag
-        self.type: str = method.routing_key
+        self.type: str = properties.type or method.routing_key
         self.properties = properties
         self.body = body
         self.suspect = suspect

@@ -52,6 +52,7 @@ class Moves:
     def move(self, held: Held, queue: Queue, properties: Properties) -> None:
         """Publish it to the queue, and acknowledge it when it is there."""
         self._held.add(held)
+        properties.type = properties.type or held.type  # its routing key is the queue's name now
         published = self._publisher.publish(
             "", queue.name, properties, held.body, place=queue, mandatory=True
         )

@@ -32,6 +32,7 @@ from typing import Any
 
 from events.errors import InvalidTopologyError
 from events.integration.brokering.backoff import Backoff
+from events.integration.brokering.dead_letters import record_of
 from events.integration.brokering.handled import Handled, identity
 from events.integration.brokering.problems import Problems
 from events.integration.implementation.rabbitmq import _wire as wire
@@ -290,7 +291,6 @@ class RabbitMQSubscribed:
         if not properties.message_id and wire.id_of(properties, held.body) is None:
             # Without an id, nobody could tell a redelivery from another message.
             again = wire.with_attempt(properties, 1, id=uuid7())
-            again.type = properties.type or held.type
             self._moves.move(
                 held, self._names.suspects if held.suspect else self._names.main, again
             )
@@ -349,12 +349,10 @@ class RabbitMQSubscribed:
             self._acknowledge(held)
         elif isinstance(settlement, Retry):
             again = wire.with_attempt(held.properties, settlement.attempt + 1)
-            again.type = held.properties.type or held.type
             self._moves.move(held, self._names.retry(settlement.after), again)
         elif isinstance(settlement, Reject):
-            topic = self._subscription.topic
-            dead = wire.buried(held.properties, topic, held.type, settlement)
-            self._moves.move(held, self._names.dead, dead)
+            record = record_of(self._delivery(held), settlement, type=held.type)
+            self._moves.move(held, self._names.dead, wire.dead(held.properties, record))
         else:
             self._release(held)
 

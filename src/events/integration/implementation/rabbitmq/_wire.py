@@ -1,11 +1,11 @@
 """A message as RabbitMQ carries it, and back.
 
 The id, the type and the content type are AMQP's own properties; all other headers are in its table
-of headers by their own names. What this package adds there begins with `x-events-`:
+of headers by their own names. What this package adds there begins with `events-`:
 
-    x-events-attempt    which attempt the next one is, if it is not the first
-    x-events-key        the key, if no CloudEvents attribute tells it
-    x-events-letter, -topic, -reason, -error, -attempts, -died-at      of a dead letter
+    events-attempt    which attempt the next one is, if it is not the first
+    events-key        the key, if no CloudEvents attribute tells it
+    events-letter     the id of a dead letter, beside what `brokering.dead_letters` adds to it
 
 Those and the broker's own are not shown to handlers.
 
@@ -24,15 +24,16 @@ from functools import lru_cache
 from typing import Any, TypeGuard
 from zlib import crc32
 
+from events.integration.brokering import dead_letters as records
 from events.integration.cloudevents import attribute, encode_value, own_id, says_type
 from events.integration.implementation.rabbitmq._driver import Properties, new_properties
 from events.integration.implementation.rabbitmq._topology import topic_of
-from events.integration.message import DeadLetter, Delivery, Message, Reject
+from events.integration.message import CRASHED, DeadLetter, Delivery, Message
 from events.integration.uuid7 import uuid7
 
 __all__ = [
     "attempt_of",
-    "buried",
+    "dead",
     "id_of",
     "identity",
     "letter_id",
@@ -45,21 +46,16 @@ __all__ = [
     "with_attempt",
 ]
 
-OURS = "x-events-"
-ATTEMPT, KEY = "x-events-attempt", "x-events-key"
-LETTER, TOPIC = "x-events-letter", "x-events-topic"
-REASON, ERROR = "x-events-reason", "x-events-error"
-ATTEMPTS, DIED_AT = "x-events-attempts", "x-events-died-at"
+OURS = records.PREFIX
+ATTEMPT, KEY, LETTER = "events-attempt", "events-key", "events-letter"
 CONTENT_TYPE, CONTENT_ENCODING = "content-type", "content-encoding"
-
-DELIVERY_LIMIT = "delivery-limit"
 
 _BROKERS = frozenset(
     {"x-death", "x-delivery-count", "x-acquired-count", "x-received-from", "CC", "BCC"}
 )
+_DELIVERY_LIMIT = "delivery_limit"  # as the broker says why it gave a message up
 _ATTRIBUTES = ("cloudEvents_", "cloudEvents:")
 _BROKERS_PREFIXES = (OURS, "x-first-death-", "x-last-death-", "x-opt-")
-_LONGEST_ERROR = 8_000  # characters: a frame of headers cannot be split
 
 
 def to_properties(message: Message) -> Properties:
@@ -126,18 +122,10 @@ def with_attempt(properties: Properties, attempt: int, *, id: str | None = None)
     return again
 
 
-def buried(properties: Properties, topic: str, type: str, reject: Reject) -> Properties:
-    """Return the properties of a dead letter."""
+def dead(properties: Properties, record: Mapping[str, str]) -> Properties:
+    """Return the properties of a dead letter, of which this is known."""
     dead = with_attempt(properties, 1)
-    dead.type = properties.type or type
-    dead.headers |= {
-        LETTER: uuid7(),
-        TOPIC: topic,
-        REASON: reject.reason,
-        ERROR: reject.error[:_LONGEST_ERROR],
-        ATTEMPTS: reject.attempts,
-        DIED_AT: datetime.now(UTC).isoformat(),
-    }
+    dead.headers |= {LETTER: uuid7(), **record}
     return dead
 
 
@@ -150,7 +138,7 @@ def shortened(properties: Properties, excess: int) -> Properties:
     again.headers = headers = dict(_table(properties))
     others = [name for name in headers if not name.startswith(OURS) or name == KEY]
     others.sort(key=lambda name: _size(headers[name]), reverse=True)
-    for name in (ERROR, *others):
+    for name in (records.ERROR, *others):
         if excess <= 0 or name not in headers:
             continue
         value, size = headers[name], _size(headers[name])
@@ -211,9 +199,9 @@ def letter_id(properties: Properties, body: bytes) -> str:
     given = _table(properties).get(LETTER)
     if isinstance(given, str):
         return given
-    # The broker buried it. A UUIDv7 begins with the milliseconds as well. Ids of events are unique
+    # The broker gave it up. A UUIDv7 begins with the milliseconds as well. Ids of events are unique
     # for their source alone, so what else it consists of counts.
-    millis = f"{int(_death(properties)[1].timestamp() * 1000):012x}"
+    millis = f"{int(_time(_death(properties)).timestamp() * 1000):012x}"
     source, event_id, _, _ = identity(properties, body)
     digest = f"{crc32(body, crc32(source.encode())):08x}"
     return f"{millis[:8]}-{millis[8:]}-{event_id or 'nameless'}-{digest}"
@@ -221,42 +209,47 @@ def letter_id(properties: Properties, body: bytes) -> str:
 
 def to_dead_letter(consumer: str, properties: Properties, body: bytes) -> DeadLetter:
     """Return a message in a queue of dead letters as what it is."""
-    table = _table(properties)
     headers = _headers(properties, body)
-    letter = letter_id(properties, body)
-    queue, died_at = _death(properties)
-    message = Message(
-        str(table.get(TOPIC) or topic_of(queue)),
-        attribute(headers, "type") or str(properties.type or ""),
-        own_id(headers, body) or properties.message_id or letter,
-        body,
-        headers,
-        _key(properties, headers),
-    )
-    return DeadLetter(
-        letter,
+    event_id = own_id(headers, body) or properties.message_id
+    record = _given_up(properties) | {
+        records.ID: event_id or "",
+        records.TYPE: properties.type or "",
+    }
+    record |= {n: v for n, v in _table(properties).items() if n in records.NAMES}
+    return records.read_dead_letter(
+        letter_id(properties, body),
         consumer,
-        message,
-        str(table.get(REASON, DELIVERY_LIMIT)),
-        str(table.get(ERROR, "the broker gave it up: it came back too often")),
-        _number(properties, ATTEMPTS, attempt_of(properties)),
-        died_at,
+        {name: str(value) for name, value in record.items()},
+        body=body,
+        headers=headers,
+        key=_key(properties, headers),
     )
 
 
-def _death(properties: Properties) -> tuple[str, datetime]:
-    """Return from which queue it came, and when."""
-    table = _table(properties)
-    try:
-        return "", datetime.fromisoformat(table[DIED_AT])
-    except (KeyError, TypeError, ValueError):
-        pass
-    try:
-        last = table["x-death"][0]
-        time: datetime = last["time"]
-        return str(last["queue"]), time.replace(tzinfo=UTC) if time.tzinfo is None else time
-    except (KeyError, TypeError, IndexError):
-        return "", datetime.fromtimestamp(0, UTC)
+def _given_up(properties: Properties) -> dict[str, Any]:
+    """Return what is known of a message that the broker itself gave up."""
+    death = _death(properties)
+    reason = death.get("reason", _DELIVERY_LIMIT)
+    return {
+        records.TOPIC: topic_of(str(death.get("queue", ""))),
+        records.REASON: CRASHED if reason == _DELIVERY_LIMIT else reason,
+        records.ERROR: f"the broker gave it up: {reason}",
+        records.ATTEMPTS: attempt_of(properties),
+        records.DIED_AT: _time(death).isoformat(),
+    }
+
+
+def _death(properties: Properties) -> dict[str, Any]:
+    """Return what the broker says of the last time that it gave this up."""
+    deaths = _table(properties).get("x-death")
+    return deaths[0] if _is_array(deaths) and deaths and _is_table(deaths[0]) else {}
+
+
+def _time(death: Mapping[str, Any]) -> datetime:
+    time = death.get("time")
+    if not isinstance(time, datetime):
+        return datetime.fromtimestamp(0, UTC)
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time
 
 
 def _headers(properties: Properties, body: bytes) -> dict[str, str]:

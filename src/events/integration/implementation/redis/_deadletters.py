@@ -6,16 +6,16 @@ A dead letter's id is that of its entry and its topic, `1700000000000-0@users`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from events.errors import BusUnavailableError
+from events.integration.brokering.dead_letters import read_dead_letter
 from events.integration.cloudevents import attribute
 from events.integration.implementation.redis._connecting import DisconnectedError, ReplyError
-from events.integration.implementation.redis._entries import DeadFields, Keys, topics_key
+from events.integration.implementation.redis._entries import Keys, read_dead, topics_key
 from events.integration.implementation.redis._link import Link
 from events.integration.implementation.redis._scripts import REDRIVE
-from events.integration.message import DeadLetter, Message
+from events.integration.message import DeadLetter
 
 __all__ = ["StreamDeadLetters"]
 
@@ -86,21 +86,6 @@ def _is_id(entry: str) -> bool:
 
 
 def _letter(consumer: str, topic: str, id: str, fields: Sequence[Any]) -> DeadLetter:
-    dead = DeadFields.read(fields)
-    message = Message(
-        topic,
-        attribute(dead.headers, "type") or "",
-        dead.message_id,
-        dead.body,
-        dead.headers,
-        attribute(dead.headers, "partitionkey"),
-    )
-    return DeadLetter(
-        f"{id}@{topic}",
-        consumer,
-        message,
-        dead.reason,
-        dead.error,
-        dead.attempts,
-        datetime.fromtimestamp(int(id.partition("-")[0]) / 1000, UTC),
-    )
+    record, body, headers = read_dead(fields)
+    key = attribute(headers, "partitionkey")
+    return read_dead_letter(f"{id}@{topic}", consumer, record, body=body, headers=headers, key=key)

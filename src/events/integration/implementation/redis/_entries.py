@@ -22,21 +22,22 @@ What is in braces decides the hash slot: all of one consumer on one topic is in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Struct
 
+from events.integration.brokering.dead_letters import NAMES
 from events.integration.cloudevents import attribute, own_id
 from events.integration.implementation.redis._faststream import FIELD, read_frame
 from events.integration.message import Message
 
-__all__ = ["BODY", "Entry", "Keys", "fields_of", "read_fields", "topics_key"]
+__all__ = ["BODY", "Entry", "Keys", "fields_of", "read_dead", "read_fields", "topics_key"]
 
 BODY = b"data"
 
 # Bookkeeping is by position, so no header can be taken for it.
 _AGAIN = 4  # events-id, events-attempts, each with its value
-_DEAD = 8  # the same, events-reason, events-error
+_DEAD = 2 * len(NAMES)  # the same, and what else is known of a dead letter
 
 
 class Keys:
@@ -102,7 +103,7 @@ def read_fields(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
 
 
 class Entry(Struct, frozen=True, eq=False, gc=False):
-    """An entry as a consumer has it in hand. `attempts` were used up before this delivery."""
+    """An entry as a consumer has it in hand; `size` is about what its fields take, in bytes."""
 
     stream: str
     id: bytes
@@ -111,6 +112,7 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
     attempt: int
     deaths: int
     suspect: bool
+    size: int
     fields: list[bytes]
     body: bytes
     headers: dict[str, str]
@@ -124,7 +126,10 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
     def read(
         cls, keys: Keys, stream: str, reply: Sequence[Any], count: int = 1, *, suspect: bool = False
     ) -> Entry:
-        """Make it of what the server gave, delivered for the `count`-th time."""
+        """Make it of what the server gave, delivered for the `count`-th time.
+
+        Whether a process that died had begun its first delivery nobody knows: that is no attempt.
+        """
         fields: list[bytes] = list(reply[1])
         own = stream == keys.again
         attempts, message_id = 0, ""
@@ -139,9 +144,10 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
             reply[0],
             own,
             message_id,
-            attempts + count,
+            attempts + max(1, count - 1),
             count - 1,
             suspect,
+            sum(map(len, fields)),
             fields,
             body,
             headers,
@@ -152,29 +158,15 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
         head = [b"events-id", self.message_id.encode(errors="replace")]
         return [*head, b"events-attempts", b"%d" % attempts, *self.fields]
 
-    def dead(self, attempts: int, reason: str, error: str) -> list[bytes]:
-        """Return the fields of the dead letter."""
-        head = [b"events-id", self.message_id.encode(errors="replace")]
-        head += b"events-attempts", b"%d" % attempts
-        head += b"events-reason", reason.encode(errors="replace")
-        head += b"events-error", error.encode(errors="replace")
+    def dead(self, record: Mapping[str, str]) -> list[bytes]:
+        """Return the fields of a dead letter, of which this is known."""
+        head = [text.encode(errors="replace") for pair in record.items() for text in pair]
         return [*head, *self.fields]
 
 
-class DeadFields(NamedTuple):
-    """What a dead letter's entry says."""
-
-    message_id: str
-    attempts: int
-    reason: str
-    error: str
-    body: bytes
-    headers: Mapping[str, str]
-
-    @classmethod
-    def read(cls, fields: Sequence[bytes]) -> DeadFields:
-        """Take the bookkeeping off and read the rest."""
-        message_id, attempts, reason, error = (
-            field.decode(errors="replace") for field in fields[1:_DEAD:2]
-        )
-        return cls(message_id, int(attempts), reason, error, *read_fields(fields[_DEAD:]))
+def read_dead(
+    fields: Sequence[bytes],
+) -> tuple[dict[str, str], bytes, Mapping[str, str]]:
+    """Return what is known of a dead letter, its body and its headers."""
+    head = [field.decode(errors="replace") for field in fields[:_DEAD]]
+    return dict(zip(head[::2], head[1::2], strict=False)), *read_fields(fields[_DEAD:])

@@ -1,7 +1,7 @@
 """Dead letters: a stream for all of them, a subject for each consumer, a number as the id.
 
-    rejected --buried, confirmed--> dead letter --redriven, confirmed--> for its consumer alone
-    and only then acknowledged                    and only then removed
+    rejected --kept, confirmed--> dead letter --redriven, confirmed--> for its consumer alone
+    and only then acknowledged                  and only then removed
 
 A death between the two steps leaves the message in both places: the steps bear message ids of their
 own, so that the second time within the stream's duplicate window does nothing.
@@ -12,34 +12,23 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from events.errors import BusUnavailableError
-from events.integration.cloudevents import attribute
+from events.integration.brokering import dead_letters as records
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError, Nothing
 from events.integration.implementation.nats._names import redrive_subject, token
 from events.integration.implementation.nats._publisher import Publisher
 from events.integration.implementation.nats._topology import StreamSpec
-from events.integration.message import DeadLetter, Delivery, Message, Reject
+from events.integration.message import DeadLetter, Delivery, Reject
 
-__all__ = ["TYPE", "Graveyard"]
+__all__ = ["NatsDeadLetters"]
 
-TYPE = "Events-Type"
-_TOPIC, _REASON, _ERROR, _ATTEMPTS = (
-    "Events-Topic",
-    "Events-Reason",
-    "Events-Error",
-    "Events-Attempts",
-)
-_OURS = (_TOPIC, _REASON, _ERROR, _ATTEMPTS)
-_LONGEST_ERROR = 8_000
-
-_fraction = re.compile(r"\.(\d{1,6})\d*").sub
+_STAYS = (records.ID, records.TYPE)  # with what is sent back, whose subject and message id are new
 
 
 class _Stored(msgspec.Struct):
@@ -54,7 +43,7 @@ class _Got(msgspec.Struct):
     message: _Stored
 
 
-class Graveyard:
+class NatsDeadLetters:
     """Keep what consumers could not handle; see `events.integration.transport.DeadLetterStore`."""
 
     def __init__(
@@ -69,27 +58,23 @@ class Graveyard:
         self._stream = stream
         self._topic_stream = topic_stream
 
-    async def bury(
+    async def keep(
         self, delivery: Delivery, headers: Mapping[str, str], type: str, name: str, reject: Reject
     ) -> None:
         """Return when it is kept: body and headers as they came, with what became of it beside."""
+        record = records.record_of(delivery, reject, type=type)
+        error = record.pop(records.ERROR)
         kept = {n: v for n, v in headers.items() if not n.startswith("Nats-")}
-        kept |= {
-            wire.MSG_ID: f"dead:{name}",
-            wire.ID: wire.text_out(delivery.id),
-            TYPE: wire.text_out(type),
-            _TOPIC: wire.text_out(delivery.topic),
-            _REASON: wire.text_out(reject.reason),
-            _ATTEMPTS: str(reject.attempts),
-            _ERROR: "",
-        }
-        # Whole escapes only, within what the server takes.
-        room = min(self._publisher.room_for(delivery.body, wire.block(kept)), _LONGEST_ERROR)
-        error = wire.text_out(reject.error[:_LONGEST_ERROR])[: max(room, 0)]
-        kept[_ERROR] = re.sub(r"%.?$", "", error)
+        kept[wire.MSG_ID] = f"dead:{name}"
+        kept |= {name: wire.text_out(value) for name, value in record.items()}
+        kept[records.ERROR] = ""
+        room = self._publisher.room_for(delivery.body, wire.block(kept))
         if room < 0:
             raise BusUnavailableError("NATS", "it is too large to be kept with what became of it")
-        subject = f"{self._stream.name}.{token('Consumer', delivery.consumer)}"
+        # Whole escapes only, within what the server takes.
+        room = min(room, records.LONGEST_ERROR)
+        kept[records.ERROR] = re.sub(r"%.?$", "", wire.text_out(error)[:room])
+        subject = self._subject(delivery.consumer)
         await self._publisher.publish(self._stream, subject, delivery.body, wire.block(kept))
 
     async def read(self, consumer: str, *, limit: int, after: str | None) -> Sequence[DeadLetter]:
@@ -112,9 +97,9 @@ class Graveyard:
             if stored is None:
                 continue
             headers = _headers(stored)
-            stream = self._topic_stream(wire.text_in(headers.get(_TOPIC)) or "")
+            stream = self._topic_stream(wire.text_in(headers.get(records.TOPIC)) or "")
             subject = redrive_subject(stream.name, token("Consumer", consumer))
-            sent = {n: v for n, v in headers.items() if n not in _OURS}
+            sent = {n: v for n, v in headers.items() if n in _STAYS or n not in records.NAMES}
             sent[wire.MSG_ID] = f"redrive:{self._stream.name}:{stored.seq}:{quote(stored.time)}"
             await self._publisher.publish(stream, subject, b64decode(stored.data), wire.block(sent))
             await self._remove(stored.seq)
@@ -159,23 +144,13 @@ class Graveyard:
     def _letter(self, consumer: str, stored: _Stored) -> DeadLetter:
         headers = _headers(stored)
         read = wire.users(headers)
-        body = b64decode(stored.data)
-        message = Message(
-            wire.text_in(headers.get(_TOPIC)) or "",
-            attribute(read, "type") or wire.text_in(headers.get(TYPE)) or "",
-            wire.id_of(headers, read, body, ""),
-            body,
-            read,
-            wire.own_key(headers, read),
-        )
-        return DeadLetter(
+        return records.read_dead_letter(
             str(stored.seq),
             consumer,
-            message,
-            wire.text_in(headers.get(_REASON)) or "",
-            wire.text_in(headers.get(_ERROR)) or "",
-            int(headers.get(_ATTEMPTS, "0")),
-            datetime.fromisoformat(_fraction(lambda match: f".{match[1]:0<6}", stored.time)),
+            {n: wire.text_in(v) for n, v in headers.items() if n in records.NAMES},
+            body=b64decode(stored.data),
+            headers=read,
+            key=wire.own_key(headers, read),
         )
 
 

@@ -2,7 +2,7 @@
 
 JetStream counts deliveries: those that a shutdown gave back count as well, and attempts that
 waited in place do not. So what is delivered for the first time is attempt 1, and from then on the
-ledger knows better. An entry says how many attempts were begun, and how many of them in a row
+entry kept here knows better. It says how many attempts were begun, and how many of them in a row
 ended with no word, as a process's death does:
 
     first delivery, no entry          --fails, retried--> (attempts made, 0)
@@ -42,7 +42,7 @@ from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._publisher import Publisher
 from events.integration.implementation.nats._topology import NotTakenError, StreamSpec
 
-__all__ = ["UNSAID", "Ledger", "Record"]
+__all__ = ["UNSAID", "Attempts", "Record"]
 
 logger = logging.getLogger("events.integration")
 
@@ -90,7 +90,7 @@ class _ConsumerInfo(msgspec.Struct):
     ack_floor: _Floor
 
 
-class Ledger:
+class Attempts:
     """Read and write entries; each is named by the stream, the consumer and the message's place."""
 
     def __init__(self, link: Link, api: Api, publisher: Publisher, stream: StreamSpec) -> None:
@@ -166,7 +166,7 @@ class Ledger:
         self._unwritten.pop(name, None)
         self._settled[name] = None
         if self._forgetting is None:
-            self._forgetting = asyncio.create_task(self._forget_all(), name="nats-ledger")
+            self._forgetting = asyncio.create_task(self._forget_all(), name="nats-attempts")
 
     async def sweep(self, stream: str, consumer: str) -> None:
         """Remove entries that were left behind of what is settled."""
