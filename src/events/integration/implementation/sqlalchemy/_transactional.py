@@ -47,13 +47,13 @@ class Transactional(ManagedMiddleware):
     `handled` and `duplicates` count.
     """
 
-    def __init__(self, sessions: Sessions, patience: float) -> None:
+    def __init__(self, sessions: Sessions, timeout: float) -> None:
         self._source = SessionSource(sessions)
-        if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:
-            raise ValueError(f"patience must be a number of seconds from 0 on, not {patience!r}")
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+            raise ValueError(f"timeout must be a number of seconds from 0 on, not {timeout!r}")
         self.handled = 0
         self.duplicates = 0
-        self._patience = patience
+        self._timeout = timeout
         self._aloof: set[str] = set()
 
     async def __call__(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
@@ -84,11 +84,11 @@ class Transactional(ManagedMiddleware):
             self._warn_of(delivery.consumer)
 
     async def _claim(self, session: AsyncSession, delivery: Delivery) -> Claim:
-        """Claim the row; wait for a database that is locked or away, as far as patience goes."""
+        """Claim the row; wait for a database that is locked or away, as far as timeout goes."""
         # A transaction that somebody has begun is theirs: it cannot be begun anew from here.
-        patience = 0.0 if session.in_transaction() else self._patience
+        timeout = 0.0 if session.in_transaction() else self._timeout
         loop = asyncio.get_running_loop()
-        deadline, backoff = loop.time() + patience, Backoff(0.05, 1.0)
+        deadline, backoff = loop.time() + timeout, Backoff(0.05, 1.0)
         while True:
             try:
                 return await session.run_sync(self.claim_now, delivery)

@@ -67,7 +67,7 @@ class SQLAlchemyInbox(Transactional):
         table: What `inbox_table` returned, if it was given a name or a schema.
         retention: How long rows are kept, and duplicates recognised with them; None for ever.
         purge_every: Seconds between two removals of older rows.
-        patience: Seconds to wait for a database that is locked or away, before that counts as a
+        timeout: Seconds to wait for a database that is locked or away, before that counts as a
             failed attempt.
     """
 
@@ -78,9 +78,9 @@ class SQLAlchemyInbox(Transactional):
         table: Table | None = None,
         retention: timedelta | None = timedelta(days=7),
         purge_every: float = 600.0,
-        patience: float = 10.0,
+        timeout: float = 10.0,
     ) -> None:
-        super().__init__(sessions, patience)
+        super().__init__(sessions, timeout)
         given: object = retention
         if not (given is None or (isinstance(given, timedelta) and given > timedelta(0))):
             raise ValueError(f"retention must be a timedelta above 0, or None, not {given!r}")

@@ -22,7 +22,7 @@ from events.integration.pipeline import Serving
 
 __all__ = ["RowTransactions"]
 
-_PATIENCE = 10.0  # seconds to wait for a database that is locked or away
+_TIMEOUT = 10.0  # seconds to wait for a database that is locked or away
 
 
 class _Removal:
@@ -50,7 +50,7 @@ class RowTransactions(Transactional):
     def __init__(
         self, sessions: Sessions, tables: BusTables, removed: Callable[[int], None]
     ) -> None:
-        super().__init__(sessions, _PATIENCE)
+        super().__init__(sessions, _TIMEOUT)
         self._removal = _Removal(tables)
         self._removed = removed
 

@@ -4,9 +4,9 @@ Rows are handed over a windowful at a time. The window grows while it is settled
 while it is not, so that where handlers are slow, little is held that another bus could handle.
 
 A row that ends its process is not marked by it: rows are not written to before they are handled. So
-the first rows of lanes that were a dead bus's, as many as its window was wide, are in doubt. They
-are handed over one at a time, each after its attempt was counted in the table. What dies of such a
-row has cost that row an attempt and no other; in the end it is a dead letter.
+the first rows of partitions that were a dead bus's, as many as its window was wide, are in doubt.
+They are handed over one at a time, each after its attempt was counted in the table. What dies of
+such a row has cost that row an attempt and no other; in the end it is a dead letter.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ class Queue:
         self._least = subscription.concurrency * (_AT_HAND if subscription.ordered else 1)
         self._window = self.widest = self._least  # the widest is what the seat says
         self._granted = self._least
-        self._suspect = 0  # lanes
+        self._suspect = 0  # partitions
         self._doubtful = 0  # rows in them
         self._after: int | None = None
         self._scan_at = 0.0
         self._counted = 0
         self._since = asyncio.get_running_loop().time()
-        self._lanes: Counter[int] = Counter()
+        self._partitions: Counter[int] = Counter()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -84,8 +84,8 @@ class Queue:
 
     @property
     def busy(self) -> int:
-        """Return the lanes in which something is unsettled."""
-        return sum(1 << lane for lane in self._lanes)
+        """Return the partitions in which something is unsettled."""
+        return sum(1 << partition for partition in self._partitions)
 
     @property
     def scan_at(self) -> float | None:
@@ -98,7 +98,7 @@ class Queue:
         return self.widest > self._granted
 
     def grant(self, held: Held, window: int) -> None:
-        """Take over the lanes that it has from now on, and the window that its seat says."""
+        """Take over the partitions that it has from now on, and the window that its seat says."""
         if held.read & ~self.held.read:  # what waits in them may be anywhere
             self.give_back()
         self.held = held
@@ -117,11 +117,11 @@ class Queue:
     async def _read_one_in_doubt(self, rows: Rows, seat: Seat) -> int:
         if any(row.is_marked for row in self.at_hand.values()):
             return 0
-        lanes, known = self._suspect, frozenset(self.at_hand)
+        partitions, known = self._suspect, frozenset(self.at_hand)
         found = list[Found]()
         if self._doubtful:
             found, _ = await rows.due(
-                seat, self.number, lanes, limit=1, max_bytes=_MAX_BYTES, known=known
+                seat, self.number, partitions, limit=1, max_bytes=_MAX_BYTES, known=known
             )
         if not found:
             self._suspect = self._doubtful = 0
@@ -133,8 +133,8 @@ class Queue:
         return 1
 
     async def _read(self, rows: Rows, seat: Seat) -> int:
-        lanes = self.held.read & ~self._suspect
-        if not lanes or not self.has_room:
+        partitions = self.held.read & ~self._suspect
+        if not partitions or not self.has_room:
             return 0
         now = asyncio.get_running_loop().time
         limit = max(self._window - len(self.at_hand), 1)
@@ -143,7 +143,7 @@ class Queue:
         found, is_full = await rows.due(
             seat,
             self.number,
-            lanes,
+            partitions,
             limit=limit,
             max_bytes=_MAX_BYTES,
             after=after,
@@ -168,7 +168,7 @@ class Queue:
 
     def _hand_over(self, row: Found) -> None:
         self.at_hand[row.id] = row
-        self._lanes[row.lane] += 1
+        self._partitions[row.partition] += 1
         self._empty.clear()
         if row.fault is not None:
             self._settled(self, row, _unreadable(row, row.fault))
@@ -192,9 +192,9 @@ class Queue:
         """Note that the row is settled in the database, or somebody else's again."""
         if self.at_hand.pop(row.id, None) is None:
             return
-        self._lanes[row.lane] -= 1
-        if not self._lanes[row.lane]:
-            del self._lanes[row.lane]
+        self._partitions[row.partition] -= 1
+        if not self._partitions[row.partition]:
+            del self._partitions[row.partition]
         if not self.at_hand:
             self._empty.set()
         self._adapt()
