@@ -43,6 +43,7 @@ PLACES = (
     "events.integration.implementation.dishka",
     "events.integration.outbox",
     "events.relay",
+    "events.operations",
     "events.testing",
     "events.testing.faults",
     "events.testing.contracts",

@@ -35,6 +35,7 @@ from events.integration import (
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 from events.integration.message import Release
+from events.integration.transport import Deliver, Subscription
 from events.testing import eventually
 from tests.unit.integration.manual import ManualSubscribed, ManualTransport
 
@@ -822,6 +823,39 @@ async def test_startup_without_that_raises_at_once() -> None:
     with pytest.raises(BusUnavailableError, match="late is not available, .*connection refused"):
         await bus_over(transport).startup()
     assert transport.calls == ["connect", "close"]
+
+
+class Unready(ManualTransport):
+    """Loses its broker between connecting and the first subscription."""
+
+    async def subscribe(self, subscription: Subscription, deliver: Deliver) -> ManualSubscribed:
+        subscribed = await super().subscribe(subscription, deliver)
+        if len(self.calls) < 4:
+            raise BusUnavailableError("late", "its connection was lost")
+        return subscribed
+
+
+async def test_startup_waits_for_a_broker_that_goes_meanwhile_if_asked_to() -> None:
+    transport = Unready()
+    async with bus_over(transport, [registered()], wait_for_broker=True):
+        pass
+    assert transport.calls == ["connect", *(3 * ["subscribe billing"]), "close"]
+
+
+class Hanging(ManualTransport):
+    error = "it does not answer"
+
+    async def connect(self) -> None:
+        await super().connect()
+        await asyncio.Event().wait()
+
+
+async def test_connecting_ends_in_time_and_says_why() -> None:
+    bus = bus_over(Hanging(), connect_timeout=0.01)
+    with pytest.raises(
+        BusUnavailableError, match=r"no connection within 0.01 s: it does not answer"
+    ):
+        await bus.startup()
 
 
 async def test_the_waiting_ends_with_the_time_for_the_startup_and_says_what_for() -> None:

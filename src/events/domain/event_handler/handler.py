@@ -146,11 +146,11 @@ class DomainEventHandlerRegistry:
         """Warn of handlers of an earlier making of the class: they do not get the new one."""
         if "<locals>" in event_class.__qualname__:
             return
-        name = full_name(event_class)
+        name = _name(event_class)
         deaf = [
             handler.__qualname__
             for handler, events in self._events.items()
-            if any(e is not event_class and full_name(e) == name for e in events)
+            if any(e is not event_class and _name(e) == name for e in events)
         ]
         if deaf:
             logger.warning(
@@ -170,8 +170,17 @@ class DomainEventHandlerRegistry:
         if earlier is None:
             self._events[handler] = events
         else:
-            before = self._events.items()
-            self._events = dict((handler, events) if h is earlier else (h, e) for h, e in before)
+            before, self._events = self._events, {}
+            for other, its_events in before.items():
+                if other is not earlier:
+                    self._events[other] = its_events
+                    continue
+                self._events[handler] = events
+                if other.__module__ != handler.__module__:
+                    # A file that was loaded under two names lives twice. What it defines itself
+                    # exists twice as well, and each handler has its own.
+                    own = tuple(event for event in its_events if event not in events)
+                    self._events |= {other: own} if own else {}
         self._found = {}
 
     def _earlier_making(
@@ -203,7 +212,8 @@ class DomainEventHandler(ABC, Generic[E]):
     event is still a type variable. A subclass of a handler is one more handler of the same
     events: both run, in the order of their definition, and the subclass replaces nothing. To
     vary a handler without running both, put what they share into an abstract base. A class made
-    again (by `@dataclass(slots=True)`, a reload, a notebook's cell) replaces its earlier self.
+    again (by `@dataclass(slots=True)`, a reload, a notebook's cell, a file that is run as
+    `__main__` and imported as `main`) replaces its earlier self.
 
     Raises:
         HandlerDefinitionError: on defining a handler of something that is not an event, or whose
@@ -229,6 +239,10 @@ class DomainEventHandler(ABC, Generic[E]):
     @abstractmethod
     async def handle(self, event: E) -> None:
         """Act on the event. An error ends the unit of work: later handlers do not run."""
+
+
+def _name(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
 
 
 def _check_spelling(cls: type) -> None:

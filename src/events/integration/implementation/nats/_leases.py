@@ -126,6 +126,6 @@ class Leases:
 
     def _beat(self) -> None:
         self.start()
-        if self._link.up:
+        if self._link.is_up:
             for hand in self._held.values():
                 self._writer.put(Outgoing(hand.reply, _ALIVE))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Unpack, cast
 
@@ -27,6 +28,8 @@ from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Deliver, Subscription, TransportFeatures
 
 __all__ = ["NatsIntegrationEventBus", "NatsTransport"]
+
+logger = logging.getLogger("events.integration")
 
 _ATTEMPTS_KEPT = 30 * 86_400.0  # seconds, after the last one
 _SEVERAL_FILTERS = (2, 10)  # the first version whose consumers take a list of them
@@ -54,6 +57,7 @@ class NatsTransport:
         url: str | Sequence[str] | Client,
         *,
         timeout: float = 10.0,
+        connect_timeout: float = 5.0,
         lease: float = 30.0,
         replicas: int = 1,
         max_age: float | None = None,
@@ -70,10 +74,11 @@ class NatsTransport:
             shown = ", ".join(repr(masked(server)) for server in servers)
         self.name = f"NATS at {shown}"
         self._timeout = timeout
+        self._connect_timeout = connect_timeout
         self._replicas = replicas
         self._max_age = max_age
         self._streams: dict[str, StreamSpec] = {}
-        self._link = Link(servers, name=self.name, options=connect or {})
+        self._link = Link(servers, name=self.name, timeout=connect_timeout, options=connect or {})
         self._writer = Writer(self._link)
         self._api = Api(self._link, self._writer, min(timeout, 5.0))
         self._publisher = Publisher(self._link, self._writer, self._api, timeout)
@@ -109,12 +114,12 @@ class NatsTransport:
     @property
     def connected(self) -> bool:
         """Tell whether there is a connection."""
-        return self._link.up
+        return self._link.is_up
 
     @property
     def error(self) -> str | None:
         """What cannot be done at this moment, and why."""
-        return self._publisher.error if self._link.up else self._link.reason
+        return self._publisher.error if self._link.is_up else self._link.reason
 
     @property
     def dead_letters(self) -> NatsDeadLetters:
@@ -123,7 +128,8 @@ class NatsTransport:
 
     async def connect(self) -> None:
         """See `Transport.connect`. Tries again until the deadline, but where it is refused."""
-        await self._link.open(self._timeout)
+        await self._link.open(self._connect_timeout)
+        logger.info("%s is connected", self.name)
         try:
             await self._api.request("INFO", None, Nothing)
         except ApiError as error:
@@ -215,6 +221,7 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         transport = NatsTransport(
             url,
             timeout=options.get("send_timeout", 10.0),
+            connect_timeout=options.get("connect_timeout", 5.0),
             lease=lease,
             replicas=replicas,
             max_age=max_age,

@@ -42,16 +42,12 @@ class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
         transport = RabbitMQTransport(
             url,
             timeout=options.get("send_timeout", 10.0),
+            connect_timeout=options.get("connect_timeout", 5.0),
             queue_type=queue_type,
             prefetch=prefetch,
-            wait_for_broker=options.get("wait_for_broker", False),
         )
         self._shown = repr(transport).partition("(")[2]
-        self._rabbitmq = transport
         super().__init__(transport, registrations, **options)
-
-    def _why_startup_takes_so_long(self) -> str | None:
-        return self._rabbitmq.waits_because
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._shown}"

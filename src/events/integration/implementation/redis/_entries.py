@@ -103,7 +103,7 @@ def read_fields(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
 
 
 class Entry(Struct, frozen=True, eq=False, gc=False):
-    """An entry as a consumer has it in hand. `attempts` were used up before this delivery."""
+    """An entry as a consumer has it in hand; `size` is about what its fields take, in bytes."""
 
     stream: str
     id: bytes
@@ -111,7 +111,8 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
     message_id: str
     attempt: int
     crashes: int
-    suspect: bool
+    taken_over: bool
+    size: int
     fields: list[bytes]
     body: bytes
     headers: dict[str, str]
@@ -123,7 +124,13 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
 
     @classmethod
     def read(
-        cls, keys: Keys, stream: str, reply: Sequence[Any], count: int = 1, *, suspect: bool = False
+        cls,
+        keys: Keys,
+        stream: str,
+        reply: Sequence[Any],
+        count: int = 1,
+        *,
+        taken_over: bool = False,
     ) -> Entry:
         """Make it of what the server gave, delivered for the `count`-th time.
 
@@ -145,7 +152,8 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
             message_id,
             attempts + 1,
             count - 1,
-            suspect,
+            taken_over,
+            sum(map(len, fields)),
             fields,
             body,
             headers,

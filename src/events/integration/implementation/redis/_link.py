@@ -3,6 +3,9 @@
     closed --open--> connecting --greeted--> up --lost--> connecting ... --close--> closed
                          ^------ backoff -----'
 
+A link that `writes` is not up at a replica: it says so in the greeting, and is tried again, as
+Sentinel, a proxy or the replica itself may lead to a master then.
+
 Requests wait in `queue` until they are written, then in `sent` until they are answered; answers
 come in the order of the questions. What is lost in `sent` may have been done, what is still in
 `queue` was not, and waits for the next connection until its own deadline. An answer that is overdue
@@ -14,12 +17,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeAlias, cast
 
+from events.integration.brokering.backoff import Backoff
+from events.integration.brokering.problems import Outage
 from events.integration.implementation.redis._connecting import (
     CONNECTION_ERRORS,
     Connection,
@@ -39,9 +44,11 @@ Translate: TypeAlias = Callable[[ReplyError | DisconnectedError], Exception]
 
 logger = logging.getLogger("events.integration")
 
-_FIRST_BACKOFF, _LAST_BACKOFF = 0.05, 2.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _PARTING = 1.0  # seconds
 _PING_EVERY = 5.0  # seconds of silence, so that a server that is gone without a word is noticed
+_HELLO = ("HELLO",)  # answered by what the server is, in Redis 6.2 and newer
+_REPLICA = "it is a replica, where nothing can be written"
 
 
 class _Request:
@@ -70,9 +77,9 @@ class Link:
 
     `name` is what it logs as, at `level`. `timeout` is how long an answer may take, and making a
     connection. `greeting` is asked for what to say first on each new one, and the link is up when
-    all of that is answered. `on_push` gets the messages of subscriptions; `readable` holds them
-    back while it is cleared. `on_lost` tells of each connection that was up and is gone, instead of
-    the line in the log.
+    all of that is answered. `writes` says that a replica is of no use. `on_push` gets the messages
+    of subscriptions; `readable` holds them back while it is cleared. `on_lost` is called for each
+    connection that was up and is gone.
     """
 
     def __init__(
@@ -83,14 +90,17 @@ class Link:
         timeout: float,
         level: int = logging.WARNING,
         greeting: Callable[[], Sequence[Command]] = lambda: (("PING",),),
+        writes: bool = True,
         on_push: Callable[[list[bytes]], None] | None = None,
-        on_lost: Callable[[str], None] | None = None,
+        on_lost: Callable[[], None] | None = None,
     ) -> None:
         self._connector = connector
         self._name = name
         self._timeout = timeout
         self._level = level
         self._greeting = greeting
+        self._writes = writes
+        self._outage = Outage(name, level=level)
         self._on_push = on_push
         self._on_lost = on_lost
         self._queue: deque[_Request] = deque()
@@ -101,7 +111,6 @@ class Link:
         self._task: asyncio.Task[None] | None = None
         self._first: asyncio.Future[None] | None = None
         self._why = ""
-        self._lost_at: float | None = None
         self._idle = asyncio.Event()
         self.readable = asyncio.Event()
         self.readable.set()
@@ -177,6 +186,11 @@ class Link:
         """Tell whether it is up."""
         return self.up.is_set()
 
+    @property
+    def error(self) -> str | None:
+        """Return why it is not up."""
+        return None if self.connected else self._why or None
+
     async def open(self, timeout: float) -> None:  # noqa: ASYNC109 - it tells why it failed
         """Connect, trying again until the timeout; raise `DisconnectedError` with the last reason.
 
@@ -195,10 +209,6 @@ class Link:
             raise
         finally:
             self._first = None
-
-    def start(self) -> None:
-        """Begin to connect, and return at once."""
-        self._task = asyncio.create_task(self._run(), name=f"{self._name} link")
 
     async def close(self, drain: float) -> None:
         """Wait for what was asked to be answered, but no longer than `drain`; then disconnect."""
@@ -227,7 +237,7 @@ class Link:
             self._idle.set()
 
     async def _run(self) -> None:
-        backoff = _FIRST_BACKOFF
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             connection = self._connector()
             why = ""
@@ -246,10 +256,9 @@ class Link:
                 self.up.clear()
             self._fail_all(self._sent, why, sent=True)
             self._lost(why, was_up=was_up)
-            if was_up:
-                backoff = _FIRST_BACKOFF
-            await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-            backoff = min(2 * backoff, _LAST_BACKOFF)
+            if was_up and why != _REPLICA:
+                backoff.reset()
+            await backoff.pause()
 
     async def _serve(self, connection: Connection) -> str:
         """Write and read until the connection ends; return why."""
@@ -258,10 +267,11 @@ class Link:
         self._broken = broken
         greeting = [
             _Request(args, loop.time() + self._timeout, loop.create_future())
-            for args in self._greeting()
+            for args in (_HELLO, *self._greeting())
         ]
-        greeted = asyncio.gather(*(request.future for request in greeting))
-        greeted.add_done_callback(self._on_greeted)
+        hello, *others = (request.future for request in greeting)
+        greeted = asyncio.gather(*others)
+        greeted.add_done_callback(partial(self._on_greeted, hello))
         watch = loop.call_later(self._timeout, self._greeting_overdue, greeted)
         reading = asyncio.create_task(self._read(connection))
         writing = asyncio.create_task(self._write(connection, greeting))
@@ -286,8 +296,11 @@ class Link:
         if not greeted.done():
             self._break(f"no answer within {self._timeout:g} s")
 
-    def _on_greeted(self, greeted: asyncio.Future[list[Any]]) -> None:
+    def _on_greeted(self, hello: asyncio.Future[Any], greeted: asyncio.Future[list[Any]]) -> None:
         if greeted.cancelled():
+            return
+        if self._writes and _is_replica(hello):
+            self._break(_REPLICA)
             return
         error = greeted.exception()
         if isinstance(error, ReplyError):
@@ -301,11 +314,10 @@ class Link:
         self.up.set()
         if self._first is not None and not self._first.done():
             self._first.set_result(None)
-        if self._lost_at is None:
+        self._why = ""
+        if self._outage.is_over:
             logger.log(min(self._level, logging.INFO), "%s is connected", self._name)
-        else:
-            took = asyncio.get_running_loop().time() - self._lost_at
-            logger.log(self._level, "%s is connected again after %.1f s", self._name, took)
+        self._outage.end(self)
 
     async def _write(self, connection: Connection, greeting: list[_Request]) -> str:
         batch = greeting
@@ -363,7 +375,7 @@ class Link:
             if isinstance(reply, ReplyError):
                 request.fail(reply)
                 if reply.code == "READONLY":
-                    return "it is a replica now"  # Sentinel knows the master
+                    return _REPLICA
             elif not request.future.done():
                 request.future.set_result(reply)
             if not sent:
@@ -373,12 +385,10 @@ class Link:
 
     def _lost(self, why: str, *, was_up: bool) -> None:
         self._why = why
-        if was_up:
-            self._lost_at = asyncio.get_running_loop().time()
-            if self._on_lost is not None:
-                self._on_lost(why)
-            else:
-                logger.log(self._level, "%s lost its connection: %s; reconnecting", self._name, why)
+        if self.generation:  # before it was first up, whoever opens it is given the reason
+            self._outage.begin(self, why)
+        if was_up and self._on_lost is not None:
+            self._on_lost()
 
     def _give_up(self, why: str) -> None:
         """Let `open` raise, as another try would end alike; a link that was up goes on trying."""
@@ -388,6 +398,14 @@ class Link:
     def _fail_all(self, requests: deque[_Request], why: str, *, sent: bool) -> None:
         while requests:
             requests.popleft().fail(DisconnectedError(why, sent=sent))
+
+
+def _is_replica(hello: asyncio.Future[Any]) -> bool:
+    """Tell whether the answer to `HELLO` says so; a server may not let us ask."""
+    if not hello.done() or hello.exception() is not None:
+        return False
+    about: list[Any] = hello.result()
+    return about[about.index(b"role") + 1] != b"master" if b"role" in about else False
 
 
 def _text(error: BaseException) -> str:
