@@ -1,7 +1,7 @@
 """What is written to the table once the bus has answered.
 
-A row that was accepted is removed whoever holds its lane by now, and for as long as it takes: it
-would be sent again. What was refused is written only under the lease: later the row is another
+A row that was accepted is removed whoever holds its partition by now, and for as long as it takes:
+it would be sent again. What was refused is written only under the lease: later the row is another
 relay's, which may have passed it, or be sending it.
 
 Nor may a row that cannot be written stop the others, as one whose id is among the parked already:
@@ -10,7 +10,7 @@ Nor may a row that cannot be written stop the others, as one whose id is among t
                                                        ^                       |
                                                        '-- refused once more --'
 
-If that cannot be written either, it is the database that is in trouble, not a row. What was refused
+If that cannot be written either, it is the database that is in outage, not a row. What was refused
 is then as if it had not been tried.
 """
 
@@ -24,9 +24,9 @@ from events.errors import MessageTooLargeError, SendRefusedError
 from events.integration.message import RETRIES_EXHAUSTED, TOO_LARGE, UNRETRYABLE
 from events.integration.observation import current_observer
 from events.integration.outbox._forwarding import Outcome
+from events.integration.outbox._log_fields import fields_of, name_of
 from events.integration.outbox._order import RowOrder
-from events.integration.outbox._telling import fields_of, name_of
-from events.integration.outbox._trouble import Trouble
+from events.integration.outbox._outage import Outage
 from events.integration.outbox.port import (
     UNREADABLE,
     OutboxRow,
@@ -56,21 +56,21 @@ class Settler:
         store: OutboxStore,
         order: RowOrder,
         retry: RetryPolicy,
-        trouble: Trouble,
+        outage: Outage,
         holds: Callable[[], bool],
     ) -> None:
         self._holds = holds
         self._store = store
         self._order = order
         self._retry = retry
-        self._trouble = trouble
+        self._outage = outage
         self._set_aside: set[int] = set()
 
     async def settle(self, outcome: Outcome) -> None:
         """Settle a batch."""
         if outcome.accepted:
             ids = [row.id for row in outcome.accepted]
-            await self._trouble.insist(lambda: self._store.remove(ids))
+            await self._outage.insist(lambda: self._store.remove(ids))
             self._forget(outcome.accepted)
         if outcome.refused:
             await self._refused(outcome.refused)
@@ -85,7 +85,7 @@ class Settler:
     async def defer(self, rows: Sequence[OutboxRow], until: datetime) -> None:
         """Have rows wait for one of their key."""
         ids = [row.id for row in rows]
-        if await self._trouble.insist(lambda: self._store.defer(ids, until), while_=self._holds):
+        if await self._outage.insist(lambda: self._store.defer(ids, until), while_=self._holds):
             for row in rows:
                 self._order.waits(row, until)
 
@@ -180,7 +180,7 @@ class Settler:
     async def _write(
         self, write: Callable[[], Awaitable[object]], tries: int | None = None
     ) -> bool:
-        return await self._trouble.insist(write, while_=self._holds, tries=tries or _TRIES)
+        return await self._outage.insist(write, while_=self._holds, tries=tries or _TRIES)
 
     def _forget(self, rows: Sequence[OutboxRow]) -> None:
         self._order.over(rows)

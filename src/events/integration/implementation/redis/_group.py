@@ -157,6 +157,11 @@ class StreamConsumer:
         return self._known
 
     @property
+    def lacks_room(self) -> bool:
+        """Tell whether a settlement waits for room at the server."""
+        return self._settler.lacks_room
+
+    @property
     def last_poll(self) -> float | None:
         """See `Subscribed`."""
         return self._reader.last_heard

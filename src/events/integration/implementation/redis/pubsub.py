@@ -190,7 +190,8 @@ class RedisPubSubTransport:
         self._publishing = Sending(name, send_timeout)
         self.backlog = backlog
         self._held_by: set[_Listener] = set()
-        self._sending: Link | None = None
+        self._made: Link | None = None
+        self._sending: Link | None = None  # the same, once it was up
         self._listening: Link | None = None
         self._listeners: defaultdict[str, list[_Listener]] = defaultdict(list)
         self._changing = asyncio.Lock()
@@ -208,7 +209,7 @@ class RedisPubSubTransport:
     @property
     def error(self) -> str | None:
         """Return why it is not connected, or why something cannot be sent."""
-        links = [link for link in (self._sending, self._listening) if link is not None]
+        links = [link for link in (self._made, self._listening) if link is not None]
         reasons = dict.fromkeys(link.error for link in links if link.error is not None)
         return "; ".join(reasons) or self._publishing.error
 
@@ -220,7 +221,9 @@ class RedisPubSubTransport:
     async def connect(self) -> None:
         """See `Transport`. Tries again until `connect_timeout` is over."""
         # `PUBLISH` is no write: a replica takes it, for those who listen there.
-        link = Link(self._connector, self._name, timeout=self._connect_timeout, writes=False)
+        link = self._made = Link(
+            self._connector, self._name, timeout=self._connect_timeout, writes=False
+        )
         await self._open(link)
         self._sending = link
 

@@ -72,7 +72,8 @@ class RedisStreamsTransport:
         self._bound: tuple[object, ...] = ()
         if max_length is not None:
             self._bound = ("MAXLEN", "~", max_length)
-        self._open: Link | None = None
+        self._made: Link | None = None
+        self._open: Link | None = None  # the same, once it was up
 
     @property
     def connected(self) -> bool:
@@ -82,7 +83,7 @@ class RedisStreamsTransport:
     @property
     def error(self) -> str | None:
         """Return why it is not connected, or why something cannot be sent."""
-        return None if self._open is None else self._open.error or self._sending.error
+        return None if self._made is None else self._made.error or self._sending.error
 
     @property
     def dead_letters(self) -> StreamDeadLetters:
@@ -97,7 +98,7 @@ class RedisStreamsTransport:
 
     async def connect(self) -> None:
         """See `Transport`. Tries again until `connect_timeout` is over."""
-        link = Link(self._connector, self._name, timeout=self._group.timeout)
+        link = self._made = Link(self._connector, self._name, timeout=self._group.timeout)
         try:
             await link.open(self._connect_timeout)
         except DisconnectedError as error:

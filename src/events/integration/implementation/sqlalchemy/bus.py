@@ -184,8 +184,8 @@ class SQLAlchemyIntegrationEventBus(TransportIntegrationEventBus):
     """Carry events through the tables of a database: on SQLite, PostgreSQL, MariaDB and MySQL.
 
     An event is sent when a row for each consumer of its topic is committed. A consumer gets what is
-    sent since it first started. Processes of one consumer name share its rows by lanes, so events
-    of one key stay in order. Add the tables with `bus_table(metadata)`.
+    sent since it first started. Processes of one consumer name share its rows by partitions, so
+    events of one key stay in order. Add the tables with `bus_table(metadata)`.
 
     Args:
         engine: It stays yours. Its pool must give each user a connection of its own.

@@ -74,7 +74,7 @@ class SQLAlchemyInbox(ManagedMiddleware):
         table: What `inbox_table` returned, if it was given a name or a schema.
         retention: How long rows are kept, and duplicates recognised with them; None for ever.
         purge_every: Seconds between two removals of older rows.
-        patience: Seconds to wait for a database that is locked or away, before that counts as a
+        timeout: Seconds to wait for a database that is locked or away, before that counts as a
             failed attempt.
     """
 
@@ -85,20 +85,20 @@ class SQLAlchemyInbox(ManagedMiddleware):
         table: Table | None = None,
         retention: timedelta | None = timedelta(days=7),
         purge_every: float = 600.0,
-        patience: float = 10.0,
+        timeout: float = 10.0,
     ) -> None:
         self._source = SessionSource(sessions)
         given: object = retention
         if not (given is None or (isinstance(given, timedelta) and given > timedelta(0))):
             raise ValueError(f"retention must be a timedelta above 0, or None, not {given!r}")
-        if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:
-            raise ValueError(f"patience must be a number of seconds from 0 on, not {patience!r}")
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
+            raise ValueError(f"timeout must be a number of seconds from 0 on, not {timeout!r}")
         self.retention = retention
         self.handled = 0
         self.duplicates = 0
         self._inbox = InboxTable(inbox_table(MetaData()) if table is None else table)
         self._purge = Purge(self._inbox, retention or timedelta.max, purge_every)
-        self._patience = patience
+        self._timeout = timeout
         self._buses = 0
         self._aloof: set[str] = set()
 
@@ -213,11 +213,11 @@ class SQLAlchemyInbox(ManagedMiddleware):
             self._warn_of(delivery.consumer)
 
     async def _claim(self, session: AsyncSession, row: Row) -> Claim:
-        """Insert the row; wait for a database that is locked or away, as far as patience goes."""
+        """Insert the row; wait for a database that is locked or away, as far as timeout goes."""
         # A transaction that somebody has begun is theirs: it cannot be begun anew from here.
-        patience = 0.0 if session.in_transaction() else self._patience
+        timeout = 0.0 if session.in_transaction() else self._timeout
         loop = asyncio.get_running_loop()
-        deadline, backoff = loop.time() + patience, Backoff(0.05, 1.0)
+        deadline, backoff = loop.time() + timeout, Backoff(0.05, 1.0)
         while True:
             try:
                 return await session.run_sync(self._claim_now, row)

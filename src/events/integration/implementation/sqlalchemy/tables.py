@@ -5,7 +5,8 @@
 | `id` | a sequence that is never used twice: what relays order and delete by |
 | `event_id` | the event's UUIDv7, the same wherever it travels |
 | `topic`, `key`, `type`, `version` | as sent; `key` is NULL for events without order |
-| `lane` | a hash of the key, or of the event's id, from 0 to `LANES` - 1: relays share by it |
+| `partition_id` | a hash of the key, or of the event's id, from 0 to `PARTITIONS` - 1: relays share
+by it |
 | `headers`, `body` | the message: a JSON object of strings, and bytes |
 | `created_at` | when `put` was called, UTC |
 | `available_at` | not before this, UTC; `AT_ONCE`, in 1970, for nearly all |
@@ -17,8 +18,8 @@ NULL in it on purpose: of a table that was not analyzed yet, as one whose backlo
 PostgreSQL believes that few rows are NULL and would sort them all.
 
 `outbox_parked` has the same columns but `available_at`, and `reason` and `parked_at`; its `id` is
-the one that the row had. `outbox_relays` has a row for each relay at work, with its lanes and when
-its lease runs out, and one without a name, which is what they lock.
+the one that the row had. `outbox_relays` has a row for each relay at work, with its partitions and
+when its lease runs out, and one without a name, which is what they lock.
 """
 
 from __future__ import annotations
@@ -126,7 +127,7 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
         metadata,
         Column("relay", exact(LONGEST_NAME), primary_key=True),
         Column("token", String(32), nullable=False),
-        Column("lanes", String(LONGEST_NAME), nullable=False),
+        Column("partitions", String(LONGEST_NAME), nullable=False),
         Column("lease_seconds", Double, nullable=False),
         Column("expires_at", moment(), nullable=False),
         schema=schema,
@@ -165,7 +166,7 @@ def message_columns() -> list[Column[Any]]:
         Column("event_id", String(LONGEST_NAME), nullable=False),
         Column("topic", String(LONGEST_NAME), nullable=False),
         Column("key", String(LONGEST_NAME)),
-        Column("lane", SmallInteger, nullable=False),
+        Column("partition_id", SmallInteger, nullable=False),
         Column("type", String(LONGEST_NAME), nullable=False),
         Column("version", Integer, nullable=False),
         Column("headers", long_text, nullable=False),

@@ -1,13 +1,13 @@
-"""The loop of one bus: attend, read for whoever has room, rest, and again.
+"""The loop of one bus: renew, read for whoever has room, rest, and again.
 
-          .-- lease renewed, lanes given or taken <--- every third of a lease --.
+          .-- lease renewed, partitions given or taken <--- every third of a lease --.
           v                                                                     |
         read, for each consumer with room and more to come --nothing--> rest ---'
           ^                                                              |
           '-------------- those that have something due <-- nudge or poll'
 
 Between two polls nothing is asked, and one poll asks for all consumers of the bus together. What is
-handed over is settled meanwhile, see `settling`. Trouble with the database costs no row anything:
+handed over is settled meanwhile, see `settling`. Outage with the database costs no row anything:
 the loop waits, longer each time, and says so once.
 """
 
@@ -30,7 +30,7 @@ from events.integration.implementation.sqlalchemy._bus.rows import Rows
 from events.integration.implementation.sqlalchemy._bus.seats import Seats
 from events.integration.implementation.sqlalchemy._bus.settling import Settler
 from events.integration.implementation.sqlalchemy._bus.sharing import Seat
-from events.integration.outbox.lanes import Tenure
+from events.integration.outbox.partitions import Tenure
 from events.integration.pipeline.retry import describe
 from events.integration.transport import Deliver, Subscription
 
@@ -42,7 +42,7 @@ _FIRST_POLL = 0.01  # seconds; a nudge may come just before its commit is seen, 
 _FEW = 4  # consumers, each of which is asked rather than all at once
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _EVERY = 1 / 3  # of a lease, between two times that it is renewed
-_WAITING = 1 / 100  # of a lease, the same while lanes are missing, or drained
+_WAITING = 1 / 100  # of a lease, the same while partitions are missing, or drained
 _MARGIN = 0.1  # of a lease, in which nothing is handed over any more
 _PATIENCE = 1 / 4  # of a lease: how long the database may take to answer
 _LEAVING = 5.0  # seconds
@@ -76,7 +76,7 @@ class Pump:
         self._seat = Seat(member, token, {}, options.lease, 0.0)
         self._tenure = Tenure()
         self._queues: dict[int, Queue] = {}
-        self._settler = Settler(rows, self._freed, self._in_trouble)
+        self._settler = Settler(rows, self._freed, self._in_outage)
         self._attend_at = 0.0
         self._attending: list[asyncio.Future[None]] = []
         self._halted = asyncio.Event()
@@ -104,7 +104,7 @@ class Pump:
         return queue
 
     async def close(self, queue: Queue) -> None:
-        """Return when all that was handed over is settled, and its lanes are given up."""
+        """Return when all that was handed over is settled, and its partitions are given up."""
         queue.paused = True
         with suppress(TimeoutError):
             async with asyncio.timeout(_LEAVING):
@@ -131,10 +131,10 @@ class Pump:
             waiter.cancel()
 
     async def _attend_soon(self) -> None:
-        attended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._attending.append(attended)
+        renewed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._attending.append(renewed)
         self.wake()
-        await attended
+        await renewed
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -146,7 +146,7 @@ class Pump:
     def _freed(self) -> None:
         self._woken.set()
 
-    def _in_trouble(self, reason: str) -> None:
+    def _in_outage(self, reason: str) -> None:
         self._outage.begin("settling", reason)
         self._woken.set()
 
@@ -239,7 +239,7 @@ class Pump:
         handed_over = 0
         for queue in tuple(self._queues.values()):
             if queue.may_have_more and queue.has_room and queue.held.read:
-                if not self._holds:  # the process was paused: attend first
+                if not self._holds:  # the process was paused: renew first
                     return 1
                 handed_over += await queue.read(self._rows, self._seat)
         return handed_over
@@ -249,5 +249,5 @@ class Pump:
             async with asyncio.timeout(_LEAVING):
                 await self._seats.leave(self._seat)
         except Exception as error:  # noqa: BLE001 - as the database's driver raises what it does
-            logger.info("the lanes could not be given back, and run out: %s", describe(error))
+            logger.info("the partitions could not be given back, and run out: %s", describe(error))
         self._tenure.end()

@@ -63,7 +63,7 @@ class Queue:
         self._scan_at = 0.0
         self._counted = 0
         self._since = asyncio.get_running_loop().time()
-        self._lanes: Counter[int] = Counter()
+        self._partitions: Counter[int] = Counter()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -74,8 +74,8 @@ class Queue:
 
     @property
     def busy(self) -> int:
-        """Return the lanes in which something is unsettled."""
-        return sum(1 << lane for lane in self._lanes)
+        """Return the partitions in which something is unsettled."""
+        return sum(1 << partition for partition in self._partitions)
 
     @property
     def scan_at(self) -> float | None:
@@ -83,7 +83,7 @@ class Queue:
         return None if self._after is None else self._scan_at
 
     def grant(self, held: Held) -> None:
-        """Take over the lanes that it has from now on."""
+        """Take over the partitions that it has from now on."""
         if held.read & ~self.held.read:  # what waits in them may be anywhere
             self._after = None
             self.may_have_more = True
@@ -123,7 +123,7 @@ class Queue:
 
     def _hand_over(self, row: Found) -> None:
         self.at_hand[row.id] = row
-        self._lanes[row.lane] += 1
+        self._partitions[row.partition] += 1
         self._empty.clear()
         if row.fault is not None:
             self._settled(self, row, _unreadable(row, row.fault))
@@ -147,9 +147,9 @@ class Queue:
         """Note that the row is settled in the database, or somebody else's again."""
         if self.at_hand.pop(row.id, None) is None:
             return
-        self._lanes[row.lane] -= 1
-        if not self._lanes[row.lane]:
-            del self._lanes[row.lane]
+        self._partitions[row.partition] -= 1
+        if not self._partitions[row.partition]:
+            del self._partitions[row.partition]
         if not self.at_hand:
             self._empty.set()
         self._adapt()

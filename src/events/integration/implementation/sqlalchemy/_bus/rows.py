@@ -36,7 +36,7 @@ from events.integration.implementation.sqlalchemy._opening import begun, connect
 from events.integration.implementation.sqlalchemy._reading import message_of
 from events.integration.implementation.sqlalchemy.tables import AT_ONCE, MOST_IDS, Row
 from events.integration.message import Message
-from events.integration.outbox import lane_of
+from events.integration.outbox import partition_of
 
 __all__ = ["Found", "Postponed", "Refused", "Rows", "message_row"]
 
@@ -47,7 +47,7 @@ class Found(Struct, frozen=True):
     """A row that is due. `fault` says what is wrong with it, if it cannot be handed over."""
 
     id: int
-    lane: int
+    partition: int
     message: Message
     attempts: int
     was_postponed: bool
@@ -77,7 +77,7 @@ def message_row(message: Message) -> Row:
         "event_id": message.id,
         "topic": message.topic,
         "key": message.key,
-        "lane": lane_of(message.key, message.id),
+        "partition_id": partition_of(message.key, message.id),
         "type": message.type,
         "headers": _encode_json(message.headers).decode(),
         "body": message.body,
@@ -177,7 +177,7 @@ class Rows:
         return (
             select(
                 r.id,
-                r.lane,
+                r.partition_id,
                 r.event_id,
                 r.topic,
                 r.key,
@@ -190,7 +190,10 @@ class Rows:
             .where(
                 r.consumer_id == bindparam("consumer"),
                 *where,
-                bindparam("lanes", type_=BigInteger()).bitwise_rshift(r.lane).bitwise_and(1) != 0,
+                bindparam("partitions", type_=BigInteger())
+                .bitwise_rshift(r.partition_id)
+                .bitwise_and(1)
+                != 0,
                 self._mine,
             )
             .order_by(r.available_at, r.id)
@@ -201,14 +204,14 @@ class Rows:
         self,
         seat: Seat,
         consumer: int,
-        lanes: int,
+        partitions: int,
         *,
         limit: int,
         max_bytes: int,
         after: int | None = None,
         known: Collection[int],
     ) -> tuple[list[Found], bool]:
-        """Return what is due in these lanes, and whether there is more.
+        """Return what is due in these partitions, and whether there is more.
 
         A scan, without `after`, reads from the beginning, past what is known, and what was
         postponed as well. No more than these bytes of bodies is returned, but one row in any case.
@@ -218,7 +221,7 @@ class Rows:
             "member": seat.member,
             "token": seat.token,
             "consumer": consumer,
-            "lanes": lanes,
+            "partitions": partitions,
             "longest": longest,
         }
         async with connected(self._single) as connection:
@@ -252,7 +255,7 @@ class Rows:
                 continue  # somebody has deleted it by hand
             body = bodies[r.id] if r.size > longest else r.body
             message, fault = message_of(r.event_id, r.topic, r.key, r.type, r.headers, body)
-            due.append(Found(r.id, r.lane, message, r.attempts, was_postponed, fault))
+            due.append(Found(r.id, r.partition_id, message, r.attempts, was_postponed, fault))
         return due, is_full
 
     async def _long(self, connection: AsyncConnection, ids: Sequence[int]) -> dict[int, object]:
@@ -262,15 +265,16 @@ class Rows:
         return {row.id: row.body for row in found}
 
     async def waiting(self, consumers: Mapping[int, int]) -> set[int]:
-        """Return which of these consumers have something due in these lanes."""
+        """Return which of these consumers have something due in these partitions."""
         r = self._tables.rows.c
         due = [
             exists().where(
                 r.consumer_id == consumer,
                 r.available_at <= clock(),
-                literal(lanes, BigInteger()).bitwise_rshift(r.lane).bitwise_and(1) != 0,
+                literal(partitions, BigInteger()).bitwise_rshift(r.partition_id).bitwise_and(1)
+                != 0,
             )
-            for consumer, lanes in consumers.items()
+            for consumer, partitions in consumers.items()
         ]
         async with connected(self._single) as connection:
             found = (await connection.execute(select(*due))).one()

@@ -3,7 +3,7 @@
     Ack      the row is removed
     Retry    the row is due later, with so many attempts
     Reject   the row moves to the dead letters; where that cannot be, it is due a little later
-    Release  nothing: the row is there, for whoever reads its lane next
+    Release  nothing: the row is there, for whoever reads its partition next
 
 It is tried until the database takes it, as a row that was handled and stays would be handled again.
 """
@@ -40,17 +40,17 @@ _LEAVING = 5.0  # seconds
 
 
 class Settler:
-    """Settles rows in batches. `freed` is called after each, `in_trouble` before each repeat."""
+    """Settles rows in batches. `freed` is called after each, `in_outage` before each repeat."""
 
     def __init__(
         self,
         rows: Rows,
         freed: Callable[[], None],
-        in_trouble: Callable[[str], None],
+        in_outage: Callable[[str], None],
     ) -> None:
         self._rows = rows
         self._freed = freed
-        self._in_trouble = in_trouble
+        self._in_outage = in_outage
         self._waiting: list[_Settled] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -89,7 +89,7 @@ class Settler:
             try:
                 await self._rows.settle(done, postponed)
             except (SQLAlchemyError, OSError) as error:
-                self._in_trouble(describe(error))
+                self._in_outage(describe(error))
                 await backoff.pause()
             else:
                 return
