@@ -66,9 +66,10 @@ def _module(command: str) -> Any:
 
 def _failed(error: Exception) -> int:
     """Say in one line what a user can mend; anything else is a bug and keeps its traceback."""
-    from events.errors import BusUnavailableError, EventsError  # noqa: PLC0415 - not for --help
+    from events.errors import EventsError  # noqa: PLC0415 - not for --help
+    from events.operations.checking import out_of_reach  # noqa: PLC0415
 
     if not isinstance(error, EventsError):
         raise error
     print(f"events: {error}", file=sys.stderr)
-    return UNAVAILABLE if isinstance(error, BusUnavailableError) else FAILED
+    return UNAVAILABLE if out_of_reach(error) else FAILED

@@ -22,7 +22,6 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from events.integration import IntegrationEvent, OutboxRelay, RetryPolicy, Topic
 from events.integration.bus import IntegrationEventBus
-from events.integration.implementation.memory import InMemoryIntegrationEventBus
 from events.integration.implementation.sqlalchemy import SQLAlchemyOutbox, SQLAlchemyOutboxStore, outbox_table
 from events.integration.implementation.sqlalchemy import enable_wal
 
@@ -37,6 +36,11 @@ class Noted(IntegrationEvent):
 class Full(IntegrationEventBus):
     async def send(self, topic, event):
         raise ValueError(f"the file is full\\nof lines")
+
+
+class Printing(IntegrationEventBus):
+    async def send(self, topic, event):
+        print("sent", event.number, flush=True)
 
 
 URL = "sqlite+aiosqlite:///outbox.db"
@@ -54,11 +58,8 @@ async def relay():
 @asynccontextmanager
 async def working():
     engine = create_async_engine(URL)
-    async with InMemoryIntegrationEventBus() as bus:
-        try:
-        yield OutboxRelay(SQLAlchemyOutboxStore(engine), bus)
-    finally:
-        await engine.dispose()
+    yield OutboxRelay(SQLAlchemyOutboxStore(engine), Printing())
+    await engine.dispose()
 
 
 @asynccontextmanager
@@ -194,16 +195,15 @@ def test_relay_runs_until_a_signal(shop: Any, tmp_path: Path) -> None:
         [sys.executable, "-m", "events.cli", "relay"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": ""},
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "runs; stop it with SIGTERM" in line:
-                break
+        assert process.stdout is not None
+        sent = [process.stdout.readline() for _ in range(3)]
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=30)
-        assert process.returncode == 0
+        _, log = process.communicate(timeout=30)
+        assert (process.returncode, sent) == (0, ["sent 0\n", "sent 1\n", "sent 2\n"]), log
 
 
 def test_relay_needs_to_be_named(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:

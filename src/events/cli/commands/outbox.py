@@ -10,10 +10,10 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 from events.cli._app import add_app, find, load, opened
-from events.cli._exit import FAILED, OK, UNAVAILABLE, UsageError
+from events.cli._exit import FAILED, OK, UsageError
 from events.cli._operating import actor_of, add_writing, audit_of, moment
 from events.cli._output import note, plain, print_json, print_table, when
-from events.errors import EventsError
+from events.errors import EventsError, OutboxError
 from events.integration.outbox import OutboxRelay, ParkedRow
 from events.integration.pipeline.retry import describe
 from events.operations.outbox import OutboxRows, ParkedSelection
@@ -58,10 +58,11 @@ async def _run(arguments: argparse.Namespace) -> int:
             return await verbs[arguments.verb](relay, arguments)
         except (EventsError, UsageError):
             raise
-        except Exception as error:  # noqa: BLE001 - whatever the database's library raises
+        except Exception as error:  # whatever the database's library raises
             reason = describe(error).splitlines()[0]
-            note(f"events: {arguments.verb} failed on {relay!r}, is its database up? {reason}")
-            return UNAVAILABLE
+            raise OutboxError(
+                f"{arguments.verb} failed on {relay!r}, is its database up? {reason}"
+            ) from error
 
 
 @asynccontextmanager
