@@ -167,7 +167,7 @@ class StreamConsumer:
     @property
     def error(self) -> str | None:
         """Return what keeps it from its work."""
-        return self._problems.text or self._reader.error
+        return self._problems.text or self._reader.reason
 
     async def pause(self) -> None:
         """See `Subscribed`. The server is told to end the read, so that no answer is lost."""
@@ -178,7 +178,7 @@ class StreamConsumer:
         give_up = asyncio.get_running_loop().time() + self._options.timeout
         while not self._reading.done():
             late = asyncio.get_running_loop().time() > give_up
-            if late or not (self._reader.connected and self._link.connected):
+            if late or not (self._reader.is_up and self._link.is_up):
                 self._reading.cancel()
             else:
                 with suppress(ReplyError, DisconnectedError):
@@ -188,10 +188,10 @@ class StreamConsumer:
     async def close(self) -> None:
         """See `Subscribed`. What cannot be given back comes again when its lease is over."""
         await self.pause()
-        await self._settler.drain(self._options.timeout if self._link.connected else 0)
+        await self._settler.drain(self._options.timeout if self._link.is_up else 0)
         await self._upkeep.stop()
         await self._reader.close(0)
-        if self._link.connected:
+        if self._link.is_up:
             try:
                 await self._link.run_script(LEAVE, self.keys.streams, self.keys.group, self.me)
             except (ReplyError, DisconnectedError) as error:
@@ -228,7 +228,7 @@ class StreamConsumer:
                     self._problems.report(_READING, f"it cannot read: {error}")
                 await asyncio.sleep(_AFTER_TROUBLE)
             except DisconnectedError:
-                await self._reader.up.wait()
+                await self._reader.wait_up()
 
     async def _read_new(self) -> None:
         if self._paused:
