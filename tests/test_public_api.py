@@ -22,6 +22,7 @@ _INNER = (
     "events.cli",
     "events.contracts.",
     "events.integration.brokering",
+    "events.integration.personal",
     "events.integration.pipeline.",
     "events.operations.",
     "events.integration.implementation.memory.",
