@@ -17,6 +17,7 @@ from events.operations.checking import Finding, check
 from events.operations.dead_letters import DeadLetters, Progress, without_consumers
 from events.operations.export import read_lines, to_line
 from events.operations.groups import Group, fingerprint
+from events.operations.outbox import OutboxRows, ParkedSelection
 from events.operations.selection import Selection
 from events.operations.topology import (
     ConsumedType,
@@ -34,6 +35,8 @@ __all__ = [
     "DeadLetters",
     "Finding",
     "Group",
+    "OutboxRows",
+    "ParkedSelection",
     "Progress",
     "Selection",
     "check",

@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
@@ -44,6 +44,7 @@ from sqlalchemy import (
     Table,
     Text,
     insert,
+    select,
     text,
 )
 from sqlalchemy.dialects import mysql
@@ -92,6 +93,8 @@ ON_MYSQL: dict[str, Any] = {
     for name in ("mysql", "mariadb")
     for option, value in (("charset", "utf8mb4"), ("engine", "InnoDB"))
 }
+
+_FAN_OUT = "events.bus"
 
 _inserts: WeakKeyDictionary[Table, Insert] = WeakKeyDictionary()
 
@@ -234,7 +237,8 @@ def insert_into(table: Table) -> Insert:
     """Return the statement that inserts rows. Raises `OutboxTableError` if it lacks a column."""
     statement = _inserts.get(table)
     if statement is None:
-        require_columns(table, table.columns.keys())  # SQLAlchemy would drop the surplus silently
+        if fan_out_of(table) is None:  # SQLAlchemy would drop the surplus silently
+            require_columns(table, table.columns.keys())
         # inline: nobody asks for the new ids, and fetching them would cost.
         statement = _inserts[table] = insert(table).inline()
     return statement
@@ -249,12 +253,51 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
     wrong = wrong_mode(connection)
     if wrong is not None:
         raise OutboxError(wrong)
+    fan_out = fan_out_of(table)
     try:
-        connection.execute(insert_into(table), rows)
+        if fan_out is not None:
+            rows = _for_each_consumer(connection, fan_out.consumers, rows)
+        if rows:
+            connection.execute(insert_into(table), rows)
     except DBAPIError as error:
         if _is_of_the_table(error):
-            raise OutboxTableError(table.fullname, f"{error.orig}; {CURE}") from error
+            cure = CURE if fan_out is None else fan_out.cure
+            raise OutboxTableError(table.fullname, f"{error.orig}; {cure}") from error
         raise
+
+
+class FanOut(NamedTuple):
+    """What makes a table one of a bus: rows are written for each consumer that is in `consumers`.
+
+    `cure` says what to do if a table is missing.
+    """
+
+    consumers: Table
+    cure: str
+
+
+def fan_out_of(table: Table) -> FanOut | None:
+    """Return it, if the table was made by `bus_table`."""
+    found: object = table.info.get(_FAN_OUT)
+    return found if isinstance(found, FanOut) else None
+
+
+def info_of(fan_out: FanOut) -> dict[Any, Any]:
+    """Return the `info` of a bus's table."""
+    return {_FAN_OUT: fan_out}
+
+
+def _for_each_consumer(connection: Connection, consumers: Table, rows: Sequence[Row]) -> list[Row]:
+    c = consumers.c
+    known: dict[str, list[int]] = {row["topic"]: [] for row in rows}
+    query = select(c.topic, c.id).where(c.topic.in_(known)).order_by(c.id)
+    for topic, consumer in connection.execute(query):
+        known[topic].append(consumer)
+    return [
+        {"consumer_id": consumer, **{name: row[name] for name in row if name != "version"}}
+        for row in rows
+        for consumer in known[row["topic"]]
+    ]
 
 
 def _is_of_the_table(error: DBAPIError) -> bool:

@@ -22,6 +22,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from uuid import uuid4
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.problems import Outage
@@ -73,7 +74,7 @@ class Pump:
         self._options = options
         self._listen = listen
         self._outage = Outage(name)
-        self._seat = Seat(member, token, {}, options.lease, 0.0)
+        self._seat = Seat(member, token, {}, {}, options.lease, 0.0)
         self._tenure = Tenure()
         self._queues: dict[int, Queue] = {}
         self._settler = Settler(rows, self._freed, self._in_outage)
@@ -93,6 +94,10 @@ class Pump:
     def error(self) -> str | None:
         """Return why not."""
         return self._outage.reason
+
+    def removed(self, row: int) -> None:
+        """See `Settler.removed`."""
+        self._settler.removed(row)
 
     # --- consumers ------------------------------------------------------------------------------
 
@@ -193,7 +198,8 @@ class Pump:
 
     async def _attend_if_due(self) -> None:
         loop = asyncio.get_running_loop()
-        if not self._attending and loop.time() < self._attend_at and self._holds:
+        wider = any(queue.wants_more for queue in self._queues.values())
+        if not wider and not self._attending and loop.time() < self._attend_at and self._holds:
             return
         waiting, self._attending = self._attending, []
         try:
@@ -212,12 +218,14 @@ class Pump:
     async def _attend(self) -> None:
         granted = self._tenure.begin()
         queues = dict(self._queues)
-        taken = await self._seats.take(self._seat, {n: q.busy for n, q in queues.items()})
+        windows = {n: max(q.widest, len(q.at_hand)) for n, q in queues.items()}
+        me = replace(self._seat, windows=windows)
+        taken = await self._seats.take(me, {n: q.busy for n, q in queues.items()})
         granted(taken.own.length)
         self._seat = taken.own
         settled = not taken.is_missing
         for number, queue in queues.items():
-            queue.grant(taken.held[number])
+            queue.grant(taken.held[number], windows[number])
             settled = settled and queue.held.is_settled
         every = _EVERY if settled else _WAITING
         self._attend_at = asyncio.get_running_loop().time() + self._options.lease * every

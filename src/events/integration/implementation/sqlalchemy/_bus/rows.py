@@ -34,11 +34,16 @@ from events.integration.implementation.sqlalchemy._clock import aware, clock
 from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy._reading import message_of
-from events.integration.implementation.sqlalchemy.tables import AT_ONCE, MOST_IDS, Row
+from events.integration.implementation.sqlalchemy.tables import (
+    AT_ONCE,
+    MOST_IDS,
+    Row,
+    insert_rows,
+)
 from events.integration.message import Message
 from events.integration.outbox import partition_of
 
-__all__ = ["Found", "Postponed", "Refused", "Rows", "message_row"]
+__all__ = ["Found", "Postponed", "Refused", "Rows"]
 
 _encode_json = msgspec.json.Encoder().encode
 
@@ -52,6 +57,8 @@ class Found(Struct, frozen=True):
     attempts: int
     was_postponed: bool
     fault: OutboxError | None = None
+    is_marked: bool = False
+    """Whether the table counts this attempt already."""
 
 
 class Postponed(Struct, frozen=True):
@@ -71,7 +78,7 @@ class Refused(Struct, frozen=True):
     attempts: int
 
 
-def message_row(message: Message) -> Row:
+def _message_row(message: Message) -> Row:
     """Return the columns of a message."""
     return {
         "event_id": message.id,
@@ -95,7 +102,6 @@ class Rows:
         self._single = single
         self._tables = tables
         self._many = Many(engine, tables.rows)
-        self._known = insert(tables.rows).inline()
         r, m = tables.rows.c, tables.members.c
         size = func.length if engine.dialect.name == "sqlite" else func.octet_length
         self._size = size(r.body, type_=BigInteger())
@@ -131,6 +137,7 @@ class Rows:
             ).where(row, c.id == r.consumer_id),
         )
         self._remove = delete(tables.rows).where(row)
+        self._mark = update(tables.rows).where(row).values(attempts=r.attempts + 1)
 
     # --- consumers and publishing ---------------------------------------------------------------
 
@@ -150,24 +157,9 @@ class Rows:
             except IntegrityError:  # another process has made it meanwhile
                 continue
 
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """Write a row for each consumer of each message."""
-        async with begun(self._engine) as connection:
-            await connection.run_sync(self.write, [message_row(each) for each in messages])
-
-    def write(self, connection: Connection, rows: Sequence[Row]) -> None:
+    def write(self, connection: Connection, messages: Sequence[Message]) -> None:
         """Write messages in the connection's transaction, a row for each consumer."""
-        c = self._tables.consumers.c
-        topics = {row["topic"] for row in rows}
-        known: dict[str, list[int]] = {topic: [] for topic in topics}
-        found = connection.execute(select(c.topic, c.id).where(c.topic.in_(topics)).order_by(c.id))
-        for topic, consumer in found:
-            known[topic].append(consumer)
-        values = [
-            {**row, "consumer_id": consumer} for row in rows for consumer in known[row["topic"]]
-        ]
-        if values:
-            connection.execute(self._known, values)
+        insert_rows(connection, self._tables.rows, [_message_row(each) for each in messages])
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -298,6 +290,11 @@ class Rows:
                     for row in postponed
                 ]
                 await connection.execute(self._postpone, changes)
+
+    async def mark(self, row: int) -> None:
+        """Count the attempt that is about to begin, in case it ends the process."""
+        async with begun(self._engine) as connection:
+            await connection.execute(self._mark, {"row": row})
 
     async def bury(self, rows: Sequence[Refused]) -> None:
         """Move rows to the dead letters."""

@@ -13,7 +13,7 @@ from events.errors import OutboxTableError
 from events.integration.implementation.sqlalchemy._bus.sharing import (
     Seat,
     Taken,
-    partitions_in,
+    holdings,
     take,
     text_of,
 )
@@ -67,7 +67,7 @@ class Seats:
             now = aware(read_at)
             if member != _LOCK:
                 remaining = (aware(expires_at) - now).total_seconds()
-                seats.append(Seat(member, token, partitions_in(partitions), length, remaining))
+                seats.append(Seat(member, token, *holdings(partitions), length, remaining))
         taken = take(seats, me, busy)
         c = self._table.c
         there = {seat.member for seat in seats}
@@ -76,7 +76,7 @@ class Seats:
         for seat in taken.written:
             values = {
                 "token": seat.token,
-                "partitions": text_of(seat.partitions),
+                "partitions": text_of(seat),
                 "lease_seconds": seat.length,
                 "expires_at": now + timedelta(seconds=seat.remaining),
             }

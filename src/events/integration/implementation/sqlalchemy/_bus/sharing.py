@@ -8,8 +8,9 @@ serves many consumers, so it has one *seat* for all of them: partitions by consu
                                       ^                                 |
                                       '-------- fewer again ------------'
 
-Of a partition that is being drained nothing more is read; it is given up when what was read is
-settled. The seat of a bus whose lease has run out stays until others have taken all that it held.
+Of a partition that is drained nothing more is read; it is given up when what was read is settled.
+The seat of a bus whose lease has run out stays until others have taken all that it held. What it
+had at hand when it died, no more than its window, may be what it died of, see `queue`.
 """
 
 from __future__ import annotations
@@ -21,18 +22,22 @@ from msgspec.structs import replace
 
 from events.integration.outbox import PARTITIONS
 
-__all__ = ["ALL", "Held", "Seat", "Taken", "partitions_in", "take", "text_of"]
+__all__ = ["ALL", "Held", "Seat", "Taken", "holdings", "take", "text_of"]
 
 ALL = (1 << PARTITIONS) - 1
 """The set of all partitions, as bits."""
 
 
 class Seat(Struct, frozen=True):
-    """What one bus holds: partitions by the consumer's number. `remaining` is in seconds."""
+    """What one bus holds by the consumer's number: partitions, and how much it may have at hand.
+
+    `remaining` is in seconds.
+    """
 
     member: str
     token: str
     partitions: Mapping[int, int]
+    windows: Mapping[int, int]
     length: float
     remaining: float
 
@@ -44,6 +49,8 @@ class Held(Struct, frozen=True):
     read: int
     taken: int = 0
     """Those that were a dead bus's until now."""
+    doubtful: int = 0
+    """How many rows that one may have had at hand."""
 
     @property
     def is_settled(self) -> bool:
@@ -91,13 +98,14 @@ def take(seats: Iterable[Seat], me: Seat, busy: Mapping[int, int]) -> Taken:
         taken = _first(free, share - read.bit_count())
         partitions, read = partitions | taken, read | taken
         is_missing = is_missing or read.bit_count() < share
-        was_dead = 0
-        for member, (_, theirs) in dead.items():
+        was_dead = doubtful = 0
+        for member, (seat, theirs) in dead.items():
             if theirs.get(consumer, 0) & taken:
                 was_dead |= theirs[consumer] & taken
+                doubtful += seat.windows[consumer]
                 theirs[consumer] &= ~taken
                 changed.add(member)
-        held[consumer] = Held(partitions, read, was_dead)
+        held[consumer] = Held(partitions, read, was_dead, doubtful)
     own = replace(
         me,
         partitions={consumer: each.partitions for consumer, each in held.items()},
@@ -135,12 +143,19 @@ def _union(sets: Iterable[int]) -> int:
     return found
 
 
-def text_of(partitions: Mapping[int, int]) -> str:
-    """Return it as the table holds it."""
-    return ",".join(f"{consumer}:{held:x}" for consumer, held in sorted(partitions.items()))
+def text_of(seat: Seat) -> str:
+    """Return what it holds, as the table has it."""
+    return ",".join(
+        f"{consumer}:{held:x}:{seat.windows[consumer]}"
+        for consumer, held in sorted(seat.partitions.items())
+    )
 
 
-def partitions_in(text: str) -> dict[int, int]:
-    """Return what `text_of` wrote."""
-    pairs = (each.partition(":") for each in text.split(",") if each)
-    return {int(consumer): int(held, 16) for consumer, _, held in pairs}
+def holdings(text: str) -> tuple[dict[int, int], dict[int, int]]:
+    """Return the partitions and the windows that `text_of` wrote."""
+    partitions, windows = dict[int, int](), dict[int, int]()
+    for each in text.split(",") if text else ():
+        consumer, held, window = each.split(":")
+        partitions[int(consumer)] = int(held, 16)
+        windows[int(consumer)] = int(window)
+    return partitions, windows

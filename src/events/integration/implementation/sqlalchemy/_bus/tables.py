@@ -35,7 +35,9 @@ from events.integration.implementation.sqlalchemy._clock import moment
 from events.integration.implementation.sqlalchemy.tables import (
     LONGEST_NAME,
     ON_MYSQL,
+    FanOut,
     exact,
+    info_of,
     message_columns,
     require_columns,
     require_table,
@@ -66,7 +68,7 @@ def bus_table(metadata: MetaData, name: str = "bus", *, schema: str | None = Non
     if found is not None:
         return found
     options: dict[str, Any] = {"schema": schema, "sqlite_autoincrement": True, **ON_MYSQL}
-    Table(
+    consumers = Table(
         f"{name}_consumers",
         metadata,
         Column("id", Integer, primary_key=True, autoincrement=True),
@@ -109,6 +111,7 @@ def bus_table(metadata: MetaData, name: str = "bus", *, schema: str | None = Non
         Column("available_at", moment(), nullable=False),
         Column("attempts", Integer, nullable=False, server_default=text("0")),
         Index(f"ix_{name}_due", "consumer_id", "available_at", "id"),
+        info=info_of(FanOut(consumers, CURE)),
         **options,
     )
 
