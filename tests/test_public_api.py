@@ -8,6 +8,7 @@ A change here is a change for users, so it needs a line in CHANGELOG.md. To pin 
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -21,10 +22,22 @@ _INNER = (
     "events.cli",
     "events.contracts.",
     "events.integration.brokering",
+    "events.integration.personal",
     "events.integration.pipeline.",
+    "events.operations.",
     "events.integration.implementation.memory.",
+    "events.integration.implementation.opentelemetry",
     "events.integration.implementation.redis.",
 )
+
+
+# Extras that may be missing where a part of the suite runs; `make venv` installs them all.
+_OF_OPENTELEMETRY = {
+    "events.opentelemetry",
+    "events.domain.implementation.opentelemetry",
+    "events.domain.implementation.opentelemetry.observer",
+}
+_MISSING = _OF_OPENTELEMETRY if find_spec("opentelemetry") is None else set[str]()
 
 
 def module_names() -> list[str]:
@@ -32,7 +45,9 @@ def module_names() -> list[str]:
         ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
         for path in SRC.rglob("*.py")
     )
-    return sorted(n for n in names if "._" not in n and not n.startswith(_INNER))
+    return sorted(
+        n for n in names if "._" not in n and not n.startswith(_INNER) and n not in _MISSING
+    )
 
 
 def public_names(module: str) -> list[str]:
@@ -54,7 +69,8 @@ def test_each_listed_name_exists(module: str) -> None:
 def test_public_names_are_the_pinned_ones() -> None:
     pinned = set(PINNED.read_text(encoding="utf-8").splitlines())
     there_are = set(names_there_are())
-    assert sorted(pinned - there_are) == [], "gone: this breaks users"
+    gone = {name for name in pinned - there_are if name.rpartition(".")[0] not in _MISSING}
+    assert sorted(gone) == [], "gone: this breaks users"
     assert sorted(there_are - pinned) == [], "new: pin them, see above"
 
 

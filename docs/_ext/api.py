@@ -43,6 +43,7 @@ PLACES = (
     "events.integration.implementation.dishka",
     "events.integration.outbox",
     "events.relay",
+    "events.operations",
     "events.testing",
     "events.testing.faults",
     "events.testing.contracts",
@@ -52,6 +53,9 @@ PLACES = (
     "events.testing.contracts.properties",
     "events.integration.transport",
     "events.integration.message",
+    "events.integration.observation",
+    "events.domain.observation",
+    "events.opentelemetry",
 )
 
 

@@ -5,6 +5,7 @@
   bullets of the class's docstring, or of the one that `:meanings:` names.
 - `{columns} path.of.function table` lists the columns of a table that the function adds to a
   `MetaData`, each with its meaning from the body.
+- `{telemetry} spans`, `attributes` or `metrics` lists what `events.opentelemetry` makes.
 - `{log-lines} package ...` lists what the modules of these packages log, from their source.
 
 Something without a meaning is a warning, and so is a meaning of something that is not there.
@@ -26,6 +27,7 @@ from sphinx.util.docutils import SphinxDirective
 from sqlalchemy import MetaData
 
 from docs._ext.source import SRC, resolve
+from events.integration.implementation.opentelemetry import conventions
 
 log = logging.getLogger(__name__)
 
@@ -155,6 +157,33 @@ class LogLines(FilledTable):
         )
 
 
+class Telemetry(FilledTable):
+    """`{telemetry} spans|attributes|metrics`: see the module."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        (what,) = self.arguments
+        if what == "spans":
+            spans = [(f"`{s.name}`", s.kind, s.when, s.links) for s in conventions.SPANS]
+            return self.table("| span | kind | when | links to |", [*spans])
+        if what == "attributes":
+            rows = [(f"`{name}`", holds) for name, holds in conventions.ATTRIBUTES.items()]
+            return self.table("| attribute | holds |", [*rows])
+        metrics = [
+            (
+                f"`{metric.name}`",
+                metric.instrument,
+                f"`{metric.unit}`",
+                metric.description,
+                ", ".join(f"`{name}`" for name in metric.attributes),
+            )
+            for metric in conventions.METRICS
+        ]
+        return self.table("| metric | instrument | unit | is | attributes |", [*metrics])
+
+
 def logged(package: str) -> Iterator[tuple[str, str]]:
     """Give level and text of each call of a logger in a package, or a module."""
     path = SRC.joinpath(*package.split("."))
@@ -179,4 +208,5 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("options", Options)
     app.add_directive("columns", Columns)
     app.add_directive("log-lines", LogLines)
+    app.add_directive("telemetry", Telemetry)
     return {"parallel_read_safe": True}

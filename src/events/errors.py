@@ -28,7 +28,8 @@
         │   ├── SendOutcomeUnknownError         the broker may or may not have taken it
         │   ├── BatchSendError                  some events of a `send_many` were not taken
         │   ├── ConsumerStoppedError            a consumer ended that should have run on
-        │   └── NoSuchDeadLetterError (LookupError)
+        │   ├── NoSuchDeadLetterError (LookupError)
+        │   └── CanaryFailedError               the first dead letter of a redrive was not handled
         ├── OutboxError
         │   ├── OutboxTableError                a table is missing or of another layout
         │   ├── RelayNameTakenError             another relay runs, or ran, under this name
@@ -52,6 +53,7 @@ __all__ = [
     "BusError",
     "BusNotStartedError",
     "BusUnavailableError",
+    "CanaryFailedError",
     "ConsumerStoppedError",
     "DispatcherBusyError",
     "DomainEventError",
@@ -471,6 +473,30 @@ class NoSuchDeadLetterError(BusError, LookupError):
         return (
             f"consumer {self.consumer!r} has no dead letter {', '.join(self.ids)}: "
             f"it was redriven or discarded before, or the id is of another consumer"
+        )
+
+
+@dataclass(eq=False)
+class CanaryFailedError(BusError):
+    """Raised when the first of the dead letters to redrive was not seen to be handled.
+
+    The others are still dead letters. `error` is that of its new dead letter, or None if nothing is
+    known of it yet.
+    """
+
+    consumer: str
+    id: str
+    error: str | None
+
+    def __str__(self) -> str:
+        if self.error is not None:
+            return (
+                f"event {self.id} died again at {self.consumer!r}, so no more were sent back: "
+                f"{self.error}"
+            )
+        return (
+            f"it is not known yet whether {self.consumer!r} has handled event {self.id}, so no "
+            f"more were sent back: wait longer for it, or trust silence"
         )
 
 

@@ -25,6 +25,7 @@ from events.contracts.asyncapi import document
 from events.contracts.foreign import contracts_of
 from events.contracts.lock import lock_of
 from events.integration import (
+    PII,
     Consumer,
     EventRegistry,
     IntegrationEvent,
@@ -101,7 +102,7 @@ class EverythingV1(Base):
 
     type = "every/thing"
     version = 1
-    text: Annotated[str, msgspec.Meta(min_length=1, description="What it says.")]
+    text: Annotated[str, PII, msgspec.Meta(min_length=1, description="What it says.")]
     number: Annotated[int, msgspec.Meta(ge=0)]
     ratio: float
     when: datetime
@@ -226,6 +227,7 @@ def test_what_the_document_says() -> None:
     assert schemas["Colour"]["description"] == "What it is painted in."
     assert schemas["every_thing.v1"]["deprecated"] is True
     assert fields["text"]["description"] == "What it says."
+    assert fields["text"]["x-pii"] is True
 
     message = DOCUMENT["components"]["messages"]["every_thing.v1"]
     assert (message["name"], message["deprecated"]) == ("every/thing", True)

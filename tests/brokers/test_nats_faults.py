@@ -212,7 +212,7 @@ async def test_24_startup_and_shutdown_end_in_time_with_a_frozen_broker(
     await bus.startup()
     server.freeze()
     began = monotonic()
-    other = bus_at(server, send_timeout=1.0)
+    other = bus_at(server, connect_timeout=1.0)
     with pytest.raises(BusUnavailableError):
         await other.startup()
     await bus.shutdown()
@@ -223,7 +223,7 @@ async def test_24_startup_and_shutdown_end_in_time_with_a_frozen_broker(
 async def test_25_a_broker_that_is_down_at_startup_is_named() -> None:
     port = free_port()
     began = monotonic()
-    bus = NatsIntegrationEventBus(f"nats://me:secret@127.0.0.1:{port}", send_timeout=1.0)
+    bus = NatsIntegrationEventBus(f"nats://me:secret@127.0.0.1:{port}", connect_timeout=1.0)
     with pytest.raises(BusUnavailableError) as raised:
         await bus.startup()
     assert monotonic() - began < 5
@@ -262,7 +262,7 @@ async def test_25_a_server_without_jetstream_is_told(tmp_path: Path) -> None:
 
 async def test_25_startup_waits_for_a_broker_that_comes_late(tmp_path: Path) -> None:
     server = NatsServer(tmp_path)
-    bus = bus_at(server, send_timeout=20.0)
+    bus = bus_at(server, connect_timeout=20.0)
     starting = asyncio.create_task(bus.startup())
     await asyncio.wait([starting], timeout=0.3)
     assert not starting.done()
@@ -419,7 +419,7 @@ async def test_a_restart_logs_one_line_for_each_change(
         await bus.send(TOPIC, Numbered(2))
     lines = [record.getMessage() for record in caplog.records]
     # What it made at the server in the meantime is a line of its own, once.
-    lost, again = [line for line in lines if line.startswith("NATS at")]
+    lost, *_, again = [line for line in lines if line.startswith("NATS at")]
     assert "lost" in lost
     assert "again" in again
     assert len(lines) == len(set(lines))

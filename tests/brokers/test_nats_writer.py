@@ -80,7 +80,7 @@ class FakeLink:
     def add_writer(self, begin: Callable[[], None], stop: Callable[[], None]) -> None:
         self.begin, self.stop = begin, stop
 
-    def suspect(self) -> None:
+    def look(self) -> None:
         self.suspected += 1
 
     async def wait_up(self) -> None:

@@ -22,6 +22,7 @@ from events.errors import (
     BusUnavailableError,
     EventEncodeError,
     InvalidTopologyError,
+    SendRefusedError,
 )
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
 from events.integration.implementation.redis._link import Link
@@ -154,7 +155,7 @@ async def test_a_key_of_another_type_is_a_clear_error(redis: Any, topic: Topic, 
     async with new_bus() as bus:
         with pytest.raises(InvalidTopologyError, match="holds something else"):
             await bus.register(on(Probe(name), topic))
-        with pytest.raises(BusUnavailableError, match="WRONGTYPE"):
+        with pytest.raises(SendRefusedError, match="WRONGTYPE"):
             await bus.send(topic, Numbered(1))
 
 

@@ -175,5 +175,5 @@ async def test_a_server_that_speaks_no_tls_is_an_error_within_the_deadline(tmp_p
         bus = RedisStreamsIntegrationEventBus(
             f"rediss://localhost:{server.port}", connect_timeout=1
         )
-        with pytest.raises(BusUnavailableError, match="no answer within 1 s|SSL"):
+        with pytest.raises(BusUnavailableError, match="within 1 s|SSL"):
             await bus.startup()

@@ -49,7 +49,7 @@ class NatsHarness(Harness):
         client = link.client
         assert client._transport is not None
         client._transport.close()  # type: ignore[no-untyped-call]
-        await eventually(lambda: link.up and link._client is not client, self.patience)
+        await eventually(lambda: link.is_up and link._client is not client, self.patience)
 
     async def open_resources(self) -> dict[str, int]:
         clients = [t._link._client for t in self.transports if t._link._client is not None]

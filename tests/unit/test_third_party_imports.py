@@ -22,16 +22,20 @@ NEWER_STDLIB = {"annotationlib"}
 # The longest path that a module begins with says what it may import besides the standard library.
 ALLOWED = {
     "events": set[str](),
+    "events.cli": {"msgspec"},
     "events.contracts": {"msgspec"},
     "events.contracts.foreign": {"yaml"},
     "events.domain.implementation.dishka": {"dishka"},
+    "events.domain.implementation.opentelemetry": {"opentelemetry"},
     "events.domain.implementation.sqlalchemy": {"sqlalchemy"},
     "events.integration": {"msgspec"},
     "events.integration.implementation.dishka": {"msgspec", "dishka"},
     "events.integration.implementation.nats": {"msgspec", "nats"},
+    "events.integration.implementation.opentelemetry": {"msgspec", "opentelemetry"},
     "events.integration.implementation.rabbitmq": {"msgspec", "pika"},
     "events.integration.implementation.redis": {"msgspec", "redis"},
     "events.integration.implementation.sqlalchemy": {"msgspec", "sqlalchemy", "greenlet"},
+    "events.operations": {"msgspec"},
     "events.testing": {"msgspec", "pytest"},
 }
 
@@ -65,7 +69,7 @@ def test_only_the_libraries_of_its_place_are_imported(path: Path) -> None:
     assert imported <= allowed_in(module_name(path))
 
 
-DOORS = ["dishka", "memory", "nats", "rabbitmq", "redis", "sqlalchemy"]
+DOORS = ["dishka", "memory", "nats", "opentelemetry", "rabbitmq", "redis", "sqlalchemy"]
 
 
 @pytest.mark.parametrize("door", DOORS)

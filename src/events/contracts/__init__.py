@@ -5,5 +5,6 @@ They are made of what exists already: event classes, registrations and upcasters
 """
 
 from events.contracts.service import Service
+from events.integration.personal import PII
 
-__all__ = ["Service"]
+__all__ = ["PII", "Service"]

@@ -4,6 +4,7 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import EventKey, EventRegistry, IntegrationEvent
 from events.integration.message import DeadLetter, Delivery, Message, correlate, current_delivery
 from events.integration.outbox import Outbox, OutboxRelay
+from events.integration.personal import PII
 from events.integration.pipeline import Handle, IncomingEvent, ManagedMiddleware, Middleware
 from events.integration.topology import (
     Consumer,
@@ -17,6 +18,7 @@ from events.integration.topology import (
 from events.integration.transport import Transport, TransportFeatures
 
 __all__ = [
+    "PII",
     "Consumer",
     "DeadLetter",
     "Delivery",

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from events._annotations import drop_annotations
 from events.errors import EventDefinitionError
+from events.integration import personal
 from events.integration._class_checks import check_definition
 from events.integration._versioned import Versioned
 from events.integration.codec import EventCodec, codec_of
@@ -197,9 +198,13 @@ def _repr(event: IntegrationEvent) -> str:
         silent = silent or options is not None
         if base is IntegrationEvent and not silent:
             break
-    values = {"type": event.type, "version": event.version}
-    values |= {field.name: getattr(event, field.name) for field in shown if field.repr}
-    given = ", ".join(f"{name}={value!r}" for name, value in values.items())
+    values = {"type": repr(event.type), "version": repr(event.version)}
+    values |= {
+        field.name: personal.shown(event.__class__, field.name, getattr(event, field.name))
+        for field in shown
+        if field.repr
+    }
+    given = ", ".join(f"{name}={value}" for name, value in values.items())
     return f"{event.__class__.__qualname__}({given})"
 
 

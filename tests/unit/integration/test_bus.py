@@ -35,6 +35,7 @@ from events.integration import (
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 from events.integration.message import Release
+from events.integration.transport import Deliver, Subscription
 from events.testing import eventually
 from tests.unit.integration.manual import ManualSubscribed, ManualTransport
 
@@ -108,6 +109,8 @@ async def forgot_call_next(incoming: IncomingEvent) -> None:
         ({"shutdown_grace": -1}, "shutdown_grace must be a number from 0 on, not -1"),
         ({"max_body_size": "1 MB"}, "max_body_size must be a number from 0 on, not '1 MB'"),
         ({"max_body_size": True}, "max_body_size must be a number from 0 on, not True"),
+        ({"max_crashes": 2}, "max_crashes must be at least 3, not 2: fewer deaths of a process"),
+        ({"max_crashes": True}, "max_crashes must be at least 3, not True"),
         ({"retry": 3}, r"retry must be a RetryPolicy, as in RetryPolicy\(attempts=3\), not 3"),
         ({"registrations": registered()}, r"give a list: \[registration\]"),
         ({"source": 5}, "source is 5: give a URI or a path"),
@@ -820,6 +823,39 @@ async def test_startup_without_that_raises_at_once() -> None:
     with pytest.raises(BusUnavailableError, match="late is not available, .*connection refused"):
         await bus_over(transport).startup()
     assert transport.calls == ["connect", "close"]
+
+
+class Unready(ManualTransport):
+    """Loses its broker between connecting and the first subscription."""
+
+    async def subscribe(self, subscription: Subscription, deliver: Deliver) -> ManualSubscribed:
+        subscribed = await super().subscribe(subscription, deliver)
+        if len(self.calls) < 4:
+            raise BusUnavailableError("late", "its connection was lost")
+        return subscribed
+
+
+async def test_startup_waits_for_a_broker_that_goes_meanwhile_if_asked_to() -> None:
+    transport = Unready()
+    async with bus_over(transport, [registered()], wait_for_broker=True):
+        pass
+    assert transport.calls == ["connect", *(3 * ["subscribe billing"]), "close"]
+
+
+class Hanging(ManualTransport):
+    error = "it does not answer"
+
+    async def connect(self) -> None:
+        await super().connect()
+        await asyncio.Event().wait()
+
+
+async def test_connecting_ends_in_time_and_says_why() -> None:
+    bus = bus_over(Hanging(), connect_timeout=0.01)
+    with pytest.raises(
+        BusUnavailableError, match=r"no connection within 0.01 s: it does not answer"
+    ):
+        await bus.startup()
 
 
 async def test_the_waiting_ends_with_the_time_for_the_startup_and_says_what_for() -> None:

@@ -15,6 +15,7 @@ from events.integration import (
     RetryPolicy,
     Topic,
 )
+from events.integration.brokering.read_ahead import READ_AHEAD
 from events.integration.implementation.memory import (
     InMemoryBroker,
     InMemoryIntegrationEventBus,
@@ -278,3 +279,34 @@ async def test_nothing_but_its_start_ends_up_in_the_log_while_nothing_fails(
         await bus.send_many(TOPIC, [Ordered(n) for n in range(10)])
         await bus.broker.quiet()
     assert caplog.records == []
+
+
+async def test_what_is_at_hand_of_keys_that_wait_is_bounded_in_bytes() -> None:
+    at_hand, gate = 0, asyncio.Event()
+
+    @dataclass
+    class Large(IntegrationEvent):
+        type = "memory.large"
+        version = 1
+        text: str
+
+    async def handle(event: Large) -> None:
+        await gate.wait()
+
+    def key(event: Large) -> str:
+        nonlocal at_hand
+        at_hand += 1
+        return "one"
+
+    size, count = 900_000, 30
+    consumer = EventHandlerConsumer("slow", {Large: handle})
+    registration = IntegrationEventBusRegistration(
+        consumer, TOPIC, [Large], order_by=key, concurrency=2
+    )
+    async with InMemoryIntegrationEventBus([registration]) as bus:
+        await bus.send_many(TOPIC, [Large("x" * size)] * count)
+        assert READ_AHEAD <= at_hand * size <= READ_AHEAD + size
+        gate.set()
+        await bus.broker.quiet()
+    IntegrationEvent.registry.remove(Large)
+    assert at_hand == count

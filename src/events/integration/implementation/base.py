@@ -32,6 +32,7 @@ from events.integration.health import BusHealth
 from events.integration.message import DeadLetter, Message
 from events.integration.observation import current_observer, system_of
 from events.integration.paging import all_found, check_limit, ids_of
+from events.integration.pipeline.crashes import FEWEST
 from events.integration.pipeline.lifecycle import LifecycleLock, calling, first_of
 from events.integration.pipeline.middleware import Middleware, Middlewares
 from events.integration.pipeline.registry import ConsumerRegistry, check
@@ -56,21 +57,28 @@ class BusOptions(TypedDict, total=False):
       `ManagedMiddleware` is started and stopped with the bus.
     - `retry` is the policy of registrations that name none; `RetryPolicy()`.
     - `send_timeout` is how long `send` waits for the broker; 10.
+    - `connect_timeout` is how long `startup` tries to connect before it raises
+      `BusUnavailableError`, and how long each later attempt may take; where the broker refuses the
+      credentials, it raises at once; 5.
     - `startup_timeout` is how long `startup` may take in all; 30.
-    - `wait_for_broker` has `startup` wait for a broker that is down, for `startup_timeout` (with
-      `math.inf`, for ever), instead of raising `BusUnavailableError` at once; `False`.
+    - `wait_for_broker` has `startup` wait for a broker that is down or refuses, for
+      `startup_timeout` (with `math.inf`, for ever), instead of raising; `False`.
     - `shutdown_grace` is how long `shutdown` lets running handlers go on; 30.
     - `max_body_size`: beyond it `send` raises, and what arrives is a dead letter; 1 MiB.
+    - `max_crashes`: after so many deaths of its process in a row an event is a dead letter, or
+      before, if it has no attempt left: from the third on, each is one; 5, and not below 3.
     """
 
     source: str
     middlewares: Sequence[Middleware]
     retry: RetryPolicy | None
     send_timeout: float
+    connect_timeout: float
     startup_timeout: float
     wait_for_broker: bool
     shutdown_grace: float
     max_body_size: int
+    max_crashes: int
 
 
 class TransportIntegrationEventBus(IntegrationEventBus):
@@ -85,10 +93,12 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         middlewares: Sequence[Middleware] = (),
         retry: RetryPolicy | None = None,
         send_timeout: float = 10.0,
+        connect_timeout: float = 5.0,
         startup_timeout: float = 30.0,
         wait_for_broker: bool = False,
         shutdown_grace: float = 30.0,
         max_body_size: int = 1 << 20,
+        max_crashes: int = 5,
     ) -> None:
         super().__init__(registrations)
         self.transport = transport
@@ -100,6 +110,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             )
         for name, number in {
             "send_timeout": send_timeout,
+            "connect_timeout": connect_timeout,
             "startup_timeout": startup_timeout,
             "shutdown_grace": shutdown_grace,
             "max_body_size": max_body_size,
@@ -108,15 +119,24 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                 raise InvalidTopologyError(
                     repr(self), f"{name} must be a number from 0 on, not {number!r}"
                 )
+        if not _is_amount(max_crashes) or max_crashes < FEWEST:
+            raise InvalidTopologyError(
+                repr(self),
+                f"max_crashes must be at least {FEWEST}, not {max_crashes!r}: fewer deaths of a "
+                f"process do not tell which of its events it was",
+            )
         self._middlewares = Middlewares(middlewares)
         self._consumers = ConsumerRegistry(
             transport,
             middlewares=self._middlewares,
             retry=retry or RetryPolicy(),
             max_body_size=max_body_size,
+            max_crashes=max_crashes,
         )
         self._startup_timeout = startup_timeout
-        self._connection = FirstConnection(transport, repr(self), wait=wait_for_broker)
+        self._connection = FirstConnection(
+            transport, repr(self), timeout=connect_timeout, wait=wait_for_broker
+        )
         self._shutdown_grace = shutdown_grace
         self._sender = Sender(
             transport, repr(self), source=source, timeout=send_timeout, max_body_size=max_body_size
@@ -152,7 +172,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                     for registration in tuple(self.registrations):
                         await self._subscribe_unless_gone(registration)
             except BaseException as error:
-                why = self._why_startup_takes_so_long()
+                why = self._connection.waits_because
                 await self._stop(grace=0)
                 if isinstance(error, TimeoutError):
                     reason = f"startup took longer than {self._startup_timeout:g} s"
@@ -160,10 +180,6 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                         reason = f"{reason}: {why}"
                     raise BusUnavailableError(repr(self), reason) from error
                 raise
-
-    def _why_startup_takes_so_long(self) -> str | None:
-        """Return what it waits for, where it is known."""
-        return self._connection.waits_because
 
     async def shutdown(self, *, grace: float | None = None) -> None:
         """Stop the consumers, let running handlers end, then disconnect.
@@ -264,7 +280,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     async def _subscribe_unless_gone(self, registration: IntegrationEventBusRegistration) -> None:
         """Subscribe for `startup`, during which `unregister` may be called."""
         if registration in self.registrations:
-            await self._consumers.subscribe(registration)
+            await self._connection.need(partial(self._consumers.subscribe, registration))
             if registration not in self.registrations:
                 await self._consumers.close(registration, 0)
 

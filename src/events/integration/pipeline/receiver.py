@@ -1,7 +1,7 @@
 """The way of one registration's deliveries: bytes in, a settlement out.
 
     delivery --> too large, undecodable, unknown version --> Reject, at once
-        |------> more attempts than the policy has, as it ended its process each time --> Reject
+        |------> its process died at it, time after time --> Reject
         |------> a type that the registration does not name --> Ack; if others share, logged once
         |------> decoded --> its turn --> middlewares, consumer --> returned --> Ack
                                  ^             | raised
@@ -17,14 +17,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from functools import partial
+from traceback import format_exception
 from types import MappingProxyType
 
 from msgspec.structs import replace
 
-from events.errors import MalformedEventError
+from events.errors import EventDecodeError, InvalidEventError, MalformedEventError
 from events.integration._compression import unpacked
 from events.integration.cloudevents import attribute, unwrapped
+from events.integration.codec import read_object
 from events.integration.event import IntegrationEvent
 from events.integration.message import (
     CRASHED,
@@ -39,6 +42,8 @@ from events.integration.message import (
     set_current_delivery,
 )
 from events.integration.observation import Observer, current_observer
+from events.integration.personal import has_personal_data, masked
+from events.integration.pipeline.crashes import UNCOUNTED, counted, is_given_up, times_tried
 from events.integration.pipeline.middleware import IncomingEvent, Middleware, compose
 from events.integration.pipeline.retry import Wait, describe, judge
 from events.integration.pipeline.scheduler import DeliveryScheduler
@@ -58,7 +63,7 @@ logger = logging.getLogger("events.integration")
 class Receiver:
     """Turn deliveries of one registration into settlements."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but three by keyword
         self,
         registration: IntegrationEventBusRegistration,
         scheduler: DeliveryScheduler,
@@ -67,6 +72,7 @@ class Receiver:
         middlewares: Sequence[Middleware],
         retry: RetryPolicy,
         max_body_size: int,
+        max_crashes: int,
         features: TransportFeatures,
         system: str = "other",
     ) -> None:
@@ -77,6 +83,7 @@ class Receiver:
         self._system = system
         self._retry = retry
         self._max_body_size = max_body_size
+        self._max_crashes = max_crashes
         self._delayed_retry = features.delayed_retry
         self._enveloped = not features.headers
         self._shares = features.delivery == "group"
@@ -85,6 +92,8 @@ class Receiver:
 
     def deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
         """Decode the delivery and put it in line; see `events.integration.transport.Deliver`."""
+        if delivery.crashes > UNCOUNTED:
+            delivery = counted(delivery)
         observer = current_observer()
         if observer is None:
             return self._deliver(delivery)
@@ -112,7 +121,7 @@ class Receiver:
         except _ENDING:
             raise
         except BaseException as error:  # noqa: BLE001 - the user's own classes and upcasters run here
-            return _done(self._reject(delivery, UNDECODABLE, describe(error)))
+            return _done(self._reject(delivery, UNDECODABLE, _undecodable(error, delivery.body)))
         if event is None:
             self._tell_of_skipped(delivery)
             return _done(_ACK)
@@ -146,11 +155,14 @@ class Receiver:
         if size > self._max_body_size:
             text = f"its body has {size:,} bytes, the limit is {self._max_body_size:,}"
             return self._reject(delivery, TOO_LARGE, text)
-        if delivery.attempt > self._retry.attempts:
+        if is_given_up(delivery, self._retry, self._max_crashes):
             # Decoding it may be what ends the process.
-            used_up = replace(delivery, attempt=delivery.attempt - 1)
             text = "no attempt is left, and the last one ended without a result, as a crash does"
-            return self._reject(used_up, CRASHED, text)
+            if delivery.crashes:
+                times = f"{delivery.crashes} times in a row"
+                text = f"its process died, or stood still for too long, {times}"
+            delivery = replace(delivery, attempt=times_tried(delivery))
+            return self._reject(delivery, CRASHED, text)
         return None
 
     async def _attempts(
@@ -170,7 +182,7 @@ class Receiver:
                     raise
                 if self._scheduler.has_cancelled(task):
                     return self._give_back(0.0, delivery.attempt - 1, first)
-                verdict = self._judge(delivery, _as_failure(error))
+                verdict = self._judge(delivery, _as_failure(error), event)
                 cancelled = isinstance(error, asyncio.CancelledError)
                 over = cancelled and task is not None and bool(task.cancelling())
             else:
@@ -221,10 +233,12 @@ class Receiver:
             extra=_fields(delivery),
         )
 
-    def _judge(self, delivery: Delivery, error: BaseException) -> Wait | Retry | Reject:
+    def _judge(
+        self, delivery: Delivery, error: BaseException, event: IntegrationEvent
+    ) -> Wait | Retry | Reject:
         verdict = judge(self._retry, error, delivery.attempt, delayed_retry=self._delayed_retry)
         if isinstance(verdict, Reject):
-            return self._reject(delivery, verdict.reason, verdict.error, error)
+            return self._reject_event(delivery, verdict, error, event)
         observer = current_observer()
         if observer is not None and isinstance(verdict, Wait):
             observer.retrying(delivery, self._system, verdict.seconds)
@@ -236,10 +250,23 @@ class Receiver:
             delivery.attempt,
             self._retry.attempts,
             verdict.seconds if isinstance(verdict, Wait) else verdict.after,
-            describe(error),
+            masked(describe(error), type(event), event),
             extra=_fields(delivery),
         )
         return verdict
+
+    def _reject_event(
+        self, delivery: Delivery, verdict: Reject, error: BaseException, event: IntegrationEvent
+    ) -> Reject:
+        """Reject it with the error, in which no personal data of the event stays."""
+        if not has_personal_data(type(event)):
+            return self._reject(delivery, verdict.reason, verdict.error, error)
+        text = masked(verdict.error, type(event), event)
+        written = "".join(format_exception(error))
+        if (hidden := masked(written, type(event), event)) == written:
+            return self._reject(delivery, verdict.reason, text, error)
+        self._reject(delivery, verdict.reason, f"{text}\n{hidden}")
+        return Reject(verdict.reason, text, delivery.attempt)
 
     def _reject(
         self, delivery: Delivery, reason: str, text: str, error: BaseException | None = None
@@ -270,6 +297,15 @@ def _ends(error: BaseException, task: asyncio.Task[object] | None) -> bool:
         return asyncio.current_task() is not task
     except RuntimeError:  # no event loop runs
         return True
+
+
+def _undecodable(error: BaseException, body: bytes) -> str:
+    """Describe why it is, without the personal data that its class would have held."""
+    text = describe(error)
+    if isinstance(error, InvalidEventError):
+        with suppress(EventDecodeError):
+            text = masked(text, error.event_class, read_object(body))
+    return text
 
 
 def _named(delivery: Delivery) -> str:

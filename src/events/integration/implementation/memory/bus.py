@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable
 from typing import Unpack
 
+from events.integration.brokering.read_ahead import READ_AHEAD
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.memory._handing import Listening, closed, hand_over
 from events.integration.implementation.memory.broker import Entry, InMemoryBroker, Queue
@@ -32,13 +33,16 @@ class InMemorySubscribed(Listening):
         super().__init__()
         self._queue = queue
         self._deliver = deliver
+        self._bytes = 0  # of what is at hand
+        self._concurrency = subscription.concurrency
         self._room = subscription.concurrency * (_AT_HAND if subscription.ordered else 1)
         self._taking = True
         queue.join(self)
 
     @property
     def has_room(self) -> bool:
-        return len(self._unsettled) < self._room
+        at_hand = len(self._unsettled)
+        return at_hand < self._room and (self._bytes < READ_AHEAD or at_hand < self._concurrency)
 
     def take(self, entry: Entry) -> None:
         message = entry.message
@@ -51,11 +55,14 @@ class InMemorySubscribed(Listening):
             entry.attempt,
             message.key,
         )
+        size = len(message.body)
+        self._bytes += size
         future = self._deliver(delivery)
         self._unsettled.add(future)
 
         def settle(future: asyncio.Future[Settlement]) -> None:
             self._unsettled.discard(future)
+            self._bytes -= size
             self._queue.settle(entry, future.result())
             self._queue.freed(self)
 

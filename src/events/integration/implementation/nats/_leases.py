@@ -32,11 +32,11 @@ class Hand:
     __slots__ = (
         "attempt",
         "body",
+        "crashes",
         "headers",
         "name",
         "place",
         "reply",
-        "silent",
         "subject",
         "written",
     )
@@ -49,7 +49,7 @@ class Hand:
         self.place = place
         self.name = name
         self.attempt = 1
-        self.silent = 0  # attempts before this one that ended without a word
+        self.crashes = 0  # deliveries before this one that ended without a word
         self.written = False  # there is an entry of its attempts
 
 
@@ -126,6 +126,6 @@ class Leases:
 
     def _beat(self) -> None:
         self.start()
-        if self._link.up:
+        if self._link.is_up:
             for hand in self._held.values():
                 self._writer.put(Outgoing(hand.reply, _ALIVE))

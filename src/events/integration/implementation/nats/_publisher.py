@@ -152,7 +152,7 @@ class Publisher:
 
         More than that would cost the connection.
         """
-        limit = self._link.client.max_payload if self._link.up else 1 << 20
+        limit = self._link.client.max_payload if self._link.is_up else 1 << 20
         return limit - len(body) - len(headers)
 
     async def close(self) -> None:
@@ -260,7 +260,7 @@ class Publisher:
             error = SendOutcomeUnknownError(name, sending.message_id, reason)
         else:
             why = self._failing.get(sending.stream.name)
-            why = why or (None if self._link.up else self._link.reason)
+            why = why or (None if self._link.is_up else self._link.reason)
             error = BusUnavailableError(name, f"{reason}{f': {why}' if why else ''}")
         sending.future.set_exception(error)
 

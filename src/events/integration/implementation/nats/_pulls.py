@@ -22,11 +22,12 @@ from nats.errors import Error as NatsError
 from events.errors import BusError, BusUnavailableError
 from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.problems import Problems
+from events.integration.brokering.supervisor import end
 from events.integration.implementation.nats._api import Api
 from events.integration.implementation.nats._denials import Denial
 from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._limits import PullLimits
-from events.integration.implementation.nats._link import Link, end
+from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._topology import (
     NANO,
     ConsumerSpec,
@@ -166,7 +167,7 @@ class Pulls:
             self._again.cancel()
         if self._tending is not None:
             await end(self._tending)
-        if self._subscription is None or not self._link.up:
+        if self._subscription is None or not self._link.is_up:
             return
         try:
             # What the server has sent would else be gone until the end of its lease.
@@ -328,7 +329,7 @@ class Pulls:
                     await self._trouble.wait()
             except TimeoutError:
                 silent = self._loop.time() - self.heard
-                if self._requested and silent > _SILENCE and self._link.up:
+                if self._requested and silent > _SILENCE and self._link.is_up:
                     self._mend()
                 continue
             if self._loop.time() - mended < _LONGEST_WAIT:  # it did not help, or not for long
@@ -346,7 +347,7 @@ class Pulls:
         backoff, began = Backoff(_FIRST_WAIT, _LONGEST_WAIT), self._loop.time()
         while True:
             self._trouble.clear()
-            if not self._link.up:
+            if not self._link.is_up:
                 await self._link.wait_up()
                 began = self._loop.time()
             try:

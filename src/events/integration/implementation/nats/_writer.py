@@ -154,7 +154,7 @@ class Writer:
                 else:
                     await self._write_each(client, items)
             except _UNWRITABLE:
-                self._link.suspect()
+                self._link.look()
                 return
             except Exception as error:  # noqa: BLE001 - as of a driver that has changed
                 self._give_up(items, error)

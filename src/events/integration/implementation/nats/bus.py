@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, Unpack, cast
 
@@ -27,6 +28,8 @@ from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Deliver, Subscription, TransportFeatures
 
 __all__ = ["NatsIntegrationEventBus", "NatsTransport"]
+
+logger = logging.getLogger("events.integration")
 
 _ATTEMPTS_KEPT = 30 * 86_400.0  # seconds, after the last one
 _SEVERAL_FILTERS = (2, 10)  # the first version whose consumers take a list of them
@@ -54,8 +57,8 @@ class NatsTransport:
         url: str | Sequence[str] | Client,
         *,
         timeout: float = 10.0,
+        connect_timeout: float = 5.0,
         lease: float = 30.0,
-        max_crashes: int = 5,
         replicas: int = 1,
         max_age: float | None = None,
         prefix: str = "events",
@@ -63,8 +66,6 @@ class NatsTransport:
     ) -> None:
         if lease < _SHORTEST_LEASE:
             raise InvalidTopologyError("NATS", f"lease must be at least {_SHORTEST_LEASE} s")
-        if max_crashes < 1:
-            raise InvalidTopologyError("NATS", "max_crashes must be at least 1")
         servers: list[str] | Client
         if isinstance(url, Client):
             servers, shown = url, "client"
@@ -73,10 +74,11 @@ class NatsTransport:
             shown = ", ".join(repr(masked(server)) for server in servers)
         self.name = f"NATS at {shown}"
         self._timeout = timeout
+        self._connect_timeout = connect_timeout
         self._replicas = replicas
         self._max_age = max_age
         self._streams: dict[str, StreamSpec] = {}
-        self._link = Link(servers, name=self.name, options=connect or {})
+        self._link = Link(servers, name=self.name, timeout=connect_timeout, options=connect or {})
         self._writer = Writer(self._link)
         self._api = Api(self._link, self._writer, min(timeout, 5.0))
         self._publisher = Publisher(self._link, self._writer, self._api, timeout)
@@ -104,7 +106,6 @@ class NatsTransport:
             dead_letters=self._dead_letters,
             timeout=timeout,
             ack_wait=lease,
-            deaths=max_crashes,
         )
 
     def __repr__(self) -> str:
@@ -113,12 +114,12 @@ class NatsTransport:
     @property
     def connected(self) -> bool:
         """Tell whether there is a connection."""
-        return self._link.up
+        return self._link.is_up
 
     @property
     def error(self) -> str | None:
         """What cannot be done at this moment, and why."""
-        return self._publisher.error if self._link.up else self._link.reason
+        return self._publisher.error if self._link.is_up else self._link.reason
 
     @property
     def dead_letters(self) -> NatsDeadLetters:
@@ -127,7 +128,8 @@ class NatsTransport:
 
     async def connect(self) -> None:
         """See `Transport.connect`. Tries again until the deadline, but where it is refused."""
-        await self._link.open(self._timeout)
+        await self._link.open(self._connect_timeout)
+        logger.info("%s is connected", self.name)
         try:
             await self._api.request("INFO", None, Nothing)
         except ApiError as error:
@@ -197,8 +199,6 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         lease: When a message that was begun, and of which nothing is heard any more, is given
             to another. Handlers may take longer: the lease is renewed while their process lives
             and its event loop is not blocked for that long.
-        max_crashes: After so many attempts in a row that ended without a word, as a process's death
-            does, a message is a dead letter.
         replicas: Of streams that are made.
         max_age: Of messages in topics' streams that are made; None keeps them for ever. What is
             older is gone, whether handled or not.
@@ -212,7 +212,6 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         lease: float = 30.0,
-        max_crashes: int = 5,
         replicas: int = 1,
         max_age: float | None = None,
         prefix: str = "events",
@@ -222,8 +221,8 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         transport = NatsTransport(
             url,
             timeout=options.get("send_timeout", 10.0),
+            connect_timeout=options.get("connect_timeout", 5.0),
             lease=lease,
-            max_crashes=max_crashes,
             replicas=replicas,
             max_age=max_age,
             prefix=prefix,

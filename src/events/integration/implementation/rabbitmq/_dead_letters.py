@@ -118,7 +118,7 @@ class RabbitMQDeadLetters:
         """Have the consumer's queue to oneself; None if it has none, or it is empty."""
         try:
             async with self._turns[consumer]:
-                await self._link.open()
+                await self._link.open(self._timeout)
                 async with asyncio.timeout(self._timeout):
                     reading = await self._begin(dead_letter_queue(consumer))
                 try:

@@ -26,8 +26,6 @@ class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
         registrations: The consumers.
         queue_type: `"quorum"`, or `"classic"` where the broker is a single node and the queues are
             many. A queue that exists keeps its type, and another one is an error.
-        delivery_limit: How often a quorum queue delivers a message to processes that die before
-            they have looked at it, until it is a dead letter.
         prefetch: How many events a registration has at hand; by its concurrency if None.
         **options: Those of `BusOptions`.
     """
@@ -38,24 +36,18 @@ class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         queue_type: QueueType = "quorum",
-        delivery_limit: int = 20,
         prefetch: int | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
         transport = RabbitMQTransport(
             url,
             timeout=options.get("send_timeout", 10.0),
+            connect_timeout=options.get("connect_timeout", 5.0),
             queue_type=queue_type,
-            delivery_limit=delivery_limit,
             prefetch=prefetch,
-            wait_for_broker=options.get("wait_for_broker", False),
         )
         self._shown = repr(transport).partition("(")[2]
-        self._rabbitmq = transport
         super().__init__(transport, registrations, **options)
-
-    def _why_startup_takes_so_long(self) -> str | None:
-        return self._rabbitmq.waits_because
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._shown}"

@@ -21,7 +21,7 @@ from events.integration.implementation.rabbitmq._driver import DriverError, chec
 from events.integration.implementation.rabbitmq._link import Link
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._subscribed import RabbitMQSubscribed
-from events.integration.implementation.rabbitmq._topology import Exchange, Names, Queue, QueueType
+from events.integration.implementation.rabbitmq._topology import Exchange, Names, QueueType
 from events.integration.implementation.rabbitmq._wire import to_properties
 from events.integration.message import Message
 from events.integration.transport import Deliver, Subscription, TransportFeatures
@@ -52,23 +52,20 @@ class RabbitMQTransport:
         url: str | Sequence[str],
         *,
         timeout: float = 10.0,
+        connect_timeout: float = 5.0,
         queue_type: QueueType = "quorum",
-        delivery_limit: int = 20,
         prefetch: int | None = None,
-        wait_for_broker: bool = False,
     ) -> None:
         self._urls = _checked(url)
         if queue_type not in {"quorum", "classic"}:
             raise InvalidTopologyError(f"queue_type={queue_type!r}", "use 'quorum' or 'classic'")
-        for name, number in (("prefetch", prefetch), ("delivery_limit", delivery_limit)):
-            if number is not None and number < 1:  # to the broker, 0 is no limit at all
-                raise InvalidTopologyError("RabbitMQ", f"{name} must be at least 1, not {number}")
+        if prefetch is not None and prefetch < 1:  # to the broker, 0 is no limit at all
+            raise InvalidTopologyError("RabbitMQ", f"prefetch must be at least 1, not {prefetch}")
         self._name = f"RabbitMQ at {', '.join(map(masked, self._urls))}"
         self._timeout = timeout
+        self._connect_timeout = connect_timeout
         self._queue_type: QueueType = queue_type
-        self._delivery_limit = delivery_limit
         self._prefetch = prefetch
-        self._wait_for_broker = wait_for_broker
         self._subscribed: set[RabbitMQSubscribed] = set()
         self._publisher: Publisher | None = None
         self._outward: Link | None = None
@@ -86,7 +83,7 @@ class RabbitMQTransport:
         outward, inward = self._outward, self._inward
         if outward is None or inward is None or not outward.is_up or self._cannot_publish:
             return False
-        return inward.is_closed or (inward.is_up and not any(s.is_deaf for s in self._subscribed))
+        return not inward.is_open or (inward.is_up and not any(s.is_deaf for s in self._subscribed))
 
     @property
     def _cannot_publish(self) -> str | None:
@@ -104,39 +101,29 @@ class RabbitMQTransport:
         """Return the store of dead letters, while connected."""
         return self._dead_letters
 
-    @property
-    def waits_because(self) -> str | None:
-        """Return why there is no connection yet, while `wait_for_broker` waits for one."""
-        links = self._outward, self._inward
-        return next((link.waits_because for link in links if link and link.waits_because), None)
-
     async def connect(self) -> None:
         """See `Transport.connect`; the connection to receive is opened with the first consumer."""
         if self._publisher is not None:
             return
         outage = self._outage = Outage(self._name)
-        publisher = self._publisher = Publisher(self._timeout, why_down=lambda: outage.reason)
-        self._outward = Link(
-            "publishing",
-            outage,
-            self._urls,
-            timeout=self._timeout,
-            on_up=publisher.up,
-            on_down=publisher.down,
+        outward, inward = self._outward, self._inward = self._link(outage), self._link(outage)
+        publisher = self._publisher = Publisher(
+            self._timeout, why_down=lambda: outage.reason or outward.reason
         )
-        self._inward = Link(
-            "consuming",
-            outage,
-            self._urls,
-            timeout=self._timeout,
-            on_up=self._up,
-            on_down=self._down,
-        )
+        outward.on_up.append(publisher.up)
+        outward.on_down.append(publisher.down)
+        inward.on_up.append(self._up)
+        inward.on_down.append(self._down)
         bindings = self._bindings = Bindings(self._subscribed, self._timeout)
         publisher.on_missed = bindings.look
-        self._dead_letters = RabbitMQDeadLetters(self._inward, publisher, timeout=self._timeout)
-        await self._outward.open(wait=self._wait_for_broker)
+        self._dead_letters = RabbitMQDeadLetters(inward, publisher, timeout=self._timeout)
+        await outward.open(self._connect_timeout)
         logger.info("%s is connected", outage.name)
+
+    def _link(self, outage: Outage) -> Link:
+        return Link(
+            outage, self._urls, connect_timeout=self._connect_timeout, timeout=self._timeout
+        )
 
     def publish(self, message: Message) -> asyncio.Future[None]:
         """See `Transport.publish`; the topic's exchange is made if it is missing."""
@@ -162,12 +149,10 @@ class RabbitMQTransport:
         """
         if self._publisher is None or self._inward is None:
             raise BusUnavailableError(self._name, "it is closed")
-        names = Names(
-            subscription.consumer, subscription.topic, self._queue_type, self._delivery_limit
-        )
+        names = Names(subscription.consumer, subscription.topic, self._queue_type)
         names.check()
         inward = self._inward
-        await inward.open(wait=self._wait_for_broker)
+        await inward.open(self._connect_timeout)
         subscribed = RabbitMQSubscribed(
             subscription,
             deliver,
@@ -176,7 +161,13 @@ class RabbitMQTransport:
             timeout=self._timeout,
             prefetch=self._prefetch,
         )
-        connection = await self._attach(subscribed, inward, names.main)
+        connection = inward.connection
+        if connection is None or not connection.is_open:
+            raise BusUnavailableError(self._name, "its connection was lost")
+        try:
+            await subscribed.attach(connection)
+        except DriverError as error:
+            raise BusUnavailableError(self._name, f"{names.main}: {error}") from error
         self._subscribed.add(subscribed)
         subscribed.on_closed(self._subscribed.discard)
         if inward.connection is not connection:
@@ -184,24 +175,6 @@ class RabbitMQTransport:
             if inward.connection is not None:
                 subscribed.up(inward.connection)
         return subscribed
-
-    async def _attach(
-        self, subscribed: RabbitMQSubscribed, inward: Link, queue: Queue
-    ) -> Connection:
-        """Have it receive; if told to wait for the broker, on the next connection if need be."""
-        while True:
-            connection = inward.connection
-            if connection is None or not connection.is_open:
-                if not self._wait_for_broker:
-                    raise BusUnavailableError(self._name, "its connection was lost")
-                connection = await inward.up()
-            try:
-                await subscribed.attach(connection)
-            except DriverError as error:
-                if connection.is_open or not self._wait_for_broker:
-                    raise BusUnavailableError(self._name, f"{queue}: {error}") from error
-            else:
-                return connection
 
     def _up(self, connection: Connection) -> None:
         if self._bindings is not None:
@@ -225,7 +198,7 @@ class RabbitMQTransport:
             self._bindings.down()
         await publisher.drain()
         await publisher.stop()
-        await asyncio.gather(outward.close(self._timeout), inward.close(self._timeout))
+        await asyncio.gather(outward.close(), inward.close())
 
 
 def _checked(given: object) -> list[str]:

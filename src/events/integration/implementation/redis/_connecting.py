@@ -52,6 +52,7 @@ CONNECTION_ERRORS = (RedisError, OSError, TimeoutError, EOFError)
 _CODES = {
     "NoScriptError": "NOSCRIPT",
     "NoPermissionError": "NOPERM",
+    "OutOfMemoryError": "OOM",
     "ReadOnlyError": "READONLY",
 }
 _in_script = re.compile(r"^Error running script.*@user_script: ?\d+: -?([A-Z]+) ").match
@@ -72,18 +73,16 @@ def is_fatal(error: BaseException) -> bool:
 class ReplyError(Exception):
     """The server answered with an error; it did not do what it was asked.
 
-    `code` is the error's first word, as in `NOGROUP`, which the driver drops where it has a class
-    for it.
+    `code` is the error's first word, as in `NOGROUP`. The driver drops it where it has a class for
+    it; here it stands before the text again.
     """
 
     def __init__(self, error: ResponseError) -> None:
-        super().__init__(str(error))
-        in_script = _in_script(str(error))  # Redis 6.2 wraps what a script's command said
-        self.code = (
-            _CODES.get(type(error).__name__)
-            or (in_script and in_script[1])
-            or str(error).partition(" ")[0]
-        )
+        text = str(error)
+        in_script = _in_script(text)  # Redis 6.2 wraps what a script's command said
+        dropped = _CODES.get(type(error).__name__)
+        self.code = dropped or (in_script and in_script[1]) or text.partition(" ")[0]
+        super().__init__(f"{dropped} {text}" if dropped else text)
 
 
 class DisconnectedError(Exception):

@@ -103,15 +103,16 @@ def read_fields(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
 
 
 class Entry(Struct, frozen=True, eq=False, gc=False):
-    """An entry as a consumer has it in hand. `attempts` were used up before this delivery."""
+    """An entry as a consumer has it in hand; `size` is about what its fields take, in bytes."""
 
     stream: str
     id: bytes
     own: bool
     message_id: str
     attempt: int
-    deaths: int
-    suspect: bool
+    crashes: int
+    taken_over: bool
+    size: int
     fields: list[bytes]
     body: bytes
     headers: dict[str, str]
@@ -123,9 +124,18 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
 
     @classmethod
     def read(
-        cls, keys: Keys, stream: str, reply: Sequence[Any], count: int = 1, *, suspect: bool = False
+        cls,
+        keys: Keys,
+        stream: str,
+        reply: Sequence[Any],
+        count: int = 1,
+        *,
+        taken_over: bool = False,
     ) -> Entry:
-        """Make it of what the server gave, delivered for the `count`-th time."""
+        """Make it of what the server gave, delivered for the `count`-th time.
+
+        All deliveries before that ended with their process: what is retried is another entry.
+        """
         fields: list[bytes] = list(reply[1])
         own = stream == keys.again
         attempts, message_id = 0, ""
@@ -140,9 +150,10 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
             reply[0],
             own,
             message_id,
-            attempts + count,
+            attempts + 1,
             count - 1,
-            suspect,
+            taken_over,
+            sum(map(len, fields)),
             fields,
             body,
             headers,

@@ -3,30 +3,30 @@
 Acks of one stream share a command: those of a millisecond, and those that come while one is on its
 way. Nobody waits for them: the next event is handled meanwhile. All else is rare, and moves one
 entry at a time. A settlement that the server refuses stays here, its entry pending there, and is
-tried again with growing pauses, logged once.
+tried again with growing pauses; it is among the consumer's problems until it is there.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
+from events.integration.brokering.backoff import Backoff
+from events.integration.brokering.problems import Problems
 from events.integration.implementation.redis._connecting import DisconnectedError, ReplyError
-from events.integration.implementation.redis._entries import Entry, Keys
+from events.integration.implementation.redis._entries import Entry, Keys, topics_key
 from events.integration.implementation.redis._link import Link
 from events.integration.implementation.redis._scripts import DONE_AGAIN, MOVE, PARK, Script
 from events.integration.message import Retry
 
 __all__ = ["Settler"]
 
-logger = logging.getLogger("events.integration")
-
-_FIRST_PAUSE, _LAST_PAUSE = 0.5, 15.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _GATHER = 0.001  # seconds
 _AT_ONCE = 1_000  # ids in one command
+_ACKING = "acks"  # a problem
 
 
 class Settler:
@@ -35,15 +35,24 @@ class Settler:
     `settled` is told the entry when the broker has its settlement.
     """
 
-    def __init__(self, link: Link, keys: Keys, me: str, settled: Callable[[Entry], None]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        keys: Keys,
+        me: str,
+        problems: Problems,
+        settled: Callable[[Entry], None],
+    ) -> None:
         self._link = link
         self._keys = keys
         self._me = me
+        self._problems = problems
         self._settled = settled
         self._acks: defaultdict[str, list[Entry]] = defaultdict(list)
         self._acking: set[str] = set()
-        self._ack_pause = _FIRST_PAUSE
+        self._ack_backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._moves: set[asyncio.Task[None]] = set()
+        self.lacks_room = False  # at the server, for a settlement that waits
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -55,7 +64,7 @@ class Settler:
         self._acks[entry.stream].append(entry)
         if entry.stream not in self._acking:
             self._acking.add(entry.stream)
-            gather = 0 if entry.suspect else _GATHER
+            gather = 0 if entry.taken_over else _GATHER
             asyncio.get_running_loop().call_later(gather, self._flush, entry.stream)
 
     def _flush(self, stream: str) -> None:
@@ -73,12 +82,13 @@ class Settler:
         error = future.exception()
         if error is not None:
             self._acks[stream][:0] = entries
-            if self._ack_pause == _FIRST_PAUSE:
-                self._log_trouble(f"acknowledge {len(entries)} events", error)
-            asyncio.get_running_loop().call_later(self._ack_pause, self._flush, stream)
-            self._ack_pause = min(2 * self._ack_pause, _LAST_PAUSE)
+            self._report(_ACKING, "acknowledge", error)
+            pause = self._ack_backoff.take()
+            asyncio.get_running_loop().call_later(pause, self._flush, stream)
             return
-        self._ack_pause = _FIRST_PAUSE
+        if self._ack_backoff.has_begun:
+            self._ack_backoff.reset()
+            self._problems.clear(_ACKING)
         for entry in entries:
             self._settled(entry)
         if self._acks[stream]:
@@ -95,21 +105,36 @@ class Settler:
         self._move(entry, self._keys.later, due, entry.again(retry.attempt))
 
     def dead_letter(self, entry: Entry, record: Mapping[str, str]) -> None:
-        """Keep it as a dead letter, of which this is known."""
-        self._move(entry, self._keys.dead, -1, entry.dead(record))
+        """Keep it as a dead letter, of which this is known, and list its topic among those."""
+        listed = "SADD", topics_key(self._keys.group), self._keys.topic
+        self._move(entry, self._keys.dead, -1, entry.dead(record), listed)
 
     def park(self, entry: Entry) -> None:
         """Give it back, as if it had never been delivered."""
         self._begin(entry, PARK, [entry.stream], self._keys.group, self._me, entry.id)
 
-    def _move(self, entry: Entry, target: str, delay: int, fields: list[bytes]) -> None:
+    def _move(
+        self,
+        entry: Entry,
+        target: str,
+        delay: int,
+        fields: list[bytes],
+        first: tuple[str, ...] = (),
+    ) -> None:
         keys = [entry.stream, target, self._keys.due]
-        delete = 1 if entry.own else 0
-        self._begin(entry, MOVE, keys, self._keys.group, self._me, entry.id, delay, delete, *fields)
+        args = self._keys.group, self._me, entry.id, delay, 1 if entry.own else 0, *fields
+        self._begin(entry, MOVE, keys, *args, first=first)
 
-    def _begin(self, entry: Entry, script: Script, keys: list[str], *args: object) -> None:
+    def _begin(
+        self,
+        entry: Entry,
+        script: Script,
+        keys: list[str],
+        *args: object,
+        first: tuple[str, ...] = (),
+    ) -> None:
         self._idle.clear()
-        task = asyncio.create_task(self._carry(entry, script, keys, args))
+        task = asyncio.create_task(self._carry(entry, script, keys, args, first))
         self._moves.add(task)
         task.add_done_callback(self._moved)
 
@@ -118,20 +143,29 @@ class Settler:
         self._check_idle()
 
     async def _carry(
-        self, entry: Entry, script: Script, keys: list[str], args: tuple[object, ...]
+        self,
+        entry: Entry,
+        script: Script,
+        keys: list[str],
+        args: tuple[object, ...],
+        first: tuple[str, ...],
     ) -> None:
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        problem = " ".join(keys)
         while True:
             try:
+                if first:
+                    await self._link.call(*first)
                 await self._link.run_script(script, keys, *args)
             except (ReplyError, DisconnectedError) as error:
-                if pause == _FIRST_PAUSE:
-                    self._log_trouble(f"settle {entry.message_id}", error)
+                self._report(problem, "settle", error)
+                self.lacks_room = isinstance(error, ReplyError) and error.code == "OOM"
             else:
+                self.lacks_room = False
+                self._problems.clear(problem)
                 self._settled(entry)
                 return
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LAST_PAUSE)
+            await backoff.pause()
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -153,11 +187,6 @@ class Settler:
             return False
         return True
 
-    def _log_trouble(self, doing: str, error: BaseException | None) -> None:
-        logger.warning(
-            "consumer %s on topic %s cannot %s yet, and tries again: %s",
-            self._keys.group,
-            self._keys.topic,
-            doing,
-            error,
-        )
+    def _report(self, problem: str, doing: str, error: BaseException | None) -> None:
+        if isinstance(error, ReplyError) and error.code != "READONLY":  # else the link says so
+            self._problems.report(problem, f"it cannot {doing} what was handled: {error}")

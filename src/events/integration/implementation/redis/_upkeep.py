@@ -1,19 +1,21 @@
 """What a consumer does now and then, besides reading: every few seconds, or when something is due.
 
-Renew what is in hand, put retries that are due back into the stream, take over from the dead, and
-tidy up: consumer ids that died with nothing in hand, entries that no group needs any more. Each
+Renew what is in hand, tidy up (entries that no group needs any more, consumer ids that died with
+nothing in hand), put retries that are due back into the stream, take over from the dead. Each
 process of a consumer name does so for all of them, and the server keeps them out of each other's
-way. None of it is urgent: what fails is done at the next look.
+way. None of it is urgent: what fails is done at the next look. A step that fails keeps no other
+from its turn: a full server refuses what writes, and trimming is what makes room.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Protocol
 
+from events.integration.brokering.problems import Problems
 from events.integration.implementation.redis._connecting import DisconnectedError, ReplyError
 from events.integration.implementation.redis._entries import Keys
 from events.integration.implementation.redis._link import Link
@@ -29,6 +31,7 @@ GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 _TICK = 5.0  # seconds between looks at what others have left behind, at most a third of the lease
 _RIPEN_AT_ONCE = 100
 _RENEWED_AT_ONCE = 1_000
+_REMOVED_AT_ONCE = 5_000
 _TRIMMED_EVERY, _SWEPT_EVERY = 3, 10  # looks
 _SILENCE = 20.0  # seconds, beyond every blocking read, after which an empty consumer id is dead
 
@@ -39,9 +42,14 @@ class _Consumer(Protocol):
     me: str
 
     @property
+    def lacks_room(self) -> bool: ...
+
+    @property
     def held(self) -> Iterable[tuple[str, bytes]]: ...
 
     async def claim(self) -> None: ...
+
+    async def declare(self) -> list[str]: ...
 
     async def make_again(self) -> None: ...
 
@@ -49,15 +57,24 @@ class _Consumer(Protocol):
 class Upkeep:
     """Look after one consumer's part of its group."""
 
-    def __init__(self, link: Link, consumer: _Consumer, *, lease: float, retention: float) -> None:
+    def __init__(
+        self,
+        link: Link,
+        consumer: _Consumer,
+        problems: Problems,
+        *,
+        lease: float,
+        retention: float,
+    ) -> None:
         self._link = link
         self._consumer = consumer
+        self._problems = problems
         self._lease = lease
         self._retention = retention
         self._nudge = asyncio.Event()
         self._due: float | None = None
         self._claims = True
-        self._tidied = 0
+        self._ticks = 0
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> asyncio.Task[None]:
@@ -87,7 +104,6 @@ class Upkeep:
         loop = asyncio.get_running_loop()
         tick = min(self._lease / 3, _TICK)
         next_tick = loop.time()
-        troubled = False
         while True:
             wake = next_tick if self._due is None else min(next_tick, self._due)
             with suppress(TimeoutError):
@@ -98,28 +114,39 @@ class Upkeep:
             ticks = now >= next_tick
             if ticks:
                 next_tick = now + tick
-            try:
-                await self._look_after(ticks=ticks)
-                troubled = False
-            except ReplyError as error:
-                if error.code in GONE:
-                    await self._consumer.make_again()
-                elif not troubled:
-                    logger.error("%s cannot keep its lease: %s", self._consumer.name, error)  # noqa: TRY400
-                    troubled = True
-            except DisconnectedError:
-                await self._link.up.wait()
+            for step in self._steps(ticks=ticks):
+                await self._take(step)
 
-    async def _look_after(self, *, ticks: bool) -> None:
+    def _steps(self, *, ticks: bool) -> Iterable[Callable[[], Awaitable[object]]]:
+        """Yield what is to be done now."""
         if ticks:
-            await self._renew()
+            yield self._renew
+            self._ticks += 1
+            if self._ticks % _TRIMMED_EVERY == 1 or self._consumer.lacks_room:
+                yield self._trim
+            if self._ticks % _SWEPT_EVERY == 1:
+                yield self._sweep
+                yield self._consumer.declare
         if ticks or (self._due is not None and self._due <= asyncio.get_running_loop().time()):
-            await self._ripen()
+            yield self._ripen
         if ticks or self._claims:
             self._claims = False
-            await self._consumer.claim()
-        if ticks:
-            await self._tidy()
+            yield self._consumer.claim
+
+    async def _take(self, step: Callable[[], Awaitable[object]]) -> None:
+        problem = step.__name__
+        try:
+            await step()
+        except ReplyError as error:
+            if error.code in GONE:
+                await self._consumer.make_again()
+            elif error.code != "READONLY":  # of which the link says all there is
+                doing = problem.removeprefix("_")
+                self._problems.report(problem, f"it cannot {doing} in its group: {error}")
+        except DisconnectedError:
+            await self._link.wait_up()
+        else:
+            self._problems.clear(problem)
 
     async def _renew(self) -> None:
         consumer = self._consumer
@@ -140,12 +167,13 @@ class Upkeep:
         if wait >= 0:
             self.expect(wait / 1000)
 
-    async def _tidy(self) -> None:
+    async def _trim(self) -> None:
+        topic = self._consumer.keys.topic
+        one_by_one = _REMOVED_AT_ONCE if self._consumer.lacks_room else 0
+        await self._link.run_script(TRIM, [topic], int(self._retention * 1000), one_by_one)
+
+    async def _sweep(self) -> None:
         keys = self._consumer.keys
-        if self._tidied % _SWEPT_EVERY == 0:
-            silence = int(max(3 * self._lease, _SILENCE) * 1000)
-            for stream in keys.streams:
-                await self._link.run_script(SWEEP, [stream], keys.group, silence)
-        if self._tidied % _TRIMMED_EVERY == 0:
-            await self._link.run_script(TRIM, [keys.topic], int(self._retention * 1000))
-        self._tidied += 1
+        silence = int(max(3 * self._lease, _SILENCE) * 1000)
+        for stream in keys.streams:
+            await self._link.run_script(SWEEP, [stream], keys.group, silence)

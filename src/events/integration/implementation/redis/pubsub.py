@@ -10,9 +10,10 @@ from another program is read as well, and so are frames of FastStream.
     PUBLISH --> channel --> one connection for all subscriptions --> each of its consumers, in order
 
 What is read ahead of the handlers is kept as bytes, as it came; for an order by keys it is decoded.
-A consumer that falls behind by `backlog` events stops the reading for all of the bus, so that
-memory stays flat; the server then buffers for us, and drops the connection when its own limit is
-reached (`client-output-buffer-limit pubsub`). That is logged, and counted in `interruptions`.
+A consumer that falls behind by `backlog` events, or by 8 MiB of them, stops the reading for all of
+the bus, so that memory stays flat; the server then buffers for us, and drops the connection when
+its own limit is reached (`client-output-buffer-limit pubsub`). That is logged, and counted in
+`interruptions`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, Unpack
 
-from events.errors import BusUnavailableError, InvalidTopologyError, SendOutcomeUnknownError
+from events.errors import BusUnavailableError, InvalidTopologyError
+from events.integration.brokering.read_ahead import READ_AHEAD
 from events.integration.brokering.urls import masked
 from events.integration.cloudevents import own_id
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
@@ -38,6 +40,7 @@ from events.integration.implementation.redis._connecting import (
 )
 from events.integration.implementation.redis._faststream import read_frame
 from events.integration.implementation.redis._link import Link
+from events.integration.implementation.redis._sending import Sending
 from events.integration.message import Delivery, Message, Settlement
 from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Deliver, Subscription, TransportFeatures
@@ -65,9 +68,11 @@ class _Listener:
         self._deliver = deliver
         # Enough to keep the handlers busy; where keys have an order, whichever has another key.
         ordered = subscription.ordered
+        self._concurrency = subscription.concurrency
         self._at_hand = transport.backlog if ordered else 2 * subscription.concurrency
         self._waiting: deque[bytes] = deque()
-        self._unsettled: set[asyncio.Future[Settlement]] = set()
+        self._unsettled: dict[asyncio.Future[Settlement], int] = {}  # and the sizes
+        self._bytes = 0  # of all that it is behind
         # Of bare bodies; an envelope has an id of its own.
         self._ids = map(f"{uuid7()}-{{}}".format, count(1))
         self._going_on = False
@@ -82,15 +87,24 @@ class _Listener:
     def behind(self) -> int:
         return len(self._waiting) + len(self._unsettled)
 
+    @property
+    def bytes_behind(self) -> int:
+        return self._bytes
+
     def take(self, body: bytes) -> None:
         if self._paused:
             return
+        self._bytes += len(body)
         if self._waiting or len(self._unsettled) >= self._at_hand:
             self._waiting.append(body)
         else:
             self._hand(body)
-        if self.behind >= self._transport.backlog:
+        if self.behind >= self._transport.backlog or self._is_ahead(READ_AHEAD):
             self._transport.hold(self)
+
+    def _is_ahead(self, bytes_: int) -> bool:
+        """Tell whether more than the handlers can begin is at hand, of so many bytes."""
+        return self._bytes >= bytes_ and self.behind > self._concurrency
 
     def _hand(self, body: bytes) -> None:
         frame = read_frame(body)
@@ -99,15 +113,17 @@ class _Listener:
         else:
             event_id = own_id(frame.headers, frame.body) or next(self._ids)
             delivery = Delivery(self.topic, self._consumer, event_id, frame.body, frame.headers)
+        self._bytes -= len(body)
         future = self._deliver(delivery)
         # What is skipped, or cannot be read, is settled by now, and has nothing to wait for.
         if not future.done():
-            self._unsettled.add(future)
+            self._bytes += len(body)
+            self._unsettled[future] = len(body)
             future.add_done_callback(self._settled)
 
     def _settled(self, future: asyncio.Future[Settlement]) -> None:
         # Retries were waited for in place, and what was rejected is logged: nothing is left to do.
-        self._unsettled.discard(future)
+        self._bytes -= self._unsettled.pop(future)
         if not self._going_on:
             self._go_on()
 
@@ -122,12 +138,13 @@ class _Listener:
             self._going_on = bool(self._waiting) and len(self._unsettled) < self._at_hand
             if self._going_on:
                 asyncio.get_running_loop().call_soon(self._go_on)
-            if 2 * self.behind <= self._transport.backlog:
+            if 2 * self.behind <= self._transport.backlog and not self._is_ahead(READ_AHEAD // 2):
                 self._transport.release(self)
 
     async def pause(self) -> None:
         if not self._paused:
             self._paused = True
+            self._bytes -= sum(map(len, self._waiting))
             self._waiting.clear()
             await self._transport.leave(self)
 
@@ -170,6 +187,7 @@ class RedisPubSubTransport:
         self._name = name
         self._connect_timeout = connect_timeout
         self._send_timeout = send_timeout
+        self._publishing = Sending(name, send_timeout)
         self.backlog = backlog
         self._held_by: set[_Listener] = set()
         self._sending: Link | None = None
@@ -183,9 +201,16 @@ class RedisPubSubTransport:
         """See `Transport`: both connections, once there is a subscription."""
         return (
             self._sending is not None
-            and self._sending.connected
-            and (self._listening is None or self._listening.connected)
+            and self._sending.is_up
+            and (self._listening is None or self._listening.is_up)
         )
+
+    @property
+    def error(self) -> str | None:
+        """Return why it is not connected, or why something cannot be sent."""
+        links = [link for link in (self._sending, self._listening) if link is not None]
+        reasons = dict.fromkeys(link.reason for link in links if link.reason is not None)
+        return "; ".join(reasons) or self._publishing.error
 
     @property
     def last_heard(self) -> float | None:
@@ -194,33 +219,17 @@ class RedisPubSubTransport:
 
     async def connect(self) -> None:
         """See `Transport`. Tries again until `connect_timeout` is over."""
-        link = Link(self._connector, self._name, timeout=self._connect_timeout)
-        await self._open(link)
+        # `PUBLISH` is no write: a replica takes it, for those who listen there.
+        link = Link(self._connector, self._name, timeout=self._connect_timeout, writes=False)
         self._sending = link
-
-    async def _open(self, link: Link) -> None:
-        try:
-            await link.open(self._connect_timeout)
-        except DisconnectedError as error:
-            raise BusUnavailableError(self._name, str(error)) from error
+        await link.open(self._connect_timeout)
+        logger.info("%s is connected", self._name)
 
     def publish(self, message: Message) -> asyncio.Future[None]:
         """See `Transport`. Accepted means published, were it to nobody."""
-
-        def translate(error: ReplyError | DisconnectedError) -> Exception:
-            if isinstance(error, DisconnectedError) and error.sent:
-                return SendOutcomeUnknownError(self._name, message.id, str(error))
-            return BusUnavailableError(self._name, str(error))
-
         if self._sending is None:
             raise BusUnavailableError(self._name, "it is closed")
-        return self._sending.call(
-            "PUBLISH",
-            message.topic,
-            message.body,
-            timeout=self._send_timeout,
-            translate=translate,
-        )
+        return self._publishing.send(self._sending, message, "PUBLISH", message.topic, message.body)
 
     async def close(self) -> None:
         """See `Transport`."""
@@ -231,7 +240,7 @@ class RedisPubSubTransport:
         if listening is not None:
             await listening.close(0)
         if sending is not None:
-            await sending.close(self._send_timeout if sending.connected else 0)
+            await sending.close(self._send_timeout if sending.is_up else 0)
 
     # --- subscriptions ------------------------------------------------------------------------
 
@@ -256,11 +265,13 @@ class RedisPubSubTransport:
                 self._connector,
                 f"{self._name}, subscriptions",
                 timeout=self._connect_timeout,
+                level=logging.ERROR,
                 greeting=self._greeting,
+                writes=False,
                 on_push=self._on_push,
-                on_lost=self._on_lost,
             )
-            await self._open(link)  # its greeting subscribes
+            link.on_down.append(self._on_down)
+            await link.open(self._connect_timeout)  # its greeting subscribes
             self._listening = link
         elif first:
             await self._listening.call("SUBSCRIBE", topic)
@@ -273,7 +284,7 @@ class RedisPubSubTransport:
                 listeners.remove(listener)
             if not listeners:
                 self._listeners.pop(listener.topic, None)
-                if self._listening is not None and self._listening.connected:
+                if self._listening is not None and self._listening.is_up:
                     try:
                         await self._listening.call("UNSUBSCRIBE", listener.topic)
                     except (ReplyError, DisconnectedError) as error:
@@ -299,11 +310,12 @@ class RedisPubSubTransport:
             self._held_by.add(listener)
             self._listening.readable.clear()
             logger.warning(
-                "%s: a consumer of %r is %d events behind, nothing more is read until it has "
-                "caught up; the server drops us if that takes too long",
+                "%s: a consumer of %r is %d events behind, %d bytes, nothing more is read until it "
+                "has caught up; the server drops us if that takes too long",
                 self._name,
                 listener.topic,
-                self.backlog,
+                listener.behind,
+                listener.bytes_behind,
             )
 
     def release(self, listener: _Listener) -> None:
@@ -322,15 +334,9 @@ class RedisPubSubTransport:
                 self._listening.readable.set()
             yield
 
-    def _on_lost(self, why: str) -> None:
-        self.interruptions += 1
-        logger.error(
-            "%s: its subscriptions were interrupted (number %d): %s; what is published until they "
-            "are back is not received. If the server dropped a slow subscriber, its log says so",
-            self._name,
-            self.interruptions,
-            why,
-        )
+    def _on_down(self) -> None:
+        if self._listening is not None:  # else it is closed
+            self.interruptions += 1
 
 
 class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
@@ -346,10 +352,8 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
             `redis.asyncio.Redis`, one behind Sentinel too, that says how to connect; its own
             connections are neither used nor closed.
         registrations: Its consumers.
-        connect_timeout: How long `startup` tries to connect, and how long any answer may take but
-            that to a send.
-        backlog: How many events a consumer may be behind before nothing more is read; of any type,
-            as what waits is not decoded yet.
+        backlog: How many events a consumer may be behind before nothing more is read, or 8 MiB of
+            them; of any type, as what waits is not decoded yet.
     """
 
     def __init__(
@@ -357,13 +361,13 @@ class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
         url: str | Redis,
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
-        connect_timeout: float = 5.0,
         backlog: int = 10_000,
         **options: Unpack[BusOptions],
     ) -> None:
         self._where = masked(url) if isinstance(url, str) else "client"
         if backlog < 1:
             raise InvalidTopologyError(repr(self), f"backlog must be at least 1, not {backlog}")
+        connect_timeout = options.get("connect_timeout", 5.0)
         transport = RedisPubSubTransport(
             connector(repr(self), url),
             repr(self),

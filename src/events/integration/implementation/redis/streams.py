@@ -9,10 +9,11 @@ for what happens in one step, `_group` for what processes of one consumer name d
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from typing import Literal, Unpack
 
-from events.errors import BusUnavailableError, InvalidTopologyError, SendOutcomeUnknownError
+from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.brokering.urls import masked
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.redis._connecting import (
@@ -22,10 +23,11 @@ from events.integration.implementation.redis._connecting import (
     ReplyError,
     connector,
 )
-from events.integration.implementation.redis._deadletters import StreamDeadLetters
+from events.integration.implementation.redis._dead_letters import StreamDeadLetters
 from events.integration.implementation.redis._entries import fields_of
 from events.integration.implementation.redis._group import GroupOptions, StreamConsumer
 from events.integration.implementation.redis._link import Link
+from events.integration.implementation.redis._sending import Sending
 from events.integration.message import Message
 from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Deliver, Subscription, TransportFeatures
@@ -33,6 +35,8 @@ from events.integration.transport import Deliver, Subscription, TransportFeature
 __all__ = ["RedisStreamsIntegrationEventBus", "RedisStreamsTransport"]
 
 _OLDEST_SERVER = (6, 2)
+
+logger = logging.getLogger("events.integration")
 
 
 class RedisStreamsTransport:
@@ -64,6 +68,7 @@ class RedisStreamsTransport:
         self._group = group
         self._connect_timeout = connect_timeout
         self._send_timeout = send_timeout
+        self._sending = Sending(name, send_timeout)
         self._bound: tuple[object, ...] = ()
         if max_length is not None:
             self._bound = ("MAXLEN", "~", max_length)
@@ -72,7 +77,12 @@ class RedisStreamsTransport:
     @property
     def connected(self) -> bool:
         """See `Transport`."""
-        return self._open is not None and self._open.connected
+        return self._open is not None and self._open.is_up
+
+    @property
+    def error(self) -> str | None:
+        """Return why it is not connected, or why something cannot be sent."""
+        return None if self._open is None else self._open.reason or self._sending.error
 
     @property
     def dead_letters(self) -> StreamDeadLetters:
@@ -87,45 +97,43 @@ class RedisStreamsTransport:
 
     async def connect(self) -> None:
         """See `Transport`. Tries again until `connect_timeout` is over."""
-        link = Link(self._connector, self._name, timeout=self._group.timeout)
-        try:
-            await link.open(self._connect_timeout)
-        except DisconnectedError as error:
-            raise BusUnavailableError(self._name, str(error)) from error
-        self._open = link
+        link = self._open = Link(self._connector, self._name, timeout=self._group.timeout)
+        await link.open(self._connect_timeout)
+        logger.info("%s is connected", self._name)
         await self._check_server(link)
 
     async def _check_server(self, link: Link) -> None:
         try:
-            lines = (await link.call("INFO", "server")).decode().splitlines()
-        except ReplyError:
-            return  # it may be forbidden to ask
+            info = await self._info(link, "server")
+            memory = await self._info(link, "memory")
         except DisconnectedError as error:
             raise BusUnavailableError(self._name, str(error)) from error
-        info = dict(line.split(":", 1) for line in lines if ":" in line)
-        version = info.get("redis_version", "")
-        if tuple(int(n) for n in version.split(".")[:2] if n.isdecimal()) < _OLDEST_SERVER:
+        version = info.get("redis_version")
+        if version is not None and _numbers(version) < _OLDEST_SERVER:
             raise InvalidTopologyError(self._name, f"it needs Redis 6.2 or newer, not {version}")
         if info.get("redis_mode") == "cluster":
             raise InvalidTopologyError(self._name, "Redis Cluster is not supported")
+        policy = memory.get("maxmemory_policy", "")
+        if policy.startswith("allkeys-") and memory.get("maxmemory") != "0":
+            logger.warning(
+                "%s: when this server is full it removes any key (maxmemory-policy %s): events, "
+                "retries that wait and dead letters are lost then; set noeviction or one of the "
+                "volatile-* policies",
+                self._name,
+                policy,
+            )
+
+    async def _info(self, link: Link, section: str) -> dict[str, str]:
+        try:
+            lines = (await link.call("INFO", section)).decode().splitlines()
+        except ReplyError:
+            return {}  # it may be forbidden to ask
+        return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def publish(self, message: Message) -> asyncio.Future[None]:
         """See `Transport`. What is published in one turn of the loop leaves together."""
-
-        def translate(error: ReplyError | DisconnectedError) -> Exception:
-            if isinstance(error, DisconnectedError) and error.sent:
-                return SendOutcomeUnknownError(self._name, message.id, str(error))
-            return BusUnavailableError(self._name, str(error))
-
-        return self._link.call(
-            "XADD",
-            message.topic,
-            *self._bound,
-            "*",
-            *fields_of(message),
-            timeout=self._send_timeout,
-            translate=translate,
-        )
+        command = "XADD", message.topic, *self._bound, "*", *fields_of(message)
+        return self._sending.send(self._link, message, *command)
 
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> StreamConsumer:
         """See `Transport`."""
@@ -141,7 +149,7 @@ class RedisStreamsTransport:
         """See `Transport`."""
         link, self._open = self._open, None
         if link is not None:
-            await link.close(self._send_timeout if link.connected else 0)
+            await link.close(self._send_timeout if link.is_up else 0)
 
 
 class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
@@ -155,12 +163,9 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
             `redis.asyncio.Redis`, one behind Sentinel too, that says how to connect; its own
             connections are neither used nor closed.
         registrations: Its consumers.
-        connect_timeout: How long `startup` tries to connect, and how long any answer may take but
-            that to a send.
         lease: After how long without a sign of life a process counts as dead, and what it held goes
             to others. A handler may take as long as it likes; an event loop must not stand still
             for that long.
-        max_crashes: After how many deaths of its process in a row an event is a dead letter.
         prefetch: How many events a swift consumer has at hand at most. A slow one has as many as
             it handles at once, so that others of its name find work.
         start: Where a consumer name begins that was never seen before: at the `"oldest"` event that
@@ -171,14 +176,12 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
             has handled them yet: leave it out unless the memory counts for more.
     """
 
-    def __init__(  # noqa: PLR0913 - options, all by keyword
+    def __init__(
         self,
         url: str | Redis,
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
-        connect_timeout: float = 5.0,
         lease: float = 30.0,
-        max_crashes: int = 5,
         prefetch: int = 128,
         start: Literal["oldest", "newest"] = "oldest",
         retention: float = 0.0,
@@ -186,6 +189,7 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
         **options: Unpack[BusOptions],
     ) -> None:
         self._where = masked(url) if isinstance(url, str) else "client"
+        connect_timeout = options.get("connect_timeout", 5.0)
         transport = RedisStreamsTransport(
             connector(repr(self), url),
             repr(self),
@@ -193,7 +197,6 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
                 start="0" if start == "oldest" else "$",
                 lease=lease,
                 prefetch=prefetch,
-                max_deaths=max_crashes,
                 retention=retention,
                 timeout=connect_timeout,
             ),
@@ -205,3 +208,7 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._where})"
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in version.split(".")[:2] if number.isdecimal())

@@ -1,0 +1,330 @@
+"""Dead letters as an operator works with them, on each bus that keeps them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from events.errors import BusUnavailableError, CanaryFailedError, NoSuchDeadLetterError
+from events.integration import RetryPolicy
+from events.integration.implementation.base import TransportIntegrationEventBus
+from events.integration.message import DeadLetter
+from events.integration.topology import Topic
+from events.operations import (
+    AuditRecord,
+    DeadLetters,
+    Progress,
+    Selection,
+    read_lines,
+    to_line,
+    without_consumers,
+)
+from events.testing.contracts import Harness
+from events.testing.contracts.probe import Numbered, Other, Probe
+from events.testing.contracts.scenario import Scenario
+from tests.brokers.rabbitmq_server import RabbitMQHarness, rabbitmq_url
+from tests.contracts.nats_harness import NatsHarness
+from tests.contracts.test_memory_bus import MemoryHarness
+from tests.contracts.test_redis_streams_bus import StreamsHarness
+
+__all__ = ["rabbitmq_url"]
+
+ONCE = RetryPolicy(attempts=1)
+
+
+@pytest.fixture(params=["memory", "rabbitmq", "redis", "nats"])
+def harness(request: pytest.FixtureRequest) -> Harness:
+    if request.param == "rabbitmq":
+        return RabbitMQHarness(request.getfixturevalue("rabbitmq_url"))
+    harnesses: dict[str, type[MemoryHarness | StreamsHarness | NatsHarness]] = {
+        "memory": MemoryHarness,
+        "redis": StreamsHarness,
+        "nats": NatsHarness,
+    }
+    return harnesses[request.param]()
+
+
+class Dead:
+    """A consumer that fails, its bus, and an operator at a bus of his own without consumers."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        self.scenario = scenario
+        self.topic: Topic = scenario.topic()
+        self.probe: Probe = scenario.probe(react=self._react)
+        self.audit: list[AuditRecord] = []
+        self.bad: Callable[[int], bool] = lambda _: True
+        self.bus: TransportIntegrationEventBus
+        self.operator: TransportIntegrationEventBus
+
+    async def _react(self, event: Any) -> None:
+        if self.bad(event.number):
+            raise ValueError(f"no user {event.number}")
+
+    async def start(self) -> None:
+        registration = self.scenario.registration(
+            self.probe, self.topic, Numbered, Other, retry=ONCE
+        )
+        self.bus = await self.scenario.started(registration)
+        self.operator = await self.scenario.started()
+
+    async def die(self, *events: Numbered | Other) -> list[DeadLetter]:
+        await self.bus.send_many(self.topic, events)
+        return await self.scenario.dead_letters(self.bus, self.probe, len(events))
+
+    def letters(self, **options: Any) -> DeadLetters:
+        return DeadLetters(
+            self.operator,
+            actor="anna",
+            consumers=[self.probe.name],
+            audit=self.audit.append,
+            **options,
+        )
+
+    async def ids(self) -> set[int]:
+        """Return the numbers of what is dead."""
+        found = self.letters().search()
+        return {
+            int(e.message.body.split(b'"number":')[1].split(b",")[0].rstrip(b"}"))
+            async for e in found
+        }
+
+
+@pytest.fixture
+async def dead(harness: Harness) -> AsyncGenerator[Dead]:
+    async with Scenario(harness) as scenario:
+        made = Dead(scenario)
+        await made.start()
+        yield made
+        teardown = asyncio.current_task()
+        assert teardown is not None
+        scenario._before.add(teardown)  # a fixture ends in a task of its own
+
+
+async def steps(moved: Any) -> list[Progress]:
+    async with aclosing(moved) as progress:
+        return [step async for step in progress]
+
+
+async def test_dead_letters_are_searched_by_each_condition(dead: Dead) -> None:
+    all_ = await dead.die(Numbered(1), Numbered(22, text="Ärger"), Other(333))
+    letters = dead.letters()
+
+    async def found(**conditions: Any) -> list[str]:
+        return [each.id async for each in letters.search(Selection(**conditions))]
+
+    ids = [letter.id for letter in all_]
+    later = datetime.now(UTC) + timedelta(hours=1)
+    assert await found() == ids
+    assert await found(type=Other.type) == ids[2:]
+    assert await found(reason="retries-exhausted") == ids
+    assert await found(reason="crashed") == []
+    assert await found(text="NO USER 22") == ids[1:2]
+    assert await found(text="ärger") == ids[1:2]
+    assert await found(since=all_[0].died_at, before=later) == ids
+    assert await found(since=later) == await found(before=all_[0].died_at) == []
+    assert await found(ids=frozenset(ids[:1])) == ids[:1]
+    assert await letters.show(ids[1]) == all_[1]
+    with pytest.raises(NoSuchDeadLetterError):
+        await letters.show("999999999")
+
+
+async def test_one_cause_is_one_group(dead: Dead) -> None:
+    all_ = await dead.die(*(Numbered(n) for n in range(5)), Other(7))
+    first, second = await dead.letters().groups()
+
+    assert (first.count, first.type, first.fingerprint) == (
+        5,
+        Numbered.type,
+        "ValueError: no user #",
+    )
+    assert (first.first, first.last) == (all_[0].died_at, max(a.died_at for a in all_[:5]))
+    assert (second.count, second.type) == (1, Other.type)
+    assert [e.id async for e in dead.letters().search(Selection(group=second.id))] == [all_[5].id]
+
+
+async def test_a_group_is_redriven_in_batches_after_its_canary(dead: Dead) -> None:
+    await dead.die(*(Numbered(n) for n in range(7)), Other(7))
+    group = (await dead.letters().groups())[0]
+    dead.bad = lambda _: False
+    moved = dead.letters().redrive(
+        Selection(group=group.id), consumer=dead.probe.name, canary=0.3, trust_silence=True, batch=4
+    )
+    done = await steps(moved)
+
+    assert [step.done for step in done] == [0, 1, 1, 5, 7]
+    assert [step.canary for step in done[1:3]] == ["waiting", "trusted"]
+    assert done[-1].finished
+    assert not done[-2].finished
+    await dead.scenario.handled(7, dead.probe)
+    assert await dead.ids() == {7}
+    (record,) = dead.audit
+    assert (record.actor, record.action, record.count, record.outcome) == (
+        "anna",
+        "redrive",
+        7,
+        "finished",
+    )
+    assert record.selection == f"group={group.id}"
+
+
+async def test_a_canary_that_dies_again_keeps_the_others(dead: Dead) -> None:
+    await dead.die(*(Numbered(n) for n in range(4)))
+    with pytest.raises(CanaryFailedError, match="died again .* ValueError: no user 0"):
+        await steps(dead.letters().redrive(Selection(), consumer=dead.probe.name, canary=30))
+
+    assert dead.probe.attempts == [1] * 5
+    assert await dead.ids() == {0, 1, 2, 3}
+    assert [(r.count, r.outcome) for r in dead.audit] == [(1, "failed")]
+
+
+async def test_a_canary_of_unknown_outcome_keeps_the_others(dead: Dead) -> None:
+    await dead.die(*(Numbered(n) for n in range(3)))
+    held = asyncio.Event()
+
+    async def hold(_: Any) -> None:
+        await held.wait()
+
+    dead.probe.react = hold
+    with pytest.raises(CanaryFailedError, match="not known yet whether"):
+        await steps(dead.letters().redrive(Selection(), consumer=dead.probe.name, canary=0.2))
+    assert await dead.ids() == {1, 2}
+    held.set()
+    await dead.scenario.handled(1, dead.probe)
+
+
+async def test_what_dies_anew_is_not_redriven_twice_in_one_run(dead: Dead) -> None:
+    await dead.die(*(Numbered(n) for n in range(5)))
+    moved = dead.letters().redrive(Selection(), consumer=dead.probe.name, canary=None, batch=1)
+    done = await steps(moved)
+
+    assert done[-1].done == done[-1].total == 5
+    await dead.scenario.dead_letters(dead.bus, dead.probe, 5)
+    assert dead.probe.attempts == [1] * 10
+
+
+async def test_a_redrive_that_is_left_goes_on_when_it_is_called_again(dead: Dead) -> None:
+    await dead.die(*(Numbered(n) for n in range(6)))
+    dead.bad = lambda _: False
+    async with aclosing(
+        dead.letters().redrive(Selection(), consumer=dead.probe.name, canary=None, batch=2)
+    ) as moved:
+        async for step in moved:
+            if step.done == 2:
+                break
+    assert await dead.ids() == {2, 3, 4, 5}
+    assert [(r.count, r.outcome) for r in dead.audit] == [(2, "stopped")]
+    await steps(dead.letters().redrive(Selection(), consumer=dead.probe.name, canary=None))
+    await dead.scenario.handled(6, dead.probe)
+    assert sorted(dead.probe.numbers) == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("turns", [1, 3, 10, 30])
+async def test_a_redrive_cancelled_within_a_batch_loses_none(
+    dead: Dead, turns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await dead.die(*(Numbered(n) for n in range(20)))
+    dead.bad = lambda _: False
+    moving = asyncio.create_task(
+        steps(dead.letters().redrive(Selection(), consumer=dead.probe.name, canary=None, batch=20))
+    )
+    began = asyncio.Event()
+    original = dead.operator.redrive
+
+    async def watched(*given: Any) -> int:
+        began.set()
+        return await original(*given)
+
+    monkeypatch.setattr(dead.operator, "redrive", watched)
+    await began.wait()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    moving.cancel()
+    await asyncio.gather(moving, return_exceptions=True)
+    monkeypatch.undo()
+
+    await steps(dead.letters().redrive(Selection(), consumer=dead.probe.name, canary=None))
+    await dead.scenario.eventually(
+        lambda: set(dead.probe.numbers) >= set(range(20)),
+        "each is handled",
+        lambda: dead.probe.numbers,
+    )
+    assert await dead.ids() == set()
+
+
+async def test_an_outage_is_waited_out_and_each_is_counted(
+    dead: Dead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await dead.die(*(Numbered(n) for n in range(4)))
+    dead.bad = lambda _: False
+    original, calls = dead.operator.redrive, 0
+
+    async def interrupted(consumer: Any, ids: Any) -> int:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await original(consumer, ids[:1])
+            raise BusUnavailableError("the bus", "it restarts")
+        return await original(consumer, ids)
+
+    monkeypatch.setattr(dead.operator, "redrive", interrupted)
+    done = await steps(dead.letters().redrive(Selection(), consumer=dead.probe.name, canary=None))
+    assert (done[-1].done, done[-1].gone, calls) == (4, 0, 2)
+    await dead.scenario.handled(4, dead.probe)
+
+    async def down(consumer: Any, ids: Any) -> int:
+        raise BusUnavailableError("the bus", "it is down")
+
+    dead.bad = lambda _: True
+    await dead.die(Numbered(9))
+    monkeypatch.setattr(dead.operator, "redrive", down)
+    with pytest.raises(BusUnavailableError):
+        await steps(
+            dead.letters(outage=0).redrive(Selection(), consumer=dead.probe.name, canary=None)
+        )
+    assert dead.audit[-1].outcome == "failed"
+    assert await dead.ids() == {9}
+
+
+async def test_discard_removes_what_is_chosen_and_counts_what_is_gone(dead: Dead) -> None:
+    all_ = await dead.die(*(Numbered(n) for n in range(5)))
+    async with aclosing(
+        dead.letters().discard(Selection(), consumer=dead.probe.name, batch=2)
+    ) as moved:
+        done: list[Progress] = []
+        async for step in moved:
+            if not done:  # somebody else is faster
+                await dead.operator.discard(dead.probe, [all_[4]])
+            done.append(step)
+
+    assert (done[-1].done, done[-1].gone, done[-1].finished) == (4, 1, True)
+    assert await dead.ids() == set()
+    assert dead.audit[-1].action == "discard"
+
+
+async def test_an_exported_letter_is_read_as_it_was(dead: Dead) -> None:
+    all_ = await dead.die(Numbered(1, text="\u2028 ключ"), Other(2))
+    lines = [to_line(letter) async for letter in dead.letters().search()]
+
+    assert list(read_lines(lines)) == all_
+
+
+async def test_a_bus_without_its_consumers_handles_nothing(dead: Dead) -> None:
+    registration = dead.bus.registrations[0]
+    await dead.die(Numbered(1))
+    await dead.bus.shutdown()
+    dead.bad = lambda _: False
+    other = dead.scenario.bus()
+    await other.register(registration)
+    async with without_consumers(other) as registrations:
+        assert list(registrations) == [registration]
+        letters = DeadLetters(other, actor="anna", consumers=[dead.probe.name])
+        await steps(letters.redrive(Selection(), consumer=dead.probe.name, canary=None))
+        await dead.scenario.holds(lambda: not dead.probe.handled, "it handles an event")
+    assert other.registrations == [registration]
+    await dead.bus.startup()
+    await dead.scenario.handled(1, dead.probe)
