@@ -14,6 +14,7 @@ from typing import cast
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.brokering.problems import Outage
 from events.integration.brokering.urls import masked
+from events.integration.health import Backlog
 from events.integration.implementation.rabbitmq._bindings import Bindings
 from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._dead_letters import RabbitMQDeadLetters
@@ -138,6 +139,12 @@ class RabbitMQTransport:
             message.body,
             place=Exchange(message.topic),
         )
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`."""
+        if self._dead_letters is None:
+            raise BusUnavailableError(self._name, "it is closed")
+        return await self._dead_letters.backlog(consumer, topics)
 
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> RabbitMQSubscribed:
         """See `Transport.subscribe`.
