@@ -23,6 +23,7 @@ __all__ = ["FAILED", "OK", "UNAVAILABLE", "USAGE", "UsageError", "main"]
 _COMMANDS = {
     "dead": "find, group, redrive, discard and export dead letters",
     "run": "run the consumers of a bus until SIGTERM or SIGINT",
+    "catalog": "write a static site of the contracts of one service or of many",
     "asyncapi": "write the AsyncAPI document of a service",
     "schema": "lock, check and compare the contracts of events",
 }
