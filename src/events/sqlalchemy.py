@@ -7,7 +7,7 @@ Needs the extra of a database: `pip install "integration-events[postgresql]"` (a
 from events.domain.implementation.sqlalchemy import SQLAlchemyDomainEvents
 from events.integration.implementation.sqlalchemy import (
     AT_ONCE,
-    LANES,
+    PARTITIONS,
     SQLAlchemyInbox,
     SQLAlchemyOutbox,
     SQLAlchemyOutboxStore,
@@ -15,8 +15,8 @@ from events.integration.implementation.sqlalchemy import (
     current_session,
     enable_wal,
     inbox_table,
-    lane_of,
     outbox_table,
+    partition_of,
 )
 from events.integration.implementation.sqlalchemy import (
     SQLAlchemyIntegrationEventBus as SQLAlchemyBus,
@@ -24,7 +24,7 @@ from events.integration.implementation.sqlalchemy import (
 
 __all__ = [
     "AT_ONCE",
-    "LANES",
+    "PARTITIONS",
     "SQLAlchemyBus",
     "SQLAlchemyDomainEvents",
     "SQLAlchemyInbox",
@@ -34,6 +34,6 @@ __all__ = [
     "current_session",
     "enable_wal",
     "inbox_table",
-    "lane_of",
     "outbox_table",
+    "partition_of",
 ]

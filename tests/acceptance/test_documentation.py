@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from events.integration import EventRegistry, IntegrationEvent, Topic
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
-from events.integration.implementation.sqlalchemy import LANES, SQLAlchemyOutbox, outbox_table
+from events.integration.implementation.sqlalchemy import PARTITIONS, SQLAlchemyOutbox, outbox_table
 from tests.databases.database import new_database
 
 ROOT = Path(__file__).parents[2]
@@ -181,4 +181,4 @@ async def test_bodies_are_read_by_the_documented_sql(database: URL) -> None:
 
 def test_the_number_of_lanes_is_what_the_page_says() -> None:
     page = (DOCS / "explanation" / "outbox.md").read_text(encoding="utf-8")
-    assert f"one of {LANES} **lanes**" in page
+    assert f"one of {PARTITIONS} **partitions**" in page

@@ -31,7 +31,7 @@ from tests.unit.integration.outbox_table import Table
 
 ORDERS, AUDIT = Topic("orders"), Topic("audit")
 NAME = "billing"
-PATIENCE = 10.0
+PATIENCE = 40.0
 ONCE = RetryPolicy(attempts=1)
 
 
@@ -128,6 +128,33 @@ async def test_a_retry_that_is_due_on_a_full_server_keeps_nothing_from_being_tri
         await eventually(lambda: sent(bus, 1), PATIENCE)
         before = len(probe.arrivals)
         await eventually(lambda: 0 in [a.event.number for a in probe.arrivals[before:]], PATIENCE)
+
+
+@pytest.mark.parametrize("attempts", [1, 1_000])
+async def test_what_fails_on_a_full_server_keeps_nothing_from_being_trimmed(
+    attempts: int, server: RedisServer, redis: Any
+) -> None:
+    gate = asyncio.Event()
+
+    async def react(event: Numbered) -> None:
+        await gate.wait()
+        if event.number == 0:
+            raise RuntimeError("not yet")
+
+    probe = Probe(NAME, react)
+    retry = RetryPolicy(attempts=attempts, delay=0.2, factor=1, jitter=0, in_place=0)
+    async with new_bus(server, retry=retry) as bus:
+        await bus.register(on(probe, concurrency=2))
+        await bus.send(ORDERS, Numbered(0))
+        await fill(redis, bus)
+        gate.set()
+        await eventually(lambda: sent(bus, 1), PATIENCE)
+        await eventually(lambda: 1 in probe.numbers, PATIENCE)
+        if attempts == 1:
+            await eventually(lambda: letters(bus, 1), PATIENCE)
+        else:
+            again = lambda: max(a.delivery.attempt for a in probe.arrivals) > 1  # noqa: E731
+            await eventually(again, PATIENCE)
 
 
 async def sent(bus: RedisStreamsIntegrationEventBus, number: int) -> bool:
@@ -325,7 +352,7 @@ async def test_a_replica_is_refused_at_startup_where_a_master_is_needed(
 ) -> None:
     with ReplicaServer(tmp_path / "replica", server) as replica:
         with pytest.raises(BusUnavailableError, match="it is a replica"):
-            await new_bus(replica, connect_timeout=0.5).startup()
+            await new_bus(replica).startup()
         async with RedisPubSubIntegrationEventBus(replica.url) as bus:
             await bus.send(ORDERS, Numbered(1))
 

@@ -17,8 +17,8 @@ from events.integration.implementation.sqlalchemy import (
     AT_ONCE,
     SQLAlchemyOutbox,
     SQLAlchemyOutboxStore,
-    lane_of,
     outbox_table,
+    partition_of,
 )
 from events.integration.outbox import OutboxRow
 from events.testing.contracts.outbox import relay_and_die
@@ -60,7 +60,7 @@ class SQLAlchemyDatabase:
             "event_id": message.id,
             "topic": message.topic,
             "key": message.key,
-            "lane": lane_of(message.key, message.id),
+            "partition_id": partition_of(message.key, message.id),
             "type": message.type,
             "version": 1,
             "headers": msgspec.json.encode(message.headers).decode(),

@@ -88,7 +88,7 @@ async def test_a_database_that_crashed_is_waited_for_and_then_emptied(
         await private.put(1)
         await eventually(lambda: bus.numbers == [1], DEADLINE)
         await asyncio.to_thread(private.server.kill)
-        await eventually(lambda: relay.health().trouble, DEADLINE)
+        await eventually(lambda: relay.health().outage, DEADLINE)
         assert relay.health().alive
         await asyncio.to_thread(private.server.start)
         await private.put(2, 3)
@@ -98,7 +98,7 @@ async def test_a_database_that_crashed_is_waited_for_and_then_emptied(
     assert rows == []
     waits = [r for r in caplog.records if "waits and tries again" in r.getMessage()]
     kinds = {record.getMessage().split("again: ")[1].split(":")[0] for record in waits}
-    assert 1 <= len(waits) <= len(kinds) + 1, "each kind of trouble is told once"
+    assert 1 <= len(waits) <= len(kinds) + 1, "each kind of outage is told once"
 
 
 @pytest.mark.timeout(120)
@@ -169,8 +169,8 @@ async def test_a_table_that_is_missing_or_older_is_named(private: Private) -> No
         await OutboxRelay(SQLAlchemyOutboxStore(private.engine), ForwardedBus()).startup()
     async with private.engine.begin() as connection:
         await connection.run_sync(TABLE.metadata.create_all)
-        await connection.execute(text("ALTER TABLE outbox_relays DROP COLUMN lanes"))
-    with pytest.raises(OutboxTableError, match="'outbox_relays': it has no column lanes"):
+        await connection.execute(text("ALTER TABLE outbox_relays DROP COLUMN partitions"))
+    with pytest.raises(OutboxTableError, match="'outbox_relays': it has no column partitions"):
         await OutboxRelay(SQLAlchemyOutboxStore(private.engine), ForwardedBus()).startup()
     async with private.engine.begin() as connection:
         await connection.execute(text("DROP TABLE outbox"))
@@ -194,7 +194,7 @@ async def test_a_user_without_rights_is_told_so_before_the_first_row_needs_them(
     async with private.engine.begin() as connection:
         await connection.execute(text(f"GRANT INSERT ON outbox_parked TO {user}"))
     async with OutboxRelay(SQLAlchemyOutboxStore(clerk), ForwardedBus()) as relay:
-        await eventually(lambda: relay.health().lanes, DEADLINE)
+        await eventually(lambda: relay.health().partitions, DEADLINE)
     await clerk.dispose()
 
 
@@ -244,7 +244,7 @@ async def test_an_idle_relay_asks_less_than_once_a_second(private: Private) -> N
 
     loop = asyncio.get_running_loop()
     async with OutboxRelay(SQLAlchemyOutboxStore(private.engine), ForwardedBus()) as relay:
-        await eventually(lambda: relay.health().lanes, DEADLINE)
+        await eventually(lambda: relay.health().partitions, DEADLINE)
         # Its polls double from 10 ms to two seconds: wait until they have.
         await eventually(lambda: (relay.health().last_read or 0) > 1.5, DEADLINE)
         began, before = loop.time(), len(asked)

@@ -19,8 +19,8 @@ from events.integration.implementation.sqlalchemy import (
     SQLAlchemyOutboxStore,
     outbox_table,
 )
-from events.integration.outbox import LANES, Attendance, Lease, Parked
-from events.integration.outbox.lanes import attend
+from events.integration.outbox import PARTITIONS, Lease, Parked, Renewal
+from events.integration.outbox.partitions import renew
 from events.integration.topology import Topic
 from events.testing.contracts.outbox import pending
 from tests.databases.database import new_database
@@ -28,7 +28,7 @@ from tests.databases.database import new_database
 TABLE = outbox_table(MetaData())
 LATER = datetime.now(UTC) + timedelta(hours=1)
 MANY = text(
-    "INSERT INTO outbox (event_id, topic, lane, type, version, headers, body, created_at, "
+    "INSERT INTO outbox (event_id, topic, partition_id, type, version, headers, body, created_at, "
     "available_at) SELECT 'id', 'topic', n % 32, 'type', 1, '{}', repeat('x', 200)::bytea, now(), "
     "to_timestamp(n % 2) FROM generate_series(1, 100000) AS n"
 )
@@ -68,22 +68,22 @@ async def put(engine: AsyncEngine, numbers: Sequence[int], key: str | None = Non
             await SQLAlchemyOutbox(session).put(Topic("stored"), Stored(number), key=key)
 
 
-def lease(relay: str, *lanes: int) -> Lease:
-    return Lease(relay, f"token of {relay}", frozenset(lanes), 30.0, 30.0)
+def lease(relay: str, *partitions: int) -> Lease:
+    return Lease(relay, f"token of {relay}", frozenset(partitions), 30.0, 30.0)
 
 
 async def test_of_many_who_attend_at_once_each_sees_what_the_others_have_written(
     store: SQLAlchemyOutboxStore,
 ) -> None:
-    """A lane is given to two relays if they read the leases at the same time."""
+    """A partition is given to two relays if they read the leases at the same time."""
 
     async def take_the_next(number: int) -> int:
-        def decide(leases: Sequence[Lease]) -> Attendance:
+        def decide(leases: Sequence[Lease]) -> Renewal:
             own = lease(f"relay {number}", len(leases))
-            return Attendance(own=own, ended=(), written=(own,), share=1)
+            return Renewal(own=own, ended=(), written=(own,), share=1)
 
-        (lane,) = (await store.attend(decide)).own.lanes
-        return lane
+        (partition,) = (await store.renew(decide)).own.partitions
+        return partition
 
     relays = 8
     assert sorted(await asyncio.gather(*map(take_the_next, range(relays)))) == [*range(relays)]
@@ -93,7 +93,7 @@ async def test_rows_are_read_and_lanes_left_under_a_lease_of_this_name_and_token
     engine: AsyncEngine, store: SQLAlchemyOutboxStore
 ) -> None:
     await put(engine, [1])
-    own = (await store.attend(lambda leases: attend(leases, lease("me")))).own
+    own = (await store.renew(lambda leases: renew(leases, lease("me")))).own
     assert len(await store.due(own, 10)) == 1
     for stranger in (replace(own, token="other"), replace(own, relay="other")):
         assert await store.due(stranger, 10) == []
@@ -109,15 +109,15 @@ async def test_rows_of_other_lanes_are_neither_due_nor_waiting(
 ) -> None:
     await put(engine, range(100))
     await put(engine, range(100), key="a")
-    own = (await store.attend(lambda leases: attend(leases, lease("me")))).own
+    own = (await store.renew(lambda leases: renew(leases, lease("me")))).own
     rows = {row.id: row for row in await store.due(own, 1_000)}
     found = list[int]()
     waiting = list[int]()
     await store.defer([row.id for row in rows.values() if row.message.key], LATER)
-    for lane in range(LANES):
-        of_lane = replace(own, lanes=frozenset({lane}))
-        found += [row.id for row in await store.due(of_lane, 1_000)]
-        waiting += [number for number, _, _ in await store.waiting(of_lane)]
+    for partition in range(PARTITIONS):
+        of_partition = replace(own, partitions=frozenset({partition}))
+        found += [row.id for row in await store.due(of_partition, 1_000)]
+        waiting += [number for number, _, _ in await store.waiting(of_partition)]
     assert sorted(found) == [row.id for row in rows.values() if row.message.key is None]
     assert sorted(waiting) == [row.id for row in rows.values() if row.message.key == "a"]
 
@@ -163,7 +163,7 @@ async def test_a_batch_is_a_walk_along_the_index_before_anything_was_analyzed(
         await connection.execute(MANY)
         await store.due(lease("me"), 500, after=after)
         steps = await _plan(connection, *asked[-1])
-        await store.waiting(lease("me", *range(LANES)))
+        await store.waiting(lease("me", *range(PARTITIONS)))
         of_waiting = await _plan(connection, *asked[-1])
     assert any("ix_outbox_due" in step for step in of_waiting), of_waiting
     assert sum("ix_outbox_due on outbox" in step for step in steps) == (1 if after == 0 else 2)

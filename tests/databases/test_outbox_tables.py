@@ -26,7 +26,7 @@ from events.integration.implementation.sqlalchemy import (
     outbox_table,
 )
 from events.integration.outbox import Lease
-from events.integration.outbox.lanes import attend
+from events.integration.outbox.partitions import renew
 from events.testing import eventually
 from events.testing.contracts.inbox import Noted
 from events.testing.contracts.outbox import ForwardedBus, pending
@@ -75,7 +75,7 @@ async def test_a_lock_row_that_cannot_be_made_is_told_after_two_tries(
                 await connection.execute(
                     text(
                         "CREATE TABLE outbox_relays (relay TEXT PRIMARY KEY CHECK (relay <> ''), "
-                        "token TEXT, lanes TEXT, lease_seconds FLOAT, expires_at TEXT)"
+                        "token TEXT, partitions TEXT, lease_seconds FLOAT, expires_at TEXT)"
                     )
                 )
             elif engine.dialect.name == "postgresql":
@@ -94,14 +94,14 @@ async def test_a_lock_row_that_cannot_be_made_is_told_after_two_tries(
         own = Lease("me", "token", frozenset(), 30.0, 0.0)
         store = SQLAlchemyOutboxStore(engine)
         with pytest.raises(OutboxTableError, match="by which relays lock one another out"):
-            await store.attend(lambda leases: attend(leases, own))
+            await store.renew(lambda leases: renew(leases, own))
         assert len([each for each in statements if each.startswith("INSERT")]) == 2
 
         if engine.dialect.name == "mariadb":
             return  # at its startup a relay refuses the mode
         async with OutboxRelay(store, ForwardedBus()) as relay:
-            await eventually(lambda: relay.health().trouble, 20)
-            assert "outbox_relays" in (relay.health().trouble or "")
+            await eventually(lambda: relay.health().outage, 20)
+            assert "outbox_relays" in (relay.health().outage or "")
 
 
 @pytest.mark.parametrize("driver", DRIVERS)

@@ -67,10 +67,11 @@ class Orders:
         self.note("ended", number)
 
     async def send_all(self, send: Send) -> None:
-        """Send each number once; after an error its lane waits a moment and goes on to the next."""
+        """Send each number once; after an error its partition waits a moment and goes on to the
+        next."""
         numbers = iter(range(self.first, self.first + self.count))
 
-        async def lane() -> None:
+        async def partition() -> None:
             for number in numbers:
                 self.note("sent", number)
                 try:
@@ -82,4 +83,4 @@ class Orders:
                     self.note("accepted", number)
                 await asyncio.sleep(self.pause)
 
-        await asyncio.gather(*(lane() for _ in range(self.at_once)))
+        await asyncio.gather(*(partition() for _ in range(self.at_once)))

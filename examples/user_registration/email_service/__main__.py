@@ -47,7 +47,7 @@ async def _serve(container: AsyncContainer, settings: EmailServiceSettings) -> N
 
     async def mail() -> str | None:
         health = relay.health()
-        return None if health.healthy else (health.trouble or "it does not run")
+        return None if health.healthy else (health.outage or "it does not run")
 
     app = Starlette(routes=probes({"consumer": consumer, "mail": mail}))
     async with (

@@ -63,7 +63,7 @@ async def make_relay() -> AsyncGenerator[OutboxRelay]:
 
         async def trouble() -> str | None:
             health = relay.health()
-            return None if health.healthy else (health.trouble or "it does not run")
+            return None if health.healthy else (health.outage or "it does not run")
 
         async def broker() -> str | None:
             return None if bus.health().connected else "not connected"

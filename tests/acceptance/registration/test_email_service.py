@@ -110,9 +110,9 @@ async def test_a_mail_server_that_is_away_is_waited_for(databases: Databases) ->
         port = nobody_listens.getsockname()[1]
         async with service(databases.email, port) as running:
             await running.bus.send(USERS, registered())
-            await eventually(lambda: running.relay.health().trouble)
+            await eventually(lambda: running.relay.health().outage)
 
-            trouble = running.relay.health().trouble
+            trouble = running.relay.health().outage
             assert trouble is not None
             assert f"SmtpTransport(127.0.0.1:{port})" in trouble
             assert await running.relay.parked() == []

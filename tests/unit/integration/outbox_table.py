@@ -12,14 +12,14 @@ from msgspec.structs import replace
 
 from events.integration.event import IntegrationEvent
 from events.integration.outbox import (
-    Attendance,
     Backlog,
     Lease,
     OutboxRow,
     Parked,
     ParkedRow,
     Postponed,
-    lane_of,
+    Renewal,
+    partition_of,
 )
 from events.integration.serialization import Serializer
 
@@ -55,7 +55,7 @@ class Table:
         self.broken: dict[str, int] = {}
         self.now = 0.0
         self.reads = 0
-        self.attended = 0
+        self.renewed = 0
         self.times_asked = 0
         self.wakes: list[Callable[[], None]] = []
 
@@ -75,16 +75,16 @@ class Table:
     async def check(self) -> None:
         self._maybe_fail("check")
 
-    async def attend(self, decide: Callable[[Sequence[Lease]], Attendance]) -> Attendance:
-        self._maybe_fail("attend")
-        self.attended += 1
+    async def renew(self, decide: Callable[[Sequence[Lease]], Renewal]) -> Renewal:
+        self._maybe_fail("renew")
+        self.renewed += 1
         leases = [replace(lease, remaining=end - self.now) for lease, end in self.leases.values()]
-        attendance = decide(leases)
-        for name in attendance.ended:
+        renewal = decide(leases)
+        for name in renewal.ended:
             del self.leases[name]
-        for lease in attendance.written:
+        for lease in renewal.written:
             self.leases[lease.relay] = (lease, self.now + lease.remaining)
-        return attendance
+        return renewal
 
     async def leave(self, lease: Lease) -> None:
         self._maybe_fail("leave")
@@ -101,7 +101,9 @@ class Table:
         if found is None or found[0].token != lease.token:
             return []
         mine = [
-            r for r in self.rows.values() if lane_of(r.message.key, r.message.id) in lease.lanes
+            r
+            for r in self.rows.values()
+            if partition_of(r.message.key, r.message.id) in lease.partitions
         ]
         at_once = sorted(
             r.id for r in mine if r.id not in self.then and r.id > (-1 if after is None else after)
@@ -129,7 +131,7 @@ class Table:
             (r.id, r.message.key, START + timedelta(seconds=self.then[r.id]))
             for r in self.rows.values()
             if r.id in self.errors and r.message.key is not None
-            if lane_of(r.message.key, r.message.id) in lease.lanes
+            if partition_of(r.message.key, r.message.id) in lease.partitions
         ]
 
     async def remove(self, ids: Collection[int]) -> None:

@@ -163,7 +163,7 @@ async def test_patience_ends_and_then_it_is_an_attempt(
     database: SQLAlchemyInboxDatabase, tmp_path: Path
 ) -> None:
     engine = create_async_engine(database.engine.url, connect_args={"timeout": 0.01})
-    inbox = SQLAlchemyInbox(async_sessionmaker(engine), patience=0.1)
+    inbox = SQLAlchemyInbox(async_sessionmaker(engine), timeout=0.1)
     probe = Probe("writer")
     other = sqlite3.connect(tmp_path / "inbox.db", isolation_level=None)
     async with bus_with(inbox, on(probe)) as bus:
@@ -280,8 +280,8 @@ def test_a_retention_that_is_none_is_refused(retention: Any) -> None:
 
 @pytest.mark.parametrize("patience", [-1, float("nan"), "10", True, None])
 def test_a_patience_that_is_none_is_refused(patience: Any) -> None:
-    with pytest.raises(ValueError, match="patience must be a number of seconds from 0 on"):
-        SQLAlchemyInbox(async_sessionmaker(ASYNC_ENGINE), patience=patience)
+    with pytest.raises(ValueError, match="timeout must be a number of seconds from 0 on"):
+        SQLAlchemyInbox(async_sessionmaker(ASYNC_ENGINE), timeout=patience)
 
 
 @pytest.mark.parametrize("given", [Session(ENGINE), None, "session"])
@@ -443,7 +443,7 @@ async def test_a_database_that_is_away_at_startup_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/no/such/folder.db")
-    inbox = SQLAlchemyInbox(async_sessionmaker(engine), patience=0)
+    inbox = SQLAlchemyInbox(async_sessionmaker(engine), timeout=0)
     async with bus_with(inbox, on(Probe("writer"))) as bus:
         assert "cannot look for its table yet" in caplog.text
         await bus.send(TOPIC, Numbered(1))

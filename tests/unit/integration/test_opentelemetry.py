@@ -199,6 +199,19 @@ async def test_a_retry_links_even_then(telemetry: Telemetry) -> None:
     assert links(second) == [send]
 
 
+async def test_a_redrive_links_to_the_creation(telemetry: Telemetry) -> None:
+    async def refuse(event: Placed) -> None:
+        raise ValueError("no")
+
+    async with bus_with(refuse, retry=RetryPolicy(attempts=1)) as bus:
+        await bus.send(ORDERS, Placed(1))
+        await until_quiet(bus)
+        await bus.redrive("billing", await bus.dead_letters("billing"))
+        await until_quiet(bus)
+    created = [ids(telemetry.span("send orders"))]
+    assert [links(span) for span in telemetry.spans("process orders")] == [created, created]
+
+
 async def test_what_a_handler_sends_is_a_child_of_its_processing(telemetry: Telemetry) -> None:
     async def send_mail(event: Placed) -> None:
         await bus.send(MAILS, Mailed())

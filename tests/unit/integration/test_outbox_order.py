@@ -113,7 +113,7 @@ async def test_trouble_ends_the_waves() -> None:
 
     outcome = await forward_in_waves(forward, PerKey().plan(rows("a", "a")).waves, lambda: 1.0)  # type: ignore[arg-type]
     assert tried == [1]
-    assert isinstance(outcome.trouble, BusUnavailableError)
+    assert isinstance(outcome.outage, BusUnavailableError)
     assert not outcome.refused
 
 
@@ -126,7 +126,7 @@ async def test_a_wave_does_not_begin_when_no_time_is_left() -> None:
     plan = PerKey().plan(rows("a", "a"))
     outcome = await forward_in_waves(forward, plan.waves, lambda: left.pop(0))  # type: ignore[arg-type]
     assert [row.id for row in outcome.accepted] == [1]
-    assert isinstance(outcome.trouble, TimeoutError)
+    assert isinstance(outcome.outage, TimeoutError)
 
 
 @given(st.lists(st.sampled_from(["a", "b", None]), max_size=12), st.data())

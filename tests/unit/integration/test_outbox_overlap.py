@@ -16,16 +16,16 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.message import Message
 from events.integration.outbox import (
-    Attendance,
     Lease,
     OutboxRelay,
     OutboxRow,
     RelayStep,
-    _circle,
+    Renewal,
+    _outage,
     _reading,
+    _relay_loop,
     _settling,
-    _trouble,
-    lanes,
+    partitions,
 )
 from events.integration.topology import RetryPolicy, Topic
 from tests.unit.integration.outbox_table import Table
@@ -51,9 +51,9 @@ class Watched(Table):
         if self.in_flight:
             self.wrong.append(f"{step} with {sorted(self.in_flight)} in flight")
 
-    async def attend(self, decide: Callable[[Sequence[Lease]], Attendance]) -> Attendance:
-        self._check("attended")
-        return await super().attend(decide)
+    async def renew(self, decide: Callable[[Sequence[Lease]], Renewal]) -> Renewal:
+        self._check("renewed")
+        return await super().renew(decide)
 
     async def leave(self, lease: Lease) -> None:
         self._check("left")
@@ -110,14 +110,14 @@ class Noting(IntegrationEventBus):
 
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_trouble, "_BACKOFF", RetryPolicy(delay=0.001, factor=1, jitter=0))
+    monkeypatch.setattr(_outage, "_BACKOFF", RetryPolicy(delay=0.001, factor=1, jitter=0))
 
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the clock by which leases run out."""
     now = [1_000.0]
-    monkeypatch.setattr(lanes, "_clock", lambda: lambda: now[0])
+    monkeypatch.setattr(partitions, "_clock", lambda: lambda: now[0])
     return now
 
 
@@ -202,13 +202,13 @@ async def test_lanes_are_not_handed_over_with_a_batch_in_flight(now: list[float]
     bus = Noting(table)
     async with second_batch_sent(table, bus):
         table.leases["another"] = Lease("another", "t", frozenset(), 30.0, 30.0), 30.0
-        attended = table.attended
+        renewed = table.renewed
         now[0] += 15
         await turns()
-        assert table.attended == attended
+        assert table.renewed == renewed
         table.gate.set()
-        await until(lambda: table.attended > attended)
-        assert len(table.leases["another"][0].lanes) == 0
+        await until(lambda: table.renewed > renewed)
+        assert len(table.leases["another"][0].partitions) == 0
         del table.leases["another"]
         now[0] += 15
     assert sorted(bus.accepted) == list(range(1, 13))
@@ -218,7 +218,7 @@ async def test_a_scan_waits_for_what_is_in_flight() -> None:
     table = Watched(*range(1, 13))
     bus = Noting(table)
     async with second_batch_sent(table, bus) as relay:
-        relay._circle._reader._scan_at = 0.0
+        relay._relay_loop._reader._scan_at = 0.0
         table.commit(0)
         table.gate.set()
         await until(lambda: 0 in bus.accepted)
@@ -234,14 +234,14 @@ async def test_trouble_waits_for_what_is_in_flight_and_reads_no_row_of_it_again(
         await turns()
         assert len(bus.batches) == 2
         table.gate.set()
-        await until(lambda: relay.health().trouble)
+        await until(lambda: relay.health().outage)
         down.clear()
     assert bus.accepted == list(range(1, 13))
     assert table.postponed == {}
 
 
 async def test_shutdown_settles_both_batches_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_circle, "_LEAVING", 0.0)  # this is for the lease, not for them
+    monkeypatch.setattr(_relay_loop, "_LEAVING", 0.0)  # this is for the lease, not for them
     table = Watched(*range(1, 13))
     bus = Noting(table)
     relay = OutboxRelay(table, bus, batch=3, on_step=table.on_step)
@@ -265,7 +265,7 @@ async def test_past_the_grace_a_settlement_that_does_not_end_leaves_no_task(
     relay = OutboxRelay(table, bus, batch=3, on_step=table.on_step)
     await relay.startup()
     await until(lambda: table.removing.is_set() and len(bus.batches) == 2)
-    monkeypatch.setattr(_circle, "_LEAVING", 0.01)
+    monkeypatch.setattr(_relay_loop, "_LEAVING", 0.01)
     await relay.shutdown(grace=0)
     assert asyncio.all_tasks() == before
     assert list(table.rows) == list(range(1, 13))
@@ -292,7 +292,7 @@ async def test_past_the_grace_a_read_that_does_not_end_leaves_no_task(
             return await super().due(lease, limit, after=after, max_bytes=max_bytes)
 
     monkeypatch.setattr(_reading, "_BUSY", DEADLINE)  # no scan comes before it
-    monkeypatch.setattr(_circle, "_LEAVING", 0.01)
+    monkeypatch.setattr(_relay_loop, "_LEAVING", 0.01)
     before = asyncio.all_tasks()
     table = Hanging(*range(1, 13))
     bus = Noting(table, answer)
@@ -342,7 +342,7 @@ async def test_a_refusal_that_cannot_be_written_loses_nothing_of_the_batch_behin
     async with second_batch_sent(table, bus) as relay:
         down += [4, 5] if bus_is_down else []
         table.gate.set()
-        await until(lambda: "LookupError" in (relay.health().trouble or ""))
+        await until(lambda: "LookupError" in (relay.health().outage or ""))
         refusing.clear()
         down.clear()
         async with asyncio.timeout(DEADLINE):
@@ -355,13 +355,13 @@ async def test_a_refusal_that_cannot_be_written_is_trouble_and_not_tried_at_once
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_settling, "_TRIES", 1)
-    monkeypatch.setattr(_trouble, "_BACKOFF", RetryPolicy(delay=3_600.0, max_delay=3_600.0))
+    monkeypatch.setattr(_outage, "_BACKOFF", RetryPolicy(delay=3_600.0, max_delay=3_600.0))
     table = Watched(1, 2)
     table.gate.set()
     table.broken = {"postpone": 1}
     bus = Noting(table, lambda number: BusError("not this one") if number == 1 else None)
     async with OutboxRelay(table, bus, on_step=table.on_step) as relay:
-        await until(lambda: relay.health().trouble == "LookupError: the database cannot postpone")
+        await until(lambda: relay.health().outage == "LookupError: the database cannot postpone")
         await turns()
     assert bus.batches == [[1, 2]]
     assert list(table.rows) == [1]
@@ -393,7 +393,7 @@ async def test_whatever_happens_no_row_is_sent_twice_and_nothing_is_done_in_flig
         if fate < 0.05:
             now[0] += chance.choice([10, 31])
         elif fate < 0.1:
-            table.broken[chance.choice(["remove", "read", "attend", "postpone"])] = 2
+            table.broken[chance.choice(["remove", "read", "renew", "postpone"])] = 2
         elif fate < 0.15:
             table.now += 1.0
         elif fate < 0.25 and late:

@@ -238,7 +238,7 @@ async def test_starting_over_it_knows_of_nothing_more_and_of_no_scan_to_wait_for
     before = reader.caught_up, reader.scan_in
     await reader.start_over()
     assert (before[0], before[1] is None) == (False, False)
-    # There may be no lanes left: whoever goes on at once would spin.
+    # There may be no partitions left: whoever goes on at once would spin.
     assert (reader.caught_up, reader.scan_in) == (True, None)
 
 

@@ -30,15 +30,15 @@ from events.integration.event import IntegrationEvent
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 from events.integration.message import Message
 from events.integration.outbox import (
-    LANES,
+    PARTITIONS,
     Lease,
     Order,
     OutboxRelay,
     OutboxRow,
     RelayStats,
-    _circle,
-    _trouble,
-    lanes,
+    _outage,
+    _relay_loop,
+    partitions,
 )
 from events.integration.pipeline.retry import describe
 from events.integration.topology import (
@@ -93,7 +93,7 @@ class Bare(IntegrationEventBus):
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     quick = RetryPolicy(delay=0.001, factor=1, jitter=0)
-    monkeypatch.setattr(_trouble, "_BACKOFF", quick)
+    monkeypatch.setattr(_outage, "_BACKOFF", quick)
 
 
 async def drained(table: Table, bus: IntegrationEventBus, batch: int = 500) -> None:
@@ -159,7 +159,7 @@ async def test_trouble_with_the_bus_costs_rows_nothing_and_is_logged_once(
     table, bus = Table(1, 2, 3), Forwarding(lambda _: error)
     async with OutboxRelay(table, bus) as relay:
         await until(lambda: len(bus.calls) > 6)
-        assert relay.health().trouble == f"{type(error).__name__}: {error}"
+        assert relay.health().outage == f"{type(error).__name__}: {error}"
         assert not relay.health().healthy
         bus.answer = lambda _: None
         async with asyncio.timeout(DEADLINE):
@@ -167,7 +167,7 @@ async def test_trouble_with_the_bus_costs_rows_nothing_and_is_logged_once(
         assert relay.health().healthy
     assert bus.accepted == ["1", "2", "3"]
     assert table.postponed == {}
-    said = [record.levelname for record in caplog.records if "lanes" not in record.message]
+    said = [record.levelname for record in caplog.records if "partitions" not in record.message]
     assert said == ["WARNING", "INFO"]
 
 
@@ -363,11 +363,11 @@ async def test_lag_is_warned_of_once_and_its_end_is_told(
     caplog.set_level(logging.INFO, "events.integration")
     table, bus = Table(1), Forwarding(unavailable)
     async with OutboxRelay(table, bus, lease=0.05, lag_warning=60) as relay:
-        await until(lambda: relay.health().trouble)
+        await until(lambda: relay.health().outage)
         table.now = 100
         await until(lambda: "100 s behind, over its bound of 60 s: is the bus down" in caplog.text)
-        attended = table.attended
-        await until(lambda: table.attended > attended + 3)
+        renewed = table.renewed
+        await until(lambda: table.renewed > renewed + 3)
         assert caplog.text.count("s behind") == 1
         bus.answer = lambda _: None
         table.now = 101
@@ -394,21 +394,21 @@ async def test_a_relay_that_was_paused_past_its_lease_sends_nothing_before_it_at
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     now = [1_000.0]
-    monkeypatch.setattr(lanes, "_clock", lambda: lambda: now[0])
+    monkeypatch.setattr(partitions, "_clock", lambda: lambda: now[0])
     table, bus = Table(1, 2), Forwarding()
     paused: list[int] = []
 
     def on_step(step: str) -> None:
         if step == "selected" and not paused:
-            paused.append(table.attended)
+            paused.append(table.renewed)
             now[0] += 31
 
     async with OutboxRelay(table, bus, on_step=on_step) as relay, asyncio.timeout(DEADLINE):
         await until(lambda: paused)
         await relay.drain()
-    assert table.attended > paused[0]
+    assert table.renewed > paused[0]
     assert [calls for calls in bus.calls if calls] == [2]
-    assert "was paused for longer than its lease, and attends anew" in caplog.text
+    assert "was paused for longer than its lease, and renews anew" in caplog.text
 
 
 async def test_a_relay_that_has_lost_all_lanes_in_a_full_batch_lets_others_run(
@@ -421,9 +421,9 @@ async def test_a_relay_that_has_lost_all_lanes_in_a_full_batch_lets_others_run(
         assert looks[0] < 10_000, "it goes round without a rest"
         return now[0]
 
-    monkeypatch.setattr(lanes, "_clock", lambda: clock)
+    monkeypatch.setattr(partitions, "_clock", lambda: clock)
     table, bus = Table(1, 2), Forwarding()
-    rival = Lease("rival", "t", frozenset(range(LANES)), 30.0, 30.0)
+    rival = Lease("rival", "t", frozenset(range(PARTITIONS)), 30.0, 30.0)
 
     def on_step(step: str) -> None:
         if step == "removed":
@@ -431,11 +431,11 @@ async def test_a_relay_that_has_lost_all_lanes_in_a_full_batch_lets_others_run(
             table.leases = {"rival": (rival, 30.0)}
 
     async with OutboxRelay(table, bus, batch=1, on_step=on_step) as relay:
-        await until(lambda: table.attended == 2)
+        await until(lambda: table.renewed == 2)
         looked = looks[0]
         await until(lambda: looks[0] > looked + 5 or not relay.health().alive)
         assert relay.health().alive
-        assert relay.health().lanes == 0
+        assert relay.health().partitions == 0
     assert bus.accepted == ["1"]
 
 
@@ -444,7 +444,7 @@ async def test_what_was_refused_under_a_lease_that_ran_out_is_left_to_who_has_it
     monkeypatch: pytest.MonkeyPatch, error: BusError
 ) -> None:
     now = [1_000.0]
-    monkeypatch.setattr(lanes, "_clock", lambda: lambda: now[0])
+    monkeypatch.setattr(partitions, "_clock", lambda: lambda: now[0])
     table, bus = Table(1, 2), Forwarding(lambda id_: error if id_ == "1" else None)
 
     def on_step(step: str) -> None:
@@ -463,7 +463,7 @@ async def test_a_refusal_that_cannot_be_written_before_the_lease_ends_is_given_u
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [1_000.0]
-    monkeypatch.setattr(lanes, "_clock", lambda: lambda: now[0])
+    monkeypatch.setattr(partitions, "_clock", lambda: lambda: now[0])
     table, bus = Table(1), Forwarding(lambda _: BusError("no"))
     table.broken = {"postpone": 1_000_000}
     async with OutboxRelay(table, bus, order="per_key") as relay, asyncio.timeout(DEADLINE):
@@ -491,8 +491,8 @@ async def test_a_bus_that_hangs_is_given_up_before_the_lease_runs_out() -> None:
     table, bus = Table(1), Gated()
     async with OutboxRelay(table, bus, lease=0.2) as relay:
         await bus.entered.wait()
-        await until(lambda: relay.health().trouble)
-        assert "TimeoutError" in (relay.health().trouble or "")
+        await until(lambda: relay.health().outage)
+        assert "TimeoutError" in (relay.health().outage or "")
         assert table.rows.keys() == {1}
         assert table.postponed == {}
         bus.gate.set()
@@ -522,17 +522,17 @@ async def test_two_relays_under_one_name_end_one_of_them(
     two = OutboxRelay(table, Forwarding(), name="orders", lease=0.1)
     async with one, two, asyncio.timeout(DEADLINE):
         # The table's clock stands still, so every renewal is seen as one.
-        monkeypatch.setattr(table, "attend", _ticking(table))
+        monkeypatch.setattr(table, "renew", _ticking(table))
         await until(lambda: not (one.health().alive and two.health().alive))
     assert "two relays run under the name 'orders'" in caplog.text
 
 
 def _ticking(table: Table) -> Callable[..., Any]:
-    attend = table.attend
+    renew = table.renew
 
     async def ticking(decide: Any) -> Any:
         table.now += 0.01
-        return await attend(decide)
+        return await renew(decide)
 
     return ticking
 
@@ -541,12 +541,12 @@ async def test_a_database_that_fails_at_attending_is_tried_again_at_ease(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     table, bus = Table(1), Forwarding()
-    table.broken = {"attend": 3, "leave": 1}
+    table.broken = {"renew": 3, "leave": 1}
     caplog.set_level(logging.INFO, "events.integration")
     async with OutboxRelay(table, bus) as relay, asyncio.timeout(DEADLINE):
         await relay.drain()
     assert bus.accepted == ["1"]
-    assert caplog.text.count("the database cannot attend") == 1
+    assert caplog.text.count("the database cannot renew") == 1
     assert "could not give its lease back, which runs out: LookupError" in caplog.text
 
 
@@ -588,7 +588,7 @@ async def test_a_bare_port_that_is_down_is_left_in_peace(error: Exception) -> No
     table, bus = Table(1, 2, 3, 4, 5), Bare(lambda number: error if number in down else None)
     async with OutboxRelay(table, bus) as relay:
         await until(lambda: bus.tried.count(2) > 2)
-        assert relay.health().trouble
+        assert relay.health().outage
         assert bus.tried[:5] == [1, 2, 3, 2, 4], "one more is tried, to know whose fault it is"
         assert list(table.rows) == [2, 3, 4, 5]
         down.clear()
@@ -632,7 +632,7 @@ async def test_after_a_bare_port_was_down_such_an_event_is_still_told_from_the_o
         down -= {2, 3}
         async with asyncio.timeout(DEADLINE):
             await relay.drain()
-        forward: Any = relay._circle._forward
+        forward: Any = relay._relay_loop._forward
         assert forward._suspects == set()
     assert table.postponed.keys() == {1}
     assert sorted(event.number for _, event in bus.sent) == [2, 3]  # type: ignore[attr-defined]
@@ -654,7 +654,7 @@ async def test_an_event_that_was_refused_does_not_tell_whether_a_bare_port_is_up
 
     table, bus = Table(1, 2, 3), Bare(answer)
     async with OutboxRelay(table, bus) as relay:
-        await until(lambda: relay.health().trouble)
+        await until(lambda: relay.health().outage)
         await until(lambda: bus.tried.count(1) > 2)
     assert table.postponed.keys() == {2}
 
@@ -694,7 +694,7 @@ async def test_a_bare_port_that_hangs_is_given_up() -> None:
     table, bus = Table(1), Hanging()
     async with OutboxRelay(table, bus, send_timeout=0.01) as relay:
         await until(lambda: len(bus.tried) > 1)
-        assert relay.health().trouble == "TimeoutError: "
+        assert relay.health().outage == "TimeoutError: "
     assert list(table.rows) == [1]
 
 
@@ -820,7 +820,7 @@ async def test_shutdown_lets_the_batches_in_flight_end() -> None:
     table, bus = Table(1, 2, 3, 4, 5), Gated()
     relay = OutboxRelay(table, bus, batch=2)
     await relay.startup()
-    await until(lambda: bus.entered.is_set() and relay._circle._reader.has_read_ahead)
+    await until(lambda: bus.entered.is_set() and relay._relay_loop._reader.has_read_ahead)
     stopping = asyncio.create_task(relay.shutdown(grace=DEADLINE))
     for _ in range(100):
         await asyncio.sleep(0)
@@ -844,13 +844,13 @@ async def test_past_the_grace_the_batch_is_given_up_without_loss() -> None:
 async def test_shutdown_does_not_wait_for_a_bus_that_is_down() -> None:
     relay = OutboxRelay(Table(1), Forwarding(unavailable))
     async with relay:
-        await until(lambda: relay.health().trouble)
+        await until(lambda: relay.health().outage)
         async with asyncio.timeout(DEADLINE):
             await relay.shutdown(grace=NEVER)
 
 
 async def test_a_nudge_wakes_an_idle_relay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_circle, "FIRST_POLL", NEVER)
+    monkeypatch.setattr(_relay_loop, "FIRST_POLL", NEVER)
     asyncio.get_running_loop().set_debug(True)
     table, bus = Table(), Forwarding()
     async with OutboxRelay(table, bus, poll_interval=NEVER):
@@ -872,7 +872,7 @@ async def test_without_nudges_it_polls_ever_more_rarely(monkeypatch: pytest.Monk
             table.rows[1] = row(1)  # committed by another process: nobody nudges
         return False
 
-    monkeypatch.setattr(_circle, "_wait", wait)
+    monkeypatch.setattr(_relay_loop, "_wait", wait)
     table, bus = Table(), Forwarding()
     async with OutboxRelay(table, bus):
         await until(lambda: len(waits) > 14)
@@ -897,7 +897,7 @@ async def test_what_is_committed_late_is_scanned_for_though_nothing_wakes_the_re
                 await asyncio.sleep(0.02)  # so that the next scan is a while off
             return await super().due(lease, limit, after=after, max_bytes=max_bytes)
 
-    monkeypatch.setattr(_circle, "FIRST_POLL", NEVER)
+    monkeypatch.setattr(_relay_loop, "FIRST_POLL", NEVER)
     table, bus = Slow(), Forwarding()
     async with OutboxRelay(table, bus, poll_interval=NEVER):
         await until(lambda: table.reads)
@@ -914,7 +914,7 @@ async def test_what_is_committed_late_is_scanned_for_though_nothing_wakes_the_re
 async def test_a_bus_that_takes_some_rows_is_not_waited_for_ever_longer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_trouble, "_BACKOFF", RetryPolicy(delay=0.001, factor=10_000, jitter=0))
+    monkeypatch.setattr(_outage, "_BACKOFF", RetryPolicy(delay=0.001, factor=10_000, jitter=0))
     table = Table(1)
     bus = Forwarding(lambda id_: unavailable(id_) if id_ == "1" else None)
     number = 1
@@ -946,7 +946,7 @@ async def test_drain_waits_for_what_was_committed_before_it() -> None:
 
 async def test_drain_waits_at_ease_for_rows_in_the_lanes_of_another() -> None:
     table = Table(1)
-    table.leases["rival"] = Lease("rival", "t", frozenset(range(LANES)), 30.0, 30.0), 30.0
+    table.leases["rival"] = Lease("rival", "t", frozenset(range(PARTITIONS)), 30.0, 30.0), 30.0
     async with OutboxRelay(table, Forwarding()) as relay:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.3):
@@ -963,7 +963,7 @@ async def test_drains_that_were_given_up_are_not_kept() -> None:
                     await relay.drain()
             calls = len(bus.calls)
             await until(lambda calls=calls: len(bus.calls) > calls + 1)  # type: ignore[misc]
-        assert relay._circle._turns == []
+        assert relay._relay_loop._turns == []
 
 
 async def test_drain_of_a_relay_that_is_not_there_is_an_error() -> None:
@@ -1007,7 +1007,7 @@ async def test_run_raises_if_the_relay_dies_and_health_says_so(
     assert "stopped by itself" in caplog.text
 
 
-@pytest.mark.parametrize("verb", ["forward", "attend", "due", "remove"])
+@pytest.mark.parametrize("verb", ["forward", "renew", "due", "remove"])
 async def test_a_driver_that_cancels_what_it_should_fail_stops_no_relay(
     verb: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

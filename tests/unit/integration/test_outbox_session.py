@@ -35,12 +35,12 @@ from events.errors import (
 )
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.sqlalchemy import (
-    LANES,
+    PARTITIONS,
     SQLAlchemyOutbox,
     SQLAlchemyOutboxStore,
     enable_wal,
-    lane_of,
     outbox_table,
+    partition_of,
 )
 from events.integration.implementation.sqlalchemy._wakeup import listening
 from events.integration.limits import MAX_HEADERS_SIZE
@@ -274,7 +274,7 @@ async def test_a_row_can_be_read_by_others(engine: AsyncEngine) -> None:
     async with engine.connect() as connection:
         row = (await connection.execute(select(outbox_table(Base.metadata)))).one()
     assert (row.topic, row.key, row.type, row.version) == ("users", "k", Registered.type, 3)
-    assert row.lane == lane_of("k", "anything")
+    assert row.partition_id == partition_of("k", "anything")
     assert _payload(row.body) == {"type": Registered.type, "version": 3, "number": 1, "text": "ä"}
     assert _payload(row.headers)["ce-source"] == "/accounts"
     assert _payload(row.headers)["ce-id"] == row.event_id
@@ -284,9 +284,9 @@ async def test_a_row_can_be_read_by_others(engine: AsyncEngine) -> None:
 
 
 def test_lanes_are_the_same_in_every_process_and_all_used() -> None:
-    assert lane_of("order-1", "x") == 15
-    assert lane_of(None, "order-1") == 15
-    assert {lane_of(f"key-{n}", "") for n in range(2_000)} == set(range(LANES))
+    assert partition_of("order-1", "x") == 15
+    assert partition_of(None, "order-1") == 15
+    assert {partition_of(f"key-{n}", "") for n in range(2_000)} == set(range(PARTITIONS))
 
 
 async def test_what_a_handler_puts_inherits_the_correlation(engine: AsyncEngine) -> None:
@@ -369,7 +369,7 @@ async def test_a_table_of_an_older_layout_is_refused(tmp_path: Path) -> None:
     for table in (None, old):
         with pytest.raises(OutboxTableError, match="outbox"):
             await put_one(engine, table)
-        with pytest.raises(OutboxTableError, match="no column event_id, key, lane"):
+        with pytest.raises(OutboxTableError, match="no column event_id, key, partition_id"):
             await SQLAlchemyOutboxStore(engine, table=table).check()
     await engine.dispose()
 

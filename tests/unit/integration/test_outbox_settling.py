@@ -10,12 +10,18 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from events.errors import BusError, MessageTooLargeError, OutboxError, UnsupportedByBusError
-from events.integration.outbox import OutboxRow, Parked, Postponed, _settling, _trouble
+from events.errors import (
+    BusError,
+    MessageTooLargeError,
+    OutboxError,
+    SendRefusedError,
+    UnsupportedByBusError,
+)
+from events.integration.outbox import OutboxRow, Parked, Postponed, _outage, _settling
 from events.integration.outbox._forwarding import Outcome
 from events.integration.outbox._order import PerKey, RowOrder
+from events.integration.outbox._outage import Outage
 from events.integration.outbox._settling import Settler
-from events.integration.outbox._trouble import Trouble
 from events.integration.topology import RetryPolicy
 from tests.unit.integration.outbox_table import START, Table, row
 
@@ -25,7 +31,7 @@ ENOUGH = RetryPolicy(attempts=3, delay=2.0, factor=5.0, jitter=0, max_delay=100.
 
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_trouble, "_BACKOFF", RetryPolicy(delay=0.001, factor=1, jitter=0))
+    monkeypatch.setattr(_outage, "_BACKOFF", RetryPolicy(delay=0.001, factor=1, jitter=0))
 
 
 class Noted(PerKey):
@@ -73,7 +79,7 @@ class Asked(Table):
 def settling(
     table: Table, order: RowOrder | None = None, holds: Callable[[], bool] = lambda: True
 ) -> Settler:
-    return Settler(table, order or Noted(), ENOUGH, Trouble("the relay"), holds)
+    return Settler(table, order or Noted(), ENOUGH, Outage("the relay"), holds)
 
 
 def tried(number: int, attempts: int) -> OutboxRow:
@@ -113,9 +119,28 @@ async def test_a_batch_with_every_fate() -> None:
 async def test_an_error_that_is_not_retried_is_parked_whatever_its_attempts() -> None:
     table = Asked(1)
     policy = RetryPolicy(dead_letter_on=(UnsupportedByBusError,))
-    settler = Settler(table, Noted(), policy, Trouble("the relay"), lambda: True)
+    settler = Settler(table, Noted(), policy, Outage("the relay"), lambda: True)
     await settler.settle(Outcome([], [(row(1), UnsupportedByBusError("bus", "this", "that"))]))
     assert (table.in_parking[1].reason, table.in_parking[1].attempts) == ("unretryable", 1)
+
+
+async def test_a_group_of_errors_is_judged_by_what_is_in_it() -> None:
+    refused = SendRefusedError("bus", "numbers", "it must not")
+    too_large = MessageTooLargeError("numbers", "t", 9, 8)
+    unwanted = UnsupportedByBusError("bus", "this", "that")
+    groups: list[list[Exception]] = [
+        [refused, ExceptionGroup("", [unwanted])],
+        [too_large],
+        [refused, NO],
+    ]
+    table = Asked(1, 2, 3)
+    policy = RetryPolicy(dead_letter_on=(UnsupportedByBusError,))
+    settler = Settler(table, Noted(), policy, Outage("the relay"), lambda: True)
+    errors = [ExceptionGroup("as of a TaskGroup", group) for group in groups]
+    await settler.settle(Outcome([], [(row(n), e) for n, e in enumerate(errors, 1)]))
+    reasons = {number: parked.reason for number, parked in table.in_parking.items()}
+    assert reasons == {1: "unretryable", 2: "too-large"}
+    assert list(table.postponed) == [3]
 
 
 async def test_nothing_is_written_of_nothing() -> None:

@@ -25,7 +25,7 @@ from events.integration.implementation.sqlalchemy import (
 from events.integration.implementation.sqlalchemy import store as store_module
 from events.integration.message import Message
 from events.integration.outbox import Lease, OutboxRelay, OutboxRow, Parked, Postponed
-from events.integration.outbox.lanes import attend
+from events.integration.outbox.partitions import renew
 from events.integration.topology import RetryPolicy, Topic
 from events.testing.contracts.outbox import ForwardedBus, pending
 
@@ -99,7 +99,7 @@ async def test_a_locked_database_delays_the_removal_and_repeats_nothing(
         bus = Hooked(lock)
         async with OutboxRelay(SQLAlchemyOutboxStore(engine), bus) as relay:
             async with asyncio.timeout(DEADLINE):
-                while "database is locked" not in (relay.health().trouble or ""):
+                while "database is locked" not in (relay.health().outage or ""):
                     await asyncio.sleep(0.001)
                 await writer.exec_driver_sql("ROLLBACK")
                 await relay.drain()
@@ -111,7 +111,7 @@ async def test_a_locked_database_delays_the_removal_and_repeats_nothing(
 async def test_a_commit_wakes_a_relay_with_an_engine_of_its_own(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.integration.outbox._circle.FIRST_POLL", 3_600.0)
+    monkeypatch.setattr("events.integration.outbox._relay_loop.FIRST_POLL", 3_600.0)
     arrived = asyncio.Event()
 
     async def arrive(messages: Sequence[Message]) -> None:
@@ -239,7 +239,7 @@ async def test_rows_are_read_under_a_lease_of_this_name_and_token_alone(
     await put(engine, 1)
     store = SQLAlchemyOutboxStore(engine)
     mine = Lease("me", "token", frozenset(), 30.0, 0.0)
-    own = (await store.attend(lambda leases: attend(leases, mine))).own
+    own = (await store.renew(lambda leases: renew(leases, mine))).own
     assert len(await store.due(own, 10)) == 1
     assert await store.due(replace(own, token="other"), 10) == []
     assert await store.due(replace(own, relay="other"), 10) == []

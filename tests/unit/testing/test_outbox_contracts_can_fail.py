@@ -17,12 +17,12 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from events.integration.implementation.sqlalchemy import SQLAlchemyOutboxStore, enable_wal
 from events.integration.outbox import (
-    LANES,
-    Attendance,
+    PARTITIONS,
     Lease,
     OutboxRow,
     Parked,
     ParkedRow,
+    Renewal,
 )
 from events.integration.outbox._membership import Membership
 from events.integration.outbox._order import BestEffort
@@ -104,16 +104,19 @@ class GivesEachAllLanes(Store):
         self, lease: Lease, limit: int, *, after: int | None = None, max_bytes: int | None = None
     ) -> Sequence[OutboxRow]:
         return await super().due(
-            replace(lease, lanes=frozenset(range(LANES))), limit, after=after, max_bytes=max_bytes
+            replace(lease, partitions=frozenset(range(PARTITIONS))),
+            limit,
+            after=after,
+            max_bytes=max_bytes,
         )
 
 
 class EndsEveryLease(Store):
-    async def attend(self, decide: Callable[[Sequence[Lease]], Attendance]) -> Attendance:
-        def run_out(leases: Sequence[Lease]) -> Attendance:
+    async def renew(self, decide: Callable[[Sequence[Lease]], Renewal]) -> Renewal:
+        def run_out(leases: Sequence[Lease]) -> Renewal:
             return decide([replace(lease, remaining=0.0) for lease in leases])
 
-        return await super().attend(run_out)
+        return await super().renew(run_out)
 
 
 class ParksNothing(Store):
@@ -169,7 +172,7 @@ def in_no_order(_name: str) -> BestEffort:
     return BestEffort()
 
 
-NO_ORDER = ("events.integration.outbox._circle", "order_named", in_no_order)
+NO_ORDER = ("events.integration.outbox._relay_loop", "order_named", in_no_order)
 KILLED = "test_32_a_killed_relay_loses_nothing"
 REPEATS = {"step": "removed", "accepted": 10, "left": 0}
 LOSES = {"step": "selected", "accepted": 0, "left": 10}

@@ -15,9 +15,8 @@ from events.errors import MissingExtraError
 try:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
-    from pygments import highlight
+    from pygments import highlight, lexers
     from pygments.formatters import HtmlFormatter
-    from pygments.lexers import get_lexer_by_name
 except ImportError as error:
     raise MissingExtraError(__name__, "catalog") from error
 
@@ -25,7 +24,7 @@ __all__ = ["write_site"]
 
 _HERE = Path(__file__).parent
 _LONGEST = 26  # characters in a box
-_lexer: Any = cast("Any", get_lexer_by_name)("json")
+_lexer: Any = cast("Any", lexers).JsonLexer()
 _formatter: Any = cast("Any", HtmlFormatter)()
 
 

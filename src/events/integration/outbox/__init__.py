@@ -1,7 +1,7 @@
 """The outbox: events stored in the user's transaction, and sent afterwards, at least once."""
 
 from events.integration.outbox._order import Order
-from events.integration.outbox.lanes import LANES, Attendance, Lease, lane_of
+from events.integration.outbox.partitions import PARTITIONS, Lease, Renewal, partition_of
 from events.integration.outbox.port import (
     Backlog,
     Outbox,
@@ -14,8 +14,7 @@ from events.integration.outbox.port import (
 from events.integration.outbox.relay import OutboxRelay, RelayHealth, RelayStats, RelayStep
 
 __all__ = [
-    "LANES",
-    "Attendance",
+    "PARTITIONS",
     "Backlog",
     "Lease",
     "Order",
@@ -29,5 +28,6 @@ __all__ = [
     "RelayHealth",
     "RelayStats",
     "RelayStep",
-    "lane_of",
+    "Renewal",
+    "partition_of",
 ]

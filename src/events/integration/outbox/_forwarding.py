@@ -29,7 +29,7 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.message import Message
 from events.integration.observation import current_observer
-from events.integration.outbox._trouble import not_cancelled
+from events.integration.outbox._outage import not_cancelled
 from events.integration.outbox.port import OutboxRow
 from events.integration.topology import Topic
 from events.integration.upcasting import event_from_body
@@ -60,17 +60,17 @@ class ForwardingBus(Protocol):
 
 
 class Outcome(Struct, frozen=True):
-    """What became of a batch. `trouble` is the first error that was not a row's fault."""
+    """What became of a batch. `outage` is the first error that was not a row's fault."""
 
     accepted: Sequence[OutboxRow]
     refused: Sequence[tuple[OutboxRow, Exception]]
-    trouble: Exception | None = None
+    outage: Exception | None = None
 
 
 async def forward_in_waves(
     forward: Forward, waves: Sequence[Sequence[OutboxRow]], remaining: Callable[[], float]
 ) -> Outcome:
-    """Forward one wave after another, as long as seconds remain; a trouble ends it.
+    """Forward one wave after another, as long as seconds remain; a outage ends it.
 
     Of a key of which a row was refused, no further row is tried: it is read again.
     """
@@ -86,8 +86,8 @@ async def forward_in_waves(
         outcome = sort(wave, await forward([row.message for row in wave], seconds))
         accepted += outcome.accepted
         refused += outcome.refused
-        if outcome.trouble is not None:
-            return Outcome(accepted, refused, outcome.trouble)
+        if outcome.outage is not None:
+            return Outcome(accepted, refused, outcome.outage)
         stuck.update(r.message.key for r, _ in outcome.refused if r.message.key is not None)
     return Outcome(accepted, refused)
 
@@ -100,20 +100,20 @@ def forward_to(bus: IntegrationEventBus, *, timeout: float) -> Forward:
 
 
 def sort(rows: Sequence[OutboxRow], fates: Sequence[Fate]) -> Outcome:
-    """Tell the rows that were accepted from those that were refused, and from trouble."""
+    """Tell the rows that were accepted from those that were refused, and from outage."""
     accepted: list[OutboxRow] = []
     refused: list[tuple[OutboxRow, Exception]] = []
-    trouble: Exception | None = None
+    outage: Exception | None = None
     for row, fate in zip(rows, fates, strict=True):
         if fate is None:
             accepted.append(row)
         elif isinstance(fate, Blamed):
             refused.append((row, fate.error))
         elif isinstance(fate, _NOT_THE_ROWS_FAULT):
-            trouble = trouble or fate
+            outage = outage or fate
         else:
             refused.append((row, fate))
-    return Outcome(accepted, refused, trouble)
+    return Outcome(accepted, refused, outage)
 
 
 class _BytesTo:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from events.errors import RelayNameTakenError
-from events.integration.outbox._answering import answered, patience
-from events.integration.outbox.lanes import LANES, Attendance, Lease, Tenure, attend
+from events.integration.outbox._timeouts import answered, timeout
+from events.integration.outbox.partitions import PARTITIONS, Lease, Renewal, Tenure, renew
 from events.integration.outbox.port import OutboxStore
 
 __all__ = ["Membership"]
@@ -19,7 +19,7 @@ logger = logging.getLogger("events.integration")
 
 _MARGIN = 0.1  # of a lease, that nothing is sent in any more
 _EVERY = 1 / 3  # of a lease, between two times that it is renewed
-_WAITING = 1 / 30  # of a lease, the same while lanes are missing
+_WAITING = 1 / 30  # of a lease, the same while partitions are missing
 
 
 class Membership:
@@ -38,7 +38,7 @@ class Membership:
         self._tenure = Tenure()
         self._attend_at = 0.0
         self._rival: RelayNameTakenError | None = None
-        self._told: tuple[frozenset[int], bool] | None = None
+        self._logged: tuple[frozenset[int], bool] | None = None
         self.lease = Lease(name, token, frozenset(), length, 0.0)
 
     @property
@@ -48,16 +48,16 @@ class Membership:
 
     @property
     def holds(self) -> bool:
-        """Tell whether its lanes are nobody else's yet."""
+        """Tell whether its partitions are nobody else's yet."""
         return self._tenure.remaining > 0
 
     @property
     def attend_in(self) -> float:
-        """Return in how many seconds the relay has to attend."""
+        """Return in how many seconds the relay has to renew."""
         return max(0.0, self._tenure.remaining - self._attend_at)
 
-    async def attend(self) -> bool:
-        """Renew the lease, and tell whether the lanes have changed, or were another's meanwhile.
+    async def renew(self) -> bool:
+        """Renew the lease; return whether its partitions changed, or were another's meanwhile.
 
         Raises `RelayNameTakenError` while the name's lease is that of another process.
         """
@@ -66,7 +66,7 @@ class Membership:
         renewed = False
         longest = 0.0
 
-        def decide(leases: Sequence[Lease]) -> Attendance:
+        def decide(leases: Sequence[Lease]) -> Renewal:
             nonlocal renewed, longest
             others = [lease for lease in leases if lease.token != self.lease.token]
             longest = max((min(other.remaining, other.length) for other in others), default=0.0)
@@ -74,11 +74,11 @@ class Membership:
             # A pause while it was asked would look like a clock that was set.
             if before_asking - self._tenure.remaining < self.lease.length / 4:
                 self._compare_clocks(leases)
-            return attend(leases, self.lease)
+            return renew(leases, self.lease)
 
         try:
-            asked = self._store.attend(decide)
-            result = await answered(asked, patience(self.lease.length))
+            asked = self._store.renew(decide)
+            result = await answered(asked, timeout(self.lease.length))
         except RelayNameTakenError as taken:
             before, self._rival = self._rival, taken
             if before is not None and before.token == taken.token:
@@ -86,32 +86,32 @@ class Membership:
             raise
         granted(result.own.length)
         self._rival = None
-        before_, self.lease = self.lease.lanes, result.own
-        missing = result.share - len(self.lease.lanes)
+        before_, self.lease = self.lease.partitions, result.own
+        missing = result.share - len(self.lease.partitions)
         self._attend_at = self.lease.length * (1 - (_WAITING if missing > 0 else _EVERY))
         self._tell(missing, longest)
-        return self.lease.lanes != before_ or (bool(before_) and not renewed)
+        return self.lease.partitions != before_ or (bool(before_) and not renewed)
 
     def _tell(self, missing: int, longest: float) -> None:
         """Log what it holds and waits for, when that has changed."""
         lease = self.lease
-        told = lease.lanes, missing > 0
-        if told == (self._told or (frozenset(), False)):
+        logged = lease.partitions, missing > 0
+        if logged == (self._logged or (frozenset(), False)):
             return
-        self._told = told
-        held = len(lease.lanes)
+        self._logged = logged
+        held = len(lease.partitions)
         if missing > 0:
             logger.info(
-                "relay %s holds %d of %d lanes, and waits for %d that others hold: one that lives "
-                "gives its share up now, one that is dead within %.0f s",
+                "relay %s holds %d of %d partitions and waits for %d that other relays hold: a "
+                "live relay gives its share up now, a dead one loses it within %.0f s",
                 lease.relay,
                 held,
-                LANES,
+                PARTITIONS,
                 missing,
                 longest,
             )
         else:
-            logger.info("relay %s holds %d of %d lanes", lease.relay, held, LANES)
+            logger.info("relay %s holds %d of %d partitions", lease.relay, held, PARTITIONS)
 
     def _compare_clocks(self, leases: Sequence[Lease]) -> None:
         for lease in leases:
@@ -125,6 +125,6 @@ class Membership:
                 )
 
     async def leave(self) -> None:
-        """Give all lanes to the other relays, at once."""
+        """Give all partitions to the other relays, at once."""
         self._tenure.end()
         await self._store.leave(self.lease)

@@ -13,7 +13,7 @@ from events.integration.outbox._order import Order
 from events.integration.topology import RetryPolicy
 
 __all__ = [
-    "CircleOptions",
+    "RelayOptions",
     "RelayStep",
     "check_count",
     "check_in_flight",
@@ -22,13 +22,13 @@ __all__ = [
     "check_type",
 ]
 
-RelayStep: TypeAlias = Literal["attended", "selected", "sent", "removed"]
+RelayStep: TypeAlias = Literal["renewed", "selected", "sent", "removed"]
 
 _LONGEST_NAME = 255
 
 
-class CircleOptions(Struct, frozen=True):
-    """What a relay was told, see there. `pipelined` has two batches in flight, if the order may."""
+class RelayOptions(Struct, frozen=True):
+    """What `OutboxRelay` takes. `pipelined` has two batches in flight, if the order allows it."""
 
     name: str | None
     order: Order

@@ -12,8 +12,8 @@ refused is *failing* until it is sent or parked, and the later ones of its key w
 
 Deferred rows have the time of the row they wait for and higher ids, so they are read after it.
 Which rows are failing or deferred is in the table: they have a time, and a reason beside it. So a
-relay that is given a lane learns it from there. A row that was put with a time of its own waits for
-that, and none waits for it.
+relay that is given a partition learns it from there. A row that was put with a time of its own
+waits for that, and none waits for it.
 
 The order of ids is that of the commits, key by key, if the writers of a key take turns, as they do
 that update the row of one aggregate before the commit: `put` on a session takes ids after that.

@@ -17,8 +17,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from events.integration.outbox._answering import answered
-from events.integration.outbox.lanes import Lease
+from events.integration.outbox._timeouts import answered
+from events.integration.outbox.partitions import Lease
 from events.integration.outbox.port import OutboxRow, OutboxStore
 
 __all__ = ["Reader"]
@@ -35,7 +35,7 @@ class Reader:
         limit: Rows in a batch.
         max_bytes: Bytes of bodies that end a batch.
         scans_only: For an order that must see every row.
-        patience: Seconds that a read may take.
+        timeout: Seconds that a read may take.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class Reader:
         *,
         scans_only: bool,
         max_bytes: int | None = None,
-        patience: float | None = None,
+        timeout: float | None = None,
     ) -> None:
         self._store = store
         self._limit = self._asked = limit
         self._max_bytes = max_bytes
         self._scans_only = scans_only
-        self._patience = patience
+        self._timeout = timeout
         self._after: int | None = None
         self._scan_at = 0.0
         self._ahead: asyncio.Task[Sequence[OutboxRow]] | None = None
@@ -78,7 +78,9 @@ class Reader:
     async def start_over(self) -> None:
         """Begin with a scan next time, and forget what was read ahead."""
         self._after = None
-        self._full = False  # what is behind the last batch is not known: there may be no lanes left
+        self._full = (
+            False  # what is behind the last batch is not known: there may be no partitions left
+        )
         if self._ahead is not None:
             # Not cancelled: that would cost the connection. What it read stays in the table.
             await asyncio.wait([self._ahead])
@@ -93,7 +95,7 @@ class Reader:
             await self.start_over()
 
     async def next(self, lease: Lease) -> Sequence[OutboxRow]:
-        """Return the next batch of the lease's lanes."""
+        """Return the next batch of the lease's partitions."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             return self._noted(await ahead)
@@ -135,7 +137,7 @@ class Reader:
 
     async def _due(self, lease: Lease, after: int | None = None) -> Sequence[OutboxRow]:
         due = self._store.due(lease, self._asked, after=after, max_bytes=self._max_bytes)
-        return await answered(due, self._patience)
+        return await answered(due, self._timeout)
 
     def _is_full(self, rows: Sequence[OutboxRow]) -> bool:
         """Tell whether there may be more than this batch, and set how many rows the next has."""

@@ -1,7 +1,7 @@
 """What is written to the table once the bus has answered.
 
-A row that was accepted is removed whoever holds its lane by now, and for as long as it takes: it
-would be sent again. What was refused is written only under the lease: later the row is another
+A row that was accepted is removed whoever holds its partition by now, and for as long as it takes:
+it would be sent again. What was refused is written only under the lease: later the row is another
 relay's, which may have passed it, or be sending it.
 
 Nor may a row that cannot be written stop the others, as one whose id is among the parked already:
@@ -10,7 +10,7 @@ Nor may a row that cannot be written stop the others, as one whose id is among t
                                                        ^                       |
                                                        '-- refused once more --'
 
-If that cannot be written either, it is the database that is in trouble, not a row. What was refused
+If that cannot be written either, it is the database that is in outage, not a row. What was refused
 is then as if it had not been tried.
 """
 
@@ -21,12 +21,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 from events.errors import MessageTooLargeError, SendRefusedError
-from events.integration.message import RETRIES_EXHAUSTED, TOO_LARGE, UNRETRYABLE
+from events.integration.message import TOO_LARGE
 from events.integration.observation import current_observer
 from events.integration.outbox._forwarding import Outcome
+from events.integration.outbox._log_fields import fields_of, name_of
 from events.integration.outbox._order import RowOrder
-from events.integration.outbox._telling import fields_of, name_of
-from events.integration.outbox._trouble import Trouble
+from events.integration.outbox._outage import Outage
 from events.integration.outbox.port import (
     UNREADABLE,
     OutboxRow,
@@ -34,7 +34,7 @@ from events.integration.outbox.port import (
     Parked,
     Postponed,
 )
-from events.integration.pipeline.retry import describe
+from events.integration.pipeline.retry import describe, given_up, is_of
 from events.integration.topology import RetryPolicy
 
 __all__ = ["Settler"]
@@ -56,21 +56,21 @@ class Settler:
         store: OutboxStore,
         order: RowOrder,
         retry: RetryPolicy,
-        trouble: Trouble,
+        outage: Outage,
         holds: Callable[[], bool],
     ) -> None:
         self._holds = holds
         self._store = store
         self._order = order
         self._retry = retry
-        self._trouble = trouble
+        self._outage = outage
         self._set_aside: set[int] = set()
 
     async def settle(self, outcome: Outcome) -> None:
         """Settle a batch."""
         if outcome.accepted:
             ids = [row.id for row in outcome.accepted]
-            await self._trouble.insist(lambda: self._store.remove(ids))
+            await self._outage.insist(lambda: self._store.remove(ids))
             self._forget(outcome.accepted)
         if outcome.refused:
             await self._refused(outcome.refused)
@@ -85,7 +85,7 @@ class Settler:
     async def defer(self, rows: Sequence[OutboxRow], until: datetime) -> None:
         """Have rows wait for one of their key."""
         ids = [row.id for row in rows]
-        if await self._trouble.insist(lambda: self._store.defer(ids, until), while_=self._holds):
+        if await self._outage.insist(lambda: self._store.defer(ids, until), while_=self._holds):
             for row in rows:
                 self._order.waits(row, until)
 
@@ -94,12 +94,11 @@ class Settler:
         postponed: list[tuple[OutboxRow, Postponed]] = []
         for row, error in refused:
             attempt, text = row.attempts + 1, describe(error)
-            if isinstance(error, MessageTooLargeError):
-                parked.append((row, Parked(row.id, TOO_LARGE, text, attempt)))
-            elif isinstance(error, (SendRefusedError, *self._retry.dead_letter_on)):
-                parked.append((row, Parked(row.id, UNRETRYABLE, text, attempt)))
-            elif attempt >= self._retry.attempts:
-                parked.append((row, Parked(row.id, RETRIES_EXHAUSTED, text, attempt)))
+            reason = given_up(self._retry, error, attempt, for_good=SendRefusedError)
+            if is_of(error, MessageTooLargeError):
+                reason = TOO_LARGE
+            if reason is not None:
+                parked.append((row, Parked(row.id, reason, text, attempt)))
             else:
                 delay = self._retry.delay_after(attempt)
                 postponed.append((row, Postponed(row.id, text, delay)))
@@ -180,7 +179,7 @@ class Settler:
     async def _write(
         self, write: Callable[[], Awaitable[object]], tries: int | None = None
     ) -> bool:
-        return await self._trouble.insist(write, while_=self._holds, tries=tries or _TRIES)
+        return await self._outage.insist(write, while_=self._holds, tries=tries or _TRIES)
 
     def _forget(self, rows: Sequence[OutboxRow]) -> None:
         self._order.over(rows)

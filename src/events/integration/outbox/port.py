@@ -27,7 +27,7 @@ from msgspec import Struct
 from events.errors import OutboxError
 from events.integration.event import IntegrationEvent
 from events.integration.message import Message
-from events.integration.outbox.lanes import Attendance, Lease
+from events.integration.outbox.partitions import Lease, Renewal
 from events.integration.topology import Topic
 
 __all__ = [
@@ -134,7 +134,7 @@ class OutboxStore(Protocol):
 
     # --- leases -------------------------------------------------------------------------------
 
-    async def attend(self, decide: Callable[[Sequence[Lease]], Attendance]) -> Attendance:
+    async def renew(self, decide: Callable[[Sequence[Lease]], Renewal]) -> Renewal:
         """Hand all leases to `decide` and write what it decides, alone among all relays.
 
         `remaining` is counted by the database's clock, read after the lock was taken.
@@ -155,7 +155,7 @@ class OutboxStore(Protocol):
         after: int | None = None,
         max_bytes: int | None = None,
     ) -> Sequence[OutboxRow]:
-        """Return rows of the lease's lanes that are due, in the order of their ids.
+        """Return rows of the lease's partitions that are due, in the order of their ids.
 
         There are fewer than `limit` if these are all, or if their bodies have `max_bytes` already:
         the row that brings them to so many is the last, of those that were postponed and of the
@@ -168,7 +168,7 @@ class OutboxStore(Protocol):
         ...
 
     async def waiting(self, lease: Lease) -> Sequence[tuple[int, str, datetime]]:
-        """Return id, key and time of each row in these lanes that was postponed or deferred."""
+        """Return id, key and time of each postponed or deferred row in these partitions."""
         ...
 
     async def remove(self, ids: Collection[int]) -> None:
@@ -190,11 +190,11 @@ class OutboxStore(Protocol):
     # --- watching -----------------------------------------------------------------------------
 
     async def backlog(self) -> Backlog:
-        """Count the rows of all lanes."""
+        """Count the rows of all partitions."""
         ...
 
     async def oldest_age(self) -> float:
-        """Return how many seconds the oldest row that is due, of whatever lane, has waited."""
+        """Return how many seconds the oldest row that is due, of whatever partition, has waited."""
         ...
 
     async def newest(self) -> int:
@@ -202,7 +202,7 @@ class OutboxStore(Protocol):
         ...
 
     async def has_due(self, up_to: int) -> bool:
-        """Tell whether a row up to this id, of whatever lane, is due."""
+        """Tell whether a row up to this id, of whatever partition, is due."""
         ...
 
     def listen(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:

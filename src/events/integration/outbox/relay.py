@@ -2,9 +2,9 @@
 
     stopped --startup--> relaying --shutdown--> finishing its batch, leaving --> stopped
 
-While relaying it goes round in the circle that `_circle` shows: it renews its lease, reads what is
-due in its lanes, forwards it, and settles. Killed at any point it leaves rows that are sent again
-with the same ids, and loses none.
+While relaying it repeats the turns of `_relay_loop`: it renews its lease, reads what
+is due in its partitions, forwards it, and settles. Killed at any point it leaves rows that are sent
+again with the same ids, and loses none.
 """
 
 from __future__ import annotations
@@ -19,12 +19,10 @@ from typing import Any, Self, TypeVar
 
 from events.errors import NoSuchParkedRowError, OutboxError
 from events.integration.bus import IntegrationEventBus
-from events.integration.outbox._circle import FIRST_POLL, Circle
-from events.integration.outbox._figures import RelayHealth, RelayStats
 from events.integration.outbox._forwarding import ForwardingBus, forward_to
-from events.integration.outbox._gauge import Gauge
+from events.integration.outbox._metrics import Metrics
 from events.integration.outbox._options import (
-    CircleOptions,
+    RelayOptions,
     RelayStep,
     check_count,
     check_in_flight,
@@ -33,6 +31,8 @@ from events.integration.outbox._options import (
     check_type,
 )
 from events.integration.outbox._order import Order
+from events.integration.outbox._relay_loop import FIRST_POLL, RelayLoop
+from events.integration.outbox._stats import RelayHealth, RelayStats
 from events.integration.outbox.port import OutboxStore, ParkedRow
 from events.integration.paging import all_found, check_limit, ids_of
 from events.integration.pipeline.lifecycle import LifecycleLock, calling
@@ -52,11 +52,11 @@ _PURGE_EVERY = 60.0  # seconds
 class OutboxRelay:
     """Publish what is committed to an outbox, at least once, with the ids made at `put`.
 
-    Any number of relays may run on one outbox, here and in other processes: they share its lanes,
-    and what one leaves behind the others take over. A relay owns neither the store nor the bus:
-    start the bus first and stop it last, as in `async with bus, OutboxRelay(store, bus):`. A bus of
-    ours gets the stored bytes; one on the bare port gets decoded events through `send`, whose
-    classes must then be imported here.
+    Any number of relays may run on one outbox, here and in other processes: they share its
+    partitions, and what one leaves behind the others take over. A relay owns neither the store nor
+    the bus: start the bus first and stop it last, as in `async with bus, OutboxRelay(store, bus):`.
+    A bus of ours gets the stored bytes; one on the bare port gets decoded events through `send`,
+    whose classes must then be imported here.
 
     With `order="best_effort"` rows leave roughly in the order of their ids, and one that the bus
     refuses delays only itself. With `"per_key"` the events of one key leave in the order of their
@@ -72,8 +72,8 @@ class OutboxRelay:
         bus: Where they go.
         name: Tells this relay from the others in the table and the log. Two cannot have one name.
         order: `"best_effort"` or `"per_key"`.
-        lease: Seconds until the lanes of a relay that died are taken over. It must be longer than
-            the bus takes to send, or to give up sending, a batch.
+        lease: Seconds until the partitions of a relay that died are taken over. It must be longer
+            than the bus takes to send, or to give up sending, a batch.
         batch: How many rows are read, forwarded and removed at once.
         batch_bytes: Bytes of bodies that end a batch before it has so many rows. Three batches are
             held at most, each over this by one body: two in flight, and the one read ahead.
@@ -142,7 +142,7 @@ class OutboxRelay:
         self._poll_interval = poll_interval
         self._shutdown_grace = shutdown_grace
         self._keep_parked = keep_parked
-        self._options = CircleOptions(
+        self._options = RelayOptions(
             name,
             order,
             lease,
@@ -153,14 +153,14 @@ class OutboxRelay:
             on_step or _ignore,
             pipelined=isinstance(bus, ForwardingBus) and batches_in_flight > 1,
         )
-        self._gauge = Gauge(lag_warning)
+        self._metrics = Metrics(lag_warning)
         self._lifecycle = LifecycleLock()
-        self._circle = self._new_circle()
+        self._relay_loop = self._new_relay_loop()
         self._task: asyncio.Task[None] | None = None
         self._purging: asyncio.Task[None] | None = None
 
-    def _new_circle(self) -> Circle:
-        return Circle(repr(self), self._store, self._forward, self._options, self._gauge)
+    def _new_relay_loop(self) -> RelayLoop:
+        return RelayLoop(repr(self), self._store, self._forward, self._options, self._metrics)
 
     # --- lifecycle ----------------------------------------------------------------------------
 
@@ -183,8 +183,8 @@ class OutboxRelay:
     async def startup(self) -> None:
         """Check table and bus, and begin, or begin anew if it has ended. Twice does no harm.
 
-        It returns before the relay holds lanes: one that shares them waits until the others have
-        given some back, or until the lease of one that died has run out.
+        It returns before the relay holds partitions: one that shares them waits until the others
+        have given some back, or until the lease of one that died has run out.
 
         Raises what `check` does, and `BusNotStartedError` for a bus that says it is not started.
         """
@@ -195,8 +195,8 @@ class OutboxRelay:
             await self.check()
             if isinstance(self._bus, ForwardingBus):
                 await self._bus.forward([])
-            self._circle = self._new_circle()
-            self._task = asyncio.create_task(self._circle.run(), name=f"{self!r}")
+            self._relay_loop = self._new_relay_loop()
+            self._task = asyncio.create_task(self._relay_loop.run(), name=f"{self!r}")
             self._task.add_done_callback(_log_end)
             if self._purging is not None:  # of the time before, which ended by itself
                 self._purging.cancel()
@@ -209,7 +209,7 @@ class OutboxRelay:
 
         What outlasts the grace (`shutdown_grace` if None) is given up: its rows stay, and those
         that had been sent already are sent again by the next relay. It does not empty the outbox;
-        call `drain` before for that. Its lanes are free for others at once.
+        call `drain` before for that. Its partitions are free for others at once.
         """
         async with self._lifecycle:
             if self._task is None:
@@ -218,7 +218,7 @@ class OutboxRelay:
                 self._task = self._purging = None  # they ended with their loop
                 return
             self._require_own_loop(self._task, "shut down")
-            self._circle.stop()
+            self._relay_loop.stop()
             tasks = [task for task in (self._task, self._purging) if task is not None]
             try:
                 grace = self._shutdown_grace if grace is None else grace
@@ -262,19 +262,19 @@ class OutboxRelay:
         """Return when what was committed before the call has left, through whichever relay.
 
         Rows that are postponed are not waited for, nor is what others go on writing. It waits while
-        bus or database are in trouble, so give it a deadline. Raises `OutboxError` if the relay is
+        bus or database are in outage, so give it a deadline. Raises `OutboxError` if the relay is
         not started, or stops meanwhile.
         """
-        relaying, circle, rest = self._running(), self._circle, 0.0
+        relaying, loop, rest = self._running(), self._relay_loop, 0.0
         self._require_own_loop(relaying, "drain")
         newest = await self._ask(relaying, self._store.newest)
         while await self._ask(relaying, lambda: self._store.has_due(newest)):
-            turn = circle.next_turn()
+            turn = loop.next_turn()
             try:
                 await self._wait_alive(relaying, turn)
             finally:
                 turn.cancel()
-            # If nothing left, what is due is in the lanes of another relay.
+            # If nothing left, what is due is in the partitions of another relay.
             rest = 0.0 if turn.result() else min(max(rest * 2, FIRST_POLL), self._poll_interval)
             await asyncio.sleep(rest)
 
@@ -291,7 +291,7 @@ class OutboxRelay:
                 raise
             except Exception as error:  # noqa: BLE001 - as the store raises what its library does
                 logger.debug("%r asks again: %s", self, describe(error))
-                await asyncio.sleep(self._circle.trouble.delay)
+                await asyncio.sleep(self._relay_loop.outage.delay)
             finally:
                 asked.cancel()
 
@@ -319,20 +319,20 @@ class OutboxRelay:
     def health(self) -> RelayHealth:
         """Say whether the relay lives and what troubles it; cheap enough for a probe."""
         now = asyncio.get_running_loop().time()
-        started, circle = self._task is not None, self._circle
-        trouble = circle.trouble.now if started else None
+        started, loop = self._task is not None, self._relay_loop
+        outage = loop.outage.now if started else None
         return RelayHealth(
             started=started,
             alive=self._task is not None and not self._task.done(),
-            trouble=None if trouble is None else describe(trouble),
-            last_read=None if circle.last_read is None else now - circle.last_read,
-            lanes=circle.lanes if started else 0,
+            outage=None if outage is None else describe(outage),
+            last_read=None if loop.last_read is None else now - loop.last_read,
+            partitions=loop.partitions if started else 0,
         )
 
     async def stats(self) -> RelayStats:
         """Count the rows of the outbox. This reads the table: ask now and then, not per request."""
         backlog = await self._store.backlog()
-        return RelayStats(backlog.pending, backlog.parked, backlog.oldest_age, self._gauge.rate())
+        return RelayStats(backlog.pending, backlog.parked, backlog.oldest_age, self._metrics.rate())
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._store!r}, {self._bus!r})"

@@ -26,15 +26,15 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.message import Message
 from events.integration.outbox import (
-    LANES,
-    Attendance,
+    PARTITIONS,
     Lease,
     Outbox,
     OutboxRelay,
     OutboxRow,
     OutboxStore,
+    Renewal,
 )
-from events.integration.outbox.lanes import attend
+from events.integration.outbox.partitions import renew
 from events.integration.topology import Topic
 
 __all__ = [
@@ -146,17 +146,17 @@ class JournalBus(ForwardedBus):
 
 
 async def pending(store: OutboxStore) -> Sequence[OutboxRow]:
-    """Return the rows that are due, whatever their lanes, and change nothing."""
+    """Return the rows that are due, whatever their partitions, and change nothing."""
 
-    def look(leases: Sequence[Lease]) -> Attendance:
+    def look(leases: Sequence[Lease]) -> Renewal:
         # Rows are read on condition that a lease is there; that of a relay will do.
         if leases:
-            return Attendance(own=leases[0], ended=(), written=(), share=0)
-        return attend(leases, Lease("events.testing", uuid4().hex, frozenset(), DEADLINE, 0.0))
+            return Renewal(own=leases[0], ended=(), written=(), share=0)
+        return renew(leases, Lease("events.testing", uuid4().hex, frozenset(), DEADLINE, 0.0))
 
-    own = (await store.attend(look)).own
+    own = (await store.renew(look)).own
     try:
-        return await store.due(replace(own, lanes=frozenset(range(LANES))), ALL)
+        return await store.due(replace(own, partitions=frozenset(range(PARTITIONS))), ALL)
     finally:
         if own.relay == "events.testing":
             await store.leave(own)
@@ -292,7 +292,7 @@ class OutboxContract:
     @pytest.mark.parametrize(
         ("step", "accepted", "left"),
         [
-            ("attended", 0, 10),
+            ("renewed", 0, 10),
             ("selected", 0, 10),
             ("sending", 5, 10),
             ("sent", 10, 10),

@@ -19,8 +19,8 @@ import pytest
 
 from events.errors import BusError, BusUnavailableError
 from events.integration.message import Message
-from events.integration.outbox import LANES, Lease, Order, OutboxRelay
-from events.integration.outbox.lanes import attend
+from events.integration.outbox import PARTITIONS, Lease, Order, OutboxRelay
+from events.integration.outbox.partitions import renew
 from events.integration.topology import RetryPolicy
 from events.testing.contracts.outbox import (
     DEADLINE,
@@ -63,7 +63,8 @@ class RelaysContract:
         """Return a database whose outbox is empty."""
         raise NotImplementedError
 
-    # --- 33: lanes ----------------------------------------------------------------------------
+    # --- 33: partitions
+    # ----------------------------------------------------------------------------
 
     @pytest.mark.parametrize("relays", [2, 4])
     async def test_33_no_row_is_sent_by_two(self, database: OutboxDatabase, relays: int) -> None:
@@ -81,10 +82,12 @@ class RelaysContract:
             await asyncio.gather(*map(write, range(writers)))
             await asyncio.gather(*(relay.drain() for relay in all_relays))
             await eventually(
-                lambda: {relay.health().lanes for relay in all_relays} == {LANES // relays},
+                lambda: (
+                    {relay.health().partitions for relay in all_relays} == {PARTITIONS // relays}
+                ),
                 DEADLINE,
             )
-            # Now that all of them have lanes, each has its part of what comes.
+            # Now that all of them have partitions, each has its part of what comes.
             await asyncio.gather(*map(write, range(writers)))
             await asyncio.gather(*(relay.drain() for relay in all_relays))
         sent = Counter(number for bus in buses for number in bus.numbers)
@@ -99,14 +102,14 @@ class RelaysContract:
             for number in range(50):
                 await unit.outbox.put(TOPIC, Counted(number))
         dead = Lease("dead", "x", frozenset(), LEASE, 0.0)
-        await database.store.attend(lambda leases: attend(leases, dead))
+        await database.store.renew(lambda leases: renew(leases, dead))
 
         bus = ForwardedBus()
         began = asyncio.get_running_loop().time()
         async with OutboxRelay(database.store, bus, lease=LEASE) as relay:
             async with asyncio.timeout(DEADLINE):
                 await relay.drain()
-            assert relay.health().lanes == LANES
+            assert relay.health().partitions == PARTITIONS
         assert asyncio.get_running_loop().time() - began > LEASE / 2, "it did not wait"
         assert sorted(bus.numbers) == list(range(50))
 
@@ -195,12 +198,12 @@ class RelaysContract:
                 async with database.unit_of_work() as unit:
                     for position in range(50):
                         await unit.outbox.put(TOPIC, Counted(commit * 50 + position))
-            await eventually(lambda: relay.health().trouble, DEADLINE)
+            await eventually(lambda: relay.health().outage, DEADLINE)
             tasks = len(asyncio.all_tasks())
             tried = len(batches)
             # Its waiting grows, so this is for longer than its lease, which it has to renew.
             await eventually(lambda: len(batches) > tried + 5, DEADLINE)
-            assert relay.health().lanes == LANES
+            assert relay.health().partitions == PARTITIONS
             # A few may be about: a driver closes its connections in tasks of their own.
             assert len(asyncio.all_tasks()) <= tasks + 3
             rows = await pending(database.store)
@@ -275,7 +278,7 @@ class RelaysContract:
             async with asyncio.timeout(DEADLINE):
                 writing = asyncio.gather(*map(write, range(keys)))
                 await eventually(lambda: len(bus.messages) > 10, DEADLINE)
-                await all_relays[0].shutdown()  # its lanes go to the others
+                await all_relays[0].shutdown()  # its partitions go to the others
                 await writing
                 while len(bus.messages) < keys * each:
                     await all_relays[1].drain()

@@ -93,14 +93,14 @@ return math.max(0, tonumber(first[2]) - now)
 
 # KEYS: streams. ARGV: group, me, lease in ms, how many, how many of the dead's, 1 for my own alone,
 # how many bytes: one more entry may go beyond.
-# What nobody holds comes as it was; what a dead process held has one attempt more; my own, whose
+# What nobody holds comes as it was; what a dead process held has one delivery more; my own, whose
 # answer was lost on the way, is as it was. Entries that a stream has lost are let go and counted.
 # Returns, for each stream, {entries as {id, fields, delivery count, 1 if the dead's}, lost, 1 if
 # there may be more}.
 CLAIM = Script(
     """
 local group, me = ARGV[1], ARGV[2]
-local room, suspects, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
+local room, deads, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 local function claim(stream)
   local pending
   if ARGV[6] == '1' then
@@ -111,18 +111,18 @@ local function claim(stream)
   local taken, lost, more = {}, 0, 0
   for _, entry in ipairs(pending) do
     local id, owner, count = entry[1], entry[2], entry[4]
-    local suspect = 0
+    local dead = 0
     if owner ~= me then count = count + 1 end
     if owner ~= me and owner ~= '"""
     + NOBODY
-    + """' then suspect = 1 end
-    if room > 0 and bytes > 0 and (suspect == 0 or suspects > 0) then
+    + """' then dead = 1 end
+    if room > 0 and bytes > 0 and (dead == 0 or deads > 0) then
       local claimed = redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', count)[1]
       if claimed and claimed[2] then
-        taken[#taken + 1] = {id, claimed[2], count, suspect}
+        taken[#taken + 1] = {id, claimed[2], count, dead}
         room = room - 1
         for _, field in ipairs(claimed[2]) do bytes = bytes - #field end
-        suspects = suspects - suspect
+        deads = deads - dead
       else
         redis.call('XACK', stream, group, id)
         lost = lost + 1
@@ -202,34 +202,57 @@ end
 return swept
 """)
 
-# KEYS: topic. ARGV: ms to keep what all groups have passed. Removes what no group needs any more.
+# KEYS: topic. ARGV: ms to keep what all groups have passed, how many may be removed one by one.
+# Removes what no group needs any more: up to the first entry that one needs, at little cost; beyond
+# it one by one, as a full server needs where it has no room to put that entry elsewhere.
 TRIM = Script("""
 if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
 local function parts(id)
   local ms, seq = string.match(id, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(seq)
 end
-local floor, floor_ms, floor_seq
-local function lower(id)
-  local ms, seq = parts(id)
-  if not floor or ms < floor_ms or (ms == floor_ms and seq < floor_seq) then
-    floor, floor_ms, floor_seq = id, ms, seq
-  end
+local function lower(a, b)
+  if not a then return b end
+  local a_ms, a_seq = parts(a)
+  local b_ms, b_seq = parts(b)
+  if a_ms < b_ms or (a_ms == b_ms and a_seq < b_seq) then return a end
+  return b
 end
+local floor, passed
+local left, held = tonumber(ARGV[2]), {}
 for _, info in ipairs(redis.call('XINFO', 'GROUPS', KEYS[1])) do
   local it = {}
   for i = 1, #info, 2 do it[info[i]] = info[i + 1] end
-  lower(it['last-delivered-id'])
-  if it.pending > 0 then lower(redis.call('XPENDING', KEYS[1], it.name)[2]) end
+  passed = lower(passed, it['last-delivered-id'])
+  if it.pending > 0 then
+    floor = lower(floor, redis.call('XPENDING', KEYS[1], it.name)[2])
+    if left > 0 then
+      local pending = redis.call('XPENDING', KEYS[1], it.name, '-', '+', 10000)
+      for _, entry in ipairs(pending) do held[entry[1]] = true end
+      if #pending == 10000 then passed = lower(passed, pending[10000][1]) end
+    end
+  end
 end
-if not floor then return 0 end
+if not passed then return 0 end
 if tonumber(ARGV[1]) > 0 then
   local time = redis.call('TIME')
   local ms = time[1] * 1000 + math.floor(time[2] / 1000) - tonumber(ARGV[1])
   if ms < 0 then return 0 end
-  lower(string.format('%.0f-0', ms))
+  passed = lower(passed, string.format('%.0f-0', ms))
 end
-return redis.call('XTRIM', KEYS[1], 'MINID', '~', floor, 'LIMIT', 0)
+floor = lower(floor, passed)
+local removed = redis.call('XTRIM', KEYS[1], 'MINID', '~', floor, 'LIMIT', 0)
+local start = floor
+while left > 0 do
+  local entries = redis.call('XRANGE', KEYS[1], start, passed, 'COUNT', 16)
+  if #entries == 0 then break end
+  for _, entry in ipairs(entries) do
+    if not held[entry[1]] then removed = removed + redis.call('XDEL', KEYS[1], entry[1]) end
+    left = left - 1
+    start = '(' .. entry[1]
+  end
+end
+return removed
 """)
 
 # KEYS: dead, again. ARGV: id. Leaves of what is known of it the id, and counts attempts anew.

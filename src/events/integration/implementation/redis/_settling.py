@@ -52,6 +52,7 @@ class Settler:
         self._acking: set[str] = set()
         self._ack_backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         self._moves: set[asyncio.Task[None]] = set()
+        self.lacks_room = False  # at the server, for a settlement that waits
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -63,7 +64,7 @@ class Settler:
         self._acks[entry.stream].append(entry)
         if entry.stream not in self._acking:
             self._acking.add(entry.stream)
-            gather = 0 if entry.suspect else _GATHER
+            gather = 0 if entry.taken_over else _GATHER
             asyncio.get_running_loop().call_later(gather, self._flush, entry.stream)
 
     def _flush(self, stream: str) -> None:
@@ -158,7 +159,9 @@ class Settler:
                 await self._link.run_script(script, keys, *args)
             except (ReplyError, DisconnectedError) as error:
                 self._report(problem, "settle", error)
+                self.lacks_room = isinstance(error, ReplyError) and error.code == "OOM"
             else:
+                self.lacks_room = False
                 self._problems.clear(problem)
                 self._settled(entry)
                 return

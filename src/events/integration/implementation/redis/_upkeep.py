@@ -31,6 +31,7 @@ GONE = frozenset({"NOGROUP", "UNBLOCKED"})
 _TICK = 5.0  # seconds between looks at what others have left behind, at most a third of the lease
 _RIPEN_AT_ONCE = 100
 _RENEWED_AT_ONCE = 1_000
+_REMOVED_AT_ONCE = 5_000
 _TRIMMED_EVERY, _SWEPT_EVERY = 3, 10  # looks
 _SILENCE = 20.0  # seconds, beyond every blocking read, after which an empty consumer id is dead
 
@@ -39,6 +40,9 @@ class _Consumer(Protocol):
     name: str
     keys: Keys
     me: str
+
+    @property
+    def lacks_room(self) -> bool: ...
 
     @property
     def held(self) -> Iterable[tuple[str, bytes]]: ...
@@ -118,7 +122,7 @@ class Upkeep:
         if ticks:
             yield self._renew
             self._ticks += 1
-            if self._ticks % _TRIMMED_EVERY == 1:
+            if self._ticks % _TRIMMED_EVERY == 1 or self._consumer.lacks_room:
                 yield self._trim
             if self._ticks % _SWEPT_EVERY == 1:
                 yield self._sweep
@@ -140,7 +144,7 @@ class Upkeep:
                 doing = problem.removeprefix("_")
                 self._problems.report(problem, f"it cannot {doing} in its group: {error}")
         except DisconnectedError:
-            await self._link.up.wait()
+            await self._link.wait_up()
         else:
             self._problems.clear(problem)
 
@@ -165,7 +169,8 @@ class Upkeep:
 
     async def _trim(self) -> None:
         topic = self._consumer.keys.topic
-        await self._link.run_script(TRIM, [topic], int(self._retention * 1000))
+        one_by_one = _REMOVED_AT_ONCE if self._consumer.lacks_room else 0
+        await self._link.run_script(TRIM, [topic], int(self._retention * 1000), one_by_one)
 
     async def _sweep(self) -> None:
         keys = self._consumer.keys

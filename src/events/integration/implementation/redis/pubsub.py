@@ -201,15 +201,15 @@ class RedisPubSubTransport:
         """See `Transport`: both connections, once there is a subscription."""
         return (
             self._sending is not None
-            and self._sending.connected
-            and (self._listening is None or self._listening.connected)
+            and self._sending.is_up
+            and (self._listening is None or self._listening.is_up)
         )
 
     @property
     def error(self) -> str | None:
         """Return why it is not connected, or why something cannot be sent."""
         links = [link for link in (self._sending, self._listening) if link is not None]
-        reasons = dict.fromkeys(link.error for link in links if link.error is not None)
+        reasons = dict.fromkeys(link.reason for link in links if link.reason is not None)
         return "; ".join(reasons) or self._publishing.error
 
     @property
@@ -221,14 +221,9 @@ class RedisPubSubTransport:
         """See `Transport`. Tries again until `connect_timeout` is over."""
         # `PUBLISH` is no write: a replica takes it, for those who listen there.
         link = Link(self._connector, self._name, timeout=self._connect_timeout, writes=False)
-        await self._open(link)
         self._sending = link
-
-    async def _open(self, link: Link) -> None:
-        try:
-            await link.open(self._connect_timeout)
-        except DisconnectedError as error:
-            raise BusUnavailableError(self._name, str(error)) from error
+        await link.open(self._connect_timeout)
+        logger.info("%s is connected", self._name)
 
     def publish(self, message: Message) -> asyncio.Future[None]:
         """See `Transport`. Accepted means published, were it to nobody."""
@@ -245,7 +240,7 @@ class RedisPubSubTransport:
         if listening is not None:
             await listening.close(0)
         if sending is not None:
-            await sending.close(self._send_timeout if sending.connected else 0)
+            await sending.close(self._send_timeout if sending.is_up else 0)
 
     # --- subscriptions ------------------------------------------------------------------------
 
@@ -274,9 +269,9 @@ class RedisPubSubTransport:
                 greeting=self._greeting,
                 writes=False,
                 on_push=self._on_push,
-                on_lost=self._on_lost,
             )
-            await self._open(link)  # its greeting subscribes
+            link.on_down.append(self._on_down)
+            await link.open(self._connect_timeout)  # its greeting subscribes
             self._listening = link
         elif first:
             await self._listening.call("SUBSCRIBE", topic)
@@ -289,7 +284,7 @@ class RedisPubSubTransport:
                 listeners.remove(listener)
             if not listeners:
                 self._listeners.pop(listener.topic, None)
-                if self._listening is not None and self._listening.connected:
+                if self._listening is not None and self._listening.is_up:
                     try:
                         await self._listening.call("UNSUBSCRIBE", listener.topic)
                     except (ReplyError, DisconnectedError) as error:
@@ -339,8 +334,9 @@ class RedisPubSubTransport:
                 self._listening.readable.set()
             yield
 
-    def _on_lost(self) -> None:
-        self.interruptions += 1
+    def _on_down(self) -> None:
+        if self._listening is not None:  # else it is closed
+            self.interruptions += 1
 
 
 class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):

@@ -23,11 +23,11 @@ from events.integration.implementation.sqlalchemy.sessions import current_sessio
 from events.integration.implementation.sqlalchemy.sqlite import enable_wal
 from events.integration.implementation.sqlalchemy.store import SQLAlchemyOutboxStore
 from events.integration.implementation.sqlalchemy.tables import AT_ONCE, outbox_table
-from events.integration.outbox import LANES, lane_of
+from events.integration.outbox import PARTITIONS, partition_of
 
 __all__ = [
     "AT_ONCE",
-    "LANES",
+    "PARTITIONS",
     "SQLAlchemyInbox",
     "SQLAlchemyIntegrationEventBus",
     "SQLAlchemyOutbox",
@@ -37,6 +37,6 @@ __all__ = [
     "current_session",
     "enable_wal",
     "inbox_table",
-    "lane_of",
     "outbox_table",
+    "partition_of",
 ]

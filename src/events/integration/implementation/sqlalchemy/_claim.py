@@ -21,10 +21,11 @@ an error on the connection, the row is looked for before each commit.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeAlias
 from weakref import WeakSet
 
-from sqlalchemy import Connection, Engine, ExceptionContext, event
+from sqlalchemy import Connection, Engine, ExceptionContext, Insert, Table, event
 from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 
@@ -33,12 +34,35 @@ from events.integration.implementation.sqlalchemy._routing import (
     engines_of_flush,
     writing_connection,
 )
-from events.integration.implementation.sqlalchemy.inbox_table import InboxTable, Row
 
-__all__ = ["Claim", "DuplicateError", "connection_of"]
+__all__ = ["Claim", "Claimable", "DuplicateError", "connection_of"]
+
+Row: TypeAlias = Mapping[str, Any]
 
 _INFO_KEY = "events.inbox"
 _watched: WeakSet[Engine] = WeakSet()
+
+
+class Claimable(Protocol):
+    """A table in which a row is claimed, in the transaction of whoever calls it."""
+
+    @property
+    def table(self) -> Table:
+        """Return the table."""
+        ...
+
+    @property
+    def clause(self) -> Insert:
+        """Return an insert into it, which tells where the session writes it."""
+        ...
+
+    def insert(self, connection: Connection, row: Row) -> bool:
+        """Claim the row; say whether nobody had."""
+        ...
+
+    def holds(self, connection: Connection, row: Row) -> bool:
+        """Tell whether the row is claimed, as this transaction sees it."""
+        ...
 
 
 class DuplicateError(Exception):
@@ -48,7 +72,7 @@ class DuplicateError(Exception):
 class Claim:
     """One row in one session, from before the handler is called until it has ended."""
 
-    def __init__(self, session: Session, inbox: InboxTable, row: Row) -> None:
+    def __init__(self, session: Session, inbox: Claimable, row: Row) -> None:
         """Insert the row, or find it there: see `is_duplicate`."""
         self.session = session
         self._duplicate = False
@@ -185,7 +209,7 @@ _SWALLOWED = (
 )
 
 
-def connection_of(session: Session, inbox: InboxTable) -> Connection:
+def connection_of(session: Session, inbox: Claimable) -> Connection:
     """Return the connection on which the session writes the inbox's table.
 
     Raises `InboxError` if it commits each statement by itself.

@@ -18,7 +18,7 @@ from events.errors import OutboxTableError
 from events.integration.implementation.sqlalchemy._clock import aware, clock
 from events.integration.implementation.sqlalchemy._opening import begun
 from events.integration.implementation.sqlalchemy.tables import Tables
-from events.integration.outbox import Attendance, Lease
+from events.integration.outbox import Lease, Renewal
 
 __all__ = ["Leases"]
 
@@ -36,17 +36,17 @@ class Leases:
         c = table.c
         self._lock = update(table).where(c.relay == _LOCK).values(expires_at=clock())
         self._read = select(
-            c.relay, c.token, c.lanes, c.lease_seconds, c.expires_at, clock()
+            c.relay, c.token, c.partitions, c.lease_seconds, c.expires_at, clock()
         ).order_by(c.relay)
 
-    async def attend(self, decide: Callable[[Sequence[Lease]], Attendance]) -> Attendance:
-        """See `OutboxStore.attend`."""
+    async def renew(self, decide: Callable[[Sequence[Lease]], Renewal]) -> Renewal:
+        """See `OutboxStore.renew`."""
         refused: IntegrityError | None = None
         for _ in range(_TRIES):
             async with begun(self._engine) as connection:
-                attended = await connection.run_sync(self._attend, decide)
-            if attended is not None:
-                return attended
+                renewed = await connection.run_sync(self._attend, decide)
+            if renewed is not None:
+                return renewed
             try:
                 async with begun(self._engine) as connection:
                     await connection.execute(insert(self._table), _row_of_lock())
@@ -60,26 +60,26 @@ class Leases:
         ) from refused
 
     def _attend(
-        self, connection: Connection, decide: Callable[[Sequence[Lease]], Attendance]
-    ) -> Attendance | None:
+        self, connection: Connection, decide: Callable[[Sequence[Lease]], Renewal]
+    ) -> Renewal | None:
         if not connection.execute(self._lock).rowcount:
             return None
         leases: list[Lease] = []
         now = _NEVER
-        for relay, token, lanes, length, expires_at, read_at in connection.execute(self._read):
+        for relay, token, partitions, length, expires_at, read_at in connection.execute(self._read):
             now = aware(read_at)
             if relay != _LOCK:
                 remaining = (aware(expires_at) - now).total_seconds()
-                leases.append(Lease(relay, token, _lanes(lanes), length, remaining))
-        attended = decide(leases)
+                leases.append(Lease(relay, token, _partitions(partitions), length, remaining))
+        renewed = decide(leases)
         c = self._table.c
-        there = {lease.relay for lease in leases}.difference(attended.ended)
-        if attended.ended:
-            connection.execute(delete(self._table).where(c.relay.in_(attended.ended)))
-        for lease in attended.written:
+        there = {lease.relay for lease in leases}.difference(renewed.ended)
+        if renewed.ended:
+            connection.execute(delete(self._table).where(c.relay.in_(renewed.ended)))
+        for lease in renewed.written:
             values = {
                 "token": lease.token,
-                "lanes": ",".join(map(str, sorted(lease.lanes))),
+                "partitions": ",".join(map(str, sorted(lease.partitions))),
                 "lease_seconds": lease.length,
                 "expires_at": now + timedelta(seconds=lease.remaining),
             }
@@ -87,7 +87,7 @@ class Leases:
                 connection.execute(update(self._table).where(c.relay == lease.relay).values(values))
             else:
                 connection.execute(insert(self._table), {"relay": lease.relay, **values})
-        return attended
+        return renewed
 
     async def leave(self, lease: Lease) -> None:
         """See `OutboxStore.leave`."""
@@ -103,11 +103,11 @@ def _row_of_lock() -> dict[str, object]:
     return {
         "relay": _LOCK,
         "token": "",
-        "lanes": "",
+        "partitions": "",
         "lease_seconds": 0.0,
         "expires_at": _NEVER,
     }
 
 
-def _lanes(text: str) -> frozenset[int]:
+def _partitions(text: str) -> frozenset[int]:
     return frozenset(map(int, text.split(","))) if text else frozenset()

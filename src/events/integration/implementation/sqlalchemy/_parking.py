@@ -30,7 +30,17 @@ from events.integration.outbox import Parked, ParkedRow
 __all__ = ["Parking"]
 
 _NO_ROW = -1
-_MESSAGE = ("event_id", "topic", "key", "lane", "type", "version", "headers", "body", "created_at")
+_MESSAGE = (
+    "event_id",
+    "topic",
+    "key",
+    "partition_id",
+    "type",
+    "version",
+    "headers",
+    "body",
+    "created_at",
+)
 
 
 class Parking:

@@ -36,7 +36,7 @@ _notifiers: WeakKeyDictionary[Pool, _Notifier] = WeakKeyDictionary()
 
 
 def channel_of(table: Table) -> str:
-    """Return the channel on which the commits of this outbox are told."""
+    """Return the channel that announces the commits of this outbox."""
     name = f"events.{table.fullname}"
     return name if len(name.encode()) <= _LONGEST else f"events.{crc32(name.encode()):08x}"
 

@@ -1,4 +1,4 @@
-"""The relay's one query on its way: what is due in its lanes."""
+"""The relay's one query on its way: what is due in its partitions."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class DueQuery:
             "longest": longest,
             "relay": lease.relay,
             "token": lease.token,
-            "lanes": sum(1 << lane for lane in lease.lanes),
+            "partitions": sum(1 << partition for partition in lease.partitions),
         }
         if after is None:
             return self._scan, values
@@ -94,7 +94,7 @@ class DueQuery:
         self, postponed: ColumnElement[bool], *where: ColumnElement[bool]
     ) -> Select[*tuple[Any, ...]]:
         c, relays = self._tables.outbox.c, self._tables.relays.c
-        lanes = bindparam("lanes", type_=BigInteger())
+        partitions = bindparam("partitions", type_=BigInteger())
         # Written into the statement: a plan for any limit at all would be one for a large one.
         limit = bindparam("limit", type_=Integer(), literal_execute=True)
         longest = bindparam("longest", type_=BigInteger())
@@ -114,7 +114,7 @@ class DueQuery:
             .where(
                 *where,
                 # The set as bits, where PostgreSQL does not think that it can use an index.
-                lanes.bitwise_rshift(c.lane).bitwise_and(1) != 0,
+                partitions.bitwise_rshift(c.partition_id).bitwise_and(1) != 0,
                 exists().where(
                     relays.relay == bindparam("relay"), relays.token == bindparam("token")
                 ),

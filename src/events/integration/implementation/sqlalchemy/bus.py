@@ -14,11 +14,17 @@ from typing import Unpack
 
 from sqlalchemy import Table
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+)
 
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.sqlalchemy._bus.dead_letters import TableDeadLetters
+from events.integration.implementation.sqlalchemy._bus.handling import RowTransactions
 from events.integration.implementation.sqlalchemy._bus.publishing import Publisher
 from events.integration.implementation.sqlalchemy._bus.pump import Pump, PumpOptions
 from events.integration.implementation.sqlalchemy._bus.queue import Queue
@@ -32,6 +38,8 @@ from events.integration.implementation.sqlalchemy._bus.tables import (
 from events.integration.implementation.sqlalchemy._checking import check_tables
 from events.integration.implementation.sqlalchemy._opening import connected
 from events.integration.implementation.sqlalchemy._wakeup import hearing, nudge
+from events.integration.implementation.sqlalchemy.outbox import SQLAlchemyOutbox
+from events.integration.implementation.sqlalchemy.sessions import Sessions
 from events.integration.implementation.sqlalchemy.tables import LONGEST_NAME
 from events.integration.message import Message
 from events.integration.pipeline.retry import describe
@@ -44,7 +52,10 @@ logger = logging.getLogger("events.integration")
 
 
 class SQLAlchemyTransport:
-    """A `Transport` to the tables of a database. Times are in seconds."""
+    """A `Transport` to the tables of a database. Times are in seconds.
+
+    `system` is the database's name, as `postgresql`.
+    """
 
     features = TransportFeatures(
         durability="broker",
@@ -70,6 +81,7 @@ class SQLAlchemyTransport:
                 f"SQLAlchemyIntegrationEventBus needs an AsyncEngine, not "
                 f"{type(engine).__name__}: from sqlalchemy.ext.asyncio import create_async_engine"
             )
+        self.system = engine.dialect.name
         self._name = f"SQLAlchemyIntegrationEventBus({engine.url!r})"
         self._timeout = timeout
         self._options = PumpOptions(poll_interval, lease)
@@ -81,7 +93,7 @@ class SQLAlchemyTransport:
         )
         level = "SERIALIZABLE" if dialect == "sqlite" else "READ COMMITTED"
         self._engine = engine.execution_options(isolation_level=level)
-        self._tables = tables = BusTables(default_bus_table() if table is None else table)
+        self.tables = tables = BusTables(default_bus_table() if table is None else table)
         self._rows = Rows(self._engine, single, tables)
         self._seats = Seats(self._engine, tables)
         self._pump: Pump | None = None
@@ -105,7 +117,7 @@ class SQLAlchemyTransport:
         """See `Transport`. Raises `OutboxTableError` if a table is missing."""
         try:
             async with asyncio.timeout(self._timeout), connected(self._engine) as connection:
-                await connection.run_sync(check_tables, self._tables, CURE)
+                await connection.run_sync(check_tables, self.tables, CURE)
         except TimeoutError as error:
             reason = f"no answer of the database within {self._timeout:g} s"
             raise BusUnavailableError(self._name, reason) from error
@@ -117,11 +129,16 @@ class SQLAlchemyTransport:
         )
         self._pump = Pump(self._name, self._rows, self._seats, self._options, self._hear)
 
+    def removed(self, row: int) -> None:
+        """Take note that the handler's own transaction has removed this row."""
+        if self._pump is not None:
+            self._pump.removed(row)
+
     def _nudge(self) -> None:
-        nudge(self._engine.sync_engine, self._tables.rows)
+        nudge(self._engine.sync_engine, self.tables.rows)
 
     def _hear(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
-        return hearing(self._engine, self._tables.rows, wake)
+        return hearing(self._engine, self.tables.rows, wake)
 
     def publish(self, message: Message) -> asyncio.Future[None]:
         """See `Transport`."""
@@ -184,12 +201,15 @@ class SQLAlchemyIntegrationEventBus(TransportIntegrationEventBus):
     """Carry events through the tables of a database: on SQLite, PostgreSQL, MariaDB and MySQL.
 
     An event is sent when a row for each consumer of its topic is committed. A consumer gets what is
-    sent since it first started. Processes of one consumer name share its rows by lanes, so events
-    of one key stay in order. Add the tables with `bus_table(metadata)`.
+    sent since it first started. Processes of one consumer name share its rows by partitions, so
+    events of one key stay in order. Add the tables with `bus_table(metadata)`.
 
     Args:
         engine: It stays yours. Its pool must give each user a connection of its own.
         registrations: The consumers.
+        sessions: An `async_sessionmaker` on this database, or an async function that returns a
+            session. With it each attempt has a session, which `current_session()` returns, and the
+            event's row is deleted in its transaction: what the handler writes there happens once.
         table: What `bus_table` returned, if it was given a name or a schema.
         poll_interval: Seconds after which rows are looked for that nothing told of.
         lease: Seconds after which another process takes over what a dead one held.
@@ -201,6 +221,7 @@ class SQLAlchemyIntegrationEventBus(TransportIntegrationEventBus):
         engine: AsyncEngine,
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
+        sessions: Sessions | None = None,
         table: Table | None = None,
         poll_interval: float = 2.0,
         lease: float = 20.0,
@@ -214,7 +235,24 @@ class SQLAlchemyIntegrationEventBus(TransportIntegrationEventBus):
             lease=lease,
         )
         self._shown = repr(transport)
+        self._table = transport.tables.rows
+        self._source = options.get("source", "/events")
+        self._max_body_size = options.get("max_body_size", 1 << 20)
+        if sessions is not None:
+            own = RowTransactions(sessions, transport.tables, transport.removed)
+            options["middlewares"] = [*options.get("middlewares", ()), own]
         super().__init__(transport, registrations, **options)
+
+    def outbox(
+        self, session: AsyncSession | async_scoped_session[AsyncSession] | AsyncConnection
+    ) -> SQLAlchemyOutbox:
+        """Return an outbox whose `put` sends in the session's own transaction, without a relay.
+
+        It is the same as `SQLAlchemyOutbox(session, table=...)` with the bus's table.
+        """
+        return SQLAlchemyOutbox(
+            session, table=self._table, source=self._source, max_body_size=self._max_body_size
+        )
 
     def __repr__(self) -> str:
         return self._shown

@@ -12,7 +12,6 @@ waited for, and costs no attempt; what happens after that is an attempt like any
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from datetime import UTC, datetime, timedelta
 
@@ -24,14 +23,12 @@ from sqlalchemy.exc import (
     NotSupportedError,
     ProgrammingError,
 )
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from events.errors import InboxError, InvalidTopologyError
-from events.integration.brokering.backoff import Backoff
 from events.integration.implementation.sqlalchemy._claim import Claim, connection_of
 from events.integration.implementation.sqlalchemy._purging import Purge
+from events.integration.implementation.sqlalchemy._transactional import Transactional
 from events.integration.implementation.sqlalchemy.inbox_table import (
     InboxTable,
     Row,
@@ -39,14 +36,10 @@ from events.integration.implementation.sqlalchemy.inbox_table import (
     message_key,
 )
 from events.integration.implementation.sqlalchemy.sessions import (
-    Handling,
     Sessions,
-    SessionSource,
-    roll_back,
 )
 from events.integration.message import Delivery
-from events.integration.observation import current_observer
-from events.integration.pipeline import Handle, IncomingEvent, ManagedMiddleware, Serving
+from events.integration.pipeline import Serving
 
 __all__ = ["REDRIVE_WINDOW", "SQLAlchemyInbox"]
 
@@ -58,7 +51,7 @@ REDRIVE_WINDOW = timedelta(days=3)
 _PERMANENT = (ProgrammingError, IntegrityError, DataError, NotSupportedError)
 
 
-class SQLAlchemyInbox(ManagedMiddleware):
+class SQLAlchemyInbox(Transactional):
     """A middleware that has each event handled once, in one transaction with a row that says so.
 
     With an `async_sessionmaker` it opens a session for each attempt, which the handler gets from
@@ -74,7 +67,7 @@ class SQLAlchemyInbox(ManagedMiddleware):
         table: What `inbox_table` returned, if it was given a name or a schema.
         retention: How long rows are kept, and duplicates recognised with them; None for ever.
         purge_every: Seconds between two removals of older rows.
-        patience: Seconds to wait for a database that is locked or away, before that counts as a
+        timeout: Seconds to wait for a database that is locked or away, before that counts as a
             failed attempt.
     """
 
@@ -85,22 +78,16 @@ class SQLAlchemyInbox(ManagedMiddleware):
         table: Table | None = None,
         retention: timedelta | None = timedelta(days=7),
         purge_every: float = 600.0,
-        patience: float = 10.0,
+        timeout: float = 10.0,
     ) -> None:
-        self._source = SessionSource(sessions)
+        super().__init__(sessions, timeout)
         given: object = retention
         if not (given is None or (isinstance(given, timedelta) and given > timedelta(0))):
             raise ValueError(f"retention must be a timedelta above 0, or None, not {given!r}")
-        if isinstance(patience, bool) or not isinstance(patience, int | float) or not patience >= 0:
-            raise ValueError(f"patience must be a number of seconds from 0 on, not {patience!r}")
         self.retention = retention
-        self.handled = 0
-        self.duplicates = 0
         self._inbox = InboxTable(inbox_table(MetaData()) if table is None else table)
         self._purge = Purge(self._inbox, retention or timedelta.max, purge_every)
-        self._patience = patience
         self._buses = 0
-        self._aloof: set[str] = set()
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._inbox.table.fullname!r})"
@@ -186,74 +173,11 @@ class SQLAlchemyInbox(ManagedMiddleware):
 
     # --- around a handler ---------------------------------------------------------------------
 
-    async def __call__(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
-        """Claim the event's row, call the handler, commit both."""
-        delivery = incoming.delivery
-        async with self._source.session() as session:
-            claim = await self._claim(session, _row(delivery))
-            if claim.is_duplicate():
-                await session.rollback()
-                self._absorb(delivery)
-                return
-            handling = Handling(session)
-            try:
-                with handling.current():
-                    await call_next(incoming)
-                await session.run_sync(claim.commit)
-            except BaseException as error:
-                await roll_back(session, error)
-                if claim.is_duplicate() and isinstance(error, Exception):
-                    self._absorb(delivery)
-                    return
-                raise
-            finally:
-                claim.release()
-        self.handled += 1
-        if self._source.maker is not None and not handling.asked:
-            self._warn_of(delivery.consumer)
-
-    async def _claim(self, session: AsyncSession, row: Row) -> Claim:
-        """Insert the row; wait for a database that is locked or away, as far as patience goes."""
-        # A transaction that somebody has begun is theirs: it cannot be begun anew from here.
-        patience = 0.0 if session.in_transaction() else self._patience
-        loop = asyncio.get_running_loop()
-        deadline, backoff = loop.time() + patience, Backoff(0.05, 1.0)
-        while True:
-            try:
-                return await session.run_sync(self._claim_now, row)
-            except BaseException as error:
-                await roll_back(session, error)
-                pause = backoff.take()
-                if not _temporary(error) or loop.time() + pause > deadline:
-                    raise
-                logger.debug("%r waits for its database: %s", self, error)
-            await asyncio.sleep(pause)
-
-    def _claim_now(self, session: Session, row: Row) -> Claim:
+    def claim_now(self, session: Session, delivery: Delivery) -> Claim:
+        """See `Transactional.claim_now`."""
         if self._purge.engine is None:
             self._require(session)
-        return Claim(session, self._inbox, row)
-
-    def _absorb(self, delivery: Delivery) -> None:
-        self.duplicates += 1
-        observer = current_observer()
-        if observer is not None:
-            observer.duplicate(delivery)
-        logger.debug(
-            "%s has handled %s from topic %r before: acknowledged",
-            delivery.consumer,
-            delivery.id,
-            delivery.topic,
-        )
-
-    def _warn_of(self, consumer: str) -> None:
-        if consumer not in self._aloof:
-            self._aloof.add(consumer)
-            logger.warning(
-                "%s handled an event without current_session(): what it wrote to a database, if it "
-                "did, was not in the inbox's transaction, and may happen twice. (Said once.)",
-                consumer,
-            )
+        return Claim(session, self._inbox, _row(delivery))
 
 
 def _row(delivery: Delivery) -> Row:
@@ -262,9 +186,3 @@ def _row(delivery: Delivery) -> Row:
         "message_id": message_key(delivery),
         "handled_at": datetime.now(UTC),
     }
-
-
-def _temporary(error: BaseException) -> bool:
-    """Tell whether waiting may help: a lock, a deadlock, a server that is down or starting."""
-    kinds = (DBAPIError, OSError, PoolTimeoutError)
-    return isinstance(error, kinds) and not isinstance(error, _PERMANENT)

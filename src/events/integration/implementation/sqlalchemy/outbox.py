@@ -24,7 +24,7 @@ from events.integration.implementation.sqlalchemy.tables import (
 )
 from events.integration.limits import check_size
 from events.integration.observation import current_observer
-from events.integration.outbox import lane_of
+from events.integration.outbox import partition_of
 from events.integration.serialization import Serializer
 from events.integration.topology import Topic
 
@@ -129,7 +129,7 @@ class SQLAlchemyOutbox:
             "event_id": message.id,
             "topic": message.topic,
             "key": key,
-            "lane": lane_of(key, message.id),
+            "partition_id": partition_of(key, message.id),
             "type": message.type,
             "version": event.version,
             "headers": _encode_json(message.headers).decode(),

@@ -35,13 +35,13 @@ from events.integration.implementation.sqlalchemy.tables import (
     default_table,
 )
 from events.integration.outbox import (
-    Attendance,
     Backlog,
     Lease,
     OutboxRow,
     Parked,
     ParkedRow,
     Postponed,
+    Renewal,
 )
 
 __all__ = ["SQLAlchemyOutboxStore"]
@@ -77,8 +77,8 @@ class SQLAlchemyOutboxStore:
             else engine.execution_options(isolation_level="AUTOCOMMIT")
         )
         # Several statements must be one transaction, whatever the engine's own users want: under
-        # AUTOCOMMIT two relays would hold one lane, and a row be parked and sent. Under another
-        # level a transaction would go on seeing what was there before it had its locks.
+        # AUTOCOMMIT two relays would hold one partition, and a row be parked and sent. Under
+        # another level a transaction would go on seeing what was there before it had its locks.
         level = "SERIALIZABLE" if self._dialect == "sqlite" else "READ COMMITTED"
         self._engine = engine.execution_options(isolation_level=level)
         self._tables = tables = Tables(default_table() if table is None else table)
@@ -115,9 +115,9 @@ class SQLAlchemyOutboxStore:
 
     # --- leases -------------------------------------------------------------------------------
 
-    async def attend(self, decide: Callable[[Sequence[Lease]], Attendance]) -> Attendance:
-        """See `OutboxStore.attend`."""
-        return await self._leases.attend(decide)
+    async def renew(self, decide: Callable[[Sequence[Lease]], Renewal]) -> Renewal:
+        """See `OutboxStore.renew`."""
+        return await self._leases.renew(decide)
 
     async def leave(self, lease: Lease) -> None:
         """See `OutboxStore.leave`."""
@@ -145,7 +145,7 @@ class SQLAlchemyOutboxStore:
             c.available_at < _NEVER,
             c.last_error.is_not(None),
             c.key.is_not(None),
-            c.lane.in_(sorted(lease.lanes)),
+            c.partition_id.in_(sorted(lease.partitions)),
         )
         waiting: list[tuple[int, str, datetime]] = []
         async with connected(self._engine) as connection:

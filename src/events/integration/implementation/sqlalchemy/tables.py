@@ -5,7 +5,8 @@
 | `id` | a sequence that is never used twice: what relays order and delete by |
 | `event_id` | the event's UUIDv7, the same wherever it travels |
 | `topic`, `key`, `type`, `version` | as sent; `key` is NULL for events without order |
-| `lane` | a hash of the key, or of the event's id, from 0 to `LANES` - 1: relays share by it |
+| `partition_id` | a hash of the key, or of the event's id, from 0 to `PARTITIONS` - 1: relays share
+by it |
 | `headers`, `body` | the message: a JSON object of strings, and bytes |
 | `created_at` | when `put` was called, UTC |
 | `available_at` | not before this, UTC; `AT_ONCE`, in 1970, for nearly all |
@@ -17,15 +18,15 @@ NULL in it on purpose: of a table that was not analyzed yet, as one whose backlo
 PostgreSQL believes that few rows are NULL and would sort them all.
 
 `outbox_parked` has the same columns but `available_at`, and `reason` and `parked_at`; its `id` is
-the one that the row had. `outbox_relays` has a row for each relay at work, with its lanes and when
-its lease runs out, and one without a name, which is what they lock.
+the one that the row had. `outbox_relays` has a row for each relay at work, with its partitions and
+when its lease runs out, and one without a name, which is what they lock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
@@ -43,6 +44,7 @@ from sqlalchemy import (
     Table,
     Text,
     insert,
+    select,
     text,
 )
 from sqlalchemy.dialects import mysql
@@ -92,6 +94,8 @@ ON_MYSQL: dict[str, Any] = {
     for option, value in (("charset", "utf8mb4"), ("engine", "InnoDB"))
 }
 
+_FAN_OUT = "events.bus"
+
 _inserts: WeakKeyDictionary[Table, Insert] = WeakKeyDictionary()
 
 
@@ -126,7 +130,7 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
         metadata,
         Column("relay", exact(LONGEST_NAME), primary_key=True),
         Column("token", String(32), nullable=False),
-        Column("lanes", String(LONGEST_NAME), nullable=False),
+        Column("partitions", String(LONGEST_NAME), nullable=False),
         Column("lease_seconds", Double, nullable=False),
         Column("expires_at", moment(), nullable=False),
         schema=schema,
@@ -165,7 +169,7 @@ def message_columns() -> list[Column[Any]]:
         Column("event_id", String(LONGEST_NAME), nullable=False),
         Column("topic", String(LONGEST_NAME), nullable=False),
         Column("key", String(LONGEST_NAME)),
-        Column("lane", SmallInteger, nullable=False),
+        Column("partition_id", SmallInteger, nullable=False),
         Column("type", String(LONGEST_NAME), nullable=False),
         Column("version", Integer, nullable=False),
         Column("headers", long_text, nullable=False),
@@ -233,7 +237,8 @@ def insert_into(table: Table) -> Insert:
     """Return the statement that inserts rows. Raises `OutboxTableError` if it lacks a column."""
     statement = _inserts.get(table)
     if statement is None:
-        require_columns(table, table.columns.keys())  # SQLAlchemy would drop the surplus silently
+        if fan_out_of(table) is None:  # SQLAlchemy would drop the surplus silently
+            require_columns(table, table.columns.keys())
         # inline: nobody asks for the new ids, and fetching them would cost.
         statement = _inserts[table] = insert(table).inline()
     return statement
@@ -248,12 +253,51 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
     wrong = wrong_mode(connection)
     if wrong is not None:
         raise OutboxError(wrong)
+    fan_out = fan_out_of(table)
     try:
-        connection.execute(insert_into(table), rows)
+        if fan_out is not None:
+            rows = _for_each_consumer(connection, fan_out.consumers, rows)
+        if rows:
+            connection.execute(insert_into(table), rows)
     except DBAPIError as error:
         if _is_of_the_table(error):
-            raise OutboxTableError(table.fullname, f"{error.orig}; {CURE}") from error
+            cure = CURE if fan_out is None else fan_out.cure
+            raise OutboxTableError(table.fullname, f"{error.orig}; {cure}") from error
         raise
+
+
+class FanOut(NamedTuple):
+    """What makes a table one of a bus: rows are written for each consumer that is in `consumers`.
+
+    `cure` says what to do if a table is missing.
+    """
+
+    consumers: Table
+    cure: str
+
+
+def fan_out_of(table: Table) -> FanOut | None:
+    """Return it, if the table was made by `bus_table`."""
+    found: object = table.info.get(_FAN_OUT)
+    return found if isinstance(found, FanOut) else None
+
+
+def info_of(fan_out: FanOut) -> dict[Any, Any]:
+    """Return the `info` of a bus's table."""
+    return {_FAN_OUT: fan_out}
+
+
+def _for_each_consumer(connection: Connection, consumers: Table, rows: Sequence[Row]) -> list[Row]:
+    c = consumers.c
+    known: dict[str, list[int]] = {row["topic"]: [] for row in rows}
+    query = select(c.topic, c.id).where(c.topic.in_(known)).order_by(c.id)
+    for topic, consumer in connection.execute(query):
+        known[topic].append(consumer)
+    return [
+        {"consumer_id": consumer, **{name: row[name] for name in row if name != "version"}}
+        for row in rows
+        for consumer in known[row["topic"]]
+    ]
 
 
 def _is_of_the_table(error: DBAPIError) -> bool:

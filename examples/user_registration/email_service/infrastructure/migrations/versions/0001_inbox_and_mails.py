@@ -48,7 +48,7 @@ def upgrade() -> None:
         "mails_relays",
         sa.Column("relay", sa.String(255), primary_key=True),
         sa.Column("token", sa.String(32), nullable=False),
-        sa.Column("lanes", sa.String(255), nullable=False),
+        sa.Column("partitions", sa.String(255), nullable=False),
         sa.Column("lease_seconds", sa.Double[float](), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
     )
@@ -66,7 +66,7 @@ def _message_columns() -> list[sa.Column[Any]]:
         sa.Column("event_id", sa.String(255), nullable=False),
         sa.Column("topic", sa.String(255), nullable=False),
         sa.Column("key", sa.String(255)),
-        sa.Column("lane", sa.SmallInteger(), nullable=False),
+        sa.Column("partition_id", sa.SmallInteger(), nullable=False),
         sa.Column("type", sa.String(255), nullable=False),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("headers", sa.Text(), nullable=False),

@@ -24,7 +24,7 @@ from events.errors import (
     SendRefusedError,
 )
 from events.integration.brokering.backoff import Backoff
-from events.integration.implementation.sqlalchemy._bus.rows import Rows, message_row
+from events.integration.implementation.sqlalchemy._bus.rows import Rows
 from events.integration.implementation.sqlalchemy._opening import connected
 from events.integration.message import Message
 from events.integration.pipeline.retry import describe
@@ -117,8 +117,8 @@ class Publisher:
                 connected(self._engine) as connection,
                 connection.begin() as transaction,
             ):
-                rows = [message_row(each.message) for each in batch]
-                await connection.run_sync(self._rows.write, rows)
+                messages = [each.message for each in batch]
+                await connection.run_sync(self._rows.write, messages)
                 committing = True
                 await transaction.commit()
                 committing = False

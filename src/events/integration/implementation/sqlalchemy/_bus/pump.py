@@ -1,13 +1,13 @@
-"""The loop of one bus: attend, read for whoever has room, rest, and again.
+"""The loop of one bus: renew, read for whoever has room, rest, and again.
 
-          .-- lease renewed, lanes given or taken <--- every third of a lease --.
+          .-- lease renewed, partitions given or taken <--- every third of a lease --.
           v                                                                     |
         read, for each consumer with room and more to come --nothing--> rest ---'
           ^                                                              |
           '-------------- those that have something due <-- nudge or poll'
 
 Between two polls nothing is asked, and one poll asks for all consumers of the bus together. What is
-handed over is settled meanwhile, see `settling`. Trouble with the database costs no row anything:
+handed over is settled meanwhile, see `settling`. Outage with the database costs no row anything:
 the loop waits, longer each time, and says so once.
 """
 
@@ -22,6 +22,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from uuid import uuid4
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.problems import Outage
@@ -30,7 +31,7 @@ from events.integration.implementation.sqlalchemy._bus.rows import Rows
 from events.integration.implementation.sqlalchemy._bus.seats import Seats
 from events.integration.implementation.sqlalchemy._bus.settling import Settler
 from events.integration.implementation.sqlalchemy._bus.sharing import Seat
-from events.integration.outbox.lanes import Tenure
+from events.integration.outbox.partitions import Tenure
 from events.integration.pipeline.retry import describe
 from events.integration.transport import Deliver, Subscription
 
@@ -42,7 +43,7 @@ _FIRST_POLL = 0.01  # seconds; a nudge may come just before its commit is seen, 
 _FEW = 4  # consumers, each of which is asked rather than all at once
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _EVERY = 1 / 3  # of a lease, between two times that it is renewed
-_WAITING = 1 / 100  # of a lease, the same while lanes are missing, or drained
+_WAITING = 1 / 100  # of a lease, the same while partitions are missing, or drained
 _MARGIN = 0.1  # of a lease, in which nothing is handed over any more
 _PATIENCE = 1 / 4  # of a lease: how long the database may take to answer
 _LEAVING = 5.0  # seconds
@@ -73,10 +74,10 @@ class Pump:
         self._options = options
         self._listen = listen
         self._outage = Outage(name)
-        self._seat = Seat(member, token, {}, options.lease, 0.0)
+        self._seat = Seat(member, token, {}, {}, options.lease, 0.0)
         self._tenure = Tenure()
         self._queues: dict[int, Queue] = {}
-        self._settler = Settler(rows, self._freed, self._in_trouble)
+        self._settler = Settler(rows, self._freed, self._in_outage)
         self._attend_at = 0.0
         self._attending: list[asyncio.Future[None]] = []
         self._halted = asyncio.Event()
@@ -94,6 +95,10 @@ class Pump:
         """Return why not."""
         return self._outage.reason
 
+    def removed(self, row: int) -> None:
+        """See `Settler.removed`."""
+        self._settler.removed(row)
+
     # --- consumers ------------------------------------------------------------------------------
 
     async def subscribe(self, number: int, subscription: Subscription, deliver: Deliver) -> Queue:
@@ -104,7 +109,7 @@ class Pump:
         return queue
 
     async def close(self, queue: Queue) -> None:
-        """Return when all that was handed over is settled, and its lanes are given up."""
+        """Return when all that was handed over is settled, and its partitions are given up."""
         queue.paused = True
         with suppress(TimeoutError):
             async with asyncio.timeout(_LEAVING):
@@ -131,10 +136,10 @@ class Pump:
             waiter.cancel()
 
     async def _attend_soon(self) -> None:
-        attended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._attending.append(attended)
+        renewed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._attending.append(renewed)
         self.wake()
-        await attended
+        await renewed
 
     # --- the loop -------------------------------------------------------------------------------
 
@@ -146,7 +151,7 @@ class Pump:
     def _freed(self) -> None:
         self._woken.set()
 
-    def _in_trouble(self, reason: str) -> None:
+    def _in_outage(self, reason: str) -> None:
         self._outage.begin("settling", reason)
         self._woken.set()
 
@@ -193,7 +198,8 @@ class Pump:
 
     async def _attend_if_due(self) -> None:
         loop = asyncio.get_running_loop()
-        if not self._attending and loop.time() < self._attend_at and self._holds:
+        wider = any(queue.wants_more for queue in self._queues.values())
+        if not wider and not self._attending and loop.time() < self._attend_at and self._holds:
             return
         waiting, self._attending = self._attending, []
         try:
@@ -212,12 +218,14 @@ class Pump:
     async def _attend(self) -> None:
         granted = self._tenure.begin()
         queues = dict(self._queues)
-        taken = await self._seats.take(self._seat, {n: q.busy for n, q in queues.items()})
+        windows = {n: max(q.widest, len(q.at_hand)) for n, q in queues.items()}
+        me = replace(self._seat, windows=windows)
+        taken = await self._seats.take(me, {n: q.busy for n, q in queues.items()})
         granted(taken.own.length)
         self._seat = taken.own
         settled = not taken.is_missing
         for number, queue in queues.items():
-            queue.grant(taken.held[number])
+            queue.grant(taken.held[number], windows[number])
             settled = settled and queue.held.is_settled
         every = _EVERY if settled else _WAITING
         self._attend_at = asyncio.get_running_loop().time() + self._options.lease * every
@@ -239,7 +247,7 @@ class Pump:
         handed_over = 0
         for queue in tuple(self._queues.values()):
             if queue.may_have_more and queue.has_room and queue.held.read:
-                if not self._holds:  # the process was paused: attend first
+                if not self._holds:  # the process was paused: renew first
                     return 1
                 handed_over += await queue.read(self._rows, self._seat)
         return handed_over
@@ -249,5 +257,5 @@ class Pump:
             async with asyncio.timeout(_LEAVING):
                 await self._seats.leave(self._seat)
         except Exception as error:  # noqa: BLE001 - as the database's driver raises what it does
-            logger.info("the lanes could not be given back, and run out: %s", describe(error))
+            logger.info("the partitions could not be given back, and run out: %s", describe(error))
         self._tenure.end()

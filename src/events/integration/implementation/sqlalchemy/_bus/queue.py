@@ -2,6 +2,11 @@
 
 Rows are handed over a windowful at a time. The window grows while it is settled quickly and shrinks
 while it is not, so that where handlers are slow, little is held that another bus could handle.
+
+A row that ends its process is not marked by it: rows are not written to before they are handled. So
+the first rows of partitions that were a dead bus's, as many as its window was wide, are in doubt.
+They are handed over one at a time, each after its attempt was counted in the table. What dies of
+such a row has cost that row an attempt and no other; in the end it is a dead letter.
 """
 
 from __future__ import annotations
@@ -9,6 +14,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+
+from msgspec.structs import replace
 
 from events.errors import OutboxError
 from events.integration.implementation.sqlalchemy._bus.rows import Found, Rows
@@ -58,12 +65,15 @@ class Queue:
         self._deliver = deliver
         self._settled = settled
         self._least = subscription.concurrency * (_AT_HAND if subscription.ordered else 1)
-        self._window = self._least
+        self._window = self.widest = self._least  # the widest is what the seat says
+        self._granted = self._least
+        self._suspect = 0  # partitions
+        self._doubtful = 0  # rows in them
         self._after: int | None = None
         self._scan_at = 0.0
         self._counted = 0
         self._since = asyncio.get_running_loop().time()
-        self._lanes: Counter[int] = Counter()
+        self._partitions: Counter[int] = Counter()
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -74,23 +84,58 @@ class Queue:
 
     @property
     def busy(self) -> int:
-        """Return the lanes in which something is unsettled."""
-        return sum(1 << lane for lane in self._lanes)
+        """Return the partitions in which something is unsettled."""
+        return sum(1 << partition for partition in self._partitions)
 
     @property
     def scan_at(self) -> float | None:
         """Return when what was passed over is looked for; None if nothing can have been."""
         return None if self._after is None else self._scan_at
 
-    def grant(self, held: Held) -> None:
-        """Take over the lanes that it has from now on."""
+    @property
+    def wants_more(self) -> bool:
+        """Tell whether the window is to be wider than the seat says."""
+        return self.widest > self._granted
+
+    def grant(self, held: Held, window: int) -> None:
+        """Take over the partitions that it has from now on, and the window that its seat says."""
         if held.read & ~self.held.read:  # what waits in them may be anywhere
-            self._after = None
-            self.may_have_more = True
+            self.give_back()
         self.held = held
+        self._granted = window
+        self._window = min(self.widest, window)
+        if held.taken:
+            self._suspect |= held.taken
+            self._doubtful += held.doubtful
+        self._suspect &= held.read
 
     async def read(self, rows: Rows, seat: Seat) -> int:
         """Hand over what is due, as far as there is room; return how much that was."""
+        in_doubt = await self._read_one_in_doubt(rows, seat) if self._suspect else 0
+        return in_doubt + await self._read(rows, seat)
+
+    async def _read_one_in_doubt(self, rows: Rows, seat: Seat) -> int:
+        if any(row.is_marked for row in self.at_hand.values()):
+            return 0
+        partitions, known = self._suspect, frozenset(self.at_hand)
+        found = list[Found]()
+        if self._doubtful:
+            found, _ = await rows.due(
+                seat, self.number, partitions, limit=1, max_bytes=_MAX_BYTES, known=known
+            )
+        if not found:
+            self._suspect = self._doubtful = 0
+            self.give_back()
+            return 0
+        self._doubtful -= 1
+        await rows.mark(found[0].id)
+        self._hand_over(replace(found[0], is_marked=True))
+        return 1
+
+    async def _read(self, rows: Rows, seat: Seat) -> int:
+        partitions = self.held.read & ~self._suspect
+        if not partitions or not self.has_room:
+            return 0
         now = asyncio.get_running_loop().time
         limit = max(self._window - len(self.at_hand), 1)
         began = now()
@@ -98,7 +143,7 @@ class Queue:
         found, is_full = await rows.due(
             seat,
             self.number,
-            self.held.read,
+            partitions,
             limit=limit,
             max_bytes=_MAX_BYTES,
             after=after,
@@ -106,7 +151,7 @@ class Queue:
         )
         ended = now()
         self.last_poll = ended
-        self.may_have_more = is_full
+        self.may_have_more = is_full or bool(self._suspect)
         last = max((row.id for row in found if not row.was_postponed), default=0)
         if after is None:
             # If there is more, it is behind the last one, be that among what had been passed over.
@@ -123,7 +168,7 @@ class Queue:
 
     def _hand_over(self, row: Found) -> None:
         self.at_hand[row.id] = row
-        self._lanes[row.lane] += 1
+        self._partitions[row.partition] += 1
         self._empty.clear()
         if row.fault is not None:
             self._settled(self, row, _unreadable(row, row.fault))
@@ -147,9 +192,9 @@ class Queue:
         """Note that the row is settled in the database, or somebody else's again."""
         if self.at_hand.pop(row.id, None) is None:
             return
-        self._lanes[row.lane] -= 1
-        if not self._lanes[row.lane]:
-            del self._lanes[row.lane]
+        self._partitions[row.partition] -= 1
+        if not self._partitions[row.partition]:
+            del self._partitions[row.partition]
         if not self.at_hand:
             self._empty.set()
         self._adapt()
@@ -161,9 +206,9 @@ class Queue:
         now = asyncio.get_running_loop().time()
         took, self._since, self._counted = now - self._since, now, 0
         if took < _QUICK:
-            self._window = min(2 * self._window, max(_WIDEST, self._least))
+            self.widest = min(2 * self._window, max(_WIDEST, self._least))
         elif took > _SLOW:
-            self._window = max(self._window // 2, self._least)
+            self._window = self.widest = max(self._window // 2, self._least)
 
     def give_back(self) -> None:
         """Have the next read begin anew: something that was read is there again."""

@@ -34,11 +34,16 @@ from events.integration.implementation.sqlalchemy._clock import aware, clock
 from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy._reading import message_of
-from events.integration.implementation.sqlalchemy.tables import AT_ONCE, MOST_IDS, Row
+from events.integration.implementation.sqlalchemy.tables import (
+    AT_ONCE,
+    MOST_IDS,
+    Row,
+    insert_rows,
+)
 from events.integration.message import Message
-from events.integration.outbox import lane_of
+from events.integration.outbox import partition_of
 
-__all__ = ["Found", "Postponed", "Refused", "Rows", "message_row"]
+__all__ = ["Found", "Postponed", "Refused", "Rows"]
 
 _encode_json = msgspec.json.Encoder().encode
 
@@ -47,11 +52,13 @@ class Found(Struct, frozen=True):
     """A row that is due. `fault` says what is wrong with it, if it cannot be handed over."""
 
     id: int
-    lane: int
+    partition: int
     message: Message
     attempts: int
     was_postponed: bool
     fault: OutboxError | None = None
+    is_marked: bool = False
+    """Whether the table counts this attempt already."""
 
 
 class Postponed(Struct, frozen=True):
@@ -71,13 +78,13 @@ class Refused(Struct, frozen=True):
     attempts: int
 
 
-def message_row(message: Message) -> Row:
+def _message_row(message: Message) -> Row:
     """Return the columns of a message."""
     return {
         "event_id": message.id,
         "topic": message.topic,
         "key": message.key,
-        "lane": lane_of(message.key, message.id),
+        "partition_id": partition_of(message.key, message.id),
         "type": message.type,
         "headers": _encode_json(message.headers).decode(),
         "body": message.body,
@@ -95,7 +102,6 @@ class Rows:
         self._single = single
         self._tables = tables
         self._many = Many(engine, tables.rows)
-        self._known = insert(tables.rows).inline()
         r, m = tables.rows.c, tables.members.c
         size = func.length if engine.dialect.name == "sqlite" else func.octet_length
         self._size = size(r.body, type_=BigInteger())
@@ -131,6 +137,7 @@ class Rows:
             ).where(row, c.id == r.consumer_id),
         )
         self._remove = delete(tables.rows).where(row)
+        self._mark = update(tables.rows).where(row).values(attempts=r.attempts + 1)
 
     # --- consumers and publishing ---------------------------------------------------------------
 
@@ -150,24 +157,9 @@ class Rows:
             except IntegrityError:  # another process has made it meanwhile
                 continue
 
-    async def publish(self, messages: Sequence[Message]) -> None:
-        """Write a row for each consumer of each message."""
-        async with begun(self._engine) as connection:
-            await connection.run_sync(self.write, [message_row(each) for each in messages])
-
-    def write(self, connection: Connection, rows: Sequence[Row]) -> None:
+    def write(self, connection: Connection, messages: Sequence[Message]) -> None:
         """Write messages in the connection's transaction, a row for each consumer."""
-        c = self._tables.consumers.c
-        topics = {row["topic"] for row in rows}
-        known: dict[str, list[int]] = {topic: [] for topic in topics}
-        found = connection.execute(select(c.topic, c.id).where(c.topic.in_(topics)).order_by(c.id))
-        for topic, consumer in found:
-            known[topic].append(consumer)
-        values = [
-            {**row, "consumer_id": consumer} for row in rows for consumer in known[row["topic"]]
-        ]
-        if values:
-            connection.execute(self._known, values)
+        insert_rows(connection, self._tables.rows, [_message_row(each) for each in messages])
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -177,7 +169,7 @@ class Rows:
         return (
             select(
                 r.id,
-                r.lane,
+                r.partition_id,
                 r.event_id,
                 r.topic,
                 r.key,
@@ -190,7 +182,10 @@ class Rows:
             .where(
                 r.consumer_id == bindparam("consumer"),
                 *where,
-                bindparam("lanes", type_=BigInteger()).bitwise_rshift(r.lane).bitwise_and(1) != 0,
+                bindparam("partitions", type_=BigInteger())
+                .bitwise_rshift(r.partition_id)
+                .bitwise_and(1)
+                != 0,
                 self._mine,
             )
             .order_by(r.available_at, r.id)
@@ -201,14 +196,14 @@ class Rows:
         self,
         seat: Seat,
         consumer: int,
-        lanes: int,
+        partitions: int,
         *,
         limit: int,
         max_bytes: int,
         after: int | None = None,
         known: Collection[int],
     ) -> tuple[list[Found], bool]:
-        """Return what is due in these lanes, and whether there is more.
+        """Return what is due in these partitions, and whether there is more.
 
         A scan, without `after`, reads from the beginning, past what is known, and what was
         postponed as well. No more than these bytes of bodies is returned, but one row in any case.
@@ -218,7 +213,7 @@ class Rows:
             "member": seat.member,
             "token": seat.token,
             "consumer": consumer,
-            "lanes": lanes,
+            "partitions": partitions,
             "longest": longest,
         }
         async with connected(self._single) as connection:
@@ -252,7 +247,7 @@ class Rows:
                 continue  # somebody has deleted it by hand
             body = bodies[r.id] if r.size > longest else r.body
             message, fault = message_of(r.event_id, r.topic, r.key, r.type, r.headers, body)
-            due.append(Found(r.id, r.lane, message, r.attempts, was_postponed, fault))
+            due.append(Found(r.id, r.partition_id, message, r.attempts, was_postponed, fault))
         return due, is_full
 
     async def _long(self, connection: AsyncConnection, ids: Sequence[int]) -> dict[int, object]:
@@ -262,15 +257,16 @@ class Rows:
         return {row.id: row.body for row in found}
 
     async def waiting(self, consumers: Mapping[int, int]) -> set[int]:
-        """Return which of these consumers have something due in these lanes."""
+        """Return which of these consumers have something due in these partitions."""
         r = self._tables.rows.c
         due = [
             exists().where(
                 r.consumer_id == consumer,
                 r.available_at <= clock(),
-                literal(lanes, BigInteger()).bitwise_rshift(r.lane).bitwise_and(1) != 0,
+                literal(partitions, BigInteger()).bitwise_rshift(r.partition_id).bitwise_and(1)
+                != 0,
             )
-            for consumer, lanes in consumers.items()
+            for consumer, partitions in consumers.items()
         ]
         async with connected(self._single) as connection:
             found = (await connection.execute(select(*due))).one()
@@ -294,6 +290,11 @@ class Rows:
                     for row in postponed
                 ]
                 await connection.execute(self._postpone, changes)
+
+    async def mark(self, row: int) -> None:
+        """Count the attempt that is about to begin, in case it ends the process."""
+        async with begun(self._engine) as connection:
+            await connection.execute(self._mark, {"row": row})
 
     async def bury(self, rows: Sequence[Refused]) -> None:
         """Move rows to the dead letters."""

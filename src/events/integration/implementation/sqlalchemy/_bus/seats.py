@@ -13,7 +13,7 @@ from events.errors import OutboxTableError
 from events.integration.implementation.sqlalchemy._bus.sharing import (
     Seat,
     Taken,
-    lanes_in,
+    holdings,
     take,
     text_of,
 )
@@ -36,10 +36,10 @@ class Seats:
         self._table = table = tables.members
         c = table.c
         self._lock = update(table).where(c.member == _LOCK).values(expires_at=clock())
-        self._read = select(c.member, c.token, c.lanes, c.lease_seconds, c.expires_at, clock())
+        self._read = select(c.member, c.token, c.partitions, c.lease_seconds, c.expires_at, clock())
 
     async def take(self, me: Seat, busy: Mapping[int, int]) -> Taken:
-        """Renew the lease of this seat, and take or give up lanes; see `sharing.take`."""
+        """Renew the lease of this seat, and take or give up partitions; see `sharing.take`."""
         refused: IntegrityError | None = None
         for _ in range(_TRIES):
             async with begun(self._engine) as connection:
@@ -62,11 +62,12 @@ class Seats:
             return None
         seats: list[Seat] = []
         now = _NEVER
-        for member, token, lanes, length, expires_at, read_at in connection.execute(self._read):
+        rows = connection.execute(self._read)
+        for member, token, partitions, length, expires_at, read_at in rows:
             now = aware(read_at)
             if member != _LOCK:
                 remaining = (aware(expires_at) - now).total_seconds()
-                seats.append(Seat(member, token, lanes_in(lanes), length, remaining))
+                seats.append(Seat(member, token, *holdings(partitions), length, remaining))
         taken = take(seats, me, busy)
         c = self._table.c
         there = {seat.member for seat in seats}
@@ -75,7 +76,7 @@ class Seats:
         for seat in taken.written:
             values = {
                 "token": seat.token,
-                "lanes": text_of(seat.lanes),
+                "partitions": text_of(seat),
                 "lease_seconds": seat.length,
                 "expires_at": now + timedelta(seconds=seat.remaining),
             }
@@ -87,7 +88,7 @@ class Seats:
         return taken
 
     async def leave(self, me: Seat) -> None:
-        """Give up the seat, and all lanes with it."""
+        """Give up the seat, and all partitions with it."""
         c = self._table.c
         async with begun(self._engine) as connection:
             await connection.execute(
@@ -98,7 +99,7 @@ class Seats:
 _ROW_OF_LOCK: dict[str, object] = {
     "member": _LOCK,
     "token": "",
-    "lanes": "",
+    "partitions": "",
     "lease_seconds": 0.0,
     "expires_at": _NEVER,
 }

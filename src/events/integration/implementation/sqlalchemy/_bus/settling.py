@@ -3,7 +3,8 @@
     Ack      the row is removed
     Retry    the row is due later, with so many attempts
     Reject   the row moves to the dead letters; where that cannot be, it is due a little later
-    Release  nothing: the row is there, for whoever reads its lane next
+    Release  nothing: the row is there, for whoever reads its partition next; an attempt that was
+             counted beforehand is taken back
 
 It is tried until the database takes it, as a row that was handled and stays would be handled again.
 """
@@ -40,25 +41,35 @@ _LEAVING = 5.0  # seconds
 
 
 class Settler:
-    """Settles rows in batches. `freed` is called after each, `in_trouble` before each repeat."""
+    """Settles rows in batches. `freed` is called after each, `in_outage` before each repeat."""
 
     def __init__(
         self,
         rows: Rows,
         freed: Callable[[], None],
-        in_trouble: Callable[[str], None],
+        in_outage: Callable[[str], None],
     ) -> None:
         self._rows = rows
         self._freed = freed
-        self._in_trouble = in_trouble
+        self._in_outage = in_outage
         self._waiting: list[_Settled] = []
+        self._gone: set[int] = set()
         self._task: asyncio.Task[None] | None = None
 
     def settle(self, queue: Queue, row: Found, settlement: Settlement) -> None:
         """Settle a row soon, together with others."""
+        if row.id in self._gone:
+            self._gone.discard(row.id)
+            queue.forget(row)
+            self._freed()
+            return
         self._waiting.append((queue, row, settlement))
         if self._task is None:
             self._task = asyncio.create_task(self._run())
+
+    def removed(self, row: int) -> None:
+        """Take note that this row, which will be acknowledged, was removed by its handler."""
+        self._gone.add(row)
 
     async def close(self) -> None:
         """Return when all is settled; give up where the database takes nothing for long."""
@@ -89,7 +100,7 @@ class Settler:
             try:
                 await self._rows.settle(done, postponed)
             except (SQLAlchemyError, OSError) as error:
-                self._in_trouble(describe(error))
+                self._in_outage(describe(error))
                 await backoff.pause()
             else:
                 return
@@ -122,4 +133,6 @@ def _sorted(
         elif isinstance(settlement, Reject):
             error = settlement.error
             refused.append(Refused(row.id, settlement.reason, error, settlement.attempts))
+        elif row.is_marked:
+            postponed.append(Postponed(row.id, 0.0, row.attempts))
     return done, postponed, refused

@@ -1,15 +1,16 @@
-"""Who takes what: the lanes of each consumer, leased to the buses that serve it.
+"""Who takes what: the partitions of each consumer, leased to the buses that serve it.
 
-As with relays (`events.integration.outbox.lanes`), a row belongs to a lane by its key, a lane is
-held by one bus at most, until its lease runs out by the database's clock. One bus serves many
-consumers, so it has one *seat* for all of them: lanes by consumer, one lease.
+As with relays (`events.integration.outbox.partitions`), a row belongs to a partition by its key, a
+partition is held by one bus at most, until its lease runs out by the database's clock. One bus
+serves many consumers, so it has one *seat* for all of them: partitions by consumer, one lease.
 
     free --taken up to the share--> read --more buses than before--> drained --empty--> free
                                       ^                                 |
                                       '-------- fewer again ------------'
 
-Of a lane that is being drained nothing more is read; it is given up when what was read is settled.
-The seat of a bus whose lease has run out stays until others have taken all that it held.
+Of a partition that is drained nothing more is read; it is given up when what was read is settled.
+The seat of a bus whose lease has run out stays until others have taken all that it held. What it
+had at hand when it died, no more than its window, may be what it died of, see `queue`.
 """
 
 from __future__ import annotations
@@ -19,36 +20,42 @@ from collections.abc import Iterable, Mapping, Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from events.integration.outbox import LANES
+from events.integration.outbox import PARTITIONS
 
-__all__ = ["ALL", "Held", "Seat", "Taken", "lanes_in", "take", "text_of"]
+__all__ = ["ALL", "Held", "Seat", "Taken", "holdings", "take", "text_of"]
 
-ALL = (1 << LANES) - 1
-"""The set of all lanes, as bits."""
+ALL = (1 << PARTITIONS) - 1
+"""The set of all partitions, as bits."""
 
 
 class Seat(Struct, frozen=True):
-    """What one bus holds: lanes by the consumer's number. `remaining` is in seconds."""
+    """What one bus holds by the consumer's number: partitions, and how much it may have at hand.
+
+    `remaining` is in seconds.
+    """
 
     member: str
     token: str
-    lanes: Mapping[int, int]
+    partitions: Mapping[int, int]
+    windows: Mapping[int, int]
     length: float
     remaining: float
 
 
 class Held(Struct, frozen=True):
-    """The lanes of one consumer: those that are held, and of these the ones that are read."""
+    """The partitions of one consumer: those that are held, and of these the ones that are read."""
 
-    lanes: int
+    partitions: int
     read: int
     taken: int = 0
     """Those that were a dead bus's until now."""
+    doubtful: int = 0
+    """How many rows that one may have had at hand."""
 
     @property
     def is_settled(self) -> bool:
-        """Tell whether it waits for no lane, and nobody waits for one of its."""
-        return self.lanes == self.read
+        """Tell whether it waits for no partition, and nobody waits for one of its."""
+        return self.partitions == self.read
 
 
 class Taken(Struct, frozen=True):
@@ -64,44 +71,49 @@ class Taken(Struct, frozen=True):
 def take(seats: Iterable[Seat], me: Seat, busy: Mapping[int, int]) -> Taken:
     """Decide, given all seats, what `me` holds from now on.
 
-    `busy` has the consumers that it serves, each with the lanes in which something is unsettled.
+    `busy` has the consumers that it serves, each with the partitions in which something is
+    unsettled.
     """
     mine: Mapping[int, int] = {}
     live: list[Seat] = []
     dead: dict[str, tuple[Seat, dict[int, int]]] = {}
     for seat in seats:
         if seat.member == me.member and seat.token == me.token:
-            mine = seat.lanes
+            mine = seat.partitions
         elif seat.remaining <= 0:
-            dead[seat.member] = seat, dict(seat.lanes)
+            dead[seat.member] = seat, dict(seat.partitions)
         else:
             live.append(seat)
     held: dict[int, Held] = {}
     is_missing = False
     changed = set[str]()
     for consumer, at_work in busy.items():
-        others = {seat.member: seat.lanes[consumer] for seat in live if consumer in seat.lanes}
+        serving = (seat for seat in live if consumer in seat.partitions)
+        others = {seat.member: seat.partitions[consumer] for seat in serving}
         share = _share(me.member, others)
         had = mine.get(consumer, 0)
         read = _first(had, share)
-        lanes = read | (had & at_work)
-        free = ALL & ~(lanes | had | _union(others.values()))
+        partitions = read | (had & at_work)
+        free = ALL & ~(partitions | had | _union(others.values()))
         taken = _first(free, share - read.bit_count())
-        lanes, read = lanes | taken, read | taken
+        partitions, read = partitions | taken, read | taken
         is_missing = is_missing or read.bit_count() < share
-        was_dead = 0
-        for member, (_, theirs) in dead.items():
+        was_dead = doubtful = 0
+        for member, (seat, theirs) in dead.items():
             if theirs.get(consumer, 0) & taken:
                 was_dead |= theirs[consumer] & taken
+                doubtful += seat.windows[consumer]
                 theirs[consumer] &= ~taken
                 changed.add(member)
-        held[consumer] = Held(lanes, read, was_dead)
+        held[consumer] = Held(partitions, read, was_dead, doubtful)
     own = replace(
-        me, lanes={consumer: each.lanes for consumer, each in held.items()}, remaining=me.length
+        me,
+        partitions={consumer: each.partitions for consumer, each in held.items()},
+        remaining=me.length,
     )
     ended = [member for member, (_, theirs) in dead.items() if not any(theirs.values())]
     left = [
-        replace(seat, lanes=theirs)
+        replace(seat, partitions=theirs)
         for member, (seat, theirs) in dead.items()
         if member in changed and member not in ended
     ]
@@ -110,17 +122,17 @@ def take(seats: Iterable[Seat], me: Seat, busy: Mapping[int, int]) -> Taken:
 
 
 def _share(member: str, others: Mapping[str, int]) -> int:
-    each, left_over = divmod(LANES, len(others) + 1)
+    each, left_over = divmod(PARTITIONS, len(others) + 1)
     return each + (sum(other < member for other in others) < left_over)
 
 
-def _first(lanes: int, count: int) -> int:
-    """Return the lowest so many of these lanes."""
+def _first(partitions: int, count: int) -> int:
+    """Return the lowest so many of these partitions."""
     found = 0
-    while lanes and found.bit_count() < count:
-        lowest = lanes & -lanes
+    while partitions and found.bit_count() < count:
+        lowest = partitions & -partitions
         found |= lowest
-        lanes ^= lowest
+        partitions ^= lowest
     return found
 
 
@@ -131,12 +143,19 @@ def _union(sets: Iterable[int]) -> int:
     return found
 
 
-def text_of(lanes: Mapping[int, int]) -> str:
-    """Return it as the table holds it."""
-    return ",".join(f"{consumer}:{held:x}" for consumer, held in sorted(lanes.items()))
+def text_of(seat: Seat) -> str:
+    """Return what it holds, as the table has it."""
+    return ",".join(
+        f"{consumer}:{held:x}:{seat.windows[consumer]}"
+        for consumer, held in sorted(seat.partitions.items())
+    )
 
 
-def lanes_in(text: str) -> dict[int, int]:
-    """Return what `text_of` wrote."""
-    pairs = (each.partition(":") for each in text.split(",") if each)
-    return {int(consumer): int(held, 16) for consumer, _, held in pairs}
+def holdings(text: str) -> tuple[dict[int, int], dict[int, int]]:
+    """Return the partitions and the windows that `text_of` wrote."""
+    partitions, windows = dict[int, int](), dict[int, int]()
+    for each in text.split(",") if text else ():
+        consumer, held, window = each.split(":")
+        partitions[int(consumer)] = int(held, 16)
+        windows[int(consumer)] = int(window)
+    return partitions, windows

@@ -5,7 +5,7 @@
 | `bus` | event that waits for a consumer, or is being handled by it |
 | `bus_consumers` | consumer of a topic; a publisher writes a row into `bus` for each of them |
 | `bus_dead_letters` | event that a consumer could not handle |
-| `bus_members` | bus that is at work: which lanes of which consumers it has, and until when |
+| `bus_members` | bus that is at work: which partitions of which consumers it has, and until when |
 
 `available_at` of `bus` is `AT_ONCE` for what was not postponed, so what is due is found along one
 index, whatever waits for later.
@@ -35,7 +35,9 @@ from events.integration.implementation.sqlalchemy._clock import moment
 from events.integration.implementation.sqlalchemy.tables import (
     LONGEST_NAME,
     ON_MYSQL,
+    FanOut,
     exact,
+    info_of,
     message_columns,
     require_columns,
     require_table,
@@ -49,7 +51,7 @@ CURE = (
     "an Alembic revision; pass table= if it has another name"
 )
 
-MESSAGE = ("event_id", "topic", "key", "lane", "type", "headers", "body", "created_at")
+MESSAGE = ("event_id", "topic", "key", "partition_id", "type", "headers", "body", "created_at")
 """The columns that hold a message."""
 
 
@@ -66,7 +68,7 @@ def bus_table(metadata: MetaData, name: str = "bus", *, schema: str | None = Non
     if found is not None:
         return found
     options: dict[str, Any] = {"schema": schema, "sqlite_autoincrement": True, **ON_MYSQL}
-    Table(
+    consumers = Table(
         f"{name}_consumers",
         metadata,
         Column("id", Integer, primary_key=True, autoincrement=True),
@@ -94,7 +96,7 @@ def bus_table(metadata: MetaData, name: str = "bus", *, schema: str | None = Non
         metadata,
         Column("member", exact(LONGEST_NAME), primary_key=True),
         Column("token", String(32), nullable=False),
-        Column("lanes", Text, nullable=False),
+        Column("partitions", Text, nullable=False),
         Column("lease_seconds", Double, nullable=False),
         Column("expires_at", moment(), nullable=False),
         schema=schema,
@@ -109,6 +111,7 @@ def bus_table(metadata: MetaData, name: str = "bus", *, schema: str | None = Non
         Column("available_at", moment(), nullable=False),
         Column("attempts", Integer, nullable=False, server_default=text("0")),
         Index(f"ix_{name}_due", "consumer_id", "available_at", "id"),
+        info=info_of(FanOut(consumers, CURE)),
         **options,
     )
 

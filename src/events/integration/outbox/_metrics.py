@@ -6,14 +6,14 @@ import logging
 import time
 from collections import deque
 
-__all__ = ["Gauge"]
+__all__ = ["Metrics"]
 
 logger = logging.getLogger("events.integration")
 
 _WINDOW = 10.0  # seconds
 
 
-class Gauge:
+class Metrics:
     """Counts what leaves, and warns once when rows have waited for longer than a bound."""
 
     def __init__(self, lag_warning: float) -> None:

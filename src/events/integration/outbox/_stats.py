@@ -10,20 +10,21 @@ __all__ = ["RelayHealth", "RelayStats"]
 class RelayHealth(Struct, frozen=True):
     """A relay at one moment.
 
-    `trouble` says what it is waiting for to go away; `last_read` is how many seconds ago it last
-    read the table; `lanes` is how many of the 32 lanes it holds, all of them if it is alone.
+    `outage` says what it is waiting for to go away; `last_read` is how many seconds ago it last
+    read the table; `partitions` is how many of the 32 partitions it holds, all of them if it is
+    alone.
     """
 
     started: bool
     alive: bool
-    trouble: str | None
+    outage: str | None
     last_read: float | None
-    lanes: int
+    partitions: int
 
     @property
     def healthy(self) -> bool:
-        """Tell whether the relay is started, alive and without trouble."""
-        return self.started and self.alive and self.trouble is None
+        """Tell whether the relay is started, alive and without outage."""
+        return self.started and self.alive and self.outage is None
 
 
 class RelayStats(Struct, frozen=True):

@@ -2,8 +2,8 @@
 
 A server that vanishes without a word, as in a failover, leaves connections on which nothing ever
 comes, and drivers wait on them for a quarter of an hour or for good. After the length of a lease
-the answer is of no use, as the lanes are another's by then: so the relay gives the call up, which
-costs the connection, and tries again on another one.
+the answer is of no use, as the partitions are another's by then: so the relay gives the call up,
+which costs the connection, and tries again on another one.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TypeVar
 
 from events.errors import OutboxError
 
-__all__ = ["answered", "patience"]
+__all__ = ["answered", "timeout"]
 
 T = TypeVar("T")
 
 _LEAST = 10.0  # seconds; a busy machine is no reason to throw connections away
 
 
-def patience(lease: float) -> float:
+def timeout(lease: float) -> float:
     """Return how many seconds a relay with such leases waits for an answer."""
     return max(lease, _LEAST)
 

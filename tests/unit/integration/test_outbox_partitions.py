@@ -1,4 +1,4 @@
-"""Who holds which lanes: whatever relays do, and whatever the clocks do to them."""
+"""Who holds which partitions: whatever relays do, and whatever the clocks do to them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from events.errors import RelayNameTakenError
-from events.integration.outbox import LANES, Attendance, Lease, lanes
+from events.integration.outbox import PARTITIONS, Lease, Renewal, partitions
 from events.integration.outbox._membership import Membership
-from events.integration.outbox.lanes import Tenure, attend
+from events.integration.outbox.partitions import Tenure, renew
 from tests.unit.integration.outbox_table import Table
 
 LENGTH = 10.0
-ALL = frozenset(range(LANES))
+ALL = frozenset(range(PARTITIONS))
 
 
 def lease(
@@ -32,7 +32,7 @@ def lease(
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(lanes, "_clock", lambda: clock)
+    monkeypatch.setattr(partitions, "_clock", lambda: clock)
     return clock
 
 
@@ -47,51 +47,51 @@ class Clock:
 # --- one decision ---------------------------------------------------------------------------------
 
 
-def test_the_first_relay_takes_all_lanes() -> None:
-    attended = attend([], lease("a"))
-    assert attended.own == lease("a", *ALL)
-    assert (attended.ended, attended.written) == ([], [attended.own])
+def test_the_first_relay_takes_all_partitions() -> None:
+    renewed = renew([], lease("a"))
+    assert renewed.own == lease("a", *ALL)
+    assert (renewed.ended, renewed.written) == ([], [renewed.own])
 
 
 def test_a_second_relay_waits_until_the_first_gives_back_what_is_over_its_share() -> None:
     first = lease("a", *ALL)
-    second = attend([first], lease("b")).own
-    assert second.lanes == frozenset()
-    first = attend([first, second], first).own
-    assert first.lanes == frozenset(range(LANES // 2))
-    second = attend([first, second], second).own
-    assert second.lanes == ALL - first.lanes
+    second = renew([first], lease("b")).own
+    assert second.partitions == frozenset()
+    first = renew([first, second], first).own
+    assert first.partitions == frozenset(range(PARTITIONS // 2))
+    second = renew([first, second], second).own
+    assert second.partitions == ALL - first.partitions
 
 
 def test_a_lease_that_ran_out_is_ended_and_its_lanes_are_taken() -> None:
-    attended = attend([lease("dead", *ALL, remaining=0.0)], lease("b"))
-    assert attended.ended == ["dead"]
-    assert attended.own.lanes == ALL
+    renewed = renew([lease("dead", *ALL, remaining=0.0)], lease("b"))
+    assert renewed.ended == ["dead"]
+    assert renewed.own.partitions == ALL
 
 
 def test_a_lease_of_its_own_that_ran_out_and_was_not_ended_goes_on() -> None:
     held = lease("a", 1, 2, remaining=-5.0)
-    assert attend([held, lease("b", *(ALL - {1, 2}))], held).own.lanes == {1, 2}
+    assert renew([held, lease("b", *(ALL - {1, 2}))], held).own.partitions == {1, 2}
 
 
 def test_a_lease_of_its_own_that_was_ended_begins_anew() -> None:
     held = lease("a", *ALL)
-    assert attend([lease("b", *ALL)], held).own.lanes == frozenset()
+    assert renew([lease("b", *ALL)], held).own.partitions == frozenset()
 
 
 def test_the_clock_was_set_back_and_leases_are_cut_to_their_length() -> None:
     overlong = lease("dead", *ALL, remaining=3_600.0)
-    attended = attend([overlong], lease("b"))
-    assert attended.written == [lease("dead", *ALL), attended.own]
+    renewed = renew([overlong], lease("b"))
+    assert renewed.written == [lease("dead", *ALL), renewed.own]
 
 
 def test_a_name_that_another_holds_is_refused_until_its_lease_has_run_out() -> None:
     other = lease("a", *ALL, token="other", remaining=3.0)
     with pytest.raises(RelayNameTakenError, match=r"named 'a' runs for 3 s yet.* if the other has"):
-        attend([other], lease("a"))
+        renew([other], lease("a"))
     other = lease("a", *ALL, token="other", remaining=0.0)
-    attended = attend([other], lease("a"))
-    assert (attended.ended, attended.own.lanes) == (["a"], ALL)
+    renewed = renew([other], lease("a"))
+    assert (renewed.ended, renewed.own.partitions) == (["a"], ALL)
 
 
 # --- any number of relays, for any time -----------------------------------------------------------
@@ -103,10 +103,10 @@ class Relay:
     token: str
     lease: Lease | None = None
     trusts_until: float = 0.0
-    seen: list[Attendance] = field(default_factory=list)
+    seen: list[Renewal] = field(default_factory=list)
 
     def holds(self, now: float) -> frozenset[int]:
-        return self.lease.lanes if self.lease and now < self.trusts_until else frozenset()
+        return self.lease.partitions if self.lease and now < self.trusts_until else frozenset()
 
 
 class Relays(RuleBasedStateMachine):
@@ -121,18 +121,18 @@ class Relays(RuleBasedStateMachine):
 
     def read(self) -> list[Lease]:
         return [
-            Lease(held.relay, held.token, held.lanes, held.length, end - self.now)
+            Lease(held.relay, held.token, held.partitions, held.length, end - self.now)
             for held, end in self.table.values()
         ]
 
-    def attend(self, relay: Relay) -> None:
+    def renew(self, relay: Relay) -> None:
         me = relay.lease or Lease(relay.name, relay.token, frozenset(), LENGTH, 0.0)
-        attended = attend(self.read(), me)
-        for name in attended.ended:
+        renewed = renew(self.read(), me)
+        for name in renewed.ended:
             del self.table[name]
-        for written in attended.written:
+        for written in renewed.written:
             self.table[written.relay] = (written, self.now + written.remaining)
-        relay.lease, relay.trusts_until = attended.own, self.now + LENGTH
+        relay.lease, relay.trusts_until = renewed.own, self.now + LENGTH
 
     @precondition(lambda self: len(self.relays) < 6)
     @rule()
@@ -143,7 +143,7 @@ class Relays(RuleBasedStateMachine):
     @precondition(lambda self: self.relays)
     @rule(which=st.integers(0, 5))
     def one_attends(self, which: int) -> None:
-        self.attend(self.relays[which % len(self.relays)])
+        self.renew(self.relays[which % len(self.relays)])
 
     @precondition(lambda self: self.relays)
     @rule(which=st.integers(0, 5))
@@ -165,15 +165,15 @@ class Relays(RuleBasedStateMachine):
         self.now += LENGTH + 1  # the dead are gone, whatever the living believe
         for _ in range(3):
             for relay in self.relays:
-                self.attend(relay)
+                self.renew(relay)
         held = [relay.holds(self.now) for relay in self.relays]
-        assert frozenset().union(*held) == ALL, "a lane that nobody holds"
+        assert frozenset().union(*held) == ALL, "a partition that nobody holds"
         sizes = [len(each) for each in held]
         assert max(sizes) - min(sizes) <= 1, sizes
 
     @invariant()
     def no_lane_is_held_by_two(self) -> None:
-        held = [lane for relay in self.relays for lane in relay.holds(self.now)]
+        held = [partition for relay in self.relays for partition in relay.holds(self.now)]
         assert len(held) == len(set(held))
 
 
@@ -198,9 +198,9 @@ def test_a_lease_is_trusted_from_before_it_was_asked_for(clock: Clock) -> None:
 def test_the_clock_goes_on_while_the_machine_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "CLOCK_BOOTTIME", 7, raising=False)
     monkeypatch.setattr(time, "clock_gettime", lambda which: 42.0 + which)
-    assert lanes._clock()() == 49.0
+    assert partitions._clock()() == 49.0
     monkeypatch.delattr(time, "CLOCK_BOOTTIME")
-    assert lanes._clock() is time.monotonic
+    assert partitions._clock() is time.monotonic
 
 
 # --- membership -----------------------------------------------------------------------------------
@@ -212,10 +212,10 @@ async def test_it_attends_when_a_third_of_its_lease_is_over_and_soon_while_lanes
     table = Table()
     one, two = Membership(table, "one", 30.0), Membership(table, "two", 30.0)
     assert one.attend_in == 0
-    assert await one.attend()
+    assert await one.renew()
     assert one.attend_in == pytest.approx(10)
     assert one.sending_time == pytest.approx(27)
-    assert not await two.attend()
+    assert not await two.renew()
     assert two.attend_in == pytest.approx(1)
     clock.now += 10
     assert one.attend_in == 0
@@ -227,70 +227,70 @@ async def test_it_attends_when_a_third_of_its_lease_is_over_and_soon_while_lanes
 async def test_leaving_frees_the_lanes_at_once_and_is_trusted_no_more(clock: Clock) -> None:
     table = Table()
     one, two = Membership(table, "one", 30.0), Membership(table, None, 30.0)
-    await one.attend()
+    await one.renew()
     await one.leave()
     assert one.sending_time < 0
-    assert await two.attend()
-    assert two.lease.lanes == ALL
+    assert await two.renew()
+    assert two.lease.partitions == ALL
 
 
 async def test_lanes_that_another_has_held_meanwhile_are_new_ones(clock: Clock) -> None:
     table = Table()
     one, two = Membership(table, "one", 30.0), Membership(table, "two", 30.0)
-    await one.attend()
+    await one.renew()
     clock.now += 31
     table.now += 31
-    await two.attend()
+    await two.renew()
     await two.leave()
-    assert await one.attend(), "what was read before is not to be sent"
-    assert one.lease.lanes == ALL
+    assert await one.renew(), "what was read before is not to be sent"
+    assert one.lease.partitions == ALL
 
 
 async def test_a_name_is_taken_over_from_a_process_that_died(clock: Clock) -> None:
     table = Table()
-    await Membership(table, "one", 30.0).attend()
+    await Membership(table, "one", 30.0).renew()
     again = Membership(table, "one", 30.0)
     with pytest.raises(RelayNameTakenError) as caught:
-        await again.attend()
+        await again.renew()
     assert not caught.value.alive
     table.now += 15
     with pytest.raises(RelayNameTakenError) as caught:
-        await again.attend()
+        await again.renew()
     assert not caught.value.alive
     table.now += 15
-    assert await again.attend()
-    assert again.lease.lanes == ALL
+    assert await again.renew()
+    assert again.lease.partitions == ALL
 
 
 async def test_two_that_live_under_one_name_are_found_out(clock: Clock) -> None:
     table = Table()
     first, second = Membership(table, "one", 30.0), Membership(table, "one", 30.0)
-    await first.attend()
+    await first.renew()
     table.now += 5
     with pytest.raises(RelayNameTakenError):
-        await second.attend()
+        await second.renew()
     table.now += 5
-    await first.attend()
+    await first.renew()
     with pytest.raises(RelayNameTakenError, match="two relays run under the name 'one': give") as c:
-        await second.attend()
+        await second.renew()
     assert c.value.alive
 
 
 @pytest.mark.parametrize(("shift", "word"), [(3_600, "forward"), (-3_600, "back")])
-async def test_a_clock_that_jumps_is_told_and_loses_no_lane(
+async def test_a_clock_that_jumps_is_told_and_loses_no_partition(
     clock: Clock, shift: float, word: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     table = Table()
     one = Membership(table, "one", 30.0)
-    await one.attend()
+    await one.renew()
     clock.now += 10
     table.now += 10
-    await one.attend()
+    await one.renew()
     assert "clock" not in caplog.text
     table.now += shift
-    await one.attend()
+    await one.renew()
     assert f"the database's clock was set {word} by about 3600 s" in caplog.text
-    assert one.lease.lanes == ALL
+    assert one.lease.partitions == ALL
 
 
 async def test_lanes_that_come_and_go_are_logged(
@@ -300,13 +300,13 @@ async def test_lanes_that_come_and_go_are_logged(
     table = Table()
     one, two = Membership(table, "one", 30.0), Membership(table, "two", 30.0)
     for member in (one, two, one, two, one, two):
-        await member.attend()
+        await member.renew()
     assert [record.message for record in caplog.records] == [
-        "relay one holds 32 of 32 lanes",
-        "relay two holds 0 of 32 lanes, and waits for 16 that others hold: one that lives gives "
-        "its share up now, one that is dead within 30 s",
-        "relay one holds 16 of 32 lanes",
-        "relay two holds 16 of 32 lanes",
+        "relay one holds 32 of 32 partitions",
+        "relay two holds 0 of 32 partitions and waits for 16 that other relays hold: a live "
+        "relay gives its share up now, a dead one loses it within 30 s",
+        "relay one holds 16 of 32 partitions",
+        "relay two holds 16 of 32 partitions",
     ]
 
 
@@ -315,17 +315,17 @@ async def test_the_lanes_of_a_dead_relay_are_told_once_and_until_when(
 ) -> None:
     caplog.set_level(logging.INFO, "events.integration")
     table = Table()
-    await Membership(table, "dead", 30.0).attend()
+    await Membership(table, "dead", 30.0).renew()
     heir = Membership(table, "heir", 10.0)
     for _ in range(4):
         clock.now += 8
         table.now += 8
-        await heir.attend()
+        await heir.renew()
     told = [record.message for record in caplog.records]
     assert told[1:] == [
-        "relay heir holds 0 of 32 lanes, and waits for 16 that others hold: one that lives gives "
-        "its share up now, one that is dead within 22 s",
-        "relay heir holds 32 of 32 lanes",
+        "relay heir holds 0 of 32 partitions and waits for 16 that other relays hold: a live "
+        "relay gives its share up now, a dead one loses it within 22 s",
+        "relay heir holds 32 of 32 partitions",
     ]
 
 
@@ -335,15 +335,15 @@ def test_a_name_of_its_own_tells_host_and_process() -> None:
 
 
 async def test_decisions_are_not_mixed_up(clock: Clock) -> None:
-    """Whatever is interleaved, no lane has two holders, as the table is locked for a decision."""
+    """Whatever is interleaved, no partition has two holders, as the table is locked for a decision."""
     table = Table()
     members = [Membership(table, f"m{n}", 30.0) for n in range(5)]
 
     async def live(member: Membership) -> None:
         for _ in range(20):
-            await member.attend()
+            await member.renew()
             await asyncio.sleep(0)
 
     await asyncio.gather(*map(live, members))
-    held: Sequence[int] = [lane for member in members for lane in member.lease.lanes]
+    held: Sequence[int] = [partition for member in members for partition in member.lease.partitions]
     assert sorted(held) == sorted(ALL)

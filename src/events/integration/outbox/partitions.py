@@ -1,27 +1,28 @@
-"""Who sends which rows: lanes, leased to relays.
+"""Who sends which rows: partitions, leased to relays.
 
-Every row belongs to one of `LANES` lanes, by a hash of its key, or of its id where it has none. At
-any time a lane is held by one relay at most, so rows need no claim of their own: nothing is updated
-on a row's way out, and no two relays send the events of one key past one another.
+Every row belongs to one of `PARTITIONS` partitions, by a hash of its key, or of its id where it has
+none. At any time a partition is held by one relay at most, so rows need no claim of their own:
+nothing is updated on a row's way out, and no two relays send the events of one key past one
+another.
 
-Each relay has one row in a table of leases: its lanes, and when its lease runs out by the
-database's clock. A relay *attends* every now and then: in one transaction, under a lock that all of
-them take, it reads all leases, decides by `attend` alone, and writes. So these are all the changes
+Each relay has one row in a table of leases: its partitions, and when its lease runs out by the
+database's clock. A relay *renews* every now and then: in one transaction, under a lock that all of
+them take, it reads all leases, decides by `renew` alone, and writes. So these are all the changes
 there are, and they never overlap:
 
     absent --joins, takes what is free up to its share--> holding --renews--> holding
                                                            |  ^ |
            more relays than before: keeps its share --------  | '-- fewer: takes what is free
-           stops: its row is deleted, its lanes are free <----'
-           silent past its lease: whoever attends next deletes its row, its lanes are free
+           stops: its row is deleted, its partitions are free <----'
+           silent past its lease: whoever renews next deletes its row, its partitions are free
 
-    A relay's share is LANES / relays, rounded so that the shares of all make up LANES.
+    A relay's share is PARTITIONS / relays, rounded so that the shares of all make up PARTITIONS.
 
-Nobody takes a lane from a lease that has not run out, and its holder gives it back only between two
-batches, with nothing in flight. What is left is a holder that was paused (SIGSTOP, a suspended
-machine) and does not know that time has passed. It therefore trusts its lease for no longer than
-its length from *before* it asked for it, by a clock of its own that goes on while it is paused
-(`Tenure`); and what it reads, it reads on condition that its lease is still in the table.
+Nobody takes a partition from a lease that has not run out, and its holder gives it back only
+between two batches, with nothing in flight. What is left is a holder that was paused (SIGSTOP, a
+suspended machine) and does not know that time has passed. It therefore trusts its lease for no
+longer than its length from *before* it asked for it, by a clock of its own that goes on while it is
+paused (`Tenure`); and what it reads, it reads on condition that its lease is still in the table.
 
 The two clocks are compared for their speed only. If the database's clock is set forward, leases run
 out early: two relays may send the same batch once. If it is set back, a lease that would last
@@ -42,16 +43,16 @@ from msgspec.structs import replace
 
 from events.errors import RelayNameTakenError
 
-__all__ = ["LANES", "Attendance", "Lease", "Tenure", "attend", "lane_of"]
+__all__ = ["PARTITIONS", "Lease", "Renewal", "Tenure", "partition_of", "renew"]
 
-LANES = 32
-"""Part of the table's layout: changing it would put a key's old and new rows on two lanes."""
+PARTITIONS = 32
+"""Part of the table's layout: changing it would put a key's old and new rows on two partitions."""
 
-_ALL = frozenset(range(LANES))
+_ALL = frozenset(range(PARTITIONS))
 
 
 class Lease(Struct, frozen=True):
-    """A relay's hold on lanes. `token` tells apart two processes of one name.
+    """A relay's hold on partitions. `token` tells apart two processes of one name.
 
     `remaining` is how many seconds the database's clock gives it yet, none or less if it has run
     out; `length` is how many it has when it is renewed.
@@ -59,12 +60,12 @@ class Lease(Struct, frozen=True):
 
     relay: str
     token: str
-    lanes: frozenset[int]
+    partitions: frozenset[int]
     length: float
     remaining: float
 
 
-class Attendance(Struct, frozen=True):
+class Renewal(Struct, frozen=True):
     """What a relay decided: the leases to delete, those to write, and which of them is its own."""
 
     own: Lease
@@ -73,13 +74,13 @@ class Attendance(Struct, frozen=True):
     share: int
 
 
-def lane_of(key: str | None, event_id: str) -> int:
-    """Return the lane of a key, or of an event without one; the same in every process."""
-    return crc32((event_id if key is None else key).encode()) % LANES
+def partition_of(key: str | None, event_id: str) -> int:
+    """Return the partition of a key, or of an event without one; the same in every process."""
+    return crc32((event_id if key is None else key).encode()) % PARTITIONS
 
 
-def attend(leases: Sequence[Lease], me: Lease) -> Attendance:
-    """Decide, given all leases, which lanes the relay `me` holds from now on.
+def renew(leases: Sequence[Lease], me: Lease) -> Renewal:
+    """Decide, given all leases, which partitions the relay `me` holds from now on.
 
     Raises `RelayNameTakenError` while another process holds a lease under its name.
     """
@@ -88,7 +89,9 @@ def attend(leases: Sequence[Lease], me: Lease) -> Attendance:
     ended: list[str] = []
     for lease in leases:
         if lease.relay == me.relay and lease.token == me.token:
-            mine = lease.lanes  # run out or not: nobody has ended it, so nobody has these lanes
+            mine = (
+                lease.partitions
+            )  # run out or not: nobody has ended it, so nobody has these partitions
         elif lease.remaining <= 0:
             ended.append(lease.relay)
         elif lease.relay == me.relay:
@@ -97,16 +100,16 @@ def attend(leases: Sequence[Lease], me: Lease) -> Attendance:
             others.append(lease)
 
     share = _share(me.relay, [other.relay for other in others])
-    free = _ALL.difference(mine, *(other.lanes for other in others))
-    lanes = sorted(mine)[:share]
-    lanes += sorted(free)[: share - len(lanes)]
-    own = replace(me, lanes=frozenset(lanes), remaining=me.length)
+    free = _ALL.difference(mine, *(other.partitions for other in others))
+    partitions = sorted(mine)[:share]
+    partitions += sorted(free)[: share - len(partitions)]
+    own = replace(me, partitions=frozenset(partitions), remaining=me.length)
     overlong = [replace(o, remaining=o.length) for o in others if o.remaining > o.length]
-    return Attendance(own=own, ended=ended, written=[*overlong, own], share=share)
+    return Renewal(own=own, ended=ended, written=[*overlong, own], share=share)
 
 
 def _share(relay: str, others: Sequence[str]) -> int:
-    each, left_over = divmod(LANES, len(others) + 1)
+    each, left_over = divmod(PARTITIONS, len(others) + 1)
     return each + (sum(other < relay for other in others) < left_over)
 
 

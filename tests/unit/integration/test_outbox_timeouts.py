@@ -12,15 +12,15 @@ import pytest
 from events.errors import OutboxError
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 from events.integration.outbox import (
-    Attendance,
     Lease,
     Order,
     OutboxRelay,
     OutboxRow,
-    _answering,
-    _trouble,
+    Renewal,
+    _outage,
+    _timeouts,
 )
-from events.integration.outbox._answering import answered, patience
+from events.integration.outbox._timeouts import answered, timeout
 from events.integration.topology import RetryPolicy
 from tests.unit.integration.outbox_table import Table
 
@@ -46,9 +46,9 @@ class Mute(Table):
             finally:
                 self.given_up = True
 
-    async def attend(self, decide: Callable[[Sequence[Lease]], Attendance]) -> Attendance:
-        await self._listen_to("attend")
-        return await super().attend(decide)
+    async def renew(self, decide: Callable[[Sequence[Lease]], Renewal]) -> Renewal:
+        await self._listen_to("renew")
+        return await super().renew(decide)
 
     async def due(
         self, lease: Lease, limit: int, *, after: int | None = None, max_bytes: int | None = None
@@ -72,7 +72,7 @@ class Mute(Table):
 @pytest.mark.parametrize(
     ("verb", "nth", "order"),
     [
-        ("attend", 1, "best_effort"),
+        ("renew", 1, "best_effort"),
         ("due", 1, "best_effort"),
         ("due", 2, "best_effort"),  # read ahead
         ("remove", 1, "best_effort"),
@@ -88,8 +88,8 @@ async def test_a_relay_goes_on_when_its_database_has_not_answered(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(_answering, "_LEAST", 0.05)
-    monkeypatch.setattr(_trouble, "_BACKOFF", RetryPolicy(delay=0.001, factor=1, jitter=0))
+    monkeypatch.setattr(_timeouts, "_LEAST", 0.05)
+    monkeypatch.setattr(_outage, "_BACKOFF", RetryPolicy(delay=0.001, factor=1, jitter=0))
     table = Mute(verb, nth, *range(6))
     async with (
         InMemoryIntegrationEventBus() as bus,
@@ -97,7 +97,7 @@ async def test_a_relay_goes_on_when_its_database_has_not_answered(
         asyncio.timeout(DEADLINE),
     ):
         await relay.drain()
-        while not table.given_up or relay.health().trouble is not None:
+        while not table.given_up or relay.health().outage is not None:
             await asyncio.sleep(0.01)
     assert table.rows == {}
     said = [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
@@ -115,4 +115,4 @@ async def test_a_timeout_of_the_databases_own_stays_what_it_is() -> None:
 
 
 def test_short_leases_do_not_throw_connections_away() -> None:
-    assert (patience(0.5), patience(30.0)) == (10.0, 30.0)
+    assert (timeout(0.5), timeout(30.0)) == (10.0, 30.0)

@@ -1,16 +1,17 @@
-"""The circle of a relay: attend, read, forward, settle, and again.
+"""The loop of a relay: renew, read, forward, settle, and again.
 
-          .---------------- lease renewed, lanes given or taken <----------------.
+          .---------------- lease renewed, partitions given or taken <----------------.
           v                                                                      |
-        read --rows--> forward --outcome--> settle --every third of a lease--> attend
+        read --rows--> forward --outcome--> settle --every third of a lease--> renew
           |                                                                      ^
           '-- nothing due --> idle --nudge or poll-------------------------------'
 
-- attend: one short transaction that keeps its lanes, see `lanes`.
-- read: one select of what is due in its lanes, claim-free and outside of any write transaction.
+- renew: one short transaction that keeps its partitions, see `partitions`.
+- read: one select of what is due in its partitions, claim-free and outside of any write
+transaction.
 - forward: many in flight, each confirmed by the broker, with no transaction open, and given up
   before the lease runs out. A relay that finds its lease run out, as it was paused, goes back to
-  attend. While it forwards, the next batch is read.
+  renew. While it forwards, the next batch is read.
 - settle: one short delete of what was accepted; what was refused is postponed, in the end parked.
   This is tried until the database takes it, as a row that was sent and stays would be sent again;
   of what was refused it is not, see `_settling`.
@@ -24,14 +25,14 @@ While one batch is forwarded and settled, the next may be forwarded too, and the
 
 A batch is *in flight* from when it is forwarded until it is settled; there are two at most. Rows in
 flight are in the table yet, and must not be read again. So a batch is left in flight only if the
-next has been read on behind it; all else waits for it: a scan, attending (so lanes change hands
-with nothing in flight), starting over after trouble, the idle rest, and the end. `per_key` never
+next has been read on behind it; all else waits for it: a scan, renewing (so partitions change hands
+with nothing in flight), starting over after outage, the idle rest, and the end. `per_key` never
 reads ahead, and a bus on the bare port takes one event after another, so there it is one batch, as
 with `batches_in_flight=1`.
 
-Trouble with the database or the bus costs no row anything, and a database that does not answer is
-in trouble too, see `_answering`. The relay waits, longer each time, and
-tries again; it logs each kind of trouble once when it comes, and once when all is well again.
+Outage with the database or the bus costs no row anything, and a database that does not answer is
+in outage too, see `_timeouts`. The relay waits, longer each time, and
+tries again; it logs each kind of outage once when it comes, and once when all is well again.
 Killed at any point it leaves rows that are sent again with the same ids, of two batches at most,
 and loses none.
 """
@@ -44,20 +45,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from events.errors import RelayNameTakenError
-from events.integration.outbox._answering import answered, patience
 from events.integration.outbox._forwarding import Forward, forward_in_waves
-from events.integration.outbox._gauge import Gauge
+from events.integration.outbox._log_fields import tell_sent
 from events.integration.outbox._membership import Membership
-from events.integration.outbox._options import CircleOptions
+from events.integration.outbox._metrics import Metrics
+from events.integration.outbox._options import RelayOptions
 from events.integration.outbox._order import order_named
+from events.integration.outbox._outage import Outage, not_cancelled
 from events.integration.outbox._reading import Reader
 from events.integration.outbox._settling import Settler
-from events.integration.outbox._telling import tell_sent
-from events.integration.outbox._trouble import Trouble, not_cancelled
+from events.integration.outbox._timeouts import answered, timeout
 from events.integration.outbox.port import OutboxRow, OutboxStore
 from events.integration.pipeline.retry import describe
 
-__all__ = ["FIRST_POLL", "Circle"]
+__all__ = ["FIRST_POLL", "RelayLoop"]
 
 logger = logging.getLogger("events.integration")
 
@@ -65,7 +66,7 @@ FIRST_POLL = 0.01  # seconds; a nudge may come just before its commit is seen, s
 _LEAVING = 5.0  # seconds
 
 
-class Circle:
+class RelayLoop:
     """One life of a relay: from its start, in one event loop, to its end.
 
     `who` is the relay as it is named in the log.
@@ -76,44 +77,44 @@ class Circle:
         who: str,
         store: OutboxStore,
         forward: Forward,
-        options: CircleOptions,
-        gauge: Gauge,
+        options: RelayOptions,
+        gauge: Metrics,
     ) -> None:
         self._who = who
         self._store = store
         self._forward = forward
         self._poll_interval = options.poll_interval
         self._on_step = options.on_step
-        self._gauge = gauge
+        self._metrics = gauge
         self._order = order_named(options.order)
         self._membership = Membership(store, options.name, options.lease)
-        self._patience = patience(options.lease)
+        self._timeout = timeout(options.lease)
         self._reader = Reader(
             store,
             options.batch,
             scans_only=self._order.strict,
             max_bytes=options.batch_bytes,
-            patience=self._patience,
+            timeout=self._timeout,
         )
-        self.trouble = Trouble(who, self._patience)
+        self.outage = Outage(who, self._timeout)
         self._settler = Settler(
-            store, self._order, options.retry, self.trouble, lambda: self._membership.holds
+            store, self._order, options.retry, self.outage, lambda: self._membership.holds
         )
         self._stopping = asyncio.Event()
         self._woken = asyncio.Event()
         self._turns: list[asyncio.Future[int]] = []
         self._pipelined = options.pipelined
         self._in_flight: list[asyncio.Task[None]] = []
-        self._met: Exception | None = None  # the trouble of a batch in flight
+        self._met: Exception | None = None  # the outage of a batch in flight
         self._left = 0
         self._busy = False
         self._attended = False
         self.last_read: float | None = None
 
     @property
-    def lanes(self) -> int:
-        """Return how many lanes it holds."""
-        return len(self._membership.lease.lanes)
+    def partitions(self) -> int:
+        """Return how many partitions it holds."""
+        return len(self._membership.lease.partitions)
 
     def stop(self) -> None:
         """Have it end after the batch in flight."""
@@ -135,7 +136,7 @@ class Circle:
         self._turns = [other for other in self._turns if other is not turn]
 
     async def run(self) -> None:
-        """Go round until it is stopped, then give the lanes back."""
+        """Go round until it is stopped, then give the partitions back."""
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
@@ -149,9 +150,9 @@ class Circle:
                     self._woken.clear()
                     sent = await self._turn()
                     attend_in = self._membership.attend_in
-                    if self.trouble.now is not None:
+                    if self.outage.now is not None:
                         # A lease that cannot be renewed is no reason to try without a rest.
-                        rest = min(self.trouble.delay, attend_in or self.trouble.delay)
+                        rest = min(self.outage.delay, attend_in or self.outage.delay)
                         await _wait(self._stopping, rest)
                     elif self._reader.caught_up:
                         idle = FIRST_POLL if sent else min(idle * 2, self._poll_interval)
@@ -169,35 +170,35 @@ class Circle:
     async def _turn(self) -> int:
         """Attend if it is time, then read, forward and settle once; return how many rows left."""
         turns, self._turns = self._turns, []
-        trouble: Exception | None = None
+        outage: Exception | None = None
         try:
             await self._go_round()
             if not self._reader.has_read_ahead:
                 await self._landed()
-            trouble = self._met
+            outage = self._met
         except RelayNameTakenError as error:
             if error.alive:
                 raise
-            trouble = error
+            outage = error
         except asyncio.CancelledError as error:
-            trouble = not_cancelled(error)
+            outage = not_cancelled(error)
         except Exception as error:  # noqa: BLE001 - a relay is never quietly dead
-            trouble = error
-        if trouble is not None:
+            outage = error
+        if outage is not None:
             await self._start_over()
         self._met = None
         sent, self._left = self._left, 0
-        self.trouble.note(trouble)
+        self.outage.note(outage)
         for turn in turns:
             if not turn.done():
                 turn.set_result(sent)
         return sent
 
     async def _go_round(self) -> None:
-        # Rows of lanes of which it is not known what waits in them would leave out of order.
+        # Rows of partitions of which it is not known what waits in them would leave out of order.
         if self._membership.attend_in <= 0 or not self._attended:
             await self._attend()
-        if not self._membership.lease.lanes:
+        if not self._membership.lease.partitions:
             return
         rows = await self._reader.next(self._membership.lease)
         self.last_read = asyncio.get_running_loop().time()
@@ -208,22 +209,22 @@ class Circle:
     async def _attend(self) -> None:
         await self._landed()
         self._attended = False
-        if await self._membership.attend():
+        if await self._membership.renew():
             await self._reader.start_over()
         if self._order.strict:
             # Each time, as somebody may have deleted by hand a row that others wait for.
             waiting = self._store.waiting(self._membership.lease)
-            self._order.learn(await answered(waiting, self._patience))
+            self._order.learn(await answered(waiting, self._timeout))
         self._attended = True
         if self._busy:
             self._busy = False
-            self._gauge.lag(await answered(self._store.oldest_age(), self._patience))
-        self._on_step("attended")
+            self._metrics.lag(await answered(self._store.oldest_age(), self._timeout))
+        self._on_step("renewed")
 
     async def _pass_on(self, rows: Sequence[OutboxRow]) -> None:
         self._on_step("selected")
         if self._membership.sending_time <= 0:
-            logger.warning("%s was paused for longer than its lease, and attends anew", self._who)
+            logger.warning("%s was paused for longer than its lease, and renews anew", self._who)
             await self._start_over()
             return
         await self._settler.unreadable(rows)
@@ -247,9 +248,9 @@ class Circle:
             tell_sent(outcome.accepted)
             if before is not None:
                 await asyncio.wait([before])
-            self._met = self._met or outcome.trouble
+            self._met = self._met or outcome.outage
             self._left += len(outcome.accepted)
-            self._gauge.sent(len(outcome.accepted))
+            self._metrics.sent(len(outcome.accepted))
             await self._settler.settle(outcome)
         except asyncio.CancelledError as error:
             self._met = not_cancelled(error)

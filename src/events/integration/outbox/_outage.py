@@ -8,26 +8,26 @@ import math
 from collections.abc import Awaitable, Callable
 
 from events.errors import OutboxError
-from events.integration.outbox._answering import answered
+from events.integration.outbox._timeouts import answered
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
 
-__all__ = ["Trouble", "not_cancelled"]
+__all__ = ["Outage", "not_cancelled"]
 
 logger = logging.getLogger("events.integration")
 
 _BACKOFF = RetryPolicy(delay=0.1, factor=2.0, max_delay=5.0)
 
 
-class Trouble:
-    """The trouble that `who` has at this moment, if any.
+class Outage:
+    """The outage that `who` has at this moment, if any.
 
-    `patience` is how many seconds a write may take.
+    `timeout` is how many seconds a write may take.
     """
 
-    def __init__(self, who: str, patience: float | None = None) -> None:
+    def __init__(self, who: str, timeout: float | None = None) -> None:
         self._who = who
-        self._patience = patience
+        self._timeout = timeout
         self._failures = 0
         self._logged: set[type[Exception]] = set()
         self.now: Exception | None = None
@@ -37,19 +37,19 @@ class Trouble:
         """Return how many seconds to wait before the next attempt."""
         return _BACKOFF.delay_after(self._failures)
 
-    def note(self, trouble: Exception | None) -> None:
+    def note(self, outage: Exception | None) -> None:
         """Remember what is wrong, or that nothing is, and log it if that is news."""
-        before, self.now = self.now, trouble
-        if trouble is None:
+        before, self.now = self.now, outage
+        if outage is None:
             if before is not None:
                 logger.info("%s goes on: %s is over", self._who, type(before).__name__)
             self._failures = 0
             self._logged.clear()
         else:
-            if type(trouble) not in self._logged:
-                logger.warning("%s waits and tries again: %s", self._who, describe(trouble))
+            if type(outage) not in self._logged:
+                logger.warning("%s waits and tries again: %s", self._who, describe(outage))
             self._failures += 1
-            self._logged.add(type(trouble))
+            self._logged.add(type(outage))
 
     async def insist(
         self,
@@ -65,7 +65,7 @@ class Trouble:
         """
         while while_ is None or while_():
             try:
-                await answered(write(), self._patience)
+                await answered(write(), self._timeout)
             except asyncio.CancelledError as error:
                 failure = not_cancelled(error)
             except Exception as error:  # noqa: BLE001 - as the store raises what its library does
