@@ -53,6 +53,9 @@ PLACES = (
     "events.testing.contracts.properties",
     "events.integration.transport",
     "events.integration.message",
+    "events.integration.observation",
+    "events.domain.observation",
+    "events.opentelemetry",
 )
 
 
