@@ -7,8 +7,8 @@ here, for every broker:
 
 - The first two mean nothing yet: the message may have been near what died, or not begun, and a
   broker says no more than that.
-- From the third on, each is an attempt. The message is given up after `max_crashes` of them, or when
-  no attempt is left.
+- From the third on, each is an attempt. The message is given up after `max_crashes` of them, or
+  when no attempt is left.
 """
 
 from __future__ import annotations
