@@ -97,8 +97,8 @@ class SQLAlchemyDomainEvents:
         transaction = self._session.get_transaction()
         if self._failed is not None and self._failed is transaction:
             raise PendingRollbackError(
-                "a handler of a domain event failed in an earlier commit of this transaction, whose "
-                "events are dropped: call rollback() before anything else is committed"
+                "a handler of a domain event failed in an earlier commit of this transaction, and "
+                "its events are dropped: call rollback() before anything else is committed"
             )
         # Asked after each event, it is part of the chain, whose length the dispatcher limits.
         self._dispatcher.from_entity(self._aggregates)
