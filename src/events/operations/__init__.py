@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from events.operations.audit import AuditFile, AuditRecord
 from events.operations.checking import Finding, check
+from events.operations.consumers import Consumers
 from events.operations.dead_letters import DeadLetters, Progress, without_consumers
 from events.operations.export import read_lines, to_line
 from events.operations.groups import Group, fingerprint
@@ -32,6 +33,7 @@ __all__ = [
     "AuditRecord",
     "ConsumedType",
     "ConsumerTopology",
+    "Consumers",
     "DeadLetters",
     "Finding",
     "Group",

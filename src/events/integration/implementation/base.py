@@ -28,7 +28,7 @@ from events.errors import (
 from events.integration.brokering.first_connection import FirstConnection
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
-from events.integration.health import BusHealth
+from events.integration.health import Backlog, BusHealth
 from events.integration.message import DeadLetter, Message
 from events.integration.observation import current_observer, system_of
 from events.integration.paging import all_found, check_limit, ids_of
@@ -43,7 +43,7 @@ from events.integration.topology import (
     RetryPolicy,
     Topic,
 )
-from events.integration.transport import DeadLetterStore, Transport
+from events.integration.transport import BacklogSource, DeadLetterStore, Transport
 
 __all__ = ["BusOptions", "TransportIntegrationEventBus"]
 
@@ -245,6 +245,28 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             consumers=self._consumers.health(),
             error=error if self._started else None,
         )
+
+    async def backlog(
+        self, consumer: Consumer | str, *, topics: Iterable[Topic] | None = None
+    ) -> Backlog:
+        """Ask the broker what waits for a consumer, of the topics that it is registered on here.
+
+        For a consumer of other processes, name its topics. Raises `InvalidTopologyError` if there
+        are none, `UnsupportedByBusError` where the bus cannot tell, `BusNotStartedError`,
+        `BusUnavailableError`.
+        """
+        name = _name(consumer)
+        self._require_started(f"tell the backlog of {name}")
+        if not isinstance(self.transport, BacklogSource):
+            cure = "ask the broker's own tools, or use a durable bus"
+            raise UnsupportedByBusError(self, "a backlog", cure)
+        if topics is None:
+            topics = [each.topic for each in self.registrations if each.consumer.name == name]
+        names = [topic.name for topic in topics]
+        if not names:
+            cure = "it is not registered on this bus: name its topics, as in topics=[USERS]"
+            raise InvalidTopologyError(f"backlog of {name!r}", cure)
+        return await self.transport.backlog(name, names)
 
     # --- consumers ----------------------------------------------------------------------------
 

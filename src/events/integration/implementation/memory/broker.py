@@ -29,6 +29,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from events.integration.cloudevents import own_id
+from events.integration.health import Backlog
 from events.integration.message import DeadLetter, Message, Reject, Release, Retry, Settlement
 
 __all__ = ["Entry", "InMemoryBroker", "Queue", "Taker"]
@@ -84,7 +85,12 @@ class Queue:
     @property
     def unsettled(self) -> int:
         """Return how many messages are ready, delayed or in flight."""
-        return len(self._ready) + len(self._delayed) + self._in_flight
+        return sum(self.counts)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many messages are ready, delayed, and in flight."""
+        return len(self._ready), len(self._delayed), self._in_flight
 
     def put(self, message: Message, attempt: int = 1) -> None:
         """Put a message at the end of the line."""
@@ -194,6 +200,14 @@ class InMemoryBroker:
             for queue in queues.values()
             if queue.takers
         }
+
+    def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """Return what this consumer has yet to handle of these topics."""
+        there = [self._queues.get(topic, {}).get(consumer) for topic in topics]
+        queues = [queue.counts for queue in there if queue is not None]
+        ready, delayed, in_flight = (sum(each) for each in zip((0, 0, 0), *queues, strict=True))
+        dead = len(self._dead.get(consumer, ()))
+        return Backlog(ready, dead, in_flight, delayed)
 
     async def quiet(self) -> None:
         """Return when every message is handled or a dead letter, those in retry included."""
