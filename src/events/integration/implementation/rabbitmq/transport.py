@@ -115,6 +115,8 @@ class RabbitMQTransport:
         outward.on_down.append(publisher.down)
         inward.on_up.append(self._up)
         inward.on_down.append(self._down)
+        for link in (outward, inward):
+            link.on_end.append(self._ended)
         bindings = self._bindings = Bindings(self._subscribed, self._timeout)
         publisher.on_missed = bindings.look
         self._dead_letters = RabbitMQDeadLetters(inward, publisher, timeout=self._timeout)
@@ -194,6 +196,10 @@ class RabbitMQTransport:
             self._bindings.down()
         for subscribed in self._subscribed:
             subscribed.down()
+
+    def _ended(self, error: BusUnavailableError) -> None:
+        for subscribed in tuple(self._subscribed):
+            subscribed.end(error)
 
     async def close(self) -> None:
         """See `Transport.close`."""
