@@ -33,7 +33,7 @@ chat: venv-demo ## run the chat at http://127.0.0.1:8000/; REDIS_URL=... for sev
 # The files of the suite are spread over processes: most tests wait for a server most of the time.
 # With ARGS it may be a part of the suite, whose coverage says nothing, and one process runs it.
 test: venv ## run all tests with coverage; ARGS="..." go to pytest (then without coverage)
-	@./scripts/servers rabbitmq redis nats postgresql mariadb chromium openssl
+	@./scripts/servers rabbitmq redis nats postgresql mariadb chromium openssl prometheus
 	$(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),-n $(WORKERS) --dist loadfile \
 		--cov --cov-report=term:skip-covered)
 

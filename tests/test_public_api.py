@@ -32,12 +32,12 @@ _INNER = (
 
 
 # Extras that may be missing where a part of the suite runs; `make venv` installs them all.
-_MISSING = {
-    name
-    for name in ("events.opentelemetry", "events.domain.implementation.opentelemetry.observer")
-    if find_spec("opentelemetry") is None
+_OF_OPENTELEMETRY = {
+    "events.opentelemetry",
+    "events.domain.implementation.opentelemetry",
+    "events.domain.implementation.opentelemetry.observer",
 }
-_MISSING |= {name.removesuffix(".observer") for name in _MISSING}
+_MISSING = _OF_OPENTELEMETRY if find_spec("opentelemetry") is None else set[str]()
 
 
 def module_names() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from dishka import AsyncContainer, Provider, Scope, make_async_container
 
@@ -80,7 +80,7 @@ async def floor(handlers: int, session: Session) -> AsyncGenerator[Publish]:
 
 @asynccontextmanager
 async def ours(handlers: int, session: Session) -> AsyncGenerator[Publish]:
-    dispatcher = DomainEventDispatcher(SimpleDomainEventHandlerFactory(*trivial(handlers, session)))
+    dispatcher = DomainEventDispatcher(trivial(handlers, session))
 
     async def publish(times: int) -> None:
         for _ in range(times):
@@ -92,11 +92,10 @@ async def ours(handlers: int, session: Session) -> AsyncGenerator[Publish]:
 
 @asynccontextmanager
 async def ours_anew(handlers: int, session: Session) -> AsyncGenerator[Publish]:
-    makers, registry = trivial(handlers, session)
+    factory = trivial(handlers, session)
 
     async def publish(times: int) -> None:
         for _ in range(times):
-            factory = SimpleDomainEventHandlerFactory(makers, registry)
             async with DomainEventDispatcher(factory) as dispatcher:
                 dispatcher.store_event(EVENT)
 
@@ -162,12 +161,13 @@ async def dishka_alone(handlers: int, session: Session) -> AsyncGenerator[Publis
     await container.close()
 
 
-def trivial(
-    handlers: int, session: Session
-) -> tuple[dict[type[Any], Callable[[], First]], DomainEventHandlerRegistry]:
-    chosen = HANDLERS[:handlers]
-    makers: dict[type[Any], Callable[[], First]] = {cls: partial(cls, session) for cls in chosen}
-    return makers, DomainEventHandlerRegistry({OrderPlaced: chosen})
+def trivial(handlers: int, session: Session) -> SimpleDomainEventHandlerFactory:
+    makers = {cls: partial(cls, session) for cls in HANDLERS[:handlers]}
+    return SimpleDomainEventHandlerFactory(makers, registry_of(handlers))
+
+
+def registry_of(handlers: int) -> DomainEventHandlerRegistry:
+    return DomainEventHandlerRegistry({OrderPlaced: HANDLERS[:handlers]})
 
 
 @asynccontextmanager
@@ -177,7 +177,7 @@ async def container_with(handlers: int, session: Session) -> AsyncGenerator[Asyn
     container = make_async_container(
         sessions,
         DomainEventImplementationProvider(),
-        context={DomainEventHandlerRegistry: trivial(handlers, session)[1]},
+        context={DomainEventHandlerRegistry: registry_of(handlers)},
     )
     yield container
     await container.close()

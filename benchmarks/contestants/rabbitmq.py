@@ -65,7 +65,7 @@ async def queues_of(place: str) -> dict[str, int]:
     async with await aio_pika.connect(RABBITMQ) as connection:
         for name in (
             main,
-            f"{main}:suspects",
+            f"{main}:quarantine",
             f"{CONSUMER}:dead",
             *(main + tier for tier in tiers),
         ):

@@ -44,6 +44,7 @@ PLACES = (
     "events.integration.outbox",
     "events.relay",
     "events.operations",
+    "events.contracts",
     "events.testing",
     "events.testing.faults",
     "events.testing.contracts",
@@ -53,6 +54,9 @@ PLACES = (
     "events.testing.contracts.properties",
     "events.integration.transport",
     "events.integration.message",
+    "events.integration.observation",
+    "events.domain.observation",
+    "events.opentelemetry",
 )
 
 

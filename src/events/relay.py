@@ -49,6 +49,7 @@ from events.errors import EventsError, OutboxError
 from events.integration.bus import IntegrationEventBus
 from events.integration.outbox import OutboxRelay, ParkedRow
 from events.integration.pipeline.retry import describe
+from events.operations.outbox import OutboxRows
 
 __all__ = ["main"]
 
@@ -58,9 +59,10 @@ RelayFactory: TypeAlias = Callable[[], AbstractAsyncContextManager[OutboxRelay]]
 logger = logging.getLogger("events.relay")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     """Run the relay that the factory makes, and return the exit status."""
-    prog = "python -m events.relay" if __name__ == "__main__" else "events-relay"
+    if prog is None:
+        prog = "python -m events.relay" if __name__ == "__main__" else "events-relay"
     parser = argparse.ArgumentParser(
         prog=prog,
         usage=f"{prog} [-h] [--log-level LOG_LEVEL] "
@@ -222,12 +224,8 @@ async def _discard(relay: OutboxRelay, ids: Ids) -> None:
     print(f"discarded: {await relay.discard(rows)}")  # noqa: T201 - it was asked for
 
 
-async def _all_parked(relay: OutboxRelay) -> AsyncIterator[ParkedRow]:
-    page = await relay.parked()
-    while page:
-        for row in page:
-            yield row
-        page = await relay.parked(after=page[-1].id)
+def _all_parked(relay: OutboxRelay) -> AsyncIterator[ParkedRow]:
+    return OutboxRows(relay, actor="events-relay").parked()
 
 
 _WITH_IDS = {"redrive", "discard"}

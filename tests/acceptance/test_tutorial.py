@@ -139,7 +139,7 @@ def names(rabbitmq_url: str) -> Iterator[dict[str, str]]:
     connection = pika.BlockingConnection(pika.URLParameters(rabbitmq_url))
     channel = connection.channel()
     channel.exchange_delete(users)
-    for queue in (f"{emails}@{users}", f"{emails}@{users}:suspects", f"{emails}:dead"):
+    for queue in (f"{emails}@{users}", f"{emails}@{users}:quarantine", f"{emails}:dead"):
         channel.queue_delete(queue)
     connection.close()
 

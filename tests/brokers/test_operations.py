@@ -10,13 +10,21 @@ from typing import Any
 
 import pytest
 
-from events.errors import BusUnavailableError, CanaryFailedError, NoSuchDeadLetterError
+from events.errors import (
+    BusUnavailableError,
+    CanaryFailedError,
+    InvalidTopologyError,
+    NoSuchDeadLetterError,
+    UnsupportedByBusError,
+)
 from events.integration import RetryPolicy
 from events.integration.implementation.base import TransportIntegrationEventBus
+from events.integration.implementation.memory import InMemoryBroadcastIntegrationEventBus
 from events.integration.message import DeadLetter
 from events.integration.topology import Topic
 from events.operations import (
     AuditRecord,
+    Consumers,
     DeadLetters,
     Progress,
     Selection,
@@ -328,3 +336,34 @@ async def test_a_bus_without_its_consumers_handles_nothing(dead: Dead) -> None:
     assert other.registrations == [registration]
     await dead.bus.startup()
     await dead.scenario.handled(1, dead.probe)
+
+
+async def test_a_paused_consumer_leaves_its_events_at_the_broker(dead: Dead) -> None:
+    dead.bad = lambda _: False
+    consumers = Consumers(dead.bus, actor="anna", audit=dead.audit.append)
+    await dead.bus.send(dead.topic, Numbered(1))
+    await dead.scenario.handled(1, dead.probe)
+    await consumers.pause(dead.probe.name)
+    await consumers.pause(dead.probe.name)
+    assert list(consumers.paused) == [dead.probe.name]
+    await dead.operator.send(dead.topic, Numbered(2))
+    await dead.scenario.holds(lambda: dead.probe.numbers == [1], "it handles an event")
+
+    await consumers.resume(dead.probe.name)
+    await consumers.resume(dead.probe.name)
+    await dead.scenario.handled(2, dead.probe)
+    assert dead.probe.numbers == [1, 2]
+    assert not list(consumers.paused)
+    assert [(r.action, r.target) for r in dead.audit] == [
+        ("pause", f"consumer {dead.probe.name}"),
+        ("resume", f"consumer {dead.probe.name}"),
+    ]
+    for verb in (consumers.pause, consumers.resume):
+        with pytest.raises(InvalidTopologyError, match="no registration of this bus has this name"):
+            await verb("nobody")
+
+
+async def test_a_broadcast_is_not_paused() -> None:
+    consumers = Consumers(InMemoryBroadcastIntegrationEventBus(), actor="anna")
+    with pytest.raises(UnsupportedByBusError, match="a broadcast keeps nothing"):
+        await consumers.pause("any")

@@ -29,7 +29,7 @@ from events.integration import (
     RetryPolicy,
     Topic,
 )
-from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
+from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus, _topology
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._topology import Names, _tier, topic_of
 from events.testing.contracts import Numbered, Probe
@@ -99,7 +99,7 @@ def test_delays_are_rounded_up_to_few_tiers(seconds: float, tier: float) -> None
 
 
 def test_names_cannot_collide() -> None:
-    names = Names("a@b", "c:retry:5s", "quorum", 20)
+    names = Names("a@b", "c:retry:5s", "quorum")
     assert names.main.name == "a%40b@c%3Aretry%3A5s"
     assert topic_of(names.main.name) == "c:retry:5s"
     assert names.retry(5).name == f"{names.main.name}:retry:5s"
@@ -210,7 +210,7 @@ async def test_a_queue_that_does_not_answer_is_told_once_with_the_cure(
 ) -> None:
     """As a quorum queue without a leader, which a broker has that was killed at a bad moment."""
     topic, probe = Topic("unled"), Probe("unled")
-    queue = "unled@unled:suspects"
+    queue = "unled@unled:quarantine"
     process = f"whereis('%2F_{queue}')"
     attempts: list[str] = []
     caplog.set_level(logging.INFO)
@@ -564,12 +564,15 @@ async def test_a_memory_alarm_holds_what_is_sent_but_not_what_is_acknowledged(
 
 
 async def test_what_the_queue_itself_gives_up_is_a_dead_letter_too(
-    rabbitmq_url: str, client: Client, topic: Topic, probe: Probe
+    rabbitmq_url: str,
+    client: Client,
+    topic: Topic,
+    probe: Probe,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(_topology, "_LOOKED_AT", 1)
     queue = f"{probe.name}@{topic.name}"
-    async with RabbitMQIntegrationEventBus(
-        rabbitmq_url, [registration(probe, topic)], delivery_limit=1
-    ) as bus:
+    async with RabbitMQIntegrationEventBus(rabbitmq_url, [registration(probe, topic)]) as bus:
         await bus.unregister(bus.registrations[0])
         await bus.send(topic, Numbered(1))
         for _ in range(2):

@@ -408,4 +408,4 @@ async def test_what_was_handled_while_the_connection_was_lost_is_acknowledged_wh
         assert await bus.dead_letters(probe) == []
         with Client(server.url) as client:
             await eventually(lambda: client.count(f"blocked@{topic.name}") == 0)
-            assert client.count(f"blocked@{topic.name}:suspects") == 0
+            assert client.count(f"blocked@{topic.name}:quarantine") == 0

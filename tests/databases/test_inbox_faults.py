@@ -92,7 +92,7 @@ async def _has(database: SQLAlchemyInboxDatabase, count: int) -> bool:
 
 def _left(server: RabbitMQServer, queue: str) -> int:
     with Client(server.url) as client:
-        return client.count(queue) + client.count(f"{queue}:suspects")
+        return client.count(queue) + client.count(f"{queue}:quarantine")
 
 
 async def test_28_the_effect_of_a_handler_whose_connection_was_lost_happens_once(

@@ -20,7 +20,7 @@ _LOCAL = "amqp://guest:guest@127.0.0.1:5672/"
 
 # As the library names them: see docs/reference/buses/rabbitmq.md.
 _QUEUE = f"{NAME}@{USERS.name}"
-QUEUES = (_QUEUE, f"{_QUEUE}:suspects", f"{NAME}:dead")
+QUEUES = (_QUEUE, f"{_QUEUE}:quarantine", f"{NAME}:dead")
 
 
 @asynccontextmanager

@@ -21,12 +21,16 @@ from events.cli._exit import FAILED, OK, UNAVAILABLE, USAGE, UsageError
 __all__ = ["FAILED", "OK", "UNAVAILABLE", "USAGE", "UsageError", "main"]
 
 _COMMANDS = {
+    "asyncapi": "write the AsyncAPI document of a service",
+    "catalog": "write a static site of the contracts of one service or of many",
     "check": "say whether the application would start",
     "dead": "find, group, redrive, discard and export dead letters",
     "describe": "show topics, consumers, types and versions",
+    "outbox": "count, list, redrive and discard rows of the outbox",
+    "relay": "run an outbox relay until SIGTERM or SIGINT",
     "run": "run the consumers of a bus until SIGTERM or SIGINT",
-    "asyncapi": "write the AsyncAPI document of a service",
     "schema": "lock, check and compare the contracts of events",
+    "send": "send one event, made of JSON",
 }
 
 
@@ -64,9 +68,10 @@ def _module(command: str) -> Any:
 
 def _failed(error: Exception) -> int:
     """Say in one line what a user can mend; anything else is a bug and keeps its traceback."""
-    from events.errors import BusUnavailableError, EventsError  # noqa: PLC0415 - not for --help
+    from events.errors import EventsError  # noqa: PLC0415 - not for --help
+    from events.operations.checking import out_of_reach  # noqa: PLC0415
 
     if not isinstance(error, EventsError):
         raise error
     print(f"events: {error}", file=sys.stderr)
-    return UNAVAILABLE if isinstance(error, BusUnavailableError) else FAILED
+    return UNAVAILABLE if out_of_reach(error) else FAILED

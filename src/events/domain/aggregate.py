@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from events.domain.event import DomainEvent
 from events.errors import InvalidDomainEventError
@@ -16,6 +16,9 @@ from events.errors import InvalidDomainEventError
 __all__ = ["AggregateRoot", "AggregateRootMixin"]
 
 logger = logging.getLogger("events.domain")
+
+
+A = TypeVar("A")
 
 
 class _Unpopped(list[DomainEvent]):
@@ -168,6 +171,6 @@ def pops_its_own_alone(entity: object) -> TypeGuard[AggregateRootMixin]:
     return pop_events is AggregateRootMixin.pop_events
 
 
-def having_events(aggregates: Iterable[AggregateRootMixin]) -> list[AggregateRootMixin]:
+def having_events(aggregates: Iterable[A]) -> list[A]:
     """Pick those with unpopped events; a dispatcher asks after every event, so it is quick."""
     return [each for each in aggregates if getattr(each, "_unpopped_events", None)]

@@ -14,12 +14,12 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from types import TracebackType
+from types import CoroutineType, TracebackType
 from typing import Any, Protocol, Self, TypeAlias, cast
 
 from events.domain.aggregate import AggregateRootMixin, having_events, pops_its_own_alone
 from events.domain.event import DomainEvent
-from events.domain.event_handler.factory import DomainEventHandlerFactory, made_in_unit_of_work
+from events.domain.event_handler.factory import DomainEventHandlerFactory, make_at_once
 from events.domain.event_handler.handler import DomainEventHandler
 from events.domain.observation import ObservedHandler, observed
 from events.errors import DispatcherBusyError, EventChainTooLongError, InvalidDomainEventError
@@ -80,10 +80,12 @@ class DomainEventDispatcher:
         self._limit = limit
         self._queue: deque[_Step] = deque()
         self._handling: _Step | None = None  # something exactly while `process` awaits
-        self._handlers: dict[type, Sequence[DomainEventHandler[Any]]] = {}
-        self._made: dict[type, DomainEventHandler[Any]] = {}  # by their class, for the factory
-        self._seen: dict[int, AggregateRootMixin] = {}
-        self._asked: dict[int, _HasEvents] = {}  # those of the seen whose `pop_events` is their own
+        # By the class of an event its handlers, and what `make_at_once` keeps here.
+        self._handlers: dict[type, Any] = {}
+        self._seen: dict[int, _HasEvents] = {}
+        self._asked: tuple[
+            _HasEvents, ...
+        ] = ()  # those of the seen with a `pop_events` of their own
         self._entered = 0
         self._watch: _Watch | None = None
 
@@ -106,12 +108,11 @@ class DomainEventDispatcher:
         that has a `pop_events` may be given. One that is not `AggregateRoot`'s own, such as one
         that collects the events of child entities, is called after each event.
         """
-        if pops_its_own_alone(entity):
-            self._seen[id(entity)] = entity
-        else:
+        if id(entity) not in self._seen and not pops_its_own_alone(entity):
             if not isinstance(entity, AggregateRootMixin):
                 _check_entity(entity)
-            self._asked[id(entity)] = entity
+            self._asked += (entity,)
+        self._seen[id(entity)] = entity
         self.store_events(entity.pop_events())
 
     async def process(self) -> None:
@@ -127,12 +128,13 @@ class DomainEventDispatcher:
         """
         if self._handling is not None:
             raise DispatcherBusyError
-        queue, seen, asked, handlers = self._queue, self._seen, self._asked, self._handlers
+        queue, seen = self._queue, self._seen
+        handlers: dict[type, Sequence[DomainEventHandler[Any]]] = self._handlers
         event: DomainEvent | None = None
         handler: DomainEventHandler[Any] | None = None
         caused = 0
         try:
-            if seen or asked:
+            if seen:
                 self._collect()
             while queue:
                 event = handler = None
@@ -143,10 +145,11 @@ class DomainEventDispatcher:
                 event = step[0]
                 event_type = type(event)
                 if event_type not in handlers:
-                    handlers[event_type] = observed(await self._create(event_type))
+                    made = make_at_once(self._factory, event_type, handlers)
+                    handlers[event_type] = observed(made or await self._create(event_type))
                 for handler in handlers[event_type]:
                     await handler.handle(event)
-                if seen or asked:
+                if seen:
                     self._collect()
         except BaseException as error:
             if event is not None:
@@ -163,17 +166,17 @@ class DomainEventDispatcher:
                 "is not a DomainEvent, so it has no handlers: store instances of its subclasses"
                 + (", not the classes themselves" if issubclass(event_type, type) else ""),
             )
-        token = made_in_unit_of_work.set(self._made)
-        try:
-            made: object = self._factory.create(event_type)
-            is_async = isinstance(made, Awaitable)
-            if is_async:
-                made = await cast("Awaitable[object]", made)
-        finally:
-            made_in_unit_of_work.reset(token)
-        if is_async and isinstance(made, Sequence):
+        made: object = self._factory.create(event_type)
+        is_async = type(made) is CoroutineType or isinstance(made, Awaitable)
+        if is_async:
+            made = await cast("Awaitable[object]", made)
+        # The types that are usual go first: to ask an abstract class takes ten times as long.
+        if is_async and (type(made) is list or isinstance(made, Sequence)):
             handlers = cast("Sequence[DomainEventHandler[Any]]", made)
-            if all(hasattr(h, "handle") and not isinstance(h, type) for h in handlers):
+            for handler in handlers:
+                if isinstance(handler, type) or not hasattr(handler, "handle"):
+                    break
+            else:
                 return handlers
         raise TypeError(
             f"{self._factory!r} gave {made!r} as the handlers of {event_type.__qualname__}: "
@@ -199,8 +202,7 @@ class DomainEventDispatcher:
             return
         await self.process()
         if not self._entered:
-            self._seen.clear()
-            self._asked.clear()
+            self._forget()
 
     def _check_chain(self, step: _Step, caused: int) -> None:
         too_long = step[2] > self._limit
@@ -211,15 +213,18 @@ class DomainEventDispatcher:
     def _collect(self) -> None:
         for entity in having_events(self._seen.values()):
             self.store_events(entity.pop_events())
-        for other in tuple(self._asked.values()):  # one may have another taken
-            self.store_events(other.pop_events())
+        for entity in self._asked:
+            self.store_events(entity.pop_events())
 
     def _drop(self) -> None:
         self._queue.clear()
-        for entity in (*self._seen.values(), *self._asked.values()):
+        for entity in tuple(self._seen.values()):
             entity.pop_events()
+        self._forget()
+
+    def _forget(self) -> None:
         self._seen.clear()
-        self._asked.clear()
+        self._asked = ()
 
 
 class _Watch:

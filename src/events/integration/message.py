@@ -65,10 +65,10 @@ class Message(Struct, frozen=True, gc=False):
 class Delivery(Struct, frozen=True, gc=False):
     """A message as a transport hands it to one consumer.
 
-    `attempt` counts from 1: the transport adds one for each redelivery that followed a failure,
-    and none for a `Release`. A process's death is a failure of what it had begun; where the broker
-    cannot tell that, the first death is none. `id` is the message's own where it bears one, else
-    one that stays the same over redeliveries.
+    `attempt` counts from 1: the transport adds one for each redelivery that followed a failure, and
+    none for a `Release`. `crashes` says how many deliveries before this one, in a row, ended with
+    no settlement, as when a process dies; the bus makes attempts of them. `id` is the message's own
+    where it bears one, else one that stays the same over redeliveries.
     """
 
     topic: str
@@ -78,6 +78,7 @@ class Delivery(Struct, frozen=True, gc=False):
     headers: Mapping[str, str]
     attempt: int = 1
     key: str | None = None
+    crashes: int = 0
 
     @property
     def correlation_id(self) -> str:

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from events.operations.audit import AuditFile, AuditRecord
 from events.operations.checking import Finding, check
+from events.operations.consumers import Consumers
 from events.operations.dead_letters import DeadLetters, Progress, without_consumers
 from events.operations.export import read_lines, to_line
 from events.operations.groups import Group, fingerprint
+from events.operations.outbox import OutboxRows, ParkedSelection
 from events.operations.selection import Selection
 from events.operations.topology import (
     ConsumedType,
@@ -31,9 +33,12 @@ __all__ = [
     "AuditRecord",
     "ConsumedType",
     "ConsumerTopology",
+    "Consumers",
     "DeadLetters",
     "Finding",
     "Group",
+    "OutboxRows",
+    "ParkedSelection",
     "Progress",
     "Selection",
     "check",

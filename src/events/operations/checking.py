@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from msgspec import Struct
 
-from events.errors import BusUnavailableError, EventsError
+from events.errors import BusUnavailableError, EventsError, OutboxError
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.outbox import OutboxRelay
 from events.integration.pipeline.registry import check as check_registration
-from events.integration.pipeline.retry import describe
 from events.operations.dead_letters import without_consumers
 
-__all__ = ["Finding", "check"]
+__all__ = ["Finding", "check", "out_of_reach"]
 
 
 class Finding(Struct, frozen=True, kw_only=True):
@@ -61,10 +59,8 @@ async def _connects(bus: TransportIntegrationEventBus) -> Finding:
     try:
         async with without_consumers(bus):
             return Finding(what=f"connection of {bus!r}")
-    except BusUnavailableError as error:
-        return Finding(what=f"connection of {bus!r}", problem=str(error), unavailable=True)
     except EventsError as error:
-        return Finding(what=f"connection of {bus!r}", problem=str(error))
+        return _finding(f"connection of {bus!r}", error)
 
 
 async def _tables(relay: OutboxRelay) -> Finding:
@@ -72,9 +68,17 @@ async def _tables(relay: OutboxRelay) -> Finding:
     try:
         await relay.check()
     except EventsError as error:
-        return Finding(what=what, problem=str(error))
-    except asyncio.CancelledError:
-        raise
-    except Exception as error:  # noqa: BLE001 - whatever the database's library raises
-        return Finding(what=what, problem=describe(error).splitlines()[0], unavailable=True)
+        return _finding(what, error)
     return Finding(what=what)
+
+
+def _finding(what: str, error: EventsError) -> Finding:
+    return Finding(what=what, problem=str(error), unavailable=out_of_reach(error))
+
+
+def out_of_reach(error: EventsError) -> bool:
+    """Tell whether it is that a broker or a database is down, rather than something wrong."""
+    if isinstance(error, OutboxError):
+        # What the database's library raised, and not an error of ours, such as a missing table.
+        return type(error) is OutboxError and isinstance(error.__cause__, Exception)
+    return isinstance(error, BusUnavailableError)

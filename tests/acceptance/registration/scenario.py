@@ -191,7 +191,11 @@ class Scenario:
             parked = await connection.scalars(text("SELECT count(*) FROM mails_parked"))
             outcome.left["parked mails"] = parked.one()
         with Client(self._broker.url) as client:
-            for queue in (f"{NAME}@{USERS.name}", f"{NAME}@{USERS.name}:suspects", f"{NAME}:dead"):
+            for queue in (
+                f"{NAME}@{USERS.name}",
+                f"{NAME}@{USERS.name}:quarantine",
+                f"{NAME}:dead",
+            ):
                 outcome.left[queue] = client.count(queue)
         outcome.mails = {to: len(mails) for to, mails in self._mail.mailboxes.items()}
         outcome.copies = self._mail.copies

@@ -83,6 +83,8 @@ async def test_says_what_a_maker_must_be() -> None:
     for maker, cure in (
         (Plain(), "its maker is <.*Plain object at .*>: give a callable, as in `lambda: ...`"),
         (make, "its maker is async: await what it needs beforehand, or write a factory"),
+        (lambda: None, "its maker gave None: return a handler"),
+        (lambda: Plain, "its maker gave <class '.*Plain'>: return a handler"),
     ):
         makers: Any = {Plain: maker}
         with pytest.raises(HandlerNotBuiltError, match=cure):

@@ -27,7 +27,11 @@ class ManualSubscribed:
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def deliver(
-        self, body: bytes, headers: Mapping[str, str] | None = None, attempt: int = 1
+        self,
+        body: bytes,
+        headers: Mapping[str, str] | None = None,
+        attempt: int = 1,
+        crashes: int = 0,
     ) -> Settlement:
         return await self._deliver(
             Delivery(
@@ -37,6 +41,7 @@ class ManualSubscribed:
                 body,
                 headers or {},
                 attempt,
+                crashes=crashes,
             )
         )
 

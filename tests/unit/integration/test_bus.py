@@ -109,6 +109,8 @@ async def forgot_call_next(incoming: IncomingEvent) -> None:
         ({"shutdown_grace": -1}, "shutdown_grace must be a number from 0 on, not -1"),
         ({"max_body_size": "1 MB"}, "max_body_size must be a number from 0 on, not '1 MB'"),
         ({"max_body_size": True}, "max_body_size must be a number from 0 on, not True"),
+        ({"max_crashes": 2}, "max_crashes must be at least 3, not 2: fewer deaths of a process"),
+        ({"max_crashes": True}, "max_crashes must be at least 3, not True"),
         ({"retry": 3}, r"retry must be a RetryPolicy, as in RetryPolicy\(attempts=3\), not 3"),
         ({"registrations": registered()}, r"give a list: \[registration\]"),
         ({"source": 5}, "source is 5: give a URI or a path"),

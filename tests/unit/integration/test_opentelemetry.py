@@ -199,6 +199,19 @@ async def test_a_retry_links_even_then(telemetry: Telemetry) -> None:
     assert links(second) == [send]
 
 
+async def test_a_redrive_links_to_the_creation(telemetry: Telemetry) -> None:
+    async def refuse(event: Placed) -> None:
+        raise ValueError("no")
+
+    async with bus_with(refuse, retry=RetryPolicy(attempts=1)) as bus:
+        await bus.send(ORDERS, Placed(1))
+        await until_quiet(bus)
+        await bus.redrive("billing", await bus.dead_letters("billing"))
+        await until_quiet(bus)
+    created = [ids(telemetry.span("send orders"))]
+    assert [links(span) for span in telemetry.spans("process orders")] == [created, created]
+
+
 async def test_what_a_handler_sends_is_a_child_of_its_processing(telemetry: Telemetry) -> None:
     async def send_mail(event: Placed) -> None:
         await bus.send(MAILS, Mailed())
@@ -284,6 +297,8 @@ async def test_the_context_of_a_put_is_stored_with_its_row(
         "events.consumer.alive": 1,
     }.items():
         assert [point.value for point in measured[name]] == [value], name
+    backlog = {p.attributes["events.state"]: p.value for p in measured["events.consumer.backlog"]}
+    assert backlog == {"waiting": 0, "in_flight": 0, "delayed": 0, "dead_letter": 0}
     assert "events.outbox.pending" not in telemetry.metrics()
 
 

@@ -10,7 +10,13 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from events.errors import BusError, MessageTooLargeError, OutboxError, UnsupportedByBusError
+from events.errors import (
+    BusError,
+    MessageTooLargeError,
+    OutboxError,
+    SendRefusedError,
+    UnsupportedByBusError,
+)
 from events.integration.outbox import OutboxRow, Parked, Postponed, _outage, _settling
 from events.integration.outbox._forwarding import Outcome
 from events.integration.outbox._order import PerKey, RowOrder
@@ -116,6 +122,25 @@ async def test_an_error_that_is_not_retried_is_parked_whatever_its_attempts() ->
     settler = Settler(table, Noted(), policy, Outage("the relay"), lambda: True)
     await settler.settle(Outcome([], [(row(1), UnsupportedByBusError("bus", "this", "that"))]))
     assert (table.in_parking[1].reason, table.in_parking[1].attempts) == ("unretryable", 1)
+
+
+async def test_a_group_of_errors_is_judged_by_what_is_in_it() -> None:
+    refused = SendRefusedError("bus", "numbers", "it must not")
+    too_large = MessageTooLargeError("numbers", "t", 9, 8)
+    unwanted = UnsupportedByBusError("bus", "this", "that")
+    groups: list[list[Exception]] = [
+        [refused, ExceptionGroup("", [unwanted])],
+        [too_large],
+        [refused, NO],
+    ]
+    table = Asked(1, 2, 3)
+    policy = RetryPolicy(dead_letter_on=(UnsupportedByBusError,))
+    settler = Settler(table, Noted(), policy, Outage("the relay"), lambda: True)
+    errors = [ExceptionGroup("as of a TaskGroup", group) for group in groups]
+    await settler.settle(Outcome([], [(row(n), e) for n, e in enumerate(errors, 1)]))
+    reasons = {number: parked.reason for number, parked in table.in_parking.items()}
+    assert reasons == {1: "unretryable", 2: "too-large"}
+    assert list(table.postponed) == [3]
 
 
 async def test_nothing_is_written_of_nothing() -> None:

@@ -187,6 +187,46 @@ async def test_what_ended_its_process_at_its_last_attempt_is_a_dead_letter_unsee
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("policy", "deaths"),
+    [
+        (RetryPolicy(), 5),  # what `max_crashes` says
+        (RetryPolicy(attempts=2), 4),  # or when no attempt is left: the first two are none
+        (RetryPolicy(attempts=1), 3),
+    ],
+)
+async def test_what_ends_its_process_time_after_time_is_a_dead_letter_unseen(
+    policy: RetryPolicy, deaths: int
+) -> None:
+    calls: list[Delivery | None] = []
+    async with receiving(failing(0, ValueError(), calls), retry=policy) as subscribed:
+        for crashes in range(deaths):
+            assert await subscribed.deliver(BODY, crashes=crashes) == Ack()
+        settlement = await subscribed.deliver(BODY, crashes=deaths)
+    assert isinstance(settlement, Reject)
+    assert (settlement.reason, settlement.attempts) == ("crashed", deaths)
+    assert f"{deaths} times in a row" in settlement.error
+    assert [call and call.attempt for call in calls] == [1, 1, *range(1, deaths - 1)]
+
+
+async def test_a_crash_after_failures_leaves_them_counted() -> None:
+    calls: list[Delivery | None] = []
+    policy = RetryPolicy(attempts=5, delay=60, jitter=0)
+    async with receiving(failing(9, ValueError(), calls), retry=policy) as subscribed:
+        assert await subscribed.deliver(BODY, attempt=3, crashes=2) == Retry(540.0, 3)
+        assert await subscribed.deliver(BODY, attempt=3, crashes=3) == Retry(600.0, 4)
+        settlement = await subscribed.deliver(BODY, attempt=4, crashes=4)
+    assert isinstance(settlement, Reject)
+    assert (settlement.reason, settlement.attempts) == ("crashed", 7)
+
+
+async def test_max_crashes_is_an_option_of_the_bus() -> None:
+    options = {"max_crashes": 3}
+    async with receiving(failing(0, ValueError(), []), options=options) as subscribed:
+        assert await subscribed.deliver(BODY, crashes=2) == Ack()
+        assert isinstance(await subscribed.deliver(BODY, crashes=3), Reject)
+
+
 async def test_short_delays_wait_in_place_and_count_attempts() -> None:
     calls: list[Delivery | None] = []
     policy = RetryPolicy(attempts=3, delay=0.001)

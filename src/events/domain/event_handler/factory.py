@@ -7,21 +7,13 @@ asks dishka.
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from events.domain.event import DomainEvent
 from events.domain.event_handler.handler import DomainEventHandler, DomainEventHandlerRegistry
 from events.errors import HandlerNotBuiltError
 
 __all__ = ["DomainEventHandlerFactory", "SimpleDomainEventHandlerFactory"]
-
-
-# What the unit of work has made so far. Its dispatcher sets this around `create`, so that several
-# which share a factory do not share handlers, and with them a session.
-made_in_unit_of_work: ContextVar[dict[type, DomainEventHandler[Any]]] = ContextVar(
-    "made_in_unit_of_work"
-)
 
 
 class DomainEventHandlerFactory(Protocol):
@@ -70,12 +62,17 @@ class SimpleDomainEventHandlerFactory:
         Raises:
             HandlerNotBuiltError: a class has no maker and needs arguments, or its maker is none.
         """
-        made = made_in_unit_of_work.get(self._made)
+        return self._make_all(event_type, self._made)
+
+    def _make_all(
+        self, event_type: type[DomainEvent], made: dict[type, DomainEventHandler[Any]]
+    ) -> list[DomainEventHandler[Any]]:
         handlers: list[DomainEventHandler[Any]] = []
         for handler_class in self._registry.get(event_type):
-            if handler_class not in made:
-                made[handler_class] = self._make(handler_class)
-            handlers.append(made[handler_class])
+            handler = made.get(handler_class)
+            if handler is None:
+                handler = made[handler_class] = self._make(handler_class)
+            handlers.append(handler)
         return handlers
 
     def _make(self, handler_class: type[Any]) -> DomainEventHandler[Any]:
@@ -85,15 +82,9 @@ class SimpleDomainEventHandlerFactory:
                 raise HandlerNotBuiltError(
                     handler_class, f"its maker is {maker!r}: give a callable, as in `lambda: ...`"
                 )
-            made: Any = maker()
-            if isinstance(made, Coroutine):
-                made.close()
-                raise HandlerNotBuiltError(
-                    handler_class,
-                    "its maker is async: await what it needs beforehand, or write a factory with "
-                    "`async def create(self, event_type)`",
-                )
-            handler: DomainEventHandler[Any] = made
+            handler: DomainEventHandler[Any] = maker()
+            if isinstance(handler, type) or not hasattr(handler, "handle"):
+                raise _not_made(handler_class, handler)
             return handler
         try:
             built: DomainEventHandler[Any] = handler_class()
@@ -107,11 +98,40 @@ class SimpleDomainEventHandlerFactory:
         return built
 
 
+def make_at_once(
+    factory: DomainEventHandlerFactory,
+    event_type: type[DomainEvent],
+    made: dict[type, Any],
+) -> list[DomainEventHandler[Any]] | None:
+    """Make handlers without a coroutine, if the factory is the simple one; None if it is not.
+
+    `made` keeps them by their class for the unit of work: of those that share the factory, each has
+    handlers of its own, as they may hold its session.
+    """
+    if type(factory).create is not SimpleDomainEventHandlerFactory.create:
+        return None
+    simple = cast("SimpleDomainEventHandlerFactory", factory)
+    return simple._make_all(event_type, made)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+
+
+def _not_made(handler_class: type, given: object) -> HandlerNotBuiltError:
+    if not isinstance(given, Coroutine):
+        return HandlerNotBuiltError(handler_class, f"its maker gave {given!r}: return a handler")
+    given.close()
+    return HandlerNotBuiltError(
+        handler_class,
+        "its maker is async: await what it needs beforehand, or write a factory with "
+        "`async def create(self, event_type)`",
+    )
+
+
 def checked_registry(given: DomainEventHandlerRegistry | None) -> DomainEventHandlerRegistry:
     """Return the registry, or the one of all handlers for None; raise for what is none."""
     if given is None:
         return DomainEventHandler.registry
     registry: object = given
+    if isinstance(registry, DomainEventHandlerRegistry):
+        return given
     if isinstance(registry, Mapping):
         cure = "write DomainEventHandlerRegistry(mapping)"
     elif isinstance(registry, type) or not hasattr(registry, "get"):

@@ -87,6 +87,7 @@ class Supervisor(Generic[C]):
         self._opening = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._first: asyncio.Future[None] | None = None  # of `open`
+        self._current: C | None = None  # the one that is not hung up yet, lost or not
         self._up = asyncio.Event()
         self._look_now = asyncio.Event()
 
@@ -139,7 +140,7 @@ class Supervisor(Generic[C]):
         if task is None:
             return
         await end(task)
-        connection = self.connection
+        connection, self._current = self._current, None
         self._set_down(_CLOSED)
         self._outage.end(self, closed=True)
         if connection is not None:
@@ -170,13 +171,14 @@ class Supervisor(Generic[C]):
             except NoConnectionError as error:
                 self._end(error.reason)
                 return
+            self._current = connection
             if self._task is not asyncio.current_task():  # the driver swallowed our cancellation
-                await self._dialer.hang_up(connection)
                 return
             up_since = loop.time()
             self._set_up(connection)
             await self._watch(connection)
             await self._dialer.hang_up(connection)
+            self._current = None
             if loop.time() - up_since > _LASTS:
                 self._backoff.reset()
             await self._backoff.pause()

@@ -28,10 +28,11 @@ from events.errors import (
 from events.integration.brokering.first_connection import FirstConnection
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
-from events.integration.health import BusHealth
+from events.integration.health import Backlog, BusHealth
 from events.integration.message import DeadLetter, Message
 from events.integration.observation import current_observer, system_of
 from events.integration.paging import all_found, check_limit, ids_of
+from events.integration.pipeline.crashes import FEWEST
 from events.integration.pipeline.lifecycle import LifecycleLock, calling, first_of
 from events.integration.pipeline.middleware import Middleware, Middlewares
 from events.integration.pipeline.registry import ConsumerRegistry, check
@@ -42,7 +43,7 @@ from events.integration.topology import (
     RetryPolicy,
     Topic,
 )
-from events.integration.transport import DeadLetterStore, Transport
+from events.integration.transport import BacklogSource, DeadLetterStore, Transport
 
 __all__ = ["BusOptions", "TransportIntegrationEventBus"]
 
@@ -64,6 +65,8 @@ class BusOptions(TypedDict, total=False):
       `startup_timeout` (with `math.inf`, for ever), instead of raising; `False`.
     - `shutdown_grace` is how long `shutdown` lets running handlers go on; 30.
     - `max_body_size`: beyond it `send` raises, and what arrives is a dead letter; 1 MiB.
+    - `max_crashes`: on durable buses an event that ended its process so often in a row is a dead
+      letter, or before, if no attempt is left: from the third on, each is one; 5, and not below 3.
     """
 
     source: str
@@ -75,6 +78,7 @@ class BusOptions(TypedDict, total=False):
     wait_for_broker: bool
     shutdown_grace: float
     max_body_size: int
+    max_crashes: int
 
 
 class TransportIntegrationEventBus(IntegrationEventBus):
@@ -94,6 +98,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         wait_for_broker: bool = False,
         shutdown_grace: float = 30.0,
         max_body_size: int = 1 << 20,
+        max_crashes: int = 5,
     ) -> None:
         super().__init__(registrations)
         self.transport = transport
@@ -114,12 +119,19 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                 raise InvalidTopologyError(
                     repr(self), f"{name} must be a number from 0 on, not {number!r}"
                 )
+        if not _is_amount(max_crashes) or max_crashes < FEWEST:
+            raise InvalidTopologyError(
+                repr(self),
+                f"max_crashes must be at least {FEWEST}, not {max_crashes!r}: fewer deaths of a "
+                f"process do not tell which of its events it was",
+            )
         self._middlewares = Middlewares(middlewares)
         self._consumers = ConsumerRegistry(
             transport,
             middlewares=self._middlewares,
             retry=retry or RetryPolicy(),
             max_body_size=max_body_size,
+            max_crashes=max_crashes,
         )
         self._startup_timeout = startup_timeout
         self._connection = FirstConnection(
@@ -233,6 +245,28 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             consumers=self._consumers.health(),
             error=error if self._started else None,
         )
+
+    async def backlog(
+        self, consumer: Consumer | str, *, topics: Iterable[Topic] | None = None
+    ) -> Backlog:
+        """Ask the broker what waits for a consumer, of the topics that it is registered on here.
+
+        For a consumer of other processes, name its topics. Raises `InvalidTopologyError` if there
+        are none, `UnsupportedByBusError` where the bus cannot tell, `BusNotStartedError`,
+        `BusUnavailableError`.
+        """
+        name = _name(consumer)
+        self._require_started(f"tell the backlog of {name}")
+        if not isinstance(self.transport, BacklogSource):
+            cure = "ask the broker's own tools, or use a durable bus"
+            raise UnsupportedByBusError(self, "a backlog", cure)
+        if topics is None:
+            topics = [each.topic for each in self.registrations if each.consumer.name == name]
+        names = [topic.name for topic in topics]
+        if not names:
+            cure = "it is not registered on this bus: name its topics, as in topics=[USERS]"
+            raise InvalidTopologyError(f"backlog of {name!r}", cure)
+        return await self.transport.backlog(name, names)
 
     # --- consumers ----------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 
 from events.errors import MessageTooLargeError, SendRefusedError
-from events.integration.message import RETRIES_EXHAUSTED, TOO_LARGE, UNRETRYABLE
+from events.integration.message import TOO_LARGE
 from events.integration.observation import current_observer
 from events.integration.outbox._forwarding import Outcome
 from events.integration.outbox._log_fields import fields_of, name_of
@@ -34,7 +34,7 @@ from events.integration.outbox.port import (
     Parked,
     Postponed,
 )
-from events.integration.pipeline.retry import describe
+from events.integration.pipeline.retry import describe, given_up, is_of
 from events.integration.topology import RetryPolicy
 
 __all__ = ["Settler"]
@@ -94,12 +94,11 @@ class Settler:
         postponed: list[tuple[OutboxRow, Postponed]] = []
         for row, error in refused:
             attempt, text = row.attempts + 1, describe(error)
-            if isinstance(error, MessageTooLargeError):
-                parked.append((row, Parked(row.id, TOO_LARGE, text, attempt)))
-            elif isinstance(error, (SendRefusedError, *self._retry.dead_letter_on)):
-                parked.append((row, Parked(row.id, UNRETRYABLE, text, attempt)))
-            elif attempt >= self._retry.attempts:
-                parked.append((row, Parked(row.id, RETRIES_EXHAUSTED, text, attempt)))
+            reason = given_up(self._retry, error, attempt, for_good=SendRefusedError)
+            if is_of(error, MessageTooLargeError):
+                reason = TOO_LARGE
+            if reason is not None:
+                parked.append((row, Parked(row.id, reason, text, attempt)))
             else:
                 delay = self._retry.delay_after(attempt)
                 postponed.append((row, Postponed(row.id, text, delay)))

@@ -1,7 +1,7 @@
 """The way of one registration's deliveries: bytes in, a settlement out.
 
     delivery --> too large, undecodable, unknown version --> Reject, at once
-        |------> more attempts than the policy has, as it ended its process each time --> Reject
+        |------> its process died at it, time after time --> Reject
         |------> a type that the registration does not name --> Ack; if others share, logged once
         |------> decoded --> its turn --> middlewares, consumer --> returned --> Ack
                                  ^             | raised
@@ -43,6 +43,7 @@ from events.integration.message import (
 )
 from events.integration.observation import Observer, current_observer
 from events.integration.personal import has_personal_data, masked
+from events.integration.pipeline.crashes import UNCOUNTED, counted, is_given_up, times_tried
 from events.integration.pipeline.middleware import IncomingEvent, Middleware, compose
 from events.integration.pipeline.retry import Wait, describe, judge
 from events.integration.pipeline.scheduler import DeliveryScheduler
@@ -62,7 +63,7 @@ logger = logging.getLogger("events.integration")
 class Receiver:
     """Turn deliveries of one registration into settlements."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - all but three by keyword
         self,
         registration: IntegrationEventBusRegistration,
         scheduler: DeliveryScheduler,
@@ -71,6 +72,7 @@ class Receiver:
         middlewares: Sequence[Middleware],
         retry: RetryPolicy,
         max_body_size: int,
+        max_crashes: int,
         features: TransportFeatures,
         system: str = "other",
     ) -> None:
@@ -81,6 +83,7 @@ class Receiver:
         self._system = system
         self._retry = retry
         self._max_body_size = max_body_size
+        self._max_crashes = max_crashes
         self._delayed_retry = features.delayed_retry
         self._enveloped = not features.headers
         self._shares = features.delivery == "group"
@@ -89,6 +92,8 @@ class Receiver:
 
     def deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
         """Decode the delivery and put it in line; see `events.integration.transport.Deliver`."""
+        if delivery.crashes > UNCOUNTED:
+            delivery = counted(delivery)
         observer = current_observer()
         if observer is None:
             return self._deliver(delivery)
@@ -150,11 +155,15 @@ class Receiver:
         if size > self._max_body_size:
             text = f"its body has {size:,} bytes, the limit is {self._max_body_size:,}"
             return self._reject(delivery, TOO_LARGE, text)
-        if delivery.attempt > self._retry.attempts:
+        comes_again = delivery.attempt > 1 or delivery.crashes
+        if comes_again and is_given_up(delivery, self._retry, self._max_crashes):
             # Decoding it may be what ends the process.
-            used_up = replace(delivery, attempt=delivery.attempt - 1)
             text = "no attempt is left, and the last one ended without a result, as a crash does"
-            return self._reject(used_up, CRASHED, text)
+            if delivery.crashes:
+                times = f"{delivery.crashes} times in a row"
+                text = f"its process died, or stood still for too long, {times}"
+            delivery = replace(delivery, attempt=times_tried(delivery))
+            return self._reject(delivery, CRASHED, text)
         return None
 
     async def _attempts(

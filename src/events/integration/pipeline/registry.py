@@ -34,11 +34,13 @@ class ConsumerRegistry:
         middlewares: Middlewares,
         retry: RetryPolicy,
         max_body_size: int,
+        max_crashes: int,
     ) -> None:
         self._transport = transport
         self._middlewares = middlewares
         self._retry = retry
         self._max_body_size = max_body_size
+        self._max_crashes = max_crashes
         self._subscribers: dict[tuple[str, str], Subscriber] = {}
         self._changed = asyncio.Event()
 
@@ -54,6 +56,7 @@ class ConsumerRegistry:
             middlewares=tuple(self._middlewares),
             retry=retry,
             max_body_size=self._max_body_size,
+            max_crashes=self._max_crashes,
             features=self._transport.features,
             system=system_of(self._transport),
         )

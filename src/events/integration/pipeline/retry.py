@@ -18,7 +18,7 @@ from events.errors import InvalidTopologyError
 from events.integration.message import RETRIES_EXHAUSTED, UNRETRYABLE, Reject, Retry
 from events.integration.topology import RetryPolicy
 
-__all__ = ["Verdict", "Wait", "judge"]
+__all__ = ["Verdict", "Wait", "describe", "given_up", "is_of", "judge"]
 
 _LONGEST = 10_000  # characters of an error that are kept: its beginning and its end
 
@@ -37,21 +37,32 @@ def judge(
 ) -> Verdict:
     """Say what becomes of an event whose attempt ended with this error."""
     # What is wired up wrongly stays so for as long as this process lives.
-    if _is_of(error, (InvalidTopologyError, *policy.dead_letter_on)):
-        return Reject(UNRETRYABLE, describe(error), attempt)
-    if attempt >= policy.attempts:
-        return Reject(RETRIES_EXHAUSTED, describe(error), attempt)
+    reason = given_up(policy, error, attempt, for_good=InvalidTopologyError)
+    if reason is not None:
+        return Reject(reason, describe(error), attempt)
     delay = policy.delay_after(attempt)
     if delay <= policy.in_place or not delayed_retry:
         return Wait(delay)
     return Retry(delay, attempt)
 
 
-def _is_of(error: BaseException, classes: tuple[type[BaseException], ...]) -> bool:
+def given_up(
+    policy: RetryPolicy, error: BaseException, attempt: int, *, for_good: type[BaseException]
+) -> str | None:
+    """Return for which reason there is no other attempt after this error; None if there is one.
+
+    `for_good` is what no policy retries.
+    """
+    if is_of(error, for_good, *policy.dead_letter_on):
+        return UNRETRYABLE
+    return RETRIES_EXHAUSTED if attempt >= policy.attempts else None
+
+
+def is_of(error: BaseException, *classes: type[BaseException]) -> bool:
     """Tell whether it is of these classes, or a group of nothing else, as of a `TaskGroup`."""
     grouped = _grouped(error)
     return isinstance(error, classes) or (
-        bool(grouped) and all(_is_of(each, classes) for each in grouped)
+        bool(grouped) and all(is_of(each, *classes) for each in grouped)
     )
 
 

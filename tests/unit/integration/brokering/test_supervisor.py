@@ -274,3 +274,23 @@ async def test_a_broker_that_closes_each_connection_is_not_hammered(
     await supervisor.wait_up()
 
     assert pauses == [0.001, 0.002, 0.004, 0.001]
+
+
+async def test_a_lost_connection_is_hung_up_though_it_is_closed_meanwhile() -> None:
+    class Slow(Broker):
+        begun = 0
+
+        async def hang_up(self, connection: int) -> None:
+            self.begun += 1
+            if self.begun == 1:
+                await asyncio.Event().wait()
+            await super().hang_up(connection)
+
+    broker = Slow()
+    supervisor = Supervisor(broker, Outage("the broker"))
+    await supervisor.open(10)
+    supervisor.lose("reset by peer")
+    await eventually(lambda: broker.begun)
+    await supervisor.close()
+
+    assert broker.closed == [1]

@@ -53,21 +53,17 @@ class DishkaDomainEventHandlerFactory:
         handlers: list[DomainEventHandler[Any]] = []
         for handler_class in self._registry.get(event_type):
             if handler_class not in made:
-                made[handler_class] = await self._get(handler_class)
+                recipe = self._recipes.get(handler_class)
+                try:
+                    made[handler_class] = (
+                        await self._ask(handler_class)
+                        if recipe is None
+                        else await recipe.follow(self._container.get)
+                    )
+                except NoFactoryError as error:
+                    raise _not_built(handler_class, error) from error
             handlers.append(made[handler_class])
         return handlers
-
-    async def _get(self, handler_class: type[Any]) -> DomainEventHandler[Any]:
-        recipe = self._recipes.get(handler_class)
-        try:
-            handler: DomainEventHandler[Any] = (
-                await self._ask(handler_class)
-                if recipe is None
-                else await recipe.follow(self._container.get)
-            )
-        except NoFactoryError as error:
-            raise _not_built(handler_class, error) from error
-        return handler
 
     async def _ask(self, handler_class: type[Any]) -> Any:
         """Get a handler that the container provides, or learn how to make it."""

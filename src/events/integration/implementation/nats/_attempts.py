@@ -2,18 +2,18 @@
 
 JetStream counts deliveries: those that a shutdown gave back count as well, and attempts that
 waited in place do not. So what is delivered for the first time is attempt 1, and from then on the
-entry kept here knows better. It says how many attempts were begun, and how many of them in a row
-ended with no word, as a process's death does:
+entry kept here knows better. It says how many attempts ended, and how many deliveries after them
+ended with no word, as by a process's death:
 
     first delivery, no entry          --fails, retried--> (attempts made, 0)
                                       --given back------> (attempts before, 0)
                                       --no word---------> no entry, which reads as (0, 1)
-    later delivery, before it begins  ------------------> (attempts + 1, silent + 1)
+    later delivery, before it begins  ------------------> (attempts, crashes + 1)
 
 An entry is written before what it tells happens, so a death at any moment leaves a count that is
 right, or one too high for a message that was at hand and not begun. No entry at all says that no
 attempt ended: the message may have ended its process, or it was on its way there and lost with the
-connection. So that delivery counts towards `max_crashes`, and not as an attempt.
+connection.
 
 What is settled needs its entry no more. Whoever settled it removes it, again if the connection was
 lost meanwhile. What a process left behind that died in between goes when its consumer starts next:
@@ -55,10 +55,10 @@ _PAUSE = 1.0  # seconds until what could not be removed is tried again
 
 
 class Record(msgspec.Struct, frozen=True):
-    """Attempts that were begun, and how many of the last ones ended without a word."""
+    """Attempts that ended, and how many deliveries since then ended without a word."""
 
-    attempts: int
-    silent: int
+    attempts: int = 0
+    crashes: int = 0
 
 
 UNSAID = Record(0, 1)  # delivered before, nothing written: it ended its process, or never began

@@ -32,11 +32,11 @@ class Hand:
     __slots__ = (
         "attempt",
         "body",
+        "crashes",
         "headers",
         "name",
         "place",
         "reply",
-        "silent",
         "subject",
         "written",
     )
@@ -49,7 +49,7 @@ class Hand:
         self.place = place
         self.name = name
         self.attempt = 1
-        self.silent = 0  # attempts before this one that ended without a word
+        self.crashes = 0  # deliveries before this one that ended without a word
         self.written = False  # there is an entry of its attempts
 
 

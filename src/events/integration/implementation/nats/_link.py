@@ -108,16 +108,13 @@ class Link(Supervisor[Client]):
         """Disconnect; a client that was passed in stays as it is."""
         await super().close()
         subscriptions, self._subscriptions = self._subscriptions, []
-        client, self._client, self._prepared = self._client, None, None
-        if self._given is None:
-            if client is not None:
-                await _close(client)  # again, if that was cut short
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSING):
-                for subscription in subscriptions:
-                    with suppress(NatsError, OSError):
-                        await subscription.unsubscribe()
+        self._client = self._prepared = None
+        if self._given is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CLOSING):
+                    for subscription in subscriptions:
+                        with suppress(NatsError, OSError):
+                            await subscription.unsubscribe()
 
     async def patience(self, timeout: float) -> float:  # noqa: ASYNC109 - it is not waited for here
         """Return how long to wait for answers in the end: not long while nobody can give any.

@@ -5,8 +5,7 @@
       '--shutdown--> given back
 
 A message that was delivered before and left no word may be what killed its process. Such are handed
-over one at a time, so that a next death tells which of them it was; after `max_crashes` of them in
-a row it becomes a dead letter.
+over one at a time, so that a next death tells which of them it was.
 """
 
 from __future__ import annotations
@@ -63,7 +62,6 @@ class Session(msgspec.Struct):
     dead_letters: NatsDeadLetters
     timeout: float
     ack_wait: float
-    deaths: int
 
 
 class NatsSubscribed:
@@ -227,13 +225,10 @@ class NatsSubscribed:
             self._give_back(hand)
             return
         hand.written = True
-        hand.attempt, hand.silent = record.attempts + 1, record.silent
-        if record.silent >= self._session.deaths:
-            await self._end_silent(hand, record)
-            return
-        if record.silent:
+        hand.attempt, hand.crashes = record.attempts + 1, record.crashes
+        if record.crashes:
             await self._alone.acquire()
-        begun = Record(hand.attempt, record.silent + 1)
+        begun = Record(record.attempts, record.crashes + 1)
         write = partial(self._session.attempts.write, hand.name, begun)
         if self._paused or await self._persistently(write, default=False) is not None:
             self._release_turn(record)
@@ -243,20 +238,8 @@ class NatsSubscribed:
         self._hand_over(hand).add_done_callback(lambda _: self._release_turn(record))
 
     def _release_turn(self, record: Record) -> None:
-        if record.silent:
+        if record.crashes:
             self._alone.release()
-
-    async def _end_silent(self, hand: Hand, record: Record) -> None:
-        text = (
-            f"{record.silent} attempts in a row ended without a word: the process died, or was "
-            f"blocked for longer than the lease ({self._session.ack_wait:g} s)"
-        )
-        delivery = self._delivery(hand)
-        logger.error("%s gives up on %s: %s", delivery.consumer, delivery.id, text)
-        attempts = max(record.attempts, record.silent)
-        await self._keep_dead(hand, Reject(CRASHED, text, attempts), record)
-        self._begun -= 1
-        self._begin()
 
     async def _persistently(self, ask: Any, default: Any = None) -> Any:
         """Ask until there is an answer; return the default if it is too late for one."""
@@ -279,6 +262,7 @@ class NatsSubscribed:
             read,
             hand.attempt,
             wire.own_key(hand.headers, read),
+            hand.crashes,
         )
 
     def _hand_over(self, hand: Hand) -> asyncio.Future[Settlement]:
@@ -301,6 +285,8 @@ class NatsSubscribed:
             self._spawn(self._retry(hand, settlement))
         else:
             before = Record(settlement.attempts - 1, 0)
+            if settlement.reason == CRASHED:
+                before = Record(hand.attempt - 1, hand.crashes)
             self._spawn(self._keep_dead(hand, settlement, before))
         self._window.settled()
         self._begin()
@@ -309,7 +295,7 @@ class NatsSubscribed:
         if hand.place.delivered > 1 and not hand.written:
             self._leases.again(hand)  # what its entry says, or that there is none, holds
             return
-        self._spawn(self._return(hand, Record(hand.attempt - 1, hand.silent)))
+        self._spawn(self._return(hand, Record(hand.attempt - 1, hand.crashes)))
 
     async def _retry(self, hand: Hand, retry: Retry) -> None:
         await self._return(hand, Record(retry.attempt, 0), retry.after)

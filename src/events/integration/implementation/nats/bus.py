@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from events.errors import BusUnavailableError, InvalidTopologyError, MessageTooLargeError
 from events.integration.brokering.dead_letters import RESERVED_BYTES
 from events.integration.brokering.urls import masked
+from events.integration.health import Backlog
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError, Nothing
@@ -52,14 +53,13 @@ class NatsTransport:
         ordered=True,
     )
 
-    def __init__(  # noqa: PLR0913 - options, all by keyword
+    def __init__(
         self,
         url: str | Sequence[str] | Client,
         *,
         timeout: float = 10.0,
         connect_timeout: float = 5.0,
         lease: float = 30.0,
-        max_crashes: int = 5,
         replicas: int = 1,
         max_age: float | None = None,
         prefix: str = "events",
@@ -67,8 +67,6 @@ class NatsTransport:
     ) -> None:
         if lease < _SHORTEST_LEASE:
             raise InvalidTopologyError("NATS", f"lease must be at least {_SHORTEST_LEASE} s")
-        if max_crashes < 1:
-            raise InvalidTopologyError("NATS", "max_crashes must be at least 1")
         servers: list[str] | Client
         if isinstance(url, Client):
             servers, shown = url, "client"
@@ -109,7 +107,6 @@ class NatsTransport:
             dead_letters=self._dead_letters,
             timeout=timeout,
             ack_wait=lease,
-            deaths=max_crashes,
         )
 
     def __repr__(self) -> str:
@@ -154,6 +151,10 @@ class NatsTransport:
             return _failed(MessageTooLargeError(message.topic, message.type, size, size + room))
         subject = type_subject(stream.name, message.type)
         return self._publisher.publish(stream, subject, message.body, headers)
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`."""
+        return await self._dead_letters.backlog(consumer, topics)
 
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> NatsSubscribed:
         """Make the stream and the durable consumer if need be and start to pull."""
@@ -203,8 +204,6 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         lease: When a message that was begun, and of which nothing is heard any more, is given
             to another. Handlers may take longer: the lease is renewed while their process lives
             and its event loop is not blocked for that long.
-        max_crashes: After so many attempts in a row that ended without a word, as a process's death
-            does, a message is a dead letter.
         replicas: Of streams that are made.
         max_age: Of messages in topics' streams that are made; None keeps them for ever. What is
             older is gone, whether handled or not.
@@ -218,7 +217,6 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         lease: float = 30.0,
-        max_crashes: int = 5,
         replicas: int = 1,
         max_age: float | None = None,
         prefix: str = "events",
@@ -230,7 +228,6 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
             timeout=options.get("send_timeout", 10.0),
             connect_timeout=options.get("connect_timeout", 5.0),
             lease=lease,
-            max_crashes=max_crashes,
             replicas=replicas,
             max_age=max_age,
             prefix=prefix,

@@ -22,19 +22,30 @@ class Held:
     """A delivery that is not acknowledged."""
 
     __slots__ = (
-        "_identity", "backoff", "body", "channel", "handled_as", "properties", "settlement",
-        "suspect", "tag", "type",
+        "_identity", "backoff", "body", "channel", "crashes", "handled_as", "properties",
+        "quarantined", "settlement", "tag", "type",
     )  # fmt: skip
 
     def __init__(
-        self, channel: Channel, method: Any, properties: Properties, body: bytes, *, suspect: bool
+        self,
+        channel: Channel,
+        method: Any,
+        properties: Properties,
+        body: bytes,
+        *,
+        quarantined: bool,
     ) -> None:
         self.channel = channel
         self.tag: int = method.delivery_tag
         self.type: str = properties.type or method.routing_key
         self.properties = properties
         self.body = body
-        self.suspect = suspect
+        self.quarantined = quarantined
+        self.crashes = 0
+        if quarantined:
+            self.crashes = wire.crashes_of(properties)
+        elif method.redelivered:
+            self.crashes = wire.returns_of(properties, redelivered=True)
         self.settlement: Settlement | None = None
         self.backoff: Backoff | None = None  # once it could not be moved
         self.handled_as: Identity | None = None  # once a handler has it, unless that failed

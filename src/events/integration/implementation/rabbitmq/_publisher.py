@@ -36,6 +36,7 @@ from events.errors import (
     SendRefusedError,
 )
 from events.integration.brokering.backoff import Backoff
+from events.integration.brokering.dead_letters import RESERVED_BYTES
 from events.integration.implementation.rabbitmq._apart import Apart
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._connection import Connection
@@ -61,7 +62,6 @@ _LONGEST_PAUSE = 10.0
 _BLOCKED = "it takes no messages for now: an alarm, of memory or disk"
 _DECLARED_AT_ONCE = 4  # places, each on a channel of its own, of which there are not many
 _NOT_FOUND = 404
-_LATER = 1_024  # bytes that a retry or a dead letter adds to the headers; its error may be cut
 
 
 class Publisher:
@@ -291,7 +291,7 @@ class Publisher:
             if not route.works and route.is_quiet(self._loop.time()):
                 route = None
         ask = out.mandatory or route is not None
-        spare = 0 if out.mandatory else _LATER
+        spare = 0 if out.mandatory else RESERVED_BYTES  # of which a retry needs less
         try:
             channel.publish(out.exchange, out.key, out.properties, out.body, ask, spare)
         except HeadersTooLongError as error:

@@ -19,7 +19,7 @@ consumer that has the queue to itself is not cancelled: what comes for it is lef
 channel's end gives everything back, in the order of the queue. Where others consume too there is no
 order to keep, and they are to get at once what comes: there it is cancelled.
 
-What comes back too often is left to `_suspects`, against crash loops.
+What comes back too often is left to `_quarantine`, against crash loops.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from events.integration.implementation.rabbitmq._driver import (
 from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, LASTS, Held, Orphans
 from events.integration.implementation.rabbitmq._moving import LONGEST_PAUSE, Moves
 from events.integration.implementation.rabbitmq._publisher import Publisher
-from events.integration.implementation.rabbitmq._suspects import Suspects
+from events.integration.implementation.rabbitmq._quarantine import Quarantine
 from events.integration.implementation.rabbitmq._topology import (
     Names,
     Queue,
@@ -97,11 +97,11 @@ class RabbitMQSubscribed:
         self._attaching: asyncio.Task[None] | None = None
         self._held: set[Held] = set()
         self._orphans = Orphans()
-        self._handled = Handled(self._prefetch + 1)  # one more is a suspect
+        self._handled = Handled(self._prefetch + 1)  # one more is in quarantine
         self._moves = Moves(
             publisher, self._held, acknowledge=self._acknowledge, give_up=self._give_up
         )
-        self._suspects = Suspects(
+        self._quarantine = Quarantine(
             names,
             self._held,
             move=self._moves.move,
@@ -151,16 +151,16 @@ class RabbitMQSubscribed:
         channel = await connection.channel(self._timeout)
         names = self._names
         try:
-            for place in (names.exchange, names.dead, names.main, names.suspects):
+            for place in (names.exchange, names.dead, names.main, names.quarantine):
                 await declare(channel, place)
             await bind(channel, names.main, names.exchange, self._subscription.types)
             channel.on_closed = self._channel_closed
             channel.on_cancelled(self._cancelled)
             self._channel = channel
-            # Suspects first: if they do not answer, nobody else's events must be kept meanwhile by
-            # a channel that the broker cannot end.
-            await self._consume(channel, names.suspects, suspect=True, prefetch=1)
-            await self._consume(channel, names.main, suspect=False, prefetch=self._prefetch)
+            # Quarantine first: if that does not answer, nobody else's events must be kept meanwhile
+            # by a channel that the broker cannot end.
+            await self._consume(channel, names.quarantine, quarantined=True, prefetch=1)
+            await self._consume(channel, names.main, quarantined=False, prefetch=self._prefetch)
             self._attached = True
             self._attached_since = self._loop.time()
         except BaseException:
@@ -187,9 +187,9 @@ class RabbitMQSubscribed:
         self._problems.clear(_BIND)
 
     async def _consume(
-        self, channel: Channel, queue: Queue, *, suspect: bool, prefetch: int
+        self, channel: Channel, queue: Queue, *, quarantined: bool, prefetch: int
     ) -> None:
-        receive = self._receiver(channel, suspect=suspect)
+        receive = self._receiver(channel, quarantined=quarantined)
         try:
             self._consumers[queue] = await channel.consume(queue.name, receive, prefetch=prefetch)
         except SilentError as error:
@@ -219,7 +219,7 @@ class RabbitMQSubscribed:
         for held in self._held:
             self._orphans.add(held)
         self._held.clear()
-        self._suspects.forget()
+        self._quarantine.forget()
 
     def _channel_closed(self, reason: DriverError) -> None:
         self._detach()
@@ -260,8 +260,7 @@ class RabbitMQSubscribed:
                 await self.attach(connection)
             except InvalidTopologyError as error:
                 if is_for_good(error):
-                    if not self._closed.done():
-                        self._closed.set_exception(error)
+                    self.end(error)
                     return
                 self._cannot_consume(str(error))
                 continue
@@ -277,12 +276,13 @@ class RabbitMQSubscribed:
     # --- deliveries ---------------------------------------------------------------------------
 
     def _receiver(
-        self, channel: Channel, *, suspect: bool
+        self, channel: Channel, *, quarantined: bool
     ) -> Callable[[Any, Properties, bytes], None]:
         def receive(method: Any, properties: Properties, body: bytes) -> None:
-            taking = self._taking or (suspect and self._suspects.is_leaving)
+            taking = self._taking or (quarantined and self._quarantine.is_leaving)
             if taking and channel is self._channel:
-                self._received(Held(channel, method, properties, body, suspect=suspect), method)
+                held = Held(channel, method, properties, body, quarantined=quarantined)
+                self._received(held, method)
 
         return receive
 
@@ -292,7 +292,7 @@ class RabbitMQSubscribed:
             # Without an id, nobody could tell a redelivery from another message.
             again = wire.with_attempt(properties, 1, id=uuid7())
             self._moves.move(
-                held, self._names.suspects if held.suspect else self._names.main, again
+                held, self._names.quarantine if held.quarantined else self._names.main, again
             )
             return
         if method.redelivered:
@@ -303,10 +303,10 @@ class RabbitMQSubscribed:
             if identity(self._delivery(held)) in self._handled:
                 self._acknowledge_again(held)
                 return
-            if self._suspects.take_back(held):
+            if self._quarantine.take_back(held):
                 return
-        if held.suspect:
-            self._suspects.take(held)
+        if held.quarantined:
+            self._quarantine.take(held)
         else:
             self._hand_over(held)
 
@@ -318,6 +318,7 @@ class RabbitMQSubscribed:
             topic=self._subscription.topic,
             consumer=self._subscription.consumer,
             attempt=wire.attempt_of(properties),
+            crashes=held.crashes,
         )
 
     def _hand_over(self, held: Held) -> None:
@@ -329,7 +330,7 @@ class RabbitMQSubscribed:
 
     def _adopt(self, orphan: Held, held: Held) -> None:
         """Have what became of a delivery, or will, settle the one that came in its place."""
-        orphan.channel, orphan.tag, orphan.suspect = held.channel, held.tag, held.suspect
+        orphan.channel, orphan.tag, orphan.quarantined = held.channel, held.tag, held.quarantined
         self._held.add(orphan)
         if orphan.settlement is not None:
             self._settle(orphan, orphan.settlement)
@@ -368,15 +369,15 @@ class RabbitMQSubscribed:
         self._acknowledge(held)
 
     def _release(self, held: Held) -> None:
-        if held.suspect:
-            self._suspects.put_back(held)
+        if held.quarantined:
+            self._quarantine.put_back(held)
             return
         if self._taking:
             held.channel.nack(held.tag)
         self._done(held)
 
     def _acknowledge(self, held: Held) -> None:
-        if not self._suspects.keeps(held):
+        if not self._quarantine.keeps(held):
             held.channel.ack(held.tag)
             self._done(held)
 
@@ -388,7 +389,7 @@ class RabbitMQSubscribed:
     def _done(self, held: Held) -> None:
         self._held.discard(held)
         self._settled.set()
-        self._suspects.done(held)
+        self._quarantine.done(held)
 
     # --- the end ------------------------------------------------------------------------------
 
@@ -396,11 +397,11 @@ class RabbitMQSubscribed:
         """See `Subscribed.pause`."""
         self._taking = False
         self._moves.stop()
-        self._suspects.stop()
+        self._quarantine.stop()
         try:
             await self._stop_consuming()
         finally:
-            self._suspects.left()
+            self._quarantine.left()
 
     async def _stop_consuming(self) -> None:
         if self._attaching is not None:
@@ -414,12 +415,12 @@ class RabbitMQSubscribed:
             await connection.run_out(self._cancel(channel, consumers), limit=self._timeout)
 
     async def _cancel(self, channel: Channel, consumers: Mapping[Queue, str]) -> None:
-        main, suspects = self._names.main, self._names.suspects
+        main, quarantine = self._names.main, self._names.quarantine
         try:
             self._alone = await count_consumers(channel, main) <= 1
             if not self._alone:
                 await channel.call("basic_cancel", consumer_tag=consumers[main])
-            await self._suspects.leave(channel, consumers[suspects])
+            await self._quarantine.leave(channel, consumers[quarantine])
         except DriverError as error:
             # What still comes is left untouched in any case.
             logger.debug("%s is left without a word: %s", main, error)
@@ -469,6 +470,11 @@ class RabbitMQSubscribed:
     def on_closed(self, closed: Callable[[RabbitMQSubscribed], None]) -> None:
         """Have `closed` called when it is closed, or has ended by itself."""
         self._closed.add_done_callback(lambda _: closed(self))
+
+    def end(self, error: Exception) -> None:
+        """End by itself: it cannot go on."""
+        if not self._closed.done():
+            self._closed.set_exception(error)
 
     async def wait_closed(self) -> None:
         """See `Subscribed.wait_closed`."""

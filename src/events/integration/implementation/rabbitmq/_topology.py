@@ -2,7 +2,7 @@
 
     topic "users"                     an exchange `users`, direct
     consumer "emails" on "users"      a queue `emails@users`, bound with one key per event type
-      what came back twice            a queue `emails@users:suspects`, handled one at a time
+      what came back twice            a queue `emails@users:quarantine`, handled one at a time
       retries after 5 s               a queue `emails@users:retry:5s`, whose messages expire into
                                       `emails@users`; made when the first of them is due
     consumer "emails"                 a queue `emails:dead` of its dead letters, of all topics
@@ -30,6 +30,7 @@ __all__ = ["Exchange", "Names", "Place", "Queue", "QueueType", "declare"]
 QueueType: TypeAlias = Literal["quorum", "classic"]
 
 _LONGEST = 255  # bytes of a name in AMQP
+_LOOKED_AT = 20  # deliveries: what comes back is set apart long before, if a process can look
 _NEVER = 1_000_000_000  # deliveries: dead letters come back each time that somebody reads them
 _STEPS = (1, 2, 3, 5, 7)
 _SHORTEST = 0.01  # seconds
@@ -62,17 +63,15 @@ Place: TypeAlias = Exchange | Queue
 class Names:
     """The queues of one consumer on one topic."""
 
-    def __init__(
-        self, consumer: str, topic: str, queue_type: QueueType, delivery_limit: int
-    ) -> None:
+    def __init__(self, consumer: str, topic: str, queue_type: QueueType) -> None:
         self._type = queue_type
         main, dead = main_queue(consumer, topic), dead_letter_queue(consumer)
         guard: tuple[tuple[str, str | int], ...] = ()
         if queue_type == "quorum":
-            guard = (("x-delivery-limit", delivery_limit), *_dead_letters_to(dead))
+            guard = (("x-delivery-limit", _LOOKED_AT), *_dead_letters_to(dead))
         self.exchange = Exchange(topic)
         self.main = self._queue(main, guard)
-        self.suspects = self._queue(f"{main}:suspects", guard)
+        self.quarantine = self._queue(f"{main}:quarantine", guard)
         self.dead = dead_letters(consumer, queue_type)
 
     @property

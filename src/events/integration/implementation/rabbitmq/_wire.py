@@ -4,6 +4,7 @@ The id, the type and the content type are AMQP's own properties; all other heade
 of headers by their own names. What this package adds there begins with `events-`:
 
     events-attempt    which attempt the next one is, if it is not the first
+    events-crashes    in quarantine: how often its process has died at it, in a row
     events-key        the key, if no CloudEvents attribute tells it
     events-letter     the id of a dead letter, beside what `brokering.dead_letters` adds to it
 
@@ -33,6 +34,7 @@ from events.integration.uuid7 import uuid7
 
 __all__ = [
     "attempt_of",
+    "crashes_of",
     "dead",
     "id_of",
     "identity",
@@ -44,10 +46,12 @@ __all__ = [
     "to_delivery",
     "to_properties",
     "with_attempt",
+    "with_crashes",
 ]
 
 OURS = records.PREFIX
-ATTEMPT, KEY, LETTER = "events-attempt", "events-key", "events-letter"
+ATTEMPT, CRASHES = "events-attempt", "events-crashes"
+KEY, LETTER = "events-key", "events-letter"
 CONTENT_TYPE, CONTENT_ENCODING = "content-type", "content-encoding"
 
 _BROKERS = frozenset(
@@ -70,12 +74,13 @@ def to_properties(message: Message) -> Properties:
 
 
 def to_delivery(
-    properties: Properties, body: bytes, *, topic: str, consumer: str, attempt: int
+    properties: Properties, body: bytes, *, topic: str, consumer: str, attempt: int, crashes: int
 ) -> Delivery:
     """Return what a message is to a bus. It must have an id."""
     headers = _headers(properties, body)
     event_id = own_id(headers, body) or properties.message_id or ""
-    return Delivery(topic, consumer, event_id, body, headers, attempt, _key(properties, headers))
+    key = _key(properties, headers)
+    return Delivery(topic, consumer, event_id, body, headers, attempt, key, crashes)
 
 
 def id_of(properties: Properties, body: bytes) -> str | None:
@@ -91,12 +96,21 @@ def identity(properties: Properties, body: bytes) -> tuple[str, str, int, int]:
     """
     headers = _headers(properties, body)
     event_id = own_id(headers, body) or properties.message_id or ""
-    return attribute(headers, "source") or "", event_id, attempt_of(properties), hash(body)
+    return attribute(headers, "source") or "", event_id, _tries(properties), hash(body)
 
 
 def attempt_of(properties: Properties) -> int:
     """Return which attempt this is, as far as we counted."""
     return max(1, _number(properties, ATTEMPT, 1))
+
+
+def crashes_of(properties: Properties) -> int:
+    """Return how often its process has died at what is in quarantine, as far as we counted."""
+    return _number(properties, CRASHES)
+
+
+def _tries(properties: Properties) -> int:
+    return attempt_of(properties) + crashes_of(properties)
 
 
 def returns_of(properties: Properties, *, redelivered: bool) -> int:
@@ -113,12 +127,20 @@ def _number(properties: Properties, name: str, default: int = 0) -> int:
 def with_attempt(properties: Properties, attempt: int, *, id: str | None = None) -> Properties:
     """Return the properties for another way through the broker."""
     again = _copied(properties)
+    again.headers.pop(CRASHES, None)
     if attempt > 1:
         again.headers[ATTEMPT] = attempt
     else:
         again.headers.pop(ATTEMPT, None)
     if id is not None:
         again.message_id = id
+    return again
+
+
+def with_crashes(properties: Properties, crashes: int) -> Properties:
+    """Return the properties for the way into quarantine."""
+    again = _copied(properties)
+    again.headers[CRASHES] = crashes
     return again
 
 

@@ -26,8 +26,6 @@ class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
         registrations: The consumers.
         queue_type: `"quorum"`, or `"classic"` where the broker is a single node and the queues are
             many. A queue that exists keeps its type, and another one is an error.
-        delivery_limit: How often a quorum queue delivers a message to processes that die before
-            they have looked at it, until it is a dead letter.
         prefetch: How many events a registration has at hand; by its concurrency if None.
         **options: Those of `BusOptions`.
     """
@@ -38,7 +36,6 @@ class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         queue_type: QueueType = "quorum",
-        delivery_limit: int = 20,
         prefetch: int | None = None,
         **options: Unpack[BusOptions],
     ) -> None:
@@ -47,7 +44,6 @@ class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
             timeout=options.get("send_timeout", 10.0),
             connect_timeout=options.get("connect_timeout", 5.0),
             queue_type=queue_type,
-            delivery_limit=delivery_limit,
             prefetch=prefetch,
         )
         self._shown = repr(transport).partition("(")[2]

@@ -14,6 +14,7 @@ from typing import cast
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.brokering.problems import Outage
 from events.integration.brokering.urls import masked
+from events.integration.health import Backlog
 from events.integration.implementation.rabbitmq._bindings import Bindings
 from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._dead_letters import RabbitMQDeadLetters
@@ -54,20 +55,17 @@ class RabbitMQTransport:
         timeout: float = 10.0,
         connect_timeout: float = 5.0,
         queue_type: QueueType = "quorum",
-        delivery_limit: int = 20,
         prefetch: int | None = None,
     ) -> None:
         self._urls = _checked(url)
         if queue_type not in {"quorum", "classic"}:
             raise InvalidTopologyError(f"queue_type={queue_type!r}", "use 'quorum' or 'classic'")
-        for name, number in (("prefetch", prefetch), ("delivery_limit", delivery_limit)):
-            if number is not None and number < 1:  # to the broker, 0 is no limit at all
-                raise InvalidTopologyError("RabbitMQ", f"{name} must be at least 1, not {number}")
+        if prefetch is not None and prefetch < 1:  # to the broker, 0 is no limit at all
+            raise InvalidTopologyError("RabbitMQ", f"prefetch must be at least 1, not {prefetch}")
         self._name = f"RabbitMQ at {', '.join(map(masked, self._urls))}"
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._queue_type: QueueType = queue_type
-        self._delivery_limit = delivery_limit
         self._prefetch = prefetch
         self._subscribed: set[RabbitMQSubscribed] = set()
         self._publisher: Publisher | None = None
@@ -117,6 +115,8 @@ class RabbitMQTransport:
         outward.on_down.append(publisher.down)
         inward.on_up.append(self._up)
         inward.on_down.append(self._down)
+        for link in (outward, inward):
+            link.on_end.append(self._ended)
         bindings = self._bindings = Bindings(self._subscribed, self._timeout)
         publisher.on_missed = bindings.look
         self._dead_letters = RabbitMQDeadLetters(inward, publisher, timeout=self._timeout)
@@ -142,6 +142,12 @@ class RabbitMQTransport:
             place=Exchange(message.topic),
         )
 
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`."""
+        if self._dead_letters is None:
+            raise BusUnavailableError(self._name, "it is closed")
+        return await self._dead_letters.backlog(consumer, topics)
+
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> RabbitMQSubscribed:
         """See `Transport.subscribe`.
 
@@ -152,9 +158,7 @@ class RabbitMQTransport:
         """
         if self._publisher is None or self._inward is None:
             raise BusUnavailableError(self._name, "it is closed")
-        names = Names(
-            subscription.consumer, subscription.topic, self._queue_type, self._delivery_limit
-        )
+        names = Names(subscription.consumer, subscription.topic, self._queue_type)
         names.check()
         inward = self._inward
         await inward.open(self._connect_timeout)
@@ -192,6 +196,10 @@ class RabbitMQTransport:
             self._bindings.down()
         for subscribed in self._subscribed:
             subscribed.down()
+
+    def _ended(self, error: BusUnavailableError) -> None:
+        for subscribed in tuple(self._subscribed):
+            subscribed.end(error)
 
     async def close(self) -> None:
         """See `Transport.close`."""

@@ -110,8 +110,8 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
     own: bool
     message_id: str
     attempt: int
-    deaths: int
-    suspect: bool
+    crashes: int
+    taken_over: bool
     size: int
     fields: list[bytes]
     body: bytes
@@ -124,11 +124,17 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
 
     @classmethod
     def read(
-        cls, keys: Keys, stream: str, reply: Sequence[Any], count: int = 1, *, suspect: bool = False
+        cls,
+        keys: Keys,
+        stream: str,
+        reply: Sequence[Any],
+        count: int = 1,
+        *,
+        taken_over: bool = False,
     ) -> Entry:
         """Make it of what the server gave, delivered for the `count`-th time.
 
-        Whether a process that died had begun its first delivery nobody knows: that is no attempt.
+        All deliveries before that ended with their process: what is retried is another entry.
         """
         fields: list[bytes] = list(reply[1])
         own = stream == keys.again
@@ -144,9 +150,9 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
             reply[0],
             own,
             message_id,
-            attempts + max(1, count - 1),
+            attempts + 1,
             count - 1,
-            suspect,
+            taken_over,
             sum(map(len, fields)),
             fields,
             body,

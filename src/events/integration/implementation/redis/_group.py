@@ -9,8 +9,7 @@ on the transport's. The rules between processes that share the consumer's name:
   is renewed every third of the lease, however long its handler takes.
 - What has not been renewed for a lease belonged to a dead process. Others take it over one at a
   time, oldest first, since one of them may be what killed it: what was at hand beside the killer
-  is then handled, and acknowledged, without it. After `max_deaths` deaths it is a dead letter,
-  unhandled.
+  is then handled, and acknowledged, without it.
 - A lost answer to a read leaves entries pending here that nobody has seen: after each reconnect
   these come first.
 - What a shutdown gives back is pending for nobody, and is taken before anything new.
@@ -45,7 +44,7 @@ from events.integration.implementation.redis._scripts import CLAIM, LEAVE
 from events.integration.implementation.redis._sending import REFUSALS
 from events.integration.implementation.redis._settling import Settler
 from events.integration.implementation.redis._upkeep import GONE, Upkeep
-from events.integration.message import CRASHED, Ack, Delivery, Reject, Release, Retry, Settlement
+from events.integration.message import Ack, Delivery, Reject, Release, Retry, Settlement
 from events.integration.transport import Deliver, Subscription
 
 __all__ = ["GroupOptions", "StreamConsumer"]
@@ -69,7 +68,6 @@ class GroupOptions(Struct, frozen=True, kw_only=True):
     start: str
     lease: float
     prefetch: int
-    max_deaths: int
     retention: float
     timeout: float
 
@@ -106,7 +104,7 @@ class StreamConsumer:
         )
         self._known: dict[tuple[str, bytes], Entry] = {}
         self._in_hand = self._bytes = self._largest = 0
-        self._suspects = 0
+        self._taken_over = 0
         self._least = subscription.concurrency * (_AT_HAND if subscription.ordered else 1)
         self._limit = self._least
         self._busy = subscription.concurrency
@@ -135,6 +133,8 @@ class StreamConsumer:
             raise InvalidTopologyError(self.name, reason) from error
         except DisconnectedError as error:
             raise BusUnavailableError(self.name, str(error)) from error
+        for link in (self._link, self._reader):
+            link.on_end.append(self._end)
         self._reading = asyncio.create_task(self._read(), name=f"{self.name} reads")
         self._upkeep.start().add_done_callback(self._task_ended)
         self._reading.add_done_callback(self._task_ended)
@@ -148,7 +148,12 @@ class StreamConsumer:
                 raise
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) and not self._closed.done():
+        if not task.cancelled() and (error := task.exception()):
+            self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        """End by itself: it cannot go on."""
+        if not self._closed.done():
             self._closed.set_exception(error)
 
     @property
@@ -169,7 +174,7 @@ class StreamConsumer:
     @property
     def error(self) -> str | None:
         """Return what keeps it from its work."""
-        return self._problems.text or self._reader.error
+        return self._problems.text or self._reader.reason
 
     async def pause(self) -> None:
         """See `Subscribed`. The server is told to end the read, so that no answer is lost."""
@@ -180,7 +185,7 @@ class StreamConsumer:
         give_up = asyncio.get_running_loop().time() + self._options.timeout
         while not self._reading.done():
             late = asyncio.get_running_loop().time() > give_up
-            if late or not (self._reader.connected and self._link.connected):
+            if late or not (self._reader.is_up and self._link.is_up):
                 self._reading.cancel()
             else:
                 with suppress(ReplyError, DisconnectedError):
@@ -190,10 +195,12 @@ class StreamConsumer:
     async def close(self) -> None:
         """See `Subscribed`. What cannot be given back comes again when its lease is over."""
         await self.pause()
-        await self._settler.drain(self._options.timeout if self._link.connected else 0)
+        await self._settler.drain(self._options.timeout if self._link.is_up else 0)
         await self._upkeep.stop()
         await self._reader.close(0)
-        if self._link.connected:
+        if self._end in self._link.on_end:
+            self._link.on_end.remove(self._end)
+        if self._link.is_up:
             try:
                 await self._link.run_script(LEAVE, self.keys.streams, self.keys.group, self.me)
             except (ReplyError, DisconnectedError) as error:
@@ -230,7 +237,7 @@ class StreamConsumer:
                     self._problems.report(_READING, f"it cannot read: {error}")
                 await asyncio.sleep(_AFTER_TROUBLE)
             except DisconnectedError:
-                await self._reader.up.wait()
+                await self._reader.wait_up()
 
     async def _read_new(self) -> None:
         if self._paused:
@@ -300,12 +307,7 @@ class StreamConsumer:
         self._in_hand += 1
         self._bytes += entry.size
         self._largest = max(entry.size, self._largest - (self._largest >> _FORGETTING))
-        self._suspects += entry.suspect
-        if entry.deaths >= self._options.max_deaths and entry.suspect:
-            text = f"the process that handled it died, {entry.deaths} times in a row"
-            logger.error("%s gives up on %s: %s", self.name, entry.message_id, text)
-            self._settle(entry, Reject(CRASHED, text, entry.attempt))
-            return
+        self._taken_over += entry.taken_over
         future = self._deliver(self._delivery(entry))
         future.add_done_callback(partial(self._on_settlement, entry))
 
@@ -318,6 +320,7 @@ class StreamConsumer:
             entry.headers,
             entry.attempt,
             entry.key,
+            entry.crashes,
         )
 
     def _on_settlement(self, entry: Entry, future: asyncio.Future[Settlement]) -> None:
@@ -345,9 +348,9 @@ class StreamConsumer:
 
     def _forget(self, entry: Entry) -> None:
         self._known.pop((entry.stream, entry.id), None)
-        if entry.suspect:
+        if entry.taken_over:
             # Only now: an ack that dies with the process would count against this one again.
-            self._suspects -= 1
+            self._taken_over -= 1
             self._upkeep.claim_soon()
 
     # --- taking over --------------------------------------------------------------------------
@@ -365,7 +368,7 @@ class StreamConsumer:
                 CLAIM,
                 streams,
                 *(self.keys.group, self.me, int(self._options.lease * 1000), count),
-                *(0 if self._suspects else 1, int(own), size),
+                *(0 if self._taken_over else 1, int(own), size),
             )
             left, last = False, True
             for stream, (taken, lost, more) in zip(streams, claimed, strict=True):
@@ -376,10 +379,10 @@ class StreamConsumer:
                         lost,
                         stream,
                     )
-                for number, fields, count, suspect in taken:
+                for number, fields, count, taken_over in taken:
                     reply = number, fields
-                    entry = Entry.read(self.keys, stream, reply, count, suspect=bool(suspect))
-                    if suspect:
+                    entry = Entry.read(self.keys, stream, reply, count, taken_over=bool(taken_over))
+                    if taken_over:
                         logger.info(
                             "%s takes over %s from a process that died, or said nothing for %g s",
                             self.name,
@@ -387,7 +390,7 @@ class StreamConsumer:
                             self._options.lease,
                         )
                     self._hand(entry)
-                    last = bool(suspect)
+                    last = bool(taken_over)
                 left |= bool(more)
             # More of the dead's comes by and by. Not before it is known: what is new must not
             # overtake.

@@ -1,10 +1,8 @@
 """One connection that many share: what is asked in one turn of the loop leaves together.
 
-    closed --open--> connecting --greeted--> up --lost--> connecting ... --close--> closed
-                         ^------ backoff -----'
-
-A link that `writes` is not up at a replica: it says so in the greeting, and is tried again, as
-Sentinel, a proxy or the replica itself may lead to a master then.
+A `Supervisor` makes it again when it is lost. It is up when what is said first, the greeting, is
+answered. A link that `writes` is not up at a replica: that says so in the greeting, and is tried
+again, as Sentinel, a proxy or the replica itself may lead to a master then.
 
 Requests wait in `queue` until they are written, then in `sent` until they are answered; answers
 come in the order of the questions. What is lost in `sent` may have been done, what is still in
@@ -18,13 +16,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
-from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
-from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.problems import Outage
+from events.integration.brokering.supervisor import NoConnectionError, Supervisor
 from events.integration.implementation.redis._connecting import (
     CONNECTION_ERRORS,
     Connection,
@@ -42,12 +39,13 @@ __all__ = ["Link"]
 Command: TypeAlias = tuple[Any, ...]
 Translate: TypeAlias = Callable[[ReplyError | DisconnectedError], Exception]
 
-logger = logging.getLogger("events.integration")
+T = TypeVar("T")
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
 _PARTING = 1.0  # seconds
 _PING_EVERY = 5.0  # seconds of silence, so that a server that is gone without a word is noticed
 _HELLO = ("HELLO",)  # answered by what the server is, in Redis 6.2 and newer
+_REFUSED = frozenset({"NOAUTH", "NOPERM", "WRONGPASS"})
+_LOST = "the connection was lost"
 _REPLICA = "it is a replica, where nothing can be written"
 
 
@@ -72,14 +70,13 @@ class _Request:
             self.future.exception()  # whoever gave up waiting must not be told off by the loop
 
 
-class Link:
-    """A connection to Redis that is made again whenever it is lost, for ever, with backoff.
+class Link(Supervisor[Connection]):
+    """A connection to Redis.
 
     `name` is what it logs as, at `level`. `timeout` is how long an answer may take, and making a
-    connection. `greeting` is asked for what to say first on each new one, and the link is up when
-    all of that is answered. `writes` says that a replica is of no use. `on_push` gets the messages
-    of subscriptions; `readable` holds them back while it is cleared. `on_lost` is called for each
-    connection that was up and is gone.
+    connection. `greeting` is asked for what to say first on each new one. `writes` says that a
+    replica is of no use. `on_push` gets the messages of subscriptions; `readable` holds them back
+    while it is cleared.
     """
 
     def __init__(
@@ -92,29 +89,25 @@ class Link:
         greeting: Callable[[], Sequence[Command]] = lambda: (("PING",),),
         writes: bool = True,
         on_push: Callable[[list[bytes]], None] | None = None,
-        on_lost: Callable[[], None] | None = None,
     ) -> None:
+        super().__init__(self, Outage(name, level=level))
+        self.on_up.append(self._begin)
+        self.on_down.append(self._stop)
         self._connector = connector
-        self._name = name
         self._timeout = timeout
-        self._level = level
         self._greeting = greeting
         self._writes = writes
-        self._outage = Outage(name, level=level)
         self._on_push = on_push
-        self._on_lost = on_lost
         self._queue: deque[_Request] = deque()
         self._sent: deque[_Request] = deque()
         self._wake = asyncio.Event()
-        self._broken: asyncio.Future[str] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._first: asyncio.Future[None] | None = None
-        self._why = ""
+        self._reading: asyncio.Task[str] | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()  # of the connection, that one included
+        self._closing = False
         self._idle = asyncio.Event()
         self.readable = asyncio.Event()
         self.readable.set()
-        self.up = asyncio.Event()
         self.greeted: list[Any] = []
         self.generation = 0
         self.last_heard: float | None = None
@@ -132,7 +125,7 @@ class Link:
         future: asyncio.Future[Any] = loop.create_future()
         deadline = loop.time() + (self._timeout if timeout is None else timeout)
         request = _Request(args, deadline, future, translate)
-        if self._task is None:
+        if self._closing or self._task is None:
             request.fail(DisconnectedError("it is closed", sent=False))
             return future
         self._queue.append(request)
@@ -161,13 +154,13 @@ class Link:
         now = loop.time()
         # Answers come in line: the one that is overdue may wait behind one with a later deadline.
         if any(request.deadline <= now for request in self._sent):
-            self._break("no answer in time")
+            self.lose("no answer in time")
         for _ in range(len(self._queue)):
             request = self._queue.popleft()
             if request.deadline > now:
                 self._queue.append(request)
             else:
-                why = f"no connection in time: {self._why or 'no answer'}"
+                why = f"no connection in time: {self.reason or 'no answer'}"
                 request.fail(DisconnectedError(why, sent=False))
         ends = [request.deadline for request in (*self._sent, *self._queue)]
         if ends:
@@ -175,57 +168,20 @@ class Link:
             self._look_at(max(min(ends), now + 0.01))
         self._check_idle()
 
-    def _break(self, why: str) -> None:
-        if self._broken is not None and not self._broken.done():
-            self._broken.set_result(why)
+    # --- the connection -----------------------------------------------------------------------
 
-    # --- lifecycle ----------------------------------------------------------------------------
-
-    @property
-    def connected(self) -> bool:
-        """Tell whether it is up."""
-        return self.up.is_set()
-
-    @property
-    def error(self) -> str | None:
-        """Return why it is not up."""
-        return None if self.connected else self._why or None
-
-    async def open(self, timeout: float) -> None:  # noqa: ASYNC109 - it tells why it failed
-        """Connect, trying again until the timeout; raise `DisconnectedError` with the last reason.
-
-        Wrong credentials are not tried again.
-        """
-        first = self._first = asyncio.get_running_loop().create_future()
-        self._task = asyncio.create_task(self._run(), name=f"{self._name} link")
-        try:
-            await asyncio.wait({first}, timeout=timeout)
-            if not first.done():
-                why = self._why or f"no answer within {timeout:g} s"
-                raise DisconnectedError(why, sent=False)
-            first.result()
-        except BaseException:
-            await self.close(0)
-            raise
-        finally:
-            self._first = None
-
-    async def close(self, drain: float) -> None:
+    async def close(self, drain: float = 0) -> None:
         """Wait for what was asked to be answered, but no longer than `drain`; then disconnect."""
-        task, self._task = self._task, None
-        if task is None:
-            return
+        self._closing = True
         self._check_idle()
         try:
-            async with asyncio.timeout(drain):
-                await self._idle.wait()
-        except TimeoutError:
-            pass
+            if self.is_open:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(drain):
+                        await self._idle.wait()
         finally:
-            task.cancel()
-            await asyncio.wait({task})
-            self._fail_all(self._sent, "it was closed", sent=True)
-            self._fail_all(self._queue, "it was closed", sent=False)
+            await super().close()
+            self._fail_all(self._queue, sent=False)
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
@@ -233,120 +189,111 @@ class Link:
     def _check_idle(self) -> None:
         if self._queue or self._sent:
             self._idle.clear()
-        elif self._task is None:
+        elif self._closing:
             self._idle.set()
 
-    async def _run(self) -> None:
-        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        while True:
-            connection = self._connector()
-            why = ""
-            try:
-                async with asyncio.timeout(self._timeout):
-                    await connection.connect()
-            except CONNECTION_ERRORS as error:
-                why = _text(error) or f"no connection within {self._timeout:g} s"
-                if is_fatal(error):
-                    self._give_up(why)
-            else:
-                why = await self._serve(connection)
-            finally:
-                await _disconnect(connection, for_good=self._task is None)
-                was_up = self.up.is_set()
-                self.up.clear()
-            self._fail_all(self._sent, why, sent=True)
-            self._lost(why, was_up=was_up)
-            if was_up and why != _REPLICA:
-                backoff.reset()
-            await backoff.pause()
+    async def dial(self) -> Connection:
+        """See `Dialer`."""
+        connection = self._connector()
+        try:
+            async with asyncio.timeout(self._timeout):
+                await connection.connect()
+                await self._greet(connection)
+        except BaseException as error:
+            self._stop()
+            await self.hang_up(connection)
+            if isinstance(error, ReplyError):
+                raise NoConnectionError(str(error), refused=error.code in _REFUSED) from error
+            if isinstance(error, CONNECTION_ERRORS):
+                reason = _text(error) or f"no answer within {self._timeout:g} s"
+                raise NoConnectionError(reason, refused=is_fatal(error)) from error
+            raise
+        return connection
 
-    async def _serve(self, connection: Connection) -> str:
-        """Write and read until the connection ends; return why."""
+    async def _greet(self, connection: Connection) -> None:
+        """Begin to read, and return when what is asked first is answered."""
         loop = asyncio.get_running_loop()
-        broken: asyncio.Future[str] = loop.create_future()
-        self._broken = broken
         greeting = [
             _Request(args, loop.time() + self._timeout, loop.create_future())
             for args in (_HELLO, *self._greeting())
         ]
         hello, *others = (request.future for request in greeting)
-        greeted = asyncio.gather(*others)
-        greeted.add_done_callback(partial(self._on_greeted, hello))
-        watch = loop.call_later(self._timeout, self._greeting_overdue, greeted)
-        reading = asyncio.create_task(self._read(connection))
-        writing = asyncio.create_task(self._write(connection, greeting))
-        pinging = asyncio.create_task(self._ping())
-        try:
-            await asyncio.wait({reading, writing, broken}, return_when=asyncio.FIRST_COMPLETED)
-            if broken.done():
-                return broken.result()
-            ended: asyncio.Task[str] = reading if reading.done() else writing
-            return ended.result()
-        finally:
-            watch.cancel()
-            self._broken = None
-            tasks = {reading, writing, pinging}
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
-            for request in greeting:
-                request.fail(DisconnectedError("the connection was lost", sent=True))
-
-    def _greeting_overdue(self, greeted: asyncio.Future[list[Any]]) -> None:
-        if not greeted.done():
-            self._break(f"no answer within {self._timeout:g} s")
-
-    def _on_greeted(self, hello: asyncio.Future[Any], greeted: asyncio.Future[list[Any]]) -> None:
-        if greeted.cancelled():
-            return
+        reading = self._reading = self._spawn(self._read(connection))
+        reading.add_done_callback(self._has_ended)
+        self._sent.extend(greeting)
+        await self._send(connection, greeting)
+        # Answers come in the order of the questions.
+        await asyncio.wait({others[-1], reading}, return_when=asyncio.FIRST_COMPLETED)
+        if not others[-1].done():
+            raise NoConnectionError(_result(reading))
         if self._writes and _is_replica(hello):
-            self._break(_REPLICA)
-            return
-        error = greeted.exception()
-        if isinstance(error, ReplyError):
-            self._break(str(error))
-            if error.code in {"NOAUTH", "NOPERM", "WRONGPASS"}:
-                self._give_up(str(error))
-        if error is not None:
-            return
-        self.greeted = greeted.result()
+            raise NoConnectionError(_REPLICA)
+        self.greeted = [answer.result() for answer in others]
         self.generation += 1
-        self.up.set()
-        if self._first is not None and not self._first.done():
-            self._first.set_result(None)
-        self._why = ""
-        if self._outage.is_over:
-            logger.log(min(self._level, logging.INFO), "%s is connected", self._name)
-        self._outage.end(self)
 
-    async def _write(self, connection: Connection, greeting: list[_Request]) -> str:
-        batch = greeting
+    def _begin(self, connection: Connection) -> None:
+        # Before it has answered the greeting, a server that still loads may refuse the rest.
+        self._spawn(self._write(connection)).add_done_callback(self._has_ended)
+        self._spawn(self._ping())
+
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        return task
+
+    def _has_ended(self, task: asyncio.Task[str]) -> None:
+        if task in self._tasks and not task.cancelled():
+            self.lose(_result(task))
+
+    def _stop(self) -> None:
+        """End the tasks in this moment: what they did later would be of another connection."""
+        for task in self._tasks:
+            task.cancel()
+        self._fail_all(self._sent, sent=True)
+
+    async def hang_up(self, connection: Connection) -> None:
+        """See `Dialer`; for good, it returns when the socket is closed: the loop may end then."""
+        self._stop()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks.clear()
+        await _disconnect(connection, for_good=not self.is_open)
+
+    def why_lost(self, connection: Connection) -> str | None:
+        """See `Dialer`; it says so by itself, but where it was lost right when it was greeted."""
+        if self._reading is not None and self._reading.done():
+            return _result(self._reading)
+        return None if connection.is_connected else _LOST
+
+    # --- its tasks, which end with the reason why it is lost ----------------------------------
+
+    async def _send(self, connection: Connection, batch: Sequence[_Request]) -> None:
+        data = packed(connection, [request.args for request in batch])
+        await connection.send_packed_command(data, check_health=False)
+
+    async def _write(self, connection: Connection) -> str:
         while True:
+            while not self._queue:
+                self._check_idle()
+                self._wake.clear()
+                await self._wake.wait()
+            batch = [request for request in self._queue if not request.future.done()]
             if not connection.is_connected:  # or the driver would connect by itself
-                self._queue.extendleft(reversed(batch))
-                return "the connection was lost"
+                return _LOST
+            self._queue.clear()
+            if not batch:
+                continue
             self._sent.extend(batch)
             try:
-                data = packed(connection, [request.args for request in batch])
-                await connection.send_packed_command(data, check_health=False)
+                await self._send(connection, batch)
             # Some asyncio of 3.12 and 3.13 raises TypeError for `writelines` on a lost connection.
             except (*CONNECTION_ERRORS, TypeError) as error:
                 return _text(error)
-            # Before it has answered the greeting, a server that still loads may refuse the rest.
-            await self.up.wait()
-            batch = []
-            while not batch:
-                if not self._queue:
-                    self._check_idle()
-                    self._wake.clear()
-                    await self._wake.wait()
-                batch = [request for request in self._queue if not request.future.done()]
-                self._queue.clear()
 
     async def _ping(self) -> None:
         while True:
             await asyncio.sleep(_PING_EVERY)
-            if not (self._queue or self._sent) and self.up.is_set() and self.readable.is_set():
+            if not (self._queue or self._sent) and self.readable.is_set():
                 self.call("PING")  # what comes of it is seen by whoever reads
 
     async def _read(self, connection: Connection) -> str:
@@ -381,21 +328,8 @@ class Link:
             if not sent:
                 self._check_idle()
 
-    # --- ends ---------------------------------------------------------------------------------
-
-    def _lost(self, why: str, *, was_up: bool) -> None:
-        self._why = why
-        if self.generation:  # before it was first up, whoever opens it is given the reason
-            self._outage.begin(self, why)
-        if was_up and self._on_lost is not None:
-            self._on_lost()
-
-    def _give_up(self, why: str) -> None:
-        """Let `open` raise, as another try would end alike; a link that was up goes on trying."""
-        if self._first is not None and not self._first.done():
-            self._first.set_exception(DisconnectedError(why, sent=False))
-
-    def _fail_all(self, requests: deque[_Request], why: str, *, sent: bool) -> None:
+    def _fail_all(self, requests: deque[_Request], *, sent: bool) -> None:
+        why = self.reason or _LOST
         while requests:
             requests.popleft().fail(DisconnectedError(why, sent=sent))
 
@@ -406,6 +340,12 @@ def _is_replica(hello: asyncio.Future[Any]) -> bool:
         return False
     about: list[Any] = hello.result()
     return about[about.index(b"role") + 1] != b"master" if b"role" in about else False
+
+
+def _result(task: asyncio.Task[str]) -> str:
+    """Return why the task ended."""
+    error = task.exception()
+    return task.result() if error is None else repr(error)
 
 
 def _text(error: BaseException) -> str:

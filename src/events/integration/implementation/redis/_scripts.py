@@ -22,6 +22,7 @@ from hashlib import sha1
 from events.integration.brokering.dead_letters import NAMES
 
 __all__ = [
+    "BACKLOG",
     "CLAIM",
     "DONE_AGAIN",
     "LEAVE",
@@ -67,6 +68,28 @@ if ARGV[5] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
 return 1
 """)
 
+# KEYS: stream. ARGV: group. Entries that nobody has read, pending ones, and the age in ms of the
+# oldest of the former, -1 if there is none. A server before 7.0 does not know the first, and a
+# later one does not where entries were deleted: then they are counted.
+BACKLOG = Script("""
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+if groups.err then return {0, 0, -1} end
+for _, fields in ipairs(groups) do
+  local group = {}
+  for i = 1, #fields, 2 do group[fields[i]] = fields[i + 1] end
+  if group.name == ARGV[1] then
+    local after = '(' .. group['last-delivered-id']
+    local first = redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', 1)
+    if #first == 0 then return {0, group.pending, -1} end
+    local now = redis.call('TIME')
+    local age = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(first[1][1]:match('^%d+'))
+    local waiting = group.lag or #redis.call('XRANGE', KEYS[1], after, '+')
+    return {waiting, group.pending, math.max(age, 0)}
+  end
+end
+return {0, 0, -1}
+""")
+
 # KEYS: again. ARGV: group, ids.
 DONE_AGAIN = Script("""
 redis.call('XACK', KEYS[1], unpack(ARGV))
@@ -93,14 +116,14 @@ return math.max(0, tonumber(first[2]) - now)
 
 # KEYS: streams. ARGV: group, me, lease in ms, how many, how many of the dead's, 1 for my own alone,
 # how many bytes: one more entry may go beyond.
-# What nobody holds comes as it was; what a dead process held has one attempt more; my own, whose
+# What nobody holds comes as it was; what a dead process held has one delivery more; my own, whose
 # answer was lost on the way, is as it was. Entries that a stream has lost are let go and counted.
 # Returns, for each stream, {entries as {id, fields, delivery count, 1 if the dead's}, lost, 1 if
 # there may be more}.
 CLAIM = Script(
     """
 local group, me = ARGV[1], ARGV[2]
-local room, suspects, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
+local room, deads, bytes = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[7])
 local function claim(stream)
   local pending
   if ARGV[6] == '1' then
@@ -111,18 +134,18 @@ local function claim(stream)
   local taken, lost, more = {}, 0, 0
   for _, entry in ipairs(pending) do
     local id, owner, count = entry[1], entry[2], entry[4]
-    local suspect = 0
+    local dead = 0
     if owner ~= me then count = count + 1 end
     if owner ~= me and owner ~= '"""
     + NOBODY
-    + """' then suspect = 1 end
-    if room > 0 and bytes > 0 and (suspect == 0 or suspects > 0) then
+    + """' then dead = 1 end
+    if room > 0 and bytes > 0 and (dead == 0 or deads > 0) then
       local claimed = redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', count)[1]
       if claimed and claimed[2] then
-        taken[#taken + 1] = {id, claimed[2], count, suspect}
+        taken[#taken + 1] = {id, claimed[2], count, dead}
         room = room - 1
         for _, field in ipairs(claimed[2]) do bytes = bytes - #field end
-        suspects = suspects - suspect
+        deads = deads - dead
       else
         redis.call('XACK', stream, group, id)
         lost = lost + 1

@@ -64,7 +64,7 @@ class Settler:
         self._acks[entry.stream].append(entry)
         if entry.stream not in self._acking:
             self._acking.add(entry.stream)
-            gather = 0 if entry.suspect else _GATHER
+            gather = 0 if entry.taken_over else _GATHER
             asyncio.get_running_loop().call_later(gather, self._flush, entry.stream)
 
     def _flush(self, stream: str) -> None:

@@ -144,7 +144,7 @@ class Upkeep:
                 doing = problem.removeprefix("_")
                 self._problems.report(problem, f"it cannot {doing} in its group: {error}")
         except DisconnectedError:
-            await self._link.up.wait()
+            await self._link.wait_up()
         else:
             self._problems.clear(problem)
 

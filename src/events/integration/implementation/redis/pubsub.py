@@ -155,6 +155,10 @@ class _Listener:
         if not self._closed.done():
             self._closed.set_result(None)
 
+    def end(self, error: Exception) -> None:
+        if not self._closed.done():
+            self._closed.set_exception(error)
+
     async def wait_closed(self) -> None:
         await asyncio.shield(self._closed)
 
@@ -190,8 +194,7 @@ class RedisPubSubTransport:
         self._publishing = Sending(name, send_timeout)
         self.backlog = backlog
         self._held_by: set[_Listener] = set()
-        self._made: Link | None = None
-        self._sending: Link | None = None  # the same, once it was up
+        self._sending: Link | None = None
         self._listening: Link | None = None
         self._listeners: defaultdict[str, list[_Listener]] = defaultdict(list)
         self._changing = asyncio.Lock()
@@ -202,15 +205,15 @@ class RedisPubSubTransport:
         """See `Transport`: both connections, once there is a subscription."""
         return (
             self._sending is not None
-            and self._sending.connected
-            and (self._listening is None or self._listening.connected)
+            and self._sending.is_up
+            and (self._listening is None or self._listening.is_up)
         )
 
     @property
     def error(self) -> str | None:
         """Return why it is not connected, or why something cannot be sent."""
-        links = [link for link in (self._made, self._listening) if link is not None]
-        reasons = dict.fromkeys(link.error for link in links if link.error is not None)
+        links = [link for link in (self._sending, self._listening) if link is not None]
+        reasons = dict.fromkeys(link.reason for link in links if link.reason is not None)
         return "; ".join(reasons) or self._publishing.error
 
     @property
@@ -221,17 +224,11 @@ class RedisPubSubTransport:
     async def connect(self) -> None:
         """See `Transport`. Tries again until `connect_timeout` is over."""
         # `PUBLISH` is no write: a replica takes it, for those who listen there.
-        link = self._made = Link(
-            self._connector, self._name, timeout=self._connect_timeout, writes=False
-        )
-        await self._open(link)
+        link = Link(self._connector, self._name, timeout=self._connect_timeout, writes=False)
         self._sending = link
-
-    async def _open(self, link: Link) -> None:
-        try:
-            await link.open(self._connect_timeout)
-        except DisconnectedError as error:
-            raise BusUnavailableError(self._name, str(error)) from error
+        link.on_end.append(self._ended)
+        await link.open(self._connect_timeout)
+        logger.info("%s is connected", self._name)
 
     def publish(self, message: Message) -> asyncio.Future[None]:
         """See `Transport`. Accepted means published, were it to nobody."""
@@ -248,7 +245,7 @@ class RedisPubSubTransport:
         if listening is not None:
             await listening.close(0)
         if sending is not None:
-            await sending.close(self._send_timeout if sending.connected else 0)
+            await sending.close(self._send_timeout if sending.is_up else 0)
 
     # --- subscriptions ------------------------------------------------------------------------
 
@@ -277,9 +274,10 @@ class RedisPubSubTransport:
                 greeting=self._greeting,
                 writes=False,
                 on_push=self._on_push,
-                on_lost=self._on_lost,
             )
-            await self._open(link)  # its greeting subscribes
+            link.on_down.append(self._on_down)
+            link.on_end.append(self._ended)
+            await link.open(self._connect_timeout)  # its greeting subscribes
             self._listening = link
         elif first:
             await self._listening.call("SUBSCRIBE", topic)
@@ -292,7 +290,7 @@ class RedisPubSubTransport:
                 listeners.remove(listener)
             if not listeners:
                 self._listeners.pop(listener.topic, None)
-                if self._listening is not None and self._listening.connected:
+                if self._listening is not None and self._listening.is_up:
                     try:
                         await self._listening.call("UNSUBSCRIBE", listener.topic)
                     except (ReplyError, DisconnectedError) as error:
@@ -342,8 +340,14 @@ class RedisPubSubTransport:
                 self._listening.readable.set()
             yield
 
-    def _on_lost(self) -> None:
-        self.interruptions += 1
+    def _ended(self, error: BusUnavailableError) -> None:
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.end(error)
+
+    def _on_down(self) -> None:
+        if self._listening is not None:  # else it is closed
+            self.interruptions += 1
 
 
 class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):

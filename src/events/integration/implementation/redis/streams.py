@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, Unpack
 
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.brokering.urls import masked
+from events.integration.health import Backlog
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.redis._connecting import (
     Connector,
@@ -23,7 +24,7 @@ from events.integration.implementation.redis._connecting import (
     ReplyError,
     connector,
 )
-from events.integration.implementation.redis._deadletters import StreamDeadLetters
+from events.integration.implementation.redis._dead_letters import StreamDeadLetters
 from events.integration.implementation.redis._entries import fields_of
 from events.integration.implementation.redis._group import GroupOptions, StreamConsumer
 from events.integration.implementation.redis._link import Link
@@ -72,18 +73,17 @@ class RedisStreamsTransport:
         self._bound: tuple[object, ...] = ()
         if max_length is not None:
             self._bound = ("MAXLEN", "~", max_length)
-        self._made: Link | None = None
-        self._open: Link | None = None  # the same, once it was up
+        self._open: Link | None = None
 
     @property
     def connected(self) -> bool:
         """See `Transport`."""
-        return self._open is not None and self._open.connected
+        return self._open is not None and self._open.is_up
 
     @property
     def error(self) -> str | None:
         """Return why it is not connected, or why something cannot be sent."""
-        return None if self._made is None else self._made.error or self._sending.error
+        return None if self._open is None else self._open.reason or self._sending.error
 
     @property
     def dead_letters(self) -> StreamDeadLetters:
@@ -98,12 +98,9 @@ class RedisStreamsTransport:
 
     async def connect(self) -> None:
         """See `Transport`. Tries again until `connect_timeout` is over."""
-        link = self._made = Link(self._connector, self._name, timeout=self._group.timeout)
-        try:
-            await link.open(self._connect_timeout)
-        except DisconnectedError as error:
-            raise BusUnavailableError(self._name, str(error)) from error
-        self._open = link
+        link = self._open = Link(self._connector, self._name, timeout=self._group.timeout)
+        await link.open(self._connect_timeout)
+        logger.info("%s is connected", self._name)
         await self._check_server(link)
 
     async def _check_server(self, link: Link) -> None:
@@ -139,6 +136,10 @@ class RedisStreamsTransport:
         command = "XADD", message.topic, *self._bound, "*", *fields_of(message)
         return self._sending.send(self._link, message, *command)
 
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`."""
+        return await self.dead_letters.backlog(consumer, topics)
+
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> StreamConsumer:
         """See `Transport`."""
         consumer = StreamConsumer(self._link, self._connector, subscription, deliver, self._group)
@@ -153,7 +154,7 @@ class RedisStreamsTransport:
         """See `Transport`."""
         link, self._open = self._open, None
         if link is not None:
-            await link.close(self._send_timeout if link.connected else 0)
+            await link.close(self._send_timeout if link.is_up else 0)
 
 
 class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
@@ -170,7 +171,6 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
         lease: After how long without a sign of life a process counts as dead, and what it held goes
             to others. A handler may take as long as it likes; an event loop must not stand still
             for that long.
-        max_crashes: After how many deaths of its process in a row an event is a dead letter.
         prefetch: How many events a swift consumer has at hand at most. A slow one has as many as
             it handles at once, so that others of its name find work.
         start: Where a consumer name begins that was never seen before: at the `"oldest"` event that
@@ -187,7 +187,6 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
         registrations: Iterable[IntegrationEventBusRegistration] | None = None,
         *,
         lease: float = 30.0,
-        max_crashes: int = 5,
         prefetch: int = 128,
         start: Literal["oldest", "newest"] = "oldest",
         retention: float = 0.0,
@@ -203,7 +202,6 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
                 start="0" if start == "oldest" else "$",
                 lease=lease,
                 prefetch=prefetch,
-                max_deaths=max_crashes,
                 retention=retention,
                 timeout=connect_timeout,
             ),

@@ -1,4 +1,4 @@
-"""What RabbitMQ's suspects wait for, and what becomes of them at the end."""
+"""What RabbitMQ's quarantine waits for, and what becomes of it at the end."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._driver import Properties, new_properties
 from events.integration.implementation.rabbitmq._held import Held
-from events.integration.implementation.rabbitmq._suspects import Suspects
+from events.integration.implementation.rabbitmq._quarantine import Quarantine
 from events.integration.implementation.rabbitmq._topology import Names, Queue
 
-NAMES = Names("emails", "users", "quorum", 20)
+NAMES = Names("emails", "users", "quorum")
 
 
 class Registration:
@@ -24,7 +24,7 @@ class Registration:
         self.handled: list[Held] = []
         self.moved: list[tuple[Held, str, int]] = []
         self.acknowledged: list[Held] = []
-        self.suspects = Suspects(
+        self.quarantine = Quarantine(
             NAMES,
             self.held,
             move=self._move,
@@ -38,17 +38,17 @@ class Registration:
 
     def _move(self, held: Held, queue: Queue, properties: Properties) -> None:
         self.held.add(held)
-        self.moved.append((held, queue.name, wire.attempt_of(properties)))
+        self.moved.append((held, queue.name, wire.crashes_of(properties)))
 
     def acknowledge(self, held: Held) -> None:
-        if not self.suspects.keeps(held):
+        if not self.quarantine.keeps(held):
             self.held.discard(held)
             self.acknowledged.append(held)
-            self.suspects.done(held)
+            self.quarantine.done(held)
 
 
 class Answers:
-    """A channel whose queue of suspects has these many, one look after another."""
+    """A channel whose queue has these many, one look after another."""
 
     def __init__(self, *counts: int) -> None:
         self.counts = list(counts)
@@ -66,98 +66,98 @@ def registration() -> Registration:
     return Registration()
 
 
-def delivery(*, suspect: bool = True, returns: int = 0, attempt: int = 1) -> Held:
+def delivery(*, quarantined: bool = True, returns: int = 0, crashes: int = 0) -> Held:
     headers: dict[str, Any] = {"x-delivery-count": returns} if returns else {}
-    properties = wire.with_attempt(new_properties(message_id="1", headers=headers), attempt)
+    properties = wire.with_crashes(new_properties(message_id="1", headers=headers), crashes)
     properties.headers |= headers
-    method = SimpleNamespace(delivery_tag=1, routing_key="type")
+    method = SimpleNamespace(delivery_tag=1, routing_key="type", redelivered=bool(returns))
     channel: Any = None
-    return Held(channel, method, properties, b"", suspect=suspect)
+    return Held(channel, method, properties, b"", quarantined=quarantined)
 
 
 def test_one_waits_until_those_before_it_are_in_the_queue(registration: Registration) -> None:
-    moved, suspect = delivery(suspect=False, returns=2), delivery()
-    assert registration.suspects.take_back(moved)
-    registration.suspects.take(suspect)
+    moved, alone = delivery(quarantined=False, returns=2), delivery()
+    assert registration.quarantine.take_back(moved)
+    registration.quarantine.take(alone)
     assert not registration.handled
     registration.acknowledge(moved)
-    assert registration.handled == [suspect]
+    assert registration.handled == [alone]
 
 
 def test_one_that_still_waits_at_the_end_is_put_back_as_it_is(registration: Registration) -> None:
-    moved, suspect = delivery(suspect=False, returns=2), delivery(attempt=2)
-    registration.suspects.take_back(moved)
-    registration.suspects.take(suspect)
-    registration.suspects.stop()
+    moved, alone = delivery(quarantined=False, returns=2), delivery(crashes=2)
+    registration.quarantine.take_back(moved)
+    registration.quarantine.take(alone)
+    registration.quarantine.stop()
     registration.acknowledge(moved)
     assert not registration.handled
-    assert registration.acknowledged == [moved], "only suspects must be held on to"
-    registration.suspects.left()
-    assert registration.moved[1:] == [(suspect, "emails@users:suspects", 2)]
+    assert registration.acknowledged == [moved], "only what is in quarantine must be held on to"
+    registration.quarantine.left()
+    assert registration.moved[1:] == [(alone, "emails@users:quarantine", 2)]
 
 
-def test_one_that_no_handler_saw_before_its_channel_was_lost_has_had_no_attempt(
+def test_one_that_no_handler_saw_before_its_channel_was_lost_has_not_crashed(
     registration: Registration,
 ) -> None:
-    suspects = registration.suspects
-    suspects.take_back(delivery(suspect=False, returns=2))
-    suspects.take(delivery(attempt=2))
-    suspects.forget()
-    assert not suspects.take_back(delivery(attempt=2)), "it was never begun"
-    assert suspects.take_back(delivery(attempt=2)), "now it was"
-    assert registration.moved[1:] == [(registration.moved[1][0], "emails@users:suspects", 3)]
+    quarantine = registration.quarantine
+    quarantine.take_back(delivery(quarantined=False, returns=2))
+    quarantine.take(delivery(crashes=2))
+    quarantine.forget()
+    assert not quarantine.take_back(delivery(crashes=2)), "it was never begun"
+    assert quarantine.take_back(delivery(crashes=2)), "now it was"
+    assert registration.moved[1:] == [(registration.moved[1][0], "emails@users:quarantine", 3)]
 
 
 def test_what_ends_during_the_end_is_acknowledged_after_it(registration: Registration) -> None:
-    suspect = delivery()
-    registration.suspects.take(suspect)
-    registration.suspects.stop()
-    registration.acknowledge(suspect)
+    alone = delivery()
+    registration.quarantine.take(alone)
+    registration.quarantine.stop()
+    registration.acknowledge(alone)
     assert not registration.acknowledged
-    registration.suspects.left()
-    assert registration.acknowledged == [suspect]
+    registration.quarantine.left()
+    assert registration.acknowledged == [alone]
 
 
-def test_one_that_a_dead_process_had_is_charged_during_the_end_too(
+def test_one_that_a_dead_process_had_counts_during_the_end_too(
     registration: Registration,
 ) -> None:
-    suspect = delivery(returns=1)
-    registration.suspects.stop()
-    assert registration.suspects.take_back(suspect)
-    assert registration.moved == [(suspect, "emails@users:suspects", 2)]
+    alone = delivery(returns=1)
+    registration.quarantine.stop()
+    assert registration.quarantine.take_back(alone)
+    assert registration.moved == [(alone, "emails@users:quarantine", 1)]
 
 
 def test_after_the_end_nothing_is_held_on_to(registration: Registration) -> None:
-    suspect = delivery()
-    registration.suspects.take(suspect)
-    registration.suspects.stop()
-    registration.suspects.left()
-    registration.suspects.stop()  # as by `close` after `pause`
-    registration.acknowledge(suspect)
-    assert registration.acknowledged == [suspect]
+    alone = delivery()
+    registration.quarantine.take(alone)
+    registration.quarantine.stop()
+    registration.quarantine.left()
+    registration.quarantine.stop()  # as by `close` after `pause`
+    registration.acknowledge(alone)
+    assert registration.acknowledged == [alone]
 
 
 def test_what_was_here_is_forgotten_with_its_channel(registration: Registration) -> None:
-    suspect = delivery()
-    registration.suspects.take(suspect)
-    registration.suspects.stop()
-    registration.acknowledge(suspect)
-    registration.suspects.take(delivery())
-    registration.suspects.forget()
-    registration.suspects.left()
+    alone = delivery()
+    registration.quarantine.take(alone)
+    registration.quarantine.stop()
+    registration.acknowledge(alone)
+    registration.quarantine.take(delivery())
+    registration.quarantine.forget()
+    registration.quarantine.left()
     assert not registration.acknowledged
     assert not registration.moved
 
 
 async def leave(registration: Registration, answers: Answers) -> list[str]:
     channel: Any = answers
-    registration.suspects.stop()
-    await registration.suspects.leave(channel, "tag")
+    registration.quarantine.stop()
+    await registration.quarantine.leave(channel, "tag")
     return answers.calls
 
 
 async def test_with_one_here_the_consumer_is_cancelled_at_once(registration: Registration) -> None:
-    registration.suspects.take(delivery())
+    registration.quarantine.take(delivery())
     assert await leave(registration, Answers()) == ["basic_cancel"]
 
 
@@ -174,7 +174,7 @@ async def test_while_some_wait_there_one_is_on_its_way(registration: Registratio
 async def test_one_that_does_not_come_is_not_waited_for_without_end(
     registration: Registration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("events.integration.implementation.rabbitmq._suspects._BETWEEN_LOOKS", 0)
+    monkeypatch.setattr("events.integration.implementation.rabbitmq._quarantine._BETWEEN_LOOKS", 0)
     calls = await leave(registration, Answers(*[1] * 60))
     assert len(calls) == 51
     assert calls[-1] == "basic_cancel"

@@ -1,12 +1,12 @@
-"""The suspects: events of which each may have ended its process.
+"""Quarantine: events of which each may have ended its process are handled one at a time.
 
-A broker cannot tell who of the many that were in a process's hands has killed it. So what comes
-back for the second time is moved to a queue of suspects, unchanged, where deliveries are handled
-one at a time in each process. There, one that comes back again has had its process to itself: it is
-moved to the end with one attempt more, and so ends as a dead letter, while those that were merely
-near it are handled at their first turn. No suspect is handled while others are on their way to that
-queue: it may end the process, and they would be in both. Ordinary queues do without a queue's own
-limit on deliveries; it is set all the same, against processes that die before they have looked.
+A broker cannot tell which of the many that a process had at hand has ended it. So what comes back
+for the second time is moved to a queue of its own, unchanged, whose deliveries are handled one at a
+time in each process. There, one that comes back again has had its process to itself: it is moved to
+the end with one crash more, and so becomes a dead letter, while those that were merely near it are
+handled at their first turn. None is handled while others are on their way to that queue: it may end
+the process, and they would be in both. Ordinary queues do without a queue's own limit on
+deliveries; it is set all the same, against processes that die before they have looked.
 
 A shutdown is no crash, but the broker counts alike whatever it takes back, handled or not: what
 comes while a consumer is being cancelled, it takes back at once. Nothing comes while the only one
@@ -27,16 +27,16 @@ from events.integration.implementation.rabbitmq._driver import Properties
 from events.integration.implementation.rabbitmq._held import Held
 from events.integration.implementation.rabbitmq._topology import Names, Queue, count_waiting
 
-__all__ = ["Move", "Suspects"]
+__all__ = ["Move", "Quarantine"]
 
 Move: TypeAlias = Callable[[Held, Queue, Properties], None]
 
-_COMES_BACK = 2  # times, and it is a suspect; a deploy takes back what is at hand once
+_COMES_BACK = 2  # times, and it is set apart; a deploy takes back what is at hand once
 _LOOKS, _BETWEEN_LOOKS = 50, 0.01  # for one that is on its way; others may get what waits
 
 
-class Suspects:
-    """Those of one registration: on their way to their queue, and from there to a handler.
+class Quarantine:
+    """That of one registration: what is on its way to its queue, and from there to a handler.
 
     `held` are all its deliveries that are not acknowledged and not waiting here.
     """
@@ -71,27 +71,26 @@ class Suspects:
 
     def take_back(self, held: Held) -> bool:
         """Move what the broker had to take back to where it is alone, if it came too often."""
-        properties = held.properties
-        attempt = wire.attempt_of(properties)
-        if held.suspect and held.identity in self._unbegun:
+        properties, crashes = held.properties, self._suspicious
+        if held.quarantined and held.identity in self._unbegun:
             self._unbegun.discard(held.identity)
             return False  # its channel was lost before a handler saw it
-        if held.suspect:
-            attempt += 1
+        if held.quarantined:
+            crashes = held.crashes + 1
         elif wire.returns_of(properties, redelivered=True) >= self._suspicious:
             self._moving.add(held)
         else:
             return False
-        self._move(held, self._names.suspects, wire.with_attempt(properties, attempt))
+        self._move(held, self._names.quarantine, wire.with_crashes(properties, crashes))
         return True
 
     @property
     def _suspicious(self) -> int:
-        """Return after how many returns a message is a suspect; classic queues tell but one."""
+        """Return after how many returns a message is set apart; classic queues tell but one."""
         return _COMES_BACK if self._names.counts_returns else 1
 
     def take(self, held: Held) -> None:
-        """Have a suspect handled, once none is on its way to the queue that it comes from."""
+        """Have one handled, once none is on its way to the queue that it comes from."""
         if self._moving or not self._taking:
             self._next = held  # the only one, by its prefetch
         else:
@@ -99,12 +98,12 @@ class Suspects:
 
     def put_back(self, held: Held) -> None:
         """Move one to the end as it is: given back, it would seem to have ended its process."""
-        attempt = wire.attempt_of(held.properties)
-        self._move(held, self._names.suspects, wire.with_attempt(held.properties, attempt))
+        properties = wire.with_crashes(held.properties, held.crashes)
+        self._move(held, self._names.quarantine, properties)
 
     def keeps(self, held: Held) -> bool:
         """Tell whether it is acknowledged later, as another would come in its place."""
-        if self._leaving and held.suspect:
+        if self._leaving and held.quarantined:
             self._ended.append(held)
             return True
         return False
@@ -112,10 +111,10 @@ class Suspects:
     def done(self, held: Held) -> None:
         """Go on, after a delivery of any queue is done with."""
         self._moving.discard(held)
-        suspect = self._next
-        if suspect is not None and not self._moving and self._taking:
+        first = self._next
+        if first is not None and not self._moving and self._taking:
             self._next = None
-            self._hand_over(suspect)
+            self._hand_over(first)
 
     def forget(self) -> None:
         """Forget all: their channel is lost."""
@@ -136,7 +135,7 @@ class Suspects:
         looks, empty = 0, 0
         # The answer to the second look at an empty queue comes behind what was sent by the first.
         while not self._has_one and empty <= 1 and looks < _LOOKS:
-            if await count_waiting(channel, self._names.suspects):
+            if await count_waiting(channel, self._names.quarantine):
                 empty = 0
                 await asyncio.sleep(_BETWEEN_LOOKS)
             else:
@@ -146,7 +145,7 @@ class Suspects:
 
     @property
     def _has_one(self) -> bool:
-        return self._next is not None or any(held.suspect for held in self._held)
+        return self._next is not None or any(held.quarantined for held in self._held)
 
     def left(self) -> None:
         """Let go of what was held on to."""
@@ -154,6 +153,6 @@ class Suspects:
         ended, self._ended = self._ended, []
         for held in ended:
             self._acknowledge(held)
-        suspect, self._next = self._next, None
-        if suspect is not None:
-            self.put_back(suspect)
+        first, self._next = self._next, None
+        if first is not None:
+            self.put_back(first)

@@ -1,4 +1,4 @@
-"""What a shutdown and a lost connection do to suspects, which are handled one at a time from a queue of their own."""
+"""What a shutdown and a lost connection do to what is in quarantine, handled one at a time."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def put(client: Client, queue: str, count: int) -> None:
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic"])
 @pytest.mark.parametrize("moment", MOMENTS)
-async def test_one_that_is_on_its_way_at_a_shutdown_is_charged_no_attempt(
+async def test_one_that_is_on_its_way_at_a_shutdown_counts_as_no_crash(
     rabbitmq_url: str, client: Client, queue_type: QueueType, moment: str
 ) -> None:
-    count, topic = 10, Topic(f"suspects-{uuid4().hex[:8]}")
+    count, topic = 10, Topic(f"quarantine-{uuid4().hex[:8]}")
     probe = Probe(f"probe-{uuid4().hex[:8]}")
     bus = RabbitMQIntegrationEventBus(
         rabbitmq_url,
@@ -83,9 +83,9 @@ async def test_one_that_is_on_its_way_at_a_shutdown_is_charged_no_attempt(
     )
     async with bus:
         pass
-    suspects = f"{main_queue(probe.name, topic.name)}:suspects"
-    put(client, suspects, count)
-    await eventually(lambda: client.count(suspects) == count)
+    quarantine = f"{main_queue(probe.name, topic.name)}:quarantine"
+    put(client, quarantine, count)
+    await eventually(lambda: client.count(quarantine) == count)
 
     acknowledge, call = Channel.ack, Channel.call
     stopping, gate = Stopping(bus), asyncio.Event()
@@ -120,29 +120,29 @@ async def test_one_that_is_on_its_way_at_a_shutdown_is_charged_no_attempt(
     async with bus:
         assert not await bus.dead_letters(probe), "a shutdown was counted as a failure"
     assert sorted(probe.numbers) == list(range(count))
-    assert set(probe.attempts) == {1}
-    assert client.count(suspects) == 0
+    assert {a.delivery.crashes for a in probe.arrivals} == {0}
+    assert client.count(quarantine) == 0
 
 
 async def test_one_that_could_not_be_moved_while_the_connection_was_lost_is_handled_later(
     rabbitmq_url: str, client: Client
 ) -> None:
-    topic, probe = Topic(f"suspects-{uuid4().hex[:8]}"), Probe(f"probe-{uuid4().hex[:8]}")
+    topic, probe = Topic(f"quarantine-{uuid4().hex[:8]}"), Probe(f"probe-{uuid4().hex[:8]}")
     bus = RabbitMQIntegrationEventBus(
         rabbitmq_url, [IntegrationEventBusRegistration(probe, topic, [Numbered])]
     )
     async with bus:
         pass
-    suspects = f"{main_queue(probe.name, topic.name)}:suspects"
-    put(client, suspects, 1)
-    got: Any = await eventually(lambda: client.channel.basic_get(suspects)[0])
+    quarantine = f"{main_queue(probe.name, topic.name)}:quarantine"
+    put(client, quarantine, 1)
+    got: Any = await eventually(lambda: client.channel.basic_get(quarantine)[0])
     client.channel.basic_nack(got.delivery_tag, requeue=True)  # as if its process had died
 
     publish, down = Publisher.publish, RabbitMQSubscribed.down
     moves: list[asyncio.Future[None]] = []
 
     def publish_later(self: Publisher, exchange: str, key: str, *args: Any, **options: Any) -> Any:
-        if key != suspects or moves:
+        if key != quarantine or moves:
             return publish(self, exchange, key, *args, **options)
         moves.append(asyncio.get_running_loop().create_future())
         return moves[0]
@@ -160,4 +160,24 @@ async def test_one_that_could_not_be_moved_while_the_connection_was_lost_is_hand
             inward = connections(bus)[1]
             inward._connection._transport._sock.shutdown(socket.SHUT_RDWR)
             await eventually(lambda: probe.numbers == [0], 20)
-    assert probe.attempts == [2]
+    assert [a.delivery.crashes for a in probe.arrivals] == [1]
+
+
+async def test_a_dead_letter_that_was_in_quarantine_bears_its_type(
+    rabbitmq_url: str, client: Client
+) -> None:
+    topic, probe = Topic(f"quarantine-{uuid4().hex[:8]}"), Probe(f"probe-{uuid4().hex[:8]}")
+    bus = RabbitMQIntegrationEventBus(
+        rabbitmq_url, [IntegrationEventBusRegistration(probe, topic, [Numbered])]
+    )
+    async with bus:
+        pass
+    foreign = pika.BasicProperties(message_id="1", delivery_mode=2)  # its key alone names the type
+    client.channel.basic_publish(topic.name, Numbered.type, b"no event", foreign)
+    queue = main_queue(probe.name, topic.name)
+    for _ in range(2):
+        got: Any = await eventually(lambda: client.channel.basic_get(queue)[0])
+        client.channel.basic_nack(got.delivery_tag, requeue=True)  # as if its process had died
+    async with bus:
+        (letter,) = await eventually(lambda: bus.dead_letters(probe), 20)
+    assert (letter.reason, letter.message.type) == ("undecodable", Numbered.type)
