@@ -44,6 +44,7 @@ PLACES = (
     "events.integration.outbox",
     "events.relay",
     "events.operations",
+    "events.contracts",
     "events.testing",
     "events.testing.faults",
     "events.testing.contracts",

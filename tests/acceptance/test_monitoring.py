@@ -56,6 +56,15 @@ class Prometheus(PrivateServer):
             f"--web.listen-address=127.0.0.1:{self.port}",
         ]
 
+    def answers(self) -> bool:
+        """It listens a while before it can be asked."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"{self.url}/-/ready", timeout=5):
+                return True
+        except OSError:
+            return False
+
     def ask(self, path: str, **parameters: str) -> Any:
         query = urllib.parse.urlencode(parameters)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -21,14 +21,17 @@ from events.cli._exit import FAILED, OK, UNAVAILABLE, USAGE, UsageError
 __all__ = ["FAILED", "OK", "UNAVAILABLE", "USAGE", "UsageError", "main"]
 
 _COMMANDS = {
+    "asyncapi": "write the AsyncAPI document of a service",
+    "backlog": "count what waits for each consumer at the broker",
+    "catalog": "write a static site of the contracts of one service or of many",
     "check": "say whether the application would start",
     "dead": "find, group, redrive, discard and export dead letters",
     "describe": "show topics, consumers, types and versions",
     "outbox": "count, list, redrive and discard rows of the outbox",
     "relay": "run an outbox relay until SIGTERM or SIGINT",
     "run": "run the consumers of a bus until SIGTERM or SIGINT",
-    "asyncapi": "write the AsyncAPI document of a service",
     "schema": "lock, check and compare the contracts of events",
+    "send": "send one event, made of JSON",
 }
 
 

@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-__all__ = ["BusHealth", "ConsumerHealth"]
+__all__ = ["Backlog", "BusHealth", "ConsumerHealth"]
+
+
+class Backlog(Struct, frozen=True):
+    """What a consumer has yet to handle, as its broker tells. None is what that does not tell.
+
+    `waiting` is what nobody has taken, `in_flight` what some process has in hand, `delayed` what
+    waits for a retry. `oldest_age` is how many seconds ago the oldest of the waiting was sent.
+    """
+
+    waiting: int
+    dead_letters: int
+    in_flight: int | None = None
+    delayed: int | None = None
+    oldest_age: float | None = None
 
 
 class ConsumerHealth(Struct, frozen=True):

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from msgspec import Struct
 
+from events.integration.health import Backlog
 from events.integration.message import DeadLetter, Delivery, Message, Settlement
 
 __all__ = [
+    "BacklogSource",
     "DeadLetterStore",
     "Deliver",
     "Subscribed",
@@ -112,6 +114,15 @@ class DeadLetterStore(Protocol):
 
     async def discard(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
         """Remove these for good; return the ids that were there."""
+        ...
+
+
+@runtime_checkable
+class BacklogSource(Protocol):
+    """What a transport offers besides, whose broker tells what waits there."""
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """Return what this consumer has yet to handle of these topics, and its dead letters."""
         ...
 
 

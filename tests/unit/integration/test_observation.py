@@ -17,7 +17,7 @@ from events.domain import DomainEvent, DomainEventHandler
 from events.domain import observation as domain_observation
 from events.domain.dispatcher import DomainEventDispatcher
 from events.domain.event_handler import DomainEventHandlerRegistry, SimpleDomainEventHandlerFactory
-from events.errors import InvalidTopologyError
+from events.errors import InvalidTopologyError, UnsupportedByBusError
 from events.integration import (
     EventHandler,
     EventHandlerConsumer,
@@ -30,10 +30,11 @@ from events.integration import (
     Topic,
     current_delivery,
 )
+from events.integration.health import Backlog
 from events.integration.message import Ack, Message, Reject, Retry
 from events.integration.observation import Observer, current_observer, observing
 from events.integration.serialization import with_trace
-from events.memory import MemoryBus
+from events.memory import MemoryBroadcastBus, MemoryBus
 from events.sqlalchemy import (
     SQLAlchemyInbox,
     SQLAlchemyOutbox,
@@ -267,3 +268,27 @@ def test_an_unknown_trace_mode_is_refused() -> None:
     wrong = IntegrationEventBusRegistration(consumer, ORDERS, [Observed], trace="child")  # type: ignore[arg-type]
     with pytest.raises(InvalidTopologyError, match='trace must be "link" or "parent"'):
         wrong.check()
+
+
+async def test_a_backlog_tells_what_a_consumer_has_yet_to_handle() -> None:
+    free = asyncio.Event()
+
+    async def wait(event: Observed) -> None:
+        await free.wait()
+
+    async with bus_with(wait) as bus:
+        await bus.send_many(ORDERS, map(Observed, range(3)))
+        await asyncio.sleep(0)
+        found = await bus.backlog("billing")
+        assert found.waiting + (found.in_flight or 0) == 3
+        free.set()
+        await until_quiet(bus)
+        assert await bus.backlog("billing") == Backlog(0, 0, 0, 0)
+        with pytest.raises(InvalidTopologyError, match=r"'shipping'.*name its topics"):
+            await bus.backlog("shipping")
+
+
+async def test_a_broadcast_has_no_backlog() -> None:
+    async with MemoryBroadcastBus() as bus:
+        with pytest.raises(UnsupportedByBusError, match="a backlog"):
+            await bus.backlog("billing", topics=[ORDERS])

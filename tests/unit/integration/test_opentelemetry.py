@@ -297,6 +297,8 @@ async def test_the_context_of_a_put_is_stored_with_its_row(
         "events.consumer.alive": 1,
     }.items():
         assert [point.value for point in measured[name]] == [value], name
+    backlog = {p.attributes["events.state"]: p.value for p in measured["events.consumer.backlog"]}
+    assert backlog == {"waiting": 0, "in_flight": 0, "delayed": 0, "dead_letter": 0}
     assert "events.outbox.pending" not in telemetry.metrics()
 
 

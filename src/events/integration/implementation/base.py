@@ -28,7 +28,7 @@ from events.errors import (
 from events.integration.brokering.first_connection import FirstConnection
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
-from events.integration.health import BusHealth
+from events.integration.health import Backlog, BusHealth
 from events.integration.message import DeadLetter, Message
 from events.integration.observation import current_observer, system_of
 from events.integration.paging import all_found, check_limit, ids_of
@@ -43,7 +43,7 @@ from events.integration.topology import (
     RetryPolicy,
     Topic,
 )
-from events.integration.transport import DeadLetterStore, Transport
+from events.integration.transport import BacklogSource, DeadLetterStore, Transport
 
 __all__ = ["BusOptions", "TransportIntegrationEventBus"]
 
@@ -65,8 +65,8 @@ class BusOptions(TypedDict, total=False):
       `startup_timeout` (with `math.inf`, for ever), instead of raising; `False`.
     - `shutdown_grace` is how long `shutdown` lets running handlers go on; 30.
     - `max_body_size`: beyond it `send` raises, and what arrives is a dead letter; 1 MiB.
-    - `max_crashes`: after so many deaths of its process in a row an event is a dead letter, or
-      before, if it has no attempt left: from the third on, each is one; 5, and not below 3.
+    - `max_crashes`: on durable buses an event that ended its process so often in a row is a dead
+      letter, or before, if no attempt is left: from the third on, each is one; 5, and not below 3.
     """
 
     source: str
@@ -245,6 +245,28 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             consumers=self._consumers.health(),
             error=error if self._started else None,
         )
+
+    async def backlog(
+        self, consumer: Consumer | str, *, topics: Iterable[Topic] | None = None
+    ) -> Backlog:
+        """Ask the broker what waits for a consumer, of the topics that it is registered on here.
+
+        For a consumer of other processes, name its topics. Raises `InvalidTopologyError` if there
+        are none, `UnsupportedByBusError` where the bus cannot tell, `BusNotStartedError`,
+        `BusUnavailableError`.
+        """
+        name = _name(consumer)
+        self._require_started(f"tell the backlog of {name}")
+        if not isinstance(self.transport, BacklogSource):
+            cure = "ask the broker's own tools, or use a durable bus"
+            raise UnsupportedByBusError(self, "a backlog", cure)
+        if topics is None:
+            topics = [each.topic for each in self.registrations if each.consumer.name == name]
+        names = [topic.name for topic in topics]
+        if not names:
+            cure = "it is not registered on this bus: name its topics, as in topics=[USERS]"
+            raise InvalidTopologyError(f"backlog of {name!r}", cure)
+        return await self.transport.backlog(name, names)
 
     # --- consumers ----------------------------------------------------------------------------
 

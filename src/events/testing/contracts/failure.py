@@ -9,10 +9,12 @@ from itertools import pairwise
 from typing import Any
 
 from events.errors import MessageTooLargeError, NoSuchDeadLetterError
+from events.integration.health import Backlog
 from events.integration.limits import MAX_HEADERS_SIZE
 from events.integration.message import Message, current_delivery
 from events.integration.serialization import Serializer
 from events.integration.topology import RetryPolicy, Topic
+from events.integration.transport import BacklogSource
 from events.testing.contracts._foreign import EVENT_ID, cloudevents
 from events.testing.contracts.harness import (
     BREAKABLE_DEAD_LETTERS,
@@ -238,6 +240,34 @@ class FailureContracts(ContractSuite):
         died = [letter.died_at for letter in await bus.dead_letters(probe)]
         assert died == sorted(died), "the oldest are not the first"
 
+    @contract(13, DEAD_LETTERS)
+    async def test_13_the_backlog_counts_what_waits_and_what_died(self, scenario: Scenario) -> None:
+        """Where the broker tells; of a consumer that is gone, too."""
+        topic, probe = scenario.topic(), scenario.probe(react=_fail_on(BAD))
+        registration = scenario.registration(probe, topic, retry=NEVER_AGAIN)
+        bus = await scenario.started(registration)
+        if not isinstance(bus.transport, BacklogSource):
+            return
+        await scenario.soon(bus.send_many(topic, map(Numbered, (BAD, GOOD))), "send_many")
+        await scenario.dead_letters(bus, probe, 1)
+
+        async def counts(waiting: int, in_flight: int, dead: int) -> bool:
+            found = await bus.backlog(probe, topics=[topic])
+            seen.append(found)
+            due = (waiting, dead, in_flight, 0)
+            return due == (
+                found.waiting,
+                found.dead_letters,
+                in_flight if found.in_flight is None else found.in_flight,
+                found.delayed or 0,
+            )
+
+        seen: list[Backlog] = []
+        await scenario.eventually(lambda: counts(0, 0, 1), "one dead letter", lambda: seen[-1])
+        await scenario.soon(bus.unregister(registration), "unregister")
+        await scenario.soon(bus.send_many(topic, map(Numbered, (BAD, GOOD))), "send_many")
+        await scenario.eventually(lambda: counts(2, 0, 1), "two that wait", lambda: seen[-1])
+
     @contract(14)
     async def test_14_many_failures_lose_nothing(self, scenario: Scenario) -> None:
         """Each of 200 events fails at its first attempt, at one of 5 consumers of one name."""
@@ -268,8 +298,8 @@ class FailureContracts(ContractSuite):
             await scenario.dead_letters(buses[0], probes[0], 0)
 
     @contract(15, DEAD_LETTERS, BREAKABLE_DEAD_LETTERS)
-    async def test_15_what_cannot_be_buried_stays(self, scenario: Scenario) -> None:
-        """Tried again now and then, not all the time, and buried in the end."""
+    async def test_15_what_no_dead_letter_can_hold_stays(self, scenario: Scenario) -> None:
+        """Tried again now and then, not all the time, and a dead letter in the end."""
         topic, probe = scenario.topic(), scenario.probe(react=_fail_on(BAD))
         bus = await scenario.started(scenario.registration(probe, topic, retry=NEVER_AGAIN))
         async with scenario.harness.break_dead_letters():

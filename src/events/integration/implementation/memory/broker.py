@@ -29,6 +29,7 @@ from typing import Protocol
 from msgspec.structs import replace
 
 from events.integration.cloudevents import own_id
+from events.integration.health import Backlog
 from events.integration.message import DeadLetter, Message, Reject, Release, Retry, Settlement
 
 __all__ = ["Entry", "InMemoryBroker", "Queue", "Taker"]
@@ -84,7 +85,12 @@ class Queue:
     @property
     def unsettled(self) -> int:
         """Return how many messages are ready, delayed or in flight."""
-        return len(self._ready) + len(self._delayed) + self._in_flight
+        return sum(self.counts)
+
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """Return how many messages are ready, delayed, and in flight."""
+        return len(self._ready), len(self._delayed), self._in_flight
 
     def put(self, message: Message, attempt: int = 1) -> None:
         """Put a message at the end of the line."""
@@ -127,7 +133,7 @@ class Queue:
         elif isinstance(settlement, Retry):
             entry.attempt = settlement.attempt + 1
             self._delay(entry, settlement.after)
-        elif isinstance(settlement, Reject) and not self._broker.bury(self, entry, settlement):
+        elif isinstance(settlement, Reject) and not self._broker.keep_dead(self, entry, settlement):
             self._delay(entry, _DEAD_LETTER_RETRY)
         self._broker.settled()
 
@@ -195,6 +201,14 @@ class InMemoryBroker:
             if queue.takers
         }
 
+    def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """Return what this consumer has yet to handle of these topics."""
+        there = [self._queues.get(topic, {}).get(consumer) for topic in topics]
+        queues = [queue.counts for queue in there if queue is not None]
+        ready, delayed, in_flight = (sum(each) for each in zip((0, 0, 0), *queues, strict=True))
+        dead = len(self._dead.get(consumer, ()))
+        return Backlog(ready, dead, in_flight, delayed)
+
     async def quiet(self) -> None:
         """Return when every message is handled or a dead letter, those in retry included."""
         while self.pending():
@@ -223,7 +237,7 @@ class InMemoryBroker:
             queues[consumer] = Queue(self, topic, consumer)
         return queues[consumer]
 
-    def bury(self, queue: Queue, entry: Entry, reject: Reject) -> bool:
+    def keep_dead(self, queue: Queue, entry: Entry, reject: Reject) -> bool:
         """Keep the entry as a dead letter, or tell that there is no room for it."""
         dead = self._dead[queue.consumer]
         if len(dead) >= self.max_dead_letters:
@@ -255,16 +269,16 @@ class InMemoryBroker:
 
     async def redrive(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
         """See `DeadLetterStore.redrive`."""
-        letters = self._exhume(consumer, ids)
+        letters = self._take_out(consumer, ids)
         for letter in letters:
             self.queue(letter.message.topic, consumer).put(letter.message)
         return [letter.id for letter in letters]
 
     async def discard(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
         """See `DeadLetterStore.discard`."""
-        return [letter.id for letter in self._exhume(consumer, ids)]
+        return [letter.id for letter in self._take_out(consumer, ids)]
 
-    def _exhume(self, consumer: str, ids: Sequence[str]) -> Sequence[DeadLetter]:
+    def _take_out(self, consumer: str, ids: Sequence[str]) -> Sequence[DeadLetter]:
         dead = self._dead[consumer]
         return [dead.pop(number) for number in dict.fromkeys(ids) if number in dead]
 

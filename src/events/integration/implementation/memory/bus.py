@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Unpack
 
 from events.integration.brokering.read_ahead import READ_AHEAD
+from events.integration.health import Backlog
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.memory._handing import Listening, closed, hand_over
 from events.integration.implementation.memory.broker import Entry, InMemoryBroker, Queue
@@ -111,6 +112,10 @@ class InMemoryTransport:
         if not self.connected:
             return closed(type(self).__name__)
         return hand_over(message, self.broker.publish)
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`."""
+        return self.broker.backlog(consumer, topics)
 
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> InMemorySubscribed:
         """Make the consumer's queue if need be and start to deliver from it."""

@@ -12,13 +12,14 @@ from __future__ import annotations
 import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
 
 from events.errors import BusUnavailableError
 from events.integration.brokering import dead_letters as records
+from events.integration.health import Backlog
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError, Nothing
 from events.integration.implementation.nats._names import redrive_subject, token
@@ -27,6 +28,8 @@ from events.integration.implementation.nats._topology import StreamSpec
 from events.integration.message import DeadLetter, Delivery, Reject
 
 __all__ = ["NatsDeadLetters"]
+
+T = TypeVar("T")
 
 _STAYS = (records.ID, records.TYPE)  # with what is sent back, whose subject and message id are new
 
@@ -41,6 +44,19 @@ class _Stored(msgspec.Struct):
 
 class _Got(msgspec.Struct):
     message: _Stored
+
+
+class _ConsumerInfo(msgspec.Struct):
+    num_pending: int = 0
+    num_ack_pending: int = 0
+
+
+class _State(msgspec.Struct):
+    subjects: dict[str, int] | None = None
+
+
+class _StreamInfo(msgspec.Struct):
+    state: _State
 
 
 class NatsDeadLetters:
@@ -115,6 +131,28 @@ class NatsDeadLetters:
                 await self._remove(stored.seq)
                 found.append(letter)
         return found
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`. A message that waits for a retry counts as one in hand there."""
+        name, waiting, in_flight = token("Consumer", consumer), 0, 0
+        for topic in topics:
+            path = f"{self._topic_stream(topic).name}.{name}"
+            found = await self._info(f"CONSUMER.INFO.{path}", None, _ConsumerInfo)
+            if found is not None:
+                waiting, in_flight = waiting + found.num_pending, in_flight + found.num_ack_pending
+        subject = self._subject(consumer)
+        asked = {"subjects_filter": subject}
+        kept = await self._info(f"STREAM.INFO.{self._stream.name}", asked, _StreamInfo)
+        dead = 0 if kept is None else (kept.state.subjects or {}).get(subject, 0)
+        return Backlog(waiting, dead, in_flight)
+
+    async def _info(self, verb: str, body: object, answer: type[T]) -> T | None:
+        try:
+            return await self._api.request(verb, body, answer)
+        except ApiError as error:
+            if error.not_found:
+                return None
+            raise BusUnavailableError("NATS", f"{verb}: {error}") from error
 
     def _subject(self, consumer: str) -> str:
         return f"{self._stream.name}.{token('Consumer', consumer)}"

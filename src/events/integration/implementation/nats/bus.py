@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from events.errors import BusUnavailableError, InvalidTopologyError, MessageTooLargeError
 from events.integration.brokering.dead_letters import RESERVED_BYTES
 from events.integration.brokering.urls import masked
+from events.integration.health import Backlog
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._api import Api, ApiError, Nothing
@@ -150,6 +151,10 @@ class NatsTransport:
             return _failed(MessageTooLargeError(message.topic, message.type, size, size + room))
         subject = type_subject(stream.name, message.type)
         return self._publisher.publish(stream, subject, message.body, headers)
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`."""
+        return await self._dead_letters.backlog(consumer, topics)
 
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> NatsSubscribed:
         """Make the stream and the durable consumer if need be and start to pull."""

@@ -164,6 +164,13 @@ ALIVE = Metric(
     "1 if the consumer receives, 0 if it has ended or its bus is not connected.",
     (DESTINATION, GROUP),
 )
+BACKLOG = Metric(
+    "events.consumer.backlog",
+    "gauge",
+    "{message}",
+    "What a consumer has yet to handle, and its dead letters, as the broker tells.",
+    (GROUP, STATE),
+)
 
 METRICS = (
     SEND_DURATION,
@@ -180,6 +187,7 @@ METRICS = (
     PARKED,
     RELAY_HEALTHY,
     ALIVE,
+    BACKLOG,
 )
 
 # As the conventions prescribe for durations; a lag may be as long as an outage.

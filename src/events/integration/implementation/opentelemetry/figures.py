@@ -11,11 +11,12 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Self, cast
+from typing import Protocol, Self, cast, runtime_checkable
 
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation, get_meter_provider
 
-from events.integration.health import BusHealth
+from events.errors import UnsupportedByBusError
+from events.integration.health import Backlog, BusHealth
 from events.integration.implementation.opentelemetry import conventions as names
 from events.integration.implementation.opentelemetry._instruments import consumer_attributes
 from events.integration.outbox import OutboxRelay
@@ -23,6 +24,15 @@ from events.integration.outbox import OutboxRelay
 __all__ = ["Measuring"]
 
 logger = logging.getLogger("events.integration")
+
+
+class _Healthy(Protocol):
+    def health(self) -> BusHealth: ...
+
+
+@runtime_checkable
+class _Tells(Protocol):
+    async def backlog(self, consumer: str) -> Backlog: ...
 
 
 class Measuring:
@@ -42,7 +52,7 @@ class Measuring:
     ) -> None:
         self._relays = [each for each in sources if isinstance(each, OutboxRelay)]
         others = [each for each in sources if not isinstance(each, OutboxRelay)]
-        self._healths = [_health_of(each) for each in others]
+        self._buses = [_checked(each) for each in others]
         if isinstance(every, bool) or not every > 0:
             raise ValueError(f"every must be a number of seconds above 0, not {every!r}")
         self._every = every
@@ -57,6 +67,7 @@ class Measuring:
             names.PARKED,
             names.RELAY_HEALTHY,
             names.ALIVE,
+            names.BACKLOG,
         ):
             meter.create_observable_gauge(
                 metric.name, [self._shown(metric.name)], metric.unit, metric.description
@@ -105,16 +116,36 @@ class Measuring:
             show(names.PENDING, stats.pending, {})
             show(names.OLDEST_AGE, stats.oldest_age, {})
             show(names.PARKED, stats.parked, {})
-        for bus_health in self._healths:
-            bus = bus_health()
+        for source in self._buses:
+            bus = source.health()
             for consumer in bus.consumers:
                 attributes = consumer_attributes(None, consumer.topic, consumer.consumer)
                 show(names.ALIVE, int(bus.connected and consumer.alive), attributes)
+            if isinstance(source, _Tells):
+                for name in dict.fromkeys(consumer.consumer for consumer in bus.consumers):
+                    for state, count in (await self._backlog(source, name)).items():
+                        show(names.BACKLOG, count, {names.GROUP: name, names.STATE: state})
         self._figures = figures
 
+    async def _backlog(self, bus: _Tells, consumer: str) -> dict[str, int]:
+        """Return the counts by their state, none of what the broker does not tell."""
+        try:
+            found = await asyncio.wait_for(bus.backlog(consumer), self._every)
+        except UnsupportedByBusError:
+            return {}
+        except Exception as error:  # noqa: BLE001 - what a bus of the user's raises is no end of it
+            logger.warning("%r does not say what waits for %s: %s", bus, consumer, error)
+            return {}
+        counts = {
+            "waiting": found.waiting,
+            "in_flight": found.in_flight,
+            "delayed": found.delayed,
+            "dead_letter": found.dead_letters,
+        }
+        return {state: count for state, count in counts.items() if count is not None}
 
-def _health_of(source: object) -> Callable[[], BusHealth]:
-    health: object = getattr(source, "health", None)
-    if not callable(health):
+
+def _checked(source: object) -> _Healthy:
+    if not callable(getattr(source, "health", None)):
         raise TypeError(f"Measuring takes relays, and buses that have a health, not {source!r}")
-    return cast("Callable[[], BusHealth]", health)
+    return cast("_Healthy", source)

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from events.errors import BusUnavailableError
+from events.integration.health import Backlog
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import DriverError, Properties, RefusedError
@@ -96,6 +97,32 @@ class RabbitMQDeadLetters:
             pass
 
         return await self._take(consumer, ids, drop)
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`. The protocol tells of what is ready in a queue, and no more."""
+        queues = [main_queue(consumer, topic) for topic in topics]
+        waiting = [await self._count(each) for q in queues for each in (q, f"{q}:quarantine")]
+        return Backlog(sum(waiting), await self._count(dead_letter_queue(consumer)))
+
+    async def _count(self, queue: str) -> int:
+        """Return how many messages are ready in a queue, 0 if there is none."""
+        try:
+            await self._link.open(self._timeout)
+            if self._link.connection is None:
+                raise BusUnavailableError("RabbitMQ", "not connected")
+            channel = await self._link.connection.channel(self._timeout)
+            try:
+                answer = await channel.call("queue_declare", queue=queue, passive=True)
+                count: int = answer.method.message_count
+            finally:
+                await channel.close()
+        except RefusedError as error:
+            if error.code == _NOT_FOUND:
+                return 0
+            raise BusUnavailableError("RabbitMQ", f"{queue!r}: {error}") from error
+        except (DriverError, TimeoutError) as error:
+            raise BusUnavailableError("RabbitMQ", f"{queue!r}: {error}") from error
+        return count
 
     async def _take(self, consumer: str, ids: Sequence[str], use: Any) -> Sequence[str]:
         wanted = set(ids)

@@ -260,8 +260,7 @@ class RabbitMQSubscribed:
                 await self.attach(connection)
             except InvalidTopologyError as error:
                 if is_for_good(error):
-                    if not self._closed.done():
-                        self._closed.set_exception(error)
+                    self.end(error)
                     return
                 self._cannot_consume(str(error))
                 continue
@@ -471,6 +470,11 @@ class RabbitMQSubscribed:
     def on_closed(self, closed: Callable[[RabbitMQSubscribed], None]) -> None:
         """Have `closed` called when it is closed, or has ended by itself."""
         self._closed.add_done_callback(lambda _: closed(self))
+
+    def end(self, error: Exception) -> None:
+        """End by itself: it cannot go on."""
+        if not self._closed.done():
+            self._closed.set_exception(error)
 
     async def wait_closed(self) -> None:
         """See `Subscribed.wait_closed`."""

@@ -14,6 +14,7 @@ from typing import cast
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.brokering.problems import Outage
 from events.integration.brokering.urls import masked
+from events.integration.health import Backlog
 from events.integration.implementation.rabbitmq._bindings import Bindings
 from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._dead_letters import RabbitMQDeadLetters
@@ -114,6 +115,8 @@ class RabbitMQTransport:
         outward.on_down.append(publisher.down)
         inward.on_up.append(self._up)
         inward.on_down.append(self._down)
+        for link in (outward, inward):
+            link.on_end.append(self._ended)
         bindings = self._bindings = Bindings(self._subscribed, self._timeout)
         publisher.on_missed = bindings.look
         self._dead_letters = RabbitMQDeadLetters(inward, publisher, timeout=self._timeout)
@@ -138,6 +141,12 @@ class RabbitMQTransport:
             message.body,
             place=Exchange(message.topic),
         )
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`."""
+        if self._dead_letters is None:
+            raise BusUnavailableError(self._name, "it is closed")
+        return await self._dead_letters.backlog(consumer, topics)
 
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> RabbitMQSubscribed:
         """See `Transport.subscribe`.
@@ -187,6 +196,10 @@ class RabbitMQTransport:
             self._bindings.down()
         for subscribed in self._subscribed:
             subscribed.down()
+
+    def _ended(self, error: BusUnavailableError) -> None:
+        for subscribed in tuple(self._subscribed):
+            subscribed.end(error)
 
     async def close(self) -> None:
         """See `Transport.close`."""

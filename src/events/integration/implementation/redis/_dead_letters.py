@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 from events.errors import BusUnavailableError
 from events.integration.brokering.dead_letters import read_dead_letter
 from events.integration.cloudevents import attribute
+from events.integration.health import Backlog
 from events.integration.implementation.redis._connecting import DisconnectedError, ReplyError
 from events.integration.implementation.redis._entries import Keys, read_dead, topics_key
 from events.integration.implementation.redis._link import Link
-from events.integration.implementation.redis._scripts import REDRIVE
+from events.integration.implementation.redis._scripts import BACKLOG, REDRIVE
 from events.integration.message import DeadLetter
 
 __all__ = ["StreamDeadLetters"]
@@ -64,6 +65,22 @@ class StreamDeadLetters:
             if _is_id(entry) and await self._asked(self._link.call("XDEL", keys.dead, entry)):
                 done.append(letter)
         return done
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`."""
+        waiting = in_flight = delayed = dead = 0
+        oldest = -1
+        for topic in topics:
+            keys = Keys(topic, consumer)
+            for stream in keys.streams:
+                unread, pending, age = await self._asked(
+                    self._link.run_script(BACKLOG, [stream], consumer)
+                )
+                waiting, in_flight = waiting + unread, in_flight + pending
+                oldest = max(oldest, age)
+            delayed += await self._asked(self._link.call("ZCARD", keys.due))
+            dead += await self._asked(self._link.call("XLEN", keys.dead))
+        return Backlog(waiting, dead, in_flight, delayed, None if oldest < 0 else oldest / 1000)
 
     async def _topics(self, consumer: str) -> list[str]:
         return [t.decode() for t in await self._link.call("SMEMBERS", topics_key(consumer))]

@@ -133,6 +133,8 @@ class StreamConsumer:
             raise InvalidTopologyError(self.name, reason) from error
         except DisconnectedError as error:
             raise BusUnavailableError(self.name, str(error)) from error
+        for link in (self._link, self._reader):
+            link.on_end.append(self._end)
         self._reading = asyncio.create_task(self._read(), name=f"{self.name} reads")
         self._upkeep.start().add_done_callback(self._task_ended)
         self._reading.add_done_callback(self._task_ended)
@@ -146,7 +148,12 @@ class StreamConsumer:
                 raise
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) and not self._closed.done():
+        if not task.cancelled() and (error := task.exception()):
+            self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        """End by itself: it cannot go on."""
+        if not self._closed.done():
             self._closed.set_exception(error)
 
     @property
@@ -191,6 +198,8 @@ class StreamConsumer:
         await self._settler.drain(self._options.timeout if self._link.is_up else 0)
         await self._upkeep.stop()
         await self._reader.close(0)
+        if self._end in self._link.on_end:
+            self._link.on_end.remove(self._end)
         if self._link.is_up:
             try:
                 await self._link.run_script(LEAVE, self.keys.streams, self.keys.group, self.me)

@@ -125,7 +125,7 @@ class Link(Supervisor[Connection]):
         future: asyncio.Future[Any] = loop.create_future()
         deadline = loop.time() + (self._timeout if timeout is None else timeout)
         request = _Request(args, deadline, future, translate)
-        if self._closing or not self.is_open:
+        if self._closing or self._task is None:
             request.fail(DisconnectedError("it is closed", sent=False))
             return future
         self._queue.append(request)

@@ -22,6 +22,7 @@ from hashlib import sha1
 from events.integration.brokering.dead_letters import NAMES
 
 __all__ = [
+    "BACKLOG",
     "CLAIM",
     "DONE_AGAIN",
     "LEAVE",
@@ -65,6 +66,28 @@ end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[3])
 if ARGV[5] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
 return 1
+""")
+
+# KEYS: stream. ARGV: group. Entries that nobody has read, pending ones, and the age in ms of the
+# oldest of the former, -1 if there is none. A server before 7.0 does not know the first, and a
+# later one does not where entries were deleted: then they are counted.
+BACKLOG = Script("""
+local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
+if groups.err then return {0, 0, -1} end
+for _, fields in ipairs(groups) do
+  local group = {}
+  for i = 1, #fields, 2 do group[fields[i]] = fields[i + 1] end
+  if group.name == ARGV[1] then
+    local after = '(' .. group['last-delivered-id']
+    local first = redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', 1)
+    if #first == 0 then return {0, group.pending, -1} end
+    local now = redis.call('TIME')
+    local age = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(first[1][1]:match('^%d+'))
+    local waiting = group.lag or #redis.call('XRANGE', KEYS[1], after, '+')
+    return {waiting, group.pending, math.max(age, 0)}
+  end
+end
+return {0, 0, -1}
 """)
 
 # KEYS: again. ARGV: group, ids.

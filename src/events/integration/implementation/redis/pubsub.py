@@ -155,6 +155,10 @@ class _Listener:
         if not self._closed.done():
             self._closed.set_result(None)
 
+    def end(self, error: Exception) -> None:
+        if not self._closed.done():
+            self._closed.set_exception(error)
+
     async def wait_closed(self) -> None:
         await asyncio.shield(self._closed)
 
@@ -222,6 +226,7 @@ class RedisPubSubTransport:
         # `PUBLISH` is no write: a replica takes it, for those who listen there.
         link = Link(self._connector, self._name, timeout=self._connect_timeout, writes=False)
         self._sending = link
+        link.on_end.append(self._ended)
         await link.open(self._connect_timeout)
         logger.info("%s is connected", self._name)
 
@@ -271,6 +276,7 @@ class RedisPubSubTransport:
                 on_push=self._on_push,
             )
             link.on_down.append(self._on_down)
+            link.on_end.append(self._ended)
             await link.open(self._connect_timeout)  # its greeting subscribes
             self._listening = link
         elif first:
@@ -333,6 +339,11 @@ class RedisPubSubTransport:
             if self._listening is not None:
                 self._listening.readable.set()
             yield
+
+    def _ended(self, error: BusUnavailableError) -> None:
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.end(error)
 
     def _on_down(self) -> None:
         if self._listening is not None:  # else it is closed

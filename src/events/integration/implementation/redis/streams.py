@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, Unpack
 
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.brokering.urls import masked
+from events.integration.health import Backlog
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.redis._connecting import (
     Connector,
@@ -134,6 +135,10 @@ class RedisStreamsTransport:
         """See `Transport`. What is published in one turn of the loop leaves together."""
         command = "XADD", message.topic, *self._bound, "*", *fields_of(message)
         return self._sending.send(self._link, message, *command)
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`."""
+        return await self.dead_letters.backlog(consumer, topics)
 
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> StreamConsumer:
         """See `Transport`."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Unpack
 
@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import (
 )
 
 from events.errors import BusUnavailableError, InvalidTopologyError
+from events.integration.health import Backlog
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.sqlalchemy._bus.dead_letters import TableDeadLetters
 from events.integration.implementation.sqlalchemy._bus.handling import RowTransactions
@@ -147,6 +148,10 @@ class SQLAlchemyTransport:
             closed.set_exception(BusUnavailableError(self._name, "it is closed"))
             return closed
         return self._publisher.publish(message)
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`."""
+        return await self.dead_letters.backlog(consumer, topics)
 
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> TableSubscribed:
         """See `Transport`. The consumer gets what is sent from the first time on."""

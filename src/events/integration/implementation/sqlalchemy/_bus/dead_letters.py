@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 
-from sqlalchemy import Connection, delete, insert, literal, select, update
+from sqlalchemy import Connection, case, delete, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.integration.cloudevents import own_id
+from events.integration.health import Backlog
 from events.integration.implementation.sqlalchemy._bus.tables import MESSAGE, BusTables
 from events.integration.implementation.sqlalchemy._clock import aware, moment
 from events.integration.implementation.sqlalchemy._opening import begun, connected
@@ -27,6 +29,7 @@ class TableDeadLetters:
         self._engine = engine
         self._rows = tables.rows
         self._dead = tables.dead_letters
+        self._consumers = tables.consumers
         self._redriven = redriven
 
     async def read(self, consumer: str, *, limit: int, after: str | None) -> Sequence[DeadLetter]:
@@ -61,6 +64,23 @@ class TableDeadLetters:
     async def discard(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
         """See `DeadLetterStore.discard`."""
         return await self._take_all(consumer, ids, back=False)
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """See `BacklogSource`. A row that is being handled waits like the others."""
+        rows, consumers, dead = self._rows.c, self._consumers.c, self._dead.c
+        now = datetime.now(UTC)
+        theirs = (rows.consumer_id == consumers.id) & (consumers.consumer == consumer)
+        counts = select(
+            func.count(),
+            func.coalesce(func.sum(case((rows.available_at > now, 1), else_=0)), 0),
+            func.min(case((rows.available_at <= now, rows.created_at), else_=None)),
+        ).where(theirs, consumers.topic.in_(topics))
+        kept = select(func.count()).where(dead.consumer == consumer)
+        async with connected(self._engine) as connection:
+            total, delayed, oldest = (await connection.execute(counts)).one()
+            letters = (await connection.scalars(kept)).one()
+        age = None if oldest is None else max(0.0, (now - aware(oldest)).total_seconds())
+        return Backlog(total - int(delayed), letters, delayed=int(delayed), oldest_age=age)
 
     async def _take_all(self, consumer: str, ids: Sequence[str], *, back: bool) -> list[str]:
         # In order, so that two who take the same do not deadlock.

@@ -1,4 +1,4 @@
-"""`wait_for_broker` and `connect_timeout`: the same options on every bus that has a broker."""
+"""The connection of a bus: what is the same on every bus that has a broker."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from events.errors import BusUnavailableError
-from events.integration import Topic
+from events.errors import BusUnavailableError, ConsumerStoppedError
+from events.integration import IntegrationEventBusRegistration, Topic
 from events.nats import NATSBus
 from events.rabbitmq import RabbitMQBus
 from events.redis import RedisPubSubBus, RedisStreamsBus
 from events.testing import eventually
-from events.testing.contracts import Numbered
+from events.testing.contracts import Numbered, Probe
 from tests.brokers.nats_server import NatsServer
 from tests.brokers.rabbitmq_server import RabbitMQServer
 from tests.brokers.redis_server import RedisServer
@@ -81,6 +81,31 @@ async def test_a_host_that_does_not_answer_leaves_time_for_the_next(
                 await bus.send(Topic("next"), Numbered(1))
     finally:
         await asyncio.to_thread(server.__exit__, None, None, None)
+
+
+@pytest.mark.parametrize(("make_server", "make_bus"), BUSES)
+async def test_a_connection_that_nobody_makes_again_ends_the_consumers(
+    make_server: Callable[[Path], Any],
+    make_bus: Callable[..., Any],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As by a program that cancels all tasks there are."""
+    server = make_server(tmp_path)
+    await asyncio.to_thread(server.__enter__)
+    try:
+        registration = IntegrationEventBusRegistration(Probe("left"), Topic("left"), [Numbered])
+        async with make_bus(server.url, [registration]) as bus:
+            running = asyncio.create_task(bus.run())
+            await eventually(lambda: bus.health().healthy)
+            for task in asyncio.all_tasks():
+                if task.get_name().endswith(" connection"):
+                    task.cancel()
+            with pytest.raises(ConsumerStoppedError):
+                await running
+    finally:
+        await asyncio.to_thread(server.__exit__, None, None, None)
+    assert "will not reconnect: its task was cancelled" in caplog.text
 
 
 @asynccontextmanager
