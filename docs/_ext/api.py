@@ -45,6 +45,7 @@ PLACES = (
     "events.relay",
     "events.contracts",
     "events.operations",
+    "events.contracts",
     "events.testing",
     "events.testing.faults",
     "events.testing.contracts",

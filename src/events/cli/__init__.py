@@ -22,6 +22,7 @@ __all__ = ["FAILED", "OK", "UNAVAILABLE", "USAGE", "UsageError", "main"]
 
 _COMMANDS = {
     "asyncapi": "write the AsyncAPI document of a service",
+    "backlog": "count what waits for each consumer at the broker",
     "catalog": "write a static site of the contracts of one service or of many",
     "check": "say whether the application would start",
     "dead": "find, group, redrive, discard and export dead letters",

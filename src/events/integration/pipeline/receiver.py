@@ -155,7 +155,8 @@ class Receiver:
         if size > self._max_body_size:
             text = f"its body has {size:,} bytes, the limit is {self._max_body_size:,}"
             return self._reject(delivery, TOO_LARGE, text)
-        if is_given_up(delivery, self._retry, self._max_crashes):
+        comes_again = delivery.attempt > 1 or delivery.crashes
+        if comes_again and is_given_up(delivery, self._retry, self._max_crashes):
             # Decoding it may be what ends the process.
             text = "no attempt is left, and the last one ended without a result, as a crash does"
             if delivery.crashes:
