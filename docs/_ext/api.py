@@ -43,6 +43,7 @@ PLACES = (
     "events.integration.implementation.dishka",
     "events.integration.outbox",
     "events.relay",
+    "events.contracts",
     "events.operations",
     "events.contracts",
     "events.testing",

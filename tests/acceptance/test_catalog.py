@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import AsyncGenerator
 from html.parser import HTMLParser
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -289,3 +290,10 @@ def test_the_map_has_each_box_once_and_none_on_another() -> None:
     places = {box.id: box.y for box in drawn.boxes}
     assert all(places[a] == places[b] for a, b in edges)  # no line crosses another
     assert laid_out([{}, {}, {}], []).lines == []
+
+
+def test_templates_and_styles_lie_in_the_package() -> None:
+    # A wheel takes what lies below the package; a file outside of it would be missed.
+    folder = resources.files("events.contracts.catalog")
+    assert {each.name for each in (folder / "static").iterdir()} == {"catalog.js", "style.css"}
+    assert (folder / "templates" / "base.html").is_file()

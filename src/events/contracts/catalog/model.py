@@ -41,7 +41,7 @@ class Version:
     link: str | None
     source: str | None
     described_by: str
-    differences: list[str] = field(default_factory=list[str])
+    changes: list[str] = field(default_factory=list[str])
     disagreeing: list[str] = field(default_factory=list[str])
 
 
@@ -222,7 +222,7 @@ def _compare(catalog: Catalog) -> None:
     for event in catalog.events.values():
         for newer, older in zip(event.versions, event.versions[1:], strict=False):
             found = schema_differences(older.schema, newer.schema)
-            newer.differences = [each for each in found if not each.startswith("$.version:")]
+            newer.changes = [each for each in found if not each.startswith("$.version:")]
 
 
 def _form(schema: Any) -> str:

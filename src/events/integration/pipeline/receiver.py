@@ -203,7 +203,9 @@ class Receiver:
         return self._handle(incoming) if observer is None else self._observed(incoming, observer)
 
     async def _observed(self, incoming: IncomingEvent, observer: Observer) -> None:
-        with observer.processing(incoming.delivery, self._system, self._registration.trace):
+        event, trace = incoming.event, self._registration.trace
+        mask = partial(masked, event_class=type(event), holder=event)
+        with observer.processing(incoming.delivery, self._system, trace, mask):
             await self._handle(incoming)
 
     def _give_back(self, after: float, attempt: int, first: int) -> Settlement:
