@@ -92,6 +92,23 @@ def test_every_scene_comes_to_its_end(done: subprocess.CompletedProcess[str]) ->
     assert re.search(r"all \d\d checks passed", done.stdout)
 
 
+def test_it_ends_with_the_trace_of_one_registration(
+    done: subprocess.CompletedProcess[str],
+) -> None:
+    _, _, tree = done.stdout.partition("The trace of the first registration\n")
+    branches = [
+        "POST /users",
+        "handle user.registered",
+        "create registration.users",
+        "linked: send registration.users",
+        "linked: process registration.users",
+        "create registration.mails",
+        "linked: send registration.mails",
+    ]
+    for branch in branches:
+        assert re.search(rf"^[│├└─ ]*{branch} ", tree, re.MULTILINE), branch
+
+
 def test_the_timeline_follows_an_event_by_its_correlation_id(
     done: subprocess.CompletedProcess[str],
 ) -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from shutil import rmtree
 from tempfile import mkdtemp
 from typing import Unpack
 from weakref import finalize
 
 from sqlalchemy import URL, MetaData, NullPool, func, make_url, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from events.integration.implementation.base import BusOptions
+from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.sqlalchemy import (
     SQLAlchemyIntegrationEventBus,
     bus_table,
@@ -21,6 +22,15 @@ from events.integration.implementation.sqlalchemy import (
 )
 from events.testing.contracts import Harness
 from tests.databases.database import Kind, new_database
+
+# The connections of a database, except the one that asks.
+CONNECTIONS = {
+    "postgresql": "SELECT pid FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+    "mariadb": "SELECT id FROM information_schema.processlist "
+    "WHERE db = database() AND id <> connection_id()",
+}
+KILL = {"postgresql": "SELECT pg_terminate_backend({})", "mariadb": "KILL CONNECTION {}"}
 
 
 class DatabaseHarness(Harness):
@@ -41,7 +51,7 @@ class DatabaseHarness(Harness):
             await connection.run_sync(self.metadata.create_all)
 
     def new_bus(self, **options: Unpack[BusOptions]) -> SQLAlchemyIntegrationEventBus:
-        engine = create_async_engine(self.url)
+        engine = create_async_engine(self.url, pool_pre_ping=True)
         self.engines.append(engine)
         return SQLAlchemyIntegrationEventBus(engine, **options)
 
@@ -86,6 +96,13 @@ class ServerHarness(DatabaseHarness):
         self.made = ExitStack()
         finalize(self, self.made.close)
         super().__init__(self.made.enter_context(new_database(self.kind)).url(self.driver))
+
+    async def lose_connection(self, bus: TransportIntegrationEventBus) -> None:
+        async with self.engines[0].connect() as connection:
+            for found in (await connection.execute(text(CONNECTIONS[self.kind]))).all():
+                # One may be gone by itself since.
+                with suppress(DBAPIError):
+                    await connection.execute(text(KILL[self.kind].format(found[0])))
 
     async def aclose(self) -> None:
         await super().aclose()

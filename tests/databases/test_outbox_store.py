@@ -174,3 +174,29 @@ async def test_a_batch_is_a_walk_along_the_index_before_anything_was_analyzed(
 async def _plan(connection: AsyncConnection, statement: str, parameters: Any) -> list[str]:
     plan = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
     return [step for (step,) in plan]
+
+
+async def test_what_is_scheduled_and_who_holds_what_is_read_without_a_lock(
+    engine: AsyncEngine, store: SQLAlchemyOutboxStore
+) -> None:
+    await put(engine, [1])
+    async with AsyncSession(engine) as session, session.begin():
+        outbox = SQLAlchemyOutbox(session)
+        first = await outbox.put(Topic("stored"), Stored(2), key="k", available_at=LATER)
+        await outbox.put(Topic("stored"), Stored(3), available_at=LATER)
+        await outbox.put(Topic("stored"), Stored(4), available_at=LATER - timedelta(hours=2))
+    page = await store.scheduled(limit=1, after=None)
+    rest = await store.scheduled(limit=9, after=page[0].id)
+    assert (page[0].event_id, page[0].key, page[0].error) == (first, "k", None)
+    assert abs(page[0].available_at - LATER) < timedelta(seconds=1)
+    assert len(rest) == 1
+
+    own = lease("one", 3, 4)
+    assert await store.leases() == []
+    await store.renew(lambda _: Renewal(own=own, ended=(), written=(own,), share=2))
+
+    async with engine.begin() as other:  # holds what relays lock one another out by
+        await other.execute(text("UPDATE outbox_relays SET token = token WHERE relay = ''"))
+        (found,) = await store.leases()
+    assert (found.relay, found.partitions, found.length) == ("one", frozenset({3, 4}), 30.0)
+    assert 0 < found.remaining <= 30

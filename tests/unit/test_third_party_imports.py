@@ -24,6 +24,7 @@ ALLOWED = {
     "events": set[str](),
     "events.cli": {"msgspec"},
     "events.contracts": {"msgspec"},
+    "events.contracts.catalog": {"jinja2", "markupsafe", "pygments"},
     "events.contracts.foreign": {"yaml"},
     "events.domain.implementation.dishka": {"dishka"},
     "events.domain.implementation.opentelemetry": {"opentelemetry"},

@@ -117,7 +117,7 @@ async def a_copy_changes_nothing(stage: Stage, check: Checks, _emails: Sequence[
     event, event_id = stage.onlooker.last
     stage.timeline.say("demo", "the same event is sent once more, under the same id")
     with correlate(stage.timeline.correlation_id(email)):
-        await stage.bus.send(USERS, event, id=event_id)
+        await stage.users_bus.send(USERS, event, id=event_id)
     await check.until("who has no inbox gets it twice", partial(_seen, stage, email), 2)
     await check.stays("who has one acts once", partial(stage.facts.mails, email), 1, seconds=0.3)
     check.that("no mailbox got a copy", stage.mail.copies, 0)

@@ -31,6 +31,7 @@ from examples.user_registration.demo.watch import (
 )
 from examples.user_registration.email_service.settings import EmailServiceSettings
 from examples.user_registration.embedded import create_app, create_containers, migrate
+from examples.user_registration.user_service.providers import SOURCE
 from examples.user_registration.user_service.settings import UserServiceSettings
 
 MakeMailServer: TypeAlias = Callable[[Callable[[Answer], None]], MailServer]
@@ -46,6 +47,7 @@ class Stage:
     http: httpx.AsyncClient
     mail: MailServer
     bus: TransportIntegrationEventBus
+    users_bus: MemoryBus  # which sends as the user service does: the source tells events apart, too
     mail_relay: OutboxRelay
     facts: Facts
     faults: Faults
@@ -114,7 +116,8 @@ async def stage(
                 MemoryBus(
                     [IntegrationEventBusRegistration(onlooker, USERS, [UserRegisteredV1])],
                     broker=containers.broker,
-                ),
+                    source=SOURCE,
+                ) as users_bus,
                 serving(create_app(containers), port=port) as url,
                 httpx.AsyncClient(base_url=url, timeout=_ANSWER_TIMEOUT, trust_env=False) as http,
             ):
@@ -127,6 +130,7 @@ async def stage(
                     http,
                     mail,
                     bus,
+                    users_bus,
                     mail_relay,
                     Facts(database, mail, bus, mail_relay),
                     faults,

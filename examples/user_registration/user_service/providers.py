@@ -19,6 +19,8 @@ from examples.user_registration.user_service.settings import UserServiceSettings
 
 DOMAIN_EVENT_HANDLERS = [AnnounceUser]
 
+SOURCE = "/user-service"
+
 
 class UserServiceProvider(Provider):
     scope = Scope.REQUEST
@@ -51,4 +53,4 @@ class UserServiceProvider(Provider):
 
     @provide
     def outbox(self, session: AsyncSession) -> Outbox:
-        return SQLAlchemyOutbox(session, source="/user-service")
+        return SQLAlchemyOutbox(session, source=SOURCE)

@@ -18,11 +18,14 @@ from typing import Any
 
 from events.cli._exit import FAILED, OK, UNAVAILABLE, USAGE, UsageError
 
-__all__ = ["FAILED", "OK", "UNAVAILABLE", "USAGE", "UsageError", "main"]
+__all__ = ["COMMANDS", "FAILED", "OK", "UNAVAILABLE", "USAGE", "UsageError", "main"]
 
-_COMMANDS = {
+COMMANDS = {
     "asyncapi": "write the AsyncAPI document of a service",
+    "backlog": "count what waits for each consumer at the broker",
+    "catalog": "write a static site of the contracts of one service or of many",
     "check": "say whether the application would start",
+    "completion": "print a script that completes commands in bash or zsh",
     "dead": "find, group, redrive, discard and export dead letters",
     "describe": "show topics, consumers, types and versions",
     "outbox": "count, list, redrive and discard rows of the outbox",
@@ -42,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="`events COMMAND --help` describes a command and its options.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    chosen = next((each for each in given if each in _COMMANDS), None)
-    for name, help_line in _COMMANDS.items():
+    chosen = next((each for each in given if each in COMMANDS), None)
+    for name, help_line in COMMANDS.items():
         command = commands.add_parser(
             name, help=help_line, description=f"{help_line.capitalize()}."
         )

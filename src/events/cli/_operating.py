@@ -16,7 +16,7 @@ from events.cli._exit import UsageError
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.operations import AuditFile, DeadLetters, without_consumers
 
-__all__ = ["add_writing", "audit_of", "dead_letters", "moment"]
+__all__ = ["actor_of", "add_writing", "audit_of", "dead_letters", "moment", "whole"]
 
 _AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -60,6 +60,13 @@ def moment(text: str) -> datetime:
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither a time as 2026-01-31T12:00 nor an age as 90m, 2h or 3d"
         ) from None
+
+
+def whole(text: str) -> int:
+    """Read a whole number from 1 on."""
+    if not text.isascii() or not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ def check_against(service: Service, theirs: Lock) -> list[Verdict]:
     team = theirs["service"].get("name", "the other team")
     for registration in service.consumes:
         topic = registration.topic.name
-        for type_, versions in theirs["sends"].get(topic, {}).items():
+        for type_, versions in _carried(theirs["sends"], topic):
             for version in versions:
                 verdict = Verdict(registration.consumer.name, topic, type_, version)
                 described = theirs["events"].get(type_, {}).get(str(version))
@@ -59,13 +60,25 @@ def check_against(service: Service, theirs: Lock) -> list[Verdict]:
     return verdicts
 
 
+def _carried(by_address: Mapping[str, Any], topic: str) -> Iterator[tuple[str, Any]]:
+    """Give what goes to a topic, whose address may have parameters, as in `lights/{id}`."""
+    for address, types in by_address.items():
+        if _is(address, topic):
+            yield from types.items()
+
+
+def _is(address: str, topic: str) -> bool:
+    pattern = re.sub(r"\\\{[^{}/]*\\\}", "[^/]+", re.escape(address))
+    return address == topic or re.fullmatch(pattern, topic) is not None
+
+
 def _they_read_ours(
     service: Service, theirs: Lock, classes: Mapping[Any, Any], team: str
 ) -> Iterator[Verdict]:
     sends = {topic.name: sent for topic, sent in service.sends.items()}
     for name, topics in theirs["consumers"].items():
         for topic, types in topics.items():
-            for event_class in sends.get(topic, ()):
+            for event_class in (e for ours, of in sends.items() if _is(topic, ours) for e in of):
                 if (reads := types.get(event_class.type)) is None:
                     continue
                 verdict = Verdict(f"{team}: {name}", topic, event_class.type, event_class.version)

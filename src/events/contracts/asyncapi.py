@@ -7,13 +7,13 @@ or read there an operation, an event's version a message.
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 from urllib.parse import urlsplit
 
 from events.contracts.diff import inlined
+from events.contracts.keys import keys_of
 from events.contracts.lock import versions_in
 from events.integration.brokering.urls import masked
 
@@ -58,9 +58,9 @@ class _Document:
         protocols: list[str] = [each["protocol"] for each in self._servers.values()]
         self._protocols = sorted({_BINDINGS.get(each, each) for each in protocols})
         topics = {*lock["sends"], *(t for of in lock["consumers"].values() for t in of)}
-        self._channels = dict(zip(sorted(topics), _keys(sorted(topics)), strict=True))
+        self._channels = dict(zip(sorted(topics), keys_of(sorted(topics)), strict=True))
         events = sorted(versions_in(lock))
-        names = _keys([f"{type_}.v{number}" for type_, number in events])
+        names = keys_of([f"{type_}.v{number}" for type_, number in events])
         self._messages = dict(zip(events, names, strict=True))
         self._schemas, self._definitions = self._hoisted()
 
@@ -127,7 +127,7 @@ class _Document:
             for name, topics in sorted(self._lock["consumers"].items())
             for topic, types in sorted(topics.items())
         ]
-        keys = _keys([f"receive.{name}.{topic}" for name, topic, _ in given])
+        keys = keys_of([f"receive.{name}.{topic}" for name, topic, _ in given])
         operations: dict[str, Any] = {}
         for key, (name, topic, types) in zip(keys, given, strict=True):
             operation = self._operation("receive", topic, _pairs(types))
@@ -258,23 +258,10 @@ def _pairs(types: Mapping[str, Iterable[int | str]]) -> list[tuple[str, int]]:
     return [(type_, int(version)) for type_, versions in types.items() for version in versions]
 
 
-def _keys(names: Sequence[str]) -> list[str]:
-    """Make keys of names: letters, digits and `.-_` alone, each once."""
-    keys: list[str] = []
-    for name in names:
-        plain = key = re.sub(r"[^A-Za-z0-9.\-_]", "_", name)
-        number = 1
-        while key in keys:
-            number += 1
-            key = f"{plain}-{number}"
-        keys.append(key)
-    return keys
-
-
 def _servers(urls: Sequence[str]) -> dict[str, Any]:
     servers: dict[str, Any] = {}
     for key, url in zip(
-        _keys([urlsplit(masked(u)).scheme or "amqp" for u in urls]), urls, strict=True
+        keys_of([urlsplit(masked(u)).scheme or "amqp" for u in urls]), urls, strict=True
     ):
         parts = urlsplit(masked(url))
         server: dict[str, Any] = {

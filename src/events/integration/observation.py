@@ -14,7 +14,7 @@ called in the code that it observes: what it raises, that code raises.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal, TypeAlias
 
@@ -69,10 +69,13 @@ class Observer:
         """Take note of a delivery that has come from the broker, as it came."""
 
     def processing(
-        self, delivery: Delivery, system: str, trace: TraceMode
+        self, delivery: Delivery, system: str, trace: TraceMode, mask: Callable[[str], str]
     ) -> AbstractContextManager[None]:
-        """Run around each attempt to handle a delivery, in the handler's task."""
-        del delivery, system, trace
+        """Run around each attempt to handle a delivery, in the handler's task.
+
+        `mask` takes the event's personal data out of a text, such as that of the handler's error.
+        """
+        del delivery, system, trace, mask
         return nullcontext()
 
     def retrying(self, delivery: Delivery, system: str, seconds: float) -> None:

@@ -8,6 +8,7 @@ letters keep, and marked in schemas as `x-pii`. It is sent as it is: this is no 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final, cast
@@ -49,14 +50,26 @@ def has_personal_data(event_class: type) -> bool:
 
 
 def masked(text: str, event_class: type, holder: object) -> str:
-    """Return a text, such as an error's, without the personal values of an event or a payload."""
+    """Return a text, such as an error's, without the personal values of an event or a payload.
+
+    They are found as they are, and as `repr` and JSON escape them.
+    """
     values: set[str] = set()
     for name, info in _personal_fields(event_class).items():
         values.update(_values(info, _member(holder, name)))
-    for value in sorted(values, key=len, reverse=True):  # one may be part of another
-        if len(value) >= _SHORTEST:
-            text = text.replace(value, MASK)
+    forms = {form for value in values if len(value) >= _SHORTEST for form in _forms(value)}
+    for form in sorted(forms, key=len, reverse=True):  # one may be part of another
+        text = text.replace(form, MASK)
     return text
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Give a text as it is, and without their quotes as Python and JSON write it."""
+    yield value
+    yield repr(value)[1:-1]
+    yield repr(f"{value}'\"")[1:-4]  # an apostrophe is escaped where there are both quotes
+    yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
 
 
 @lru_cache(1024)

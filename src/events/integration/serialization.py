@@ -154,7 +154,9 @@ class Serializer:
 
 def with_trace(message: Message, trace: Mapping[str, str]) -> Message:
     """Return the message with this trace context (`traceparent`, `tracestate`) for its own."""
-    headers = {name: value for name, value in message.headers.items() if name not in _TRACE_HEADERS}
+    headers = dict(message.headers)
+    for name in _TRACE_HEADERS:
+        headers.pop(name, None)
     _add_trace(headers, trace)
     return msgspec.structs.replace(message, headers=headers)
 

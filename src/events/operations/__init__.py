@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from events.operations.audit import AuditFile, AuditRecord
 from events.operations.checking import Finding, check
-from events.operations.consumers import Consumers
+from events.operations.consumers import ConsumerBacklog, Consumers, backlogs
 from events.operations.dead_letters import DeadLetters, Progress, without_consumers
 from events.operations.export import read_lines, to_line
 from events.operations.groups import Group, fingerprint
@@ -32,6 +32,7 @@ __all__ = [
     "AuditFile",
     "AuditRecord",
     "ConsumedType",
+    "ConsumerBacklog",
     "ConsumerTopology",
     "Consumers",
     "DeadLetters",
@@ -41,6 +42,7 @@ __all__ = [
     "ParkedSelection",
     "Progress",
     "Selection",
+    "backlogs",
     "check",
     "fingerprint",
     "read_lines",

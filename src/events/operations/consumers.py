@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from msgspec import Struct
+
 from events.errors import InvalidTopologyError, UnsupportedByBusError
+from events.integration.health import Backlog
 from events.integration.implementation.base import TransportIntegrationEventBus
-from events.integration.topology import IntegrationEventBusRegistration
+from events.integration.topology import IntegrationEventBusRegistration, Topic
 from events.operations.audit import Audit, record
 
-__all__ = ["Consumers"]
+__all__ = ["ConsumerBacklog", "Consumers", "backlogs"]
+
+
+class ConsumerBacklog(Struct, frozen=True, kw_only=True):
+    """What one consumer has yet to handle, of all its topics."""
+
+    consumer: str
+    backlog: Backlog
+
+
+async def backlogs(
+    bus: TransportIntegrationEventBus,
+    registrations: Iterable[IntegrationEventBusRegistration] | None = None,
+) -> list[ConsumerBacklog]:
+    """Ask the broker what waits for each consumer, in all processes.
+
+    `registrations` are those of the bus, or those that `without_consumers` gave. Raises as
+    `bus.backlog`.
+    """
+    topics: dict[str, list[Topic]] = {}
+    for each in bus.registrations if registrations is None else registrations:
+        topics.setdefault(each.consumer.name, []).append(each.topic)
+    return [
+        ConsumerBacklog(consumer=name, backlog=await bus.backlog(name, topics=some))
+        for name, some in topics.items()
+    ]
 
 
 class Consumers:

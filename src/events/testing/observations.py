@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -105,8 +105,11 @@ class RecordingObserver(Observer):
         self._keep("received", delivery=delivery, system=system)
 
     @contextmanager
-    def processing(self, delivery: Delivery, system: str, trace: TraceMode) -> Generator[None]:
+    def processing(
+        self, delivery: Delivery, system: str, trace: TraceMode, mask: Callable[[str], str]
+    ) -> Generator[None]:
         """Keep it when the attempt has ended."""
+        del mask
         with self._keep_after("processing", delivery=delivery, system=system, trace=trace):
             yield
 

@@ -90,6 +90,17 @@ def test_run_runs_the_consumers_until_a_signal(project: Path) -> None:
     assert (first, rest, process.returncode) == ("handled 7\n", "closed\n", 0), log
 
 
+def test_run_takes_app_as_the_other_commands_do(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["run", "--app", "shop:nothing"])
+    assert "has no 'nothing'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["run", "shop:bus", "--app", "shop:nothing"])
+    assert "name one application" in capsys.readouterr().err
+
+
 def test_help_imports_no_command_and_no_bus() -> None:
     program = (
         "import sys; from events.cli import main\n"

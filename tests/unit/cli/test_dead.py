@@ -234,3 +234,23 @@ def test_what_a_user_can_mend_is_one_line(
         main(["dead", "redrive", *arguments])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_backlog(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dead", "redrive", "--id", "1", "--no-canary"]) == 0
+    capsys.readouterr()
+    assert main(["backlog", "--json"]) == 0
+    assert objects(capsys) == [
+        {
+            "consumer": "mails",
+            "waiting": 1,
+            "in_flight": 0,
+            "delayed": 0,
+            "dead_letters": 2,
+            "oldest_age": None,
+        }
+    ]
+    assert main(["backlog", "--consumer", "mails"]) == 0
+    assert lines(capsys)[1].split() == ["mails", "1", "0", "0", "2", "-"]
+    assert main(["backlog", "--consumer", "nobody"]) == 0
+    assert capsys.readouterr() == ("", "no such consumer\n")

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 
 from events.cli import main
+from events.testing import eventually
 
 APP = """
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -43,6 +45,7 @@ class Printing(IntegrationEventBus):
         print("sent", event.number, flush=True)
 
 
+LATER = datetime(2101, 1, 1, tzinfo=UTC)
 URL = "sqlite+aiosqlite:///outbox.db"
 
 
@@ -71,7 +74,7 @@ async def no_database():
         await engine.dispose()
 
 
-async def fill(park=True):
+async def fill(park=True, later=False):
     metadata = MetaData()
     outbox_table(metadata)
     engine = create_async_engine(URL)
@@ -81,6 +84,8 @@ async def fill(park=True):
     async with AsyncSession(engine) as session:
         for number in range(3):
             await SQLAlchemyOutbox(session).put(Topic("notes"), Noted(number))
+        for number in range(3 * later):
+            await SQLAlchemyOutbox(session).put(Topic("notes"), Noted(number), available_at=LATER)
         await session.commit()
     await engine.dispose()
     if park:
@@ -125,6 +130,48 @@ def test_stats(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("pending 3, oldest due ")
     assert main(["outbox", "parked"]) == 0
     assert capsys.readouterr().err == "no parked rows\n"
+
+
+def test_scheduled_rows_are_listed(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(shop.fill(park=False))
+    assert main(["outbox", "scheduled"]) == 0
+    assert capsys.readouterr() == ("", "no scheduled rows\n")
+    asyncio.run(shop.fill(park=False, later=True))
+    assert main(["outbox", "scheduled", "--json"]) == 0
+    rows = objects(capsys)
+    assert [row["id"] for row in rows] == [7, 8, 9]
+    assert (rows[0]["topic"], rows[0]["type"], rows[0]["error"]) == (
+        "notes",
+        "outbox_cli.noted",
+        None,
+    )
+    assert rows[0]["available_at"].startswith("2101-01-01T00:00:00")
+    assert main(["outbox", "scheduled", "--limit", "2"]) == 0
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 3
+    assert printed.err == "there are more than 2: see --limit\n"
+
+
+def test_partitions_name_their_holder(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(shop.fill(park=False))
+    assert main(["outbox", "partitions"]) == 0
+    assert capsys.readouterr().err.startswith("nobody holds 32 of 32 partitions: 0 1 2 ")
+
+    async def beside_a_relay(*arguments: str) -> int:
+        async with shop.relay() as relay, relay:
+            await eventually(lambda: relay.health().partitions == 32)
+            return await asyncio.to_thread(main, ["outbox", "partitions", *arguments])
+
+    assert asyncio.run(beside_a_relay()) == 0
+    printed = capsys.readouterr()
+    _, row = printed.out.splitlines()
+    assert row.endswith("28 29 30 31")
+    assert "  32     " in row
+    assert printed.err == ""
+    assert asyncio.run(beside_a_relay("--json")) == 0
+    (lease,) = objects(capsys)
+    assert lease["partitions"] == list(range(32))
+    assert lease["remaining"] > 0
 
 
 def test_parked_rows_are_listed(parked: list[int], capsys: pytest.CaptureFixture[str]) -> None:

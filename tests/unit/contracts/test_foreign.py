@@ -103,6 +103,16 @@ def test_what_we_cannot_read_is_found(theirs: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "found"),
+    [("{what}", True), ("li{a}{b}", True), ("lights/{id}", False), ("l.ghts", False)],
+)
+def test_an_address_may_have_parameters(theirs: Path, address: str, found: bool) -> None:
+    theirs.write_text(THEIRS.replace("address: lights", f"address: '{address}'"))
+
+    assert bool(findings(reads(lumens=str), theirs)) is found
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("asyncapi: 2.6.0", "is of AsyncAPI 2.6.0, 3.0 or newer is needed"),

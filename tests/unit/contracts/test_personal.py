@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -115,6 +118,21 @@ def test_a_text_is_masked_wherever_it_holds_a_value(holder: Any) -> None:
 
     assert hidden == f"no {', '.join(['***'] * len(SECRETS))} in number 3"
     assert masked(text, PlainV1, holder) == text
+
+
+@pytest.mark.parametrize("write", [str, repr, json.dumps], ids=["as it is", "repr", "json"])
+@pytest.mark.parametrize(
+    "name", ["O'Neil", 'Jo "Ace"', """O'Neil "Ace\"""", "a\\b", "a\nb", "Ödön"]
+)
+def test_a_value_is_masked_where_it_is_escaped(name: str, write: Callable[[str], str]) -> None:
+    text = f"no {write(name)} here, nor among {[name, name + chr(34) + chr(39)]}"
+
+    hidden = masked(text, SignedUpV1, SignedUpV1(1, name))
+
+    assert not [
+        each for each in re.findall("[A-Za-zÖöÖ]+", name) if len(each) > 1 and each in hidden
+    ]
+    assert hidden.count("***") == 3
 
 
 def test_the_schema_marks_it() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import func, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -161,6 +161,27 @@ async def test_nothing_is_saved_if_a_handler_fails(unit: Unit) -> None:
 
     assert unit.handled == ["failing"]
     assert await unit.stored() == []
+
+
+async def test_after_a_handler_failed_nothing_is_committed_before_a_rollback(unit: Unit) -> None:
+    unit.fails = True
+    order = Order(status="new")
+    order.publish_event(Completed("first"))
+    unit.session.add(order)
+    with pytest.raises(ZeroDivisionError):
+        await unit.session.commit()
+    unit.fails = False
+
+    with pytest.raises(PendingRollbackError, match="rollback"):
+        await unit.session.commit()  # the order without what its event entails
+    await unit.session.rollback()
+    order = Order(status="next")
+    order.publish_event(Completed("next"))
+    unit.session.add(order)
+    await unit.session.commit()
+
+    assert unit.handled == ["first", "next"]
+    assert sorted(await unit.stored()) == ["after next", "next"]
 
 
 async def test_a_rollback_drops_what_was_published(unit: Unit) -> None:

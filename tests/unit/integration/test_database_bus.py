@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, Table, func, insert, select
+from sqlalchemy import Column, Integer, MetaData, Table, event, func, insert, select
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -97,7 +99,7 @@ async def test_put_for_later_waits(engine: AsyncEngine) -> None:
             await outbox.put(TOPIC, Numbered(1), available_at=now + timedelta(hours=1))
             await outbox.put(TOPIC, Numbered(2), available_at=now + timedelta(milliseconds=500))
             await outbox.put(TOPIC, Numbered(3))
-        await eventually(lambda: probe.numbers == [3, 2])
+        await eventually(lambda: sorted(probe.numbers) == [2, 3], 30)
     assert await count(engine, BUS) == 1
 
 
@@ -160,3 +162,22 @@ async def test_an_inbox_beside_sessions_is_refused(engine: AsyncEngine) -> None:
     )
     with pytest.raises(InvalidTopologyError, match="leave the inbox out"):
         await bus.startup()
+
+
+async def test_an_idle_bus_asks_for_all_its_consumers_at_once(engine: AsyncEngine) -> None:
+    asked: Counter[str] = Counter()
+
+    def listener(*given: object) -> None:
+        asked[str(given[2]).partition(" ")[0]] += 1
+
+    registrations = [registration(Probe(f"consumer{number}")) for number in range(100)]
+    loop = asyncio.get_running_loop()
+    async with SQLAlchemyBus(engine, registrations, poll_interval=0.5, lease=60.0) as bus:
+        await asyncio.sleep(1)  # it polls less and less often after a start
+        event.listen(engine.sync_engine, "before_cursor_execute", listener)
+        began = loop.time()
+        await asyncio.sleep(2)
+        took = loop.time() - began
+        assert asked, "it does not look at all"
+        assert asked.total() <= took / 0.5 + 1, asked
+        assert bus.health().healthy

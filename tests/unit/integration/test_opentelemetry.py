@@ -6,7 +6,7 @@ import logging
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from opentelemetry import baggage, context
@@ -27,6 +27,7 @@ from events.domain import (
     SimpleDomainEventHandlerFactory,
 )
 from events.integration import (
+    PII,
     EventHandler,
     EventHandlerConsumer,
     IntegrationEvent,
@@ -51,6 +52,13 @@ class Placed(IntegrationEvent):
     type = "tests.placed"
     version = 1
     number: int
+
+
+@dataclass
+class SignedUp(IntegrationEvent):
+    type = "tests.signed_up"
+    version = 1
+    email: Annotated[str, PII]
 
 
 @dataclass
@@ -210,6 +218,24 @@ async def test_a_redrive_links_to_the_creation(telemetry: Telemetry) -> None:
         await until_quiet(bus)
     created = [ids(telemetry.span("send orders"))]
     assert [links(span) for span in telemetry.spans("process orders")] == [created, created]
+
+
+async def test_personal_data_in_an_error_is_masked_in_its_span(telemetry: Telemetry) -> None:
+    async def fail(event: SignedUp) -> None:
+        raise LookupError(f"no mail to {event.email!r}")
+
+    consumer = EventHandlerConsumer("mails", {SignedUp: [fail]})
+    async with MemoryBus([consumer.subscribe(ORDERS, retry=RetryPolicy(attempts=1))]) as bus:
+        await bus.send(ORDERS, SignedUp("ada.o'neil@example.org"))
+        await until_quiet(bus)
+    process = telemetry.span("process orders")
+    [recorded] = process.events
+    assert process.status.description == 'no mail to "***"'
+    assert recorded.attributes is not None
+    assert recorded.attributes["exception.type"] == "LookupError"
+    assert recorded.attributes["exception.message"] == 'no mail to "***"'
+    assert "in fail" in str(recorded.attributes["exception.stacktrace"])
+    assert "neil" not in process.to_json()
 
 
 async def test_what_a_handler_sends_is_a_child_of_its_processing(telemetry: Telemetry) -> None:

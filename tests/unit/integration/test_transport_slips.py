@@ -34,10 +34,9 @@ REDIS: Callable[..., Any] = RedisStreamsIntegrationEventBus
         (lambda: NATS([]), "no URL: it needs a URL first"),
         (lambda: NATS(""), "needs a URL first, as in 'nats://localhost', not ''"),
         (lambda: RABBITMQ("amqp://localhost", prefetch=0), "prefetch must be at least 1, not 0"),
-        (
-            lambda: RABBITMQ("amqp://localhost", delivery_limit=0),
-            "delivery_limit must be at least 1, not 0",
-        ),
+        (lambda: RABBITMQ("amqp://localhost", max_crashes=2), "max_crashes must be at least 3"),
+        (lambda: REDIS("redis://localhost", max_crashes=2), "max_crashes must be at least 3"),
+        (lambda: NATS("nats://localhost", max_crashes=2), "max_crashes must be at least 3"),
         (lambda: NATS([object()]), "needs a URL first, as in 'nats://localhost', not <object"),
         (
             lambda: NATS("amqp://me:secret@localhost"),

@@ -349,9 +349,9 @@ SABOTEURS = [
         lambda: settle(lambda s: Ack() if isinstance(s, Retry) else s, times=1, when=is_number(99)),
     ),
     # 15
-    by("test_15_what_cannot_be_buried_stays", "there are 1 dead letters", IgnoreReject),
+    by("test_15_what_no_dead_letter_can_hold_stays", "there are 1 dead letters", IgnoreReject),
     by(
-        "test_15_what_cannot_be_buried_stays",
+        "test_15_what_no_dead_letter_can_hold_stays",
         "it spins",
         lambda: settle(lambda s: Retry(0.0, 0) if isinstance(s, Reject) else s),
     ),

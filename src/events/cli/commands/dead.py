@@ -14,7 +14,7 @@ import msgspec
 
 from events.cli._app import add_app
 from events.cli._exit import FAILED, OK, UsageError
-from events.cli._operating import add_writing, dead_letters, moment
+from events.cli._operating import add_writing, dead_letters, moment, whole
 from events.cli._output import note, plain, print_json, print_table, when
 from events.integration.message import DeadLetter
 from events.operations import DeadLetters, Progress, Selection, read_lines, to_line
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         _add_selection(verb)
     for verb in (groups, listed, show, redrive, discard):
         verb.add_argument("--json", action="store_true", help="print one JSON object a line")
-    listed.add_argument("--limit", type=_count, default=100, help="default: %(default)s")
+    listed.add_argument("--limit", type=whole, default=100, help="default: %(default)s")
     export.add_argument(
         "--output", type=Path, metavar="FILE", help="a new file (default: standard output)"
     )
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="those of a file that `events dead export` wrote",
         )
         verb.add_argument(
-            "--batch", type=_count, default=100, help="how many at once; default: %(default)s"
+            "--batch", type=whole, default=100, help="how many at once; default: %(default)s"
         )
         verb.add_argument("--rate", type=_amount, metavar="N", help="at most so many a second")
         add_writing(verb)
@@ -85,12 +85,6 @@ def _add_selection(verb: argparse.ArgumentParser) -> None:
         "--since", type=moment, metavar="TIME", help="2026-01-31T12:00, or an age as 90m, 2h, 3d"
     )
     verb.add_argument("--before", type=moment, metavar="TIME", help="as --since")
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
-    return int(text)
 
 
 def _amount(text: str) -> float:

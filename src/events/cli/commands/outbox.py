@@ -11,10 +11,10 @@ from typing import Any
 
 from events.cli._app import add_app, find, load, opened
 from events.cli._exit import FAILED, OK, UsageError
-from events.cli._operating import actor_of, add_writing, audit_of, moment
+from events.cli._operating import actor_of, add_writing, audit_of, moment, whole
 from events.cli._output import note, plain, print_json, print_table, when
 from events.errors import EventsError, OutboxError
-from events.integration.outbox import OutboxRelay, ParkedRow
+from events.integration.outbox import PARTITIONS, OutboxRelay, ParkedRow
 from events.integration.pipeline.retry import describe
 from events.operations.outbox import OutboxRows, ParkedSelection
 
@@ -25,12 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verbs and their arguments."""
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     stats = verbs.add_parser("stats", help="count the rows that wait, and say since when")
+    scheduled = verbs.add_parser("scheduled", help="list the rows whose time has not come")
+    partitions = verbs.add_parser("partitions", help="say which relays hold which partitions")
     parked = verbs.add_parser("parked", help="list the rows that could not be sent, and why")
     redrive = verbs.add_parser("redrive", help="have parked rows sent after all")
     discard = verbs.add_parser("discard", help="delete parked rows for good")
-    for verb in (stats, parked, redrive, discard):
+    for verb in (stats, scheduled, partitions, parked, redrive, discard):
         add_app(verb)
         verb.add_argument("--json", action="store_true", help="print one JSON object a line")
+    scheduled.add_argument("--limit", type=whole, default=100, help="default: %(default)s")
     for verb in (parked, redrive, discard):
         verb.add_argument("--topic", metavar="NAME", help="of this topic")
         verb.add_argument("--type", metavar="TYPE", help="of this event type")
@@ -51,7 +54,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    verbs = {"stats": _stats, "parked": _parked, "redrive": _move, "discard": _move}
+    verbs = {
+        "stats": _stats,
+        "scheduled": _scheduled,
+        "partitions": _partitions,
+        "parked": _parked,
+        "redrive": _move,
+        "discard": _move,
+    }
     async with _opened(arguments) as relay:
         try:
             await relay.check()
@@ -81,6 +91,66 @@ async def _stats(relay: OutboxRelay, arguments: argparse.Namespace) -> int:
             f"pending {stats.pending}, oldest due {stats.oldest_age:.1f} s ago, "
             f"parked {stats.parked}\n"
         )
+    return OK
+
+
+async def _scheduled(relay: OutboxRelay, arguments: argparse.Namespace) -> int:
+    found = await relay.scheduled(limit=arguments.limit + 1)
+    rows = found[: arguments.limit]
+    if arguments.json:
+        for row in rows:
+            print_json(row)
+    elif rows:
+        print_table(
+            ("id", "not before", "topic", "type", "event id", "attempts", "error"),
+            (
+                (
+                    row.id,
+                    when(row.available_at),
+                    row.topic,
+                    row.type,
+                    row.event_id,
+                    row.attempts,
+                    (row.error or "").strip().partition("\n")[0],
+                )
+                for row in rows
+            ),
+        )
+    else:
+        note("no scheduled rows")
+    if len(found) > len(rows):
+        note(f"there are more than {arguments.limit}: see --limit")
+    return OK
+
+
+async def _partitions(relay: OutboxRelay, arguments: argparse.Namespace) -> int:
+    """Print the relays, and say which partitions nobody holds: their rows wait."""
+    leases = await relay.leases()
+    held: set[int] = set()
+    for lease in leases:
+        if lease.remaining > 0:
+            held |= lease.partitions
+    free = sorted(set(range(PARTITIONS)) - held)
+    if arguments.json:
+        for lease in leases:
+            fields = {"relay": lease.relay, "partitions": sorted(lease.partitions)}
+            print_json({**fields, "remaining": lease.remaining})
+        return OK
+    if leases:
+        print_table(
+            ("relay", "count", "runs out in", "partitions"),
+            (
+                (
+                    lease.relay,
+                    len(lease.partitions),
+                    f"{lease.remaining:.1f} s" if lease.remaining > 0 else "has run out",
+                    " ".join(map(str, sorted(lease.partitions))),
+                )
+                for lease in leases
+            ),
+        )
+    if free:
+        note(f"nobody holds {len(free)} of {PARTITIONS} partitions: {' '.join(map(str, free))}")
     return OK
 
 

@@ -6,7 +6,7 @@ import argparse
 import asyncio
 import logging
 
-from events.cli._app import find, load, opened
+from events.cli._app import add_app, find, load, opened
 from events.cli._exit import OK, UsageError
 from events.integration.implementation.base import TransportIntegrationEventBus
 
@@ -17,24 +17,21 @@ logger = logging.getLogger("events.cli")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `events run`."""
-    parser.add_argument(
-        "app",
-        nargs="?",
-        metavar="MODULE:NAME",
-        help="the bus, or a function that makes it "
-        "(default: app under [tool.events] in pyproject.toml)",
-    )
+    parser.add_argument("named", nargs="?", metavar="MODULE:NAME", help="short for --app")
+    add_app(parser)
     parser.add_argument("--log-level", default="INFO", help="default: %(default)s")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the bus until SIGTERM or SIGINT, and let running handlers end."""
+    if arguments.named and arguments.app:
+        raise UsageError(f"name one application: {arguments.named}, or --app {arguments.app}")
     given = arguments.log_level.upper()
     level = logging.getLevelNamesMapping().get(given)
     if level is None:
         raise UsageError(f"--log-level must be DEBUG, INFO, WARNING or ERROR, not {given!r}")
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    asyncio.run(_run(load(arguments.app)))
+    asyncio.run(_run(load(arguments.named or arguments.app)))
     return OK
 
 

@@ -18,6 +18,7 @@ from events.errors import MissingExtraError
 
 try:
     from sqlalchemy import event as sqlalchemy_event
+    from sqlalchemy.exc import PendingRollbackError
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
     from sqlalchemy.orm import Session, SessionTransaction
     from sqlalchemy.util import await_only
@@ -39,7 +40,8 @@ class SQLAlchemyDomainEvents:
 
     The commit hands over every object with a `pop_events` that the session has or has flushed, and
     runs `process` before its own flush, in the transaction: if a handler raises, `commit` raises
-    its error and nothing is committed. What handlers change or put into an outbox, and the events
+    its error and nothing is committed: until `rollback`, the session refuses another commit, as it
+    does after a flush that failed. What handlers change or put into an outbox, and the events
     of what they add, are part of the same commit. The end of a savepoint processes nothing. A
     rollback drops the events that were published since the transaction, or the savepoint, began.
 
@@ -62,6 +64,7 @@ class SQLAlchemyDomainEvents:
         self._session = given.sync_session
         self._dispatcher = dispatcher
         self._aggregates = _Aggregates(self._session)
+        self._failed: SessionTransaction | None = None
         former: SQLAlchemyDomainEvents | None = vars(self._session).get(_ATTRIBUTE)
         if former is not None:
             former.detach()
@@ -91,9 +94,19 @@ class SQLAlchemyDomainEvents:
 
     def process(self) -> None:
         """Have the dispatcher handle everything, within the greenlet of a commit."""
+        transaction = self._session.get_transaction()
+        if self._failed is not None and self._failed is transaction:
+            raise PendingRollbackError(
+                "a handler of a domain event failed in an earlier commit of this transaction, and "
+                "its events are dropped: call rollback() before anything else is committed"
+            )
         # Asked after each event, it is part of the chain, whose length the dispatcher limits.
         self._dispatcher.from_entity(self._aggregates)
-        await_only(self._dispatcher.process())
+        try:
+            await_only(self._dispatcher.process())
+        except BaseException:
+            self._failed = transaction
+            raise
 
 
 def _before_commit(session: Session) -> None:

@@ -65,8 +65,8 @@ class BusOptions(TypedDict, total=False):
       `startup_timeout` (with `math.inf`, for ever), instead of raising; `False`.
     - `shutdown_grace` is how long `shutdown` lets running handlers go on; 30.
     - `max_body_size`: beyond it `send` raises, and what arrives is a dead letter; 1 MiB.
-    - `max_crashes`: after so many deaths of its process in a row an event is a dead letter, or
-      before, if it has no attempt left: from the third on, each is one; 5, and not below 3.
+    - `max_crashes`: with a broker, an event that ended its process so often in a row is a dead
+      letter, or before, if no attempt is left: from the third on, each is one; 5, and not below 3.
     """
 
     source: str

@@ -10,6 +10,8 @@ from events.integration.outbox.port import (
     Parked,
     ParkedRow,
     Postponed,
+    ScheduledRow,
+    WatchedOutboxStore,
 )
 from events.integration.outbox.relay import OutboxRelay, RelayHealth, RelayStats, RelayStep
 
@@ -29,5 +31,7 @@ __all__ = [
     "RelayStats",
     "RelayStep",
     "Renewal",
+    "ScheduledRow",
+    "WatchedOutboxStore",
     "partition_of",
 ]

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -39,6 +39,8 @@ __all__ = [
     "Parked",
     "ParkedRow",
     "Postponed",
+    "ScheduledRow",
+    "WatchedOutboxStore",
 ]
 
 UNREADABLE = "unreadable"
@@ -111,6 +113,23 @@ class ParkedRow(Struct, frozen=True):
     attempts: int
     created_at: datetime
     parked_at: datetime
+
+
+class ScheduledRow(Struct, frozen=True, kw_only=True):
+    """A row that waits for its time, without its body.
+
+    `error` says why, if the bus refused it or it waits for an earlier event of its key; without one
+    it was put with `available_at`.
+    """
+
+    id: int
+    event_id: str
+    topic: str
+    type: str
+    key: str | None
+    available_at: datetime
+    attempts: int
+    error: str | None
 
 
 class Backlog(Struct, frozen=True):
@@ -228,4 +247,17 @@ class OutboxStore(Protocol):
 
     async def purge(self, older_than: timedelta, *, limit: int) -> int:
         """Delete up to `limit` rows that were parked longer ago; return how many there were."""
+        ...
+
+
+@runtime_checkable
+class WatchedOutboxStore(Protocol):
+    """What a store may offer operators besides. It takes no lock, and changes nothing."""
+
+    async def scheduled(self, *, limit: int, after: int | None) -> Sequence[ScheduledRow]:
+        """Return up to `limit` rows above the id `after` whose time has not come, by their ids."""
+        ...
+
+    async def leases(self) -> Sequence[Lease]:
+        """Return the leases of all relays, those that have run out too."""
         ...

@@ -33,7 +33,13 @@ from events.integration.outbox._options import (
 from events.integration.outbox._order import Order
 from events.integration.outbox._relay_loop import FIRST_POLL, RelayLoop
 from events.integration.outbox._stats import RelayHealth, RelayStats
-from events.integration.outbox.port import OutboxStore, ParkedRow
+from events.integration.outbox.partitions import Lease
+from events.integration.outbox.port import (
+    OutboxStore,
+    ParkedRow,
+    ScheduledRow,
+    WatchedOutboxStore,
+)
 from events.integration.paging import all_found, check_limit, ids_of
 from events.integration.pipeline.lifecycle import LifecycleLock, calling
 from events.integration.pipeline.retry import describe
@@ -333,6 +339,27 @@ class OutboxRelay:
         """Count the rows of the outbox. This reads the table: ask now and then, not per request."""
         backlog = await self._store.backlog()
         return RelayStats(backlog.pending, backlog.parked, backlog.oldest_age, self._metrics.rate())
+
+    async def scheduled(self, *, limit: int = 100, after: int | None = None) -> list[ScheduledRow]:
+        """Return up to `limit` of the rows whose time has not come, in the order of their ids.
+
+        As with `leases`, the relay need not be started. Raises `ValueError` on a limit below 1,
+        and `OutboxError` for a store of your own that is no `WatchedOutboxStore`.
+        """
+        check_limit(f"scheduled rows of {self!r}", limit)
+        return list(await self._watched("rows").scheduled(limit=limit, after=after))
+
+    async def leases(self) -> list[Lease]:
+        """Return which relays hold which partitions, those whose lease has run out too."""
+        return list(await self._watched("leases").leases())
+
+    def _watched(self, what: str) -> WatchedOutboxStore:
+        if not isinstance(self._store, WatchedOutboxStore):
+            raise OutboxError(
+                f"{self._store!r} does not show its {what}: give it the methods of "
+                f"WatchedOutboxStore"
+            )
+        return self._store
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._store!r}, {self._bus!r})"

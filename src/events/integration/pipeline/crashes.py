@@ -5,9 +5,10 @@ near. Transports count how often that happened to a message in a row (`Delivery.
 apart what may have ended a process, so that it is handled alone. What the count means is decided
 here, for every broker:
 
-    1, 2    nothing yet: it may have been near, or not begun; a broker tells no more than that
-    3...    each one more is an attempt
-            given up if there are `max_crashes` of them, or if no attempt is left
+- The first two mean nothing yet: the message may have been near what died, or not begun, and a
+  broker says no more than that.
+- From the third on, each is an attempt. The message is given up after `max_crashes` of them, or
+  when no attempt is left.
 """
 
 from __future__ import annotations

@@ -155,7 +155,8 @@ class Receiver:
         if size > self._max_body_size:
             text = f"its body has {size:,} bytes, the limit is {self._max_body_size:,}"
             return self._reject(delivery, TOO_LARGE, text)
-        if is_given_up(delivery, self._retry, self._max_crashes):
+        comes_again = delivery.attempt > 1 or delivery.crashes
+        if comes_again and is_given_up(delivery, self._retry, self._max_crashes):
             # Decoding it may be what ends the process.
             text = "no attempt is left, and the last one ended without a result, as a crash does"
             if delivery.crashes:
@@ -202,7 +203,9 @@ class Receiver:
         return self._handle(incoming) if observer is None else self._observed(incoming, observer)
 
     async def _observed(self, incoming: IncomingEvent, observer: Observer) -> None:
-        with observer.processing(incoming.delivery, self._system, self._registration.trace):
+        event, trace = incoming.event, self._registration.trace
+        mask = partial(masked, event_class=type(event), holder=event)
+        with observer.processing(incoming.delivery, self._system, trace, mask):
             await self._handle(incoming)
 
     def _give_back(self, after: float, attempt: int, first: int) -> Settlement:

@@ -298,8 +298,8 @@ class FailureContracts(ContractSuite):
             await scenario.dead_letters(buses[0], probes[0], 0)
 
     @contract(15, DEAD_LETTERS, BREAKABLE_DEAD_LETTERS)
-    async def test_15_what_cannot_be_buried_stays(self, scenario: Scenario) -> None:
-        """Tried again now and then, not all the time, and buried in the end."""
+    async def test_15_what_no_dead_letter_can_hold_stays(self, scenario: Scenario) -> None:
+        """Tried again now and then, not all the time, and a dead letter in the end."""
         topic, probe = scenario.topic(), scenario.probe(react=_fail_on(BAD))
         bus = await scenario.started(scenario.registration(probe, topic, retry=NEVER_AGAIN))
         async with scenario.harness.break_dead_letters():

@@ -133,7 +133,7 @@ class Queue:
         elif isinstance(settlement, Retry):
             entry.attempt = settlement.attempt + 1
             self._delay(entry, settlement.after)
-        elif isinstance(settlement, Reject) and not self._broker.bury(self, entry, settlement):
+        elif isinstance(settlement, Reject) and not self._broker.keep_dead(self, entry, settlement):
             self._delay(entry, _DEAD_LETTER_RETRY)
         self._broker.settled()
 
@@ -237,7 +237,7 @@ class InMemoryBroker:
             queues[consumer] = Queue(self, topic, consumer)
         return queues[consumer]
 
-    def bury(self, queue: Queue, entry: Entry, reject: Reject) -> bool:
+    def keep_dead(self, queue: Queue, entry: Entry, reject: Reject) -> bool:
         """Keep the entry as a dead letter, or tell that there is no room for it."""
         dead = self._dead[queue.consumer]
         if len(dead) >= self.max_dead_letters:
@@ -269,16 +269,16 @@ class InMemoryBroker:
 
     async def redrive(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
         """See `DeadLetterStore.redrive`."""
-        letters = self._exhume(consumer, ids)
+        letters = self._take_out(consumer, ids)
         for letter in letters:
             self.queue(letter.message.topic, consumer).put(letter.message)
         return [letter.id for letter in letters]
 
     async def discard(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
         """See `DeadLetterStore.discard`."""
-        return [letter.id for letter in self._exhume(consumer, ids)]
+        return [letter.id for letter in self._take_out(consumer, ids)]
 
-    def _exhume(self, consumer: str, ids: Sequence[str]) -> Sequence[DeadLetter]:
+    def _take_out(self, consumer: str, ids: Sequence[str]) -> Sequence[DeadLetter]:
         dead = self._dead[consumer]
         return [dead.pop(number) for number in dict.fromkeys(ids) if number in dead]
 

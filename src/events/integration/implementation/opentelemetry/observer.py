@@ -10,10 +10,11 @@ The context of an event's creation travels with it and is never changed on the w
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from contextvars import Token
 from datetime import datetime
+from traceback import format_exception
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -133,10 +134,10 @@ class OpenTelemetryObserver(Observer):
         self.instruments.consumed.add(1, attributes)
 
     def processing(
-        self, delivery: Delivery, system: str, trace: TraceMode
+        self, delivery: Delivery, system: str, trace: TraceMode, mask: Callable[[str], str]
     ) -> AbstractContextManager[None]:
         """Make the span `process {topic}`, current in the handler."""
-        return _Processing(self, delivery, system, trace)
+        return _Processing(self, delivery, system, trace, mask)
 
     def retrying(self, delivery: Delivery, system: str, seconds: float) -> None:
         """Count it."""
@@ -164,15 +165,20 @@ class OpenTelemetryObserver(Observer):
 class _Around(AbstractContextManager[T], Generic[T]):
     """A span around a block, with a duration."""
 
-    def __init__(self, observer: OpenTelemetryObserver) -> None:
+    def __init__(self, observer: OpenTelemetryObserver, mask: Callable[[str], str] = str) -> None:
         self.observer = observer
+        self.mask = mask
         self.begun = _clock()
 
     def end(self, span: Span, error: BaseException | None) -> None:
         if error is not None and span.is_recording():
             span.set_attribute(names.ERROR, _type_of(error) or "_OTHER")
-            span.set_status(StatusCode.ERROR, str(error) or None)
-            span.record_exception(error)
+            span.set_status(StatusCode.ERROR, self.mask(str(error)) or None)
+            written = self.mask("".join(format_exception(error)))
+            span.record_exception(
+                error,
+                {"exception.message": self.mask(str(error)), "exception.stacktrace": written},
+            )
         span.end()
 
 
@@ -256,8 +262,9 @@ class _Processing(_Around[None]):
         delivery: Delivery,
         system: str,
         trace: TraceMode,
+        mask: Callable[[str], str],
     ) -> None:
-        super().__init__(observer)
+        super().__init__(observer, mask)
         self.delivery = delivery
         self.system = system
         self.trace = trace

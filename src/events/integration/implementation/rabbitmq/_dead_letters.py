@@ -28,7 +28,8 @@ __all__ = ["RabbitMQDeadLetters"]
 _PATIENCE = 1.0  # seconds for a letter that was counted
 _TURN = 0.05  # seconds until it is tried again to have the queue to oneself
 _NOT_FOUND, _ACCESS_REFUSED = 404, 403
-_ALL = 0
+# Of what nobody limits, a quorum queue hands out 2,000 and no more; AMQP counts up to this.
+_MOST = (1 << 16) - 1
 
 
 class _Reading:
@@ -180,7 +181,9 @@ class RabbitMQDeadLetters:
                     await channel.close()
                     return None
                 reading = _Reading(channel, queue, count)
-                await channel.consume(queue, reading.receive, prefetch=_ALL, exclusive=True)
+                await channel.consume(
+                    queue, reading.receive, prefetch=min(count, _MOST), exclusive=True
+                )
             except RefusedError as error:
                 if error.code == _NOT_FOUND:
                     return None

@@ -7,8 +7,9 @@ read after that is what the others have committed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -35,7 +36,7 @@ class Leases:
         self._table = table = tables.relays
         c = table.c
         self._lock = update(table).where(c.relay == _LOCK).values(expires_at=clock())
-        self._read = select(
+        self.query = select(
             c.relay, c.token, c.partitions, c.lease_seconds, c.expires_at, clock()
         ).order_by(c.relay)
 
@@ -64,13 +65,9 @@ class Leases:
     ) -> Renewal | None:
         if not connection.execute(self._lock).rowcount:
             return None
-        leases: list[Lease] = []
-        now = _NEVER
-        for relay, token, partitions, length, expires_at, read_at in connection.execute(self._read):
-            now = aware(read_at)
-            if relay != _LOCK:
-                remaining = (aware(expires_at) - now).total_seconds()
-                leases.append(Lease(relay, token, _partitions(partitions), length, remaining))
+        rows = connection.execute(self.query).all()
+        now = aware(rows[0][-1])
+        leases = self.of(rows)
         renewed = decide(leases)
         c = self._table.c
         there = {lease.relay for lease in leases}.difference(renewed.ended)
@@ -88,6 +85,21 @@ class Leases:
             else:
                 connection.execute(insert(self._table), {"relay": lease.relay, **values})
         return renewed
+
+    @staticmethod
+    def of(rows: Iterable[Any]) -> list[Lease]:
+        """Make leases of what `query` gives."""
+        return [
+            Lease(
+                relay,
+                token,
+                _partitions(partitions),
+                length,
+                (aware(expires_at) - aware(read_at)).total_seconds(),
+            )
+            for relay, token, partitions, length, expires_at, read_at in rows
+            if relay != _LOCK
+        ]
 
     async def leave(self, lease: Lease) -> None:
         """See `OutboxStore.leave`."""

@@ -164,7 +164,7 @@ class SQLAlchemyTransport:
         if self._pump is None:
             raise BusUnavailableError(self._name, "it is closed")
         number = await self._rows.consumer(subscription.topic, subscription.consumer)
-        queue = await self._pump.subscribe(number, subscription, deliver)
+        queue = self._pump.subscribe(number, subscription, deliver)
         return TableSubscribed(self._pump, queue)
 
     async def close(self) -> None:

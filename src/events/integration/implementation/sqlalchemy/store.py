@@ -27,6 +27,7 @@ from events.integration.implementation.sqlalchemy._opening import begun, connect
 from events.integration.implementation.sqlalchemy._parking import Parking
 from events.integration.implementation.sqlalchemy._removing import Removal
 from events.integration.implementation.sqlalchemy._wakeup import hearing
+from events.integration.implementation.sqlalchemy._watching import Watching
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
     CURE,
@@ -42,6 +43,7 @@ from events.integration.outbox import (
     ParkedRow,
     Postponed,
     Renewal,
+    ScheduledRow,
 )
 
 __all__ = ["SQLAlchemyOutboxStore"]
@@ -83,6 +85,7 @@ class SQLAlchemyOutboxStore:
         self._engine = engine.execution_options(isolation_level=level)
         self._tables = tables = Tables(default_table() if table is None else table)
         self._leases = Leases(self._engine, tables)
+        self._watching = Watching(self._single, tables, self._leases)
         self._parking = Parking(self._engine, tables)
         self._due = Due(self._single, tables)
         table = tables.outbox
@@ -240,6 +243,14 @@ class SQLAlchemyOutboxStore:
         async with connected(self._single) as connection:
             found = select(exists().where(c.id <= up_to, c.available_at <= clock()))
             return bool((await connection.execute(found)).scalar_one())
+
+    async def scheduled(self, *, limit: int, after: int | None) -> Sequence[ScheduledRow]:
+        """See `WatchedOutboxStore.scheduled`."""
+        return await self._watching.scheduled(limit=limit, after=after)
+
+    async def leases(self) -> Sequence[Lease]:
+        """See `WatchedOutboxStore.leases`."""
+        return await self._watching.leases()
 
     def listen(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
         """See `OutboxStore.listen`: hears of this process's commits, on PostgreSQL of all."""

@@ -5,8 +5,7 @@
 | `id` | a sequence that is never used twice: what relays order and delete by |
 | `event_id` | the event's UUIDv7, the same wherever it travels |
 | `topic`, `key`, `type`, `version` | as sent; `key` is NULL for events without order |
-| `partition_id` | a hash of the key, or of the event's id, from 0 to `PARTITIONS` - 1: relays share
-by it |
+| `partition_id` | a hash of the key, or else of the id, below `PARTITIONS`: relays share by it |
 | `headers`, `body` | the message: a JSON object of strings, and bytes |
 | `created_at` | when `put` was called, UTC |
 | `available_at` | not before this, UTC; `AT_ONCE`, in 1970, for nearly all |

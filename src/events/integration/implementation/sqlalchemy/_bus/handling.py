@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, bindparam, delete, insert, select
 from sqlalchemy.orm import Session
 
 from events.errors import InvalidTopologyError
@@ -31,14 +31,15 @@ class _Removal:
     def __init__(self, tables: BusTables) -> None:
         self.table = tables.rows
         self.clause = insert(tables.rows)
+        these = tables.rows.c.id == bindparam("row")
+        self._remove = delete(tables.rows).where(these)
+        self._find = select(tables.rows.c.id).where(these)
 
     def insert(self, connection: Connection, row: Row) -> bool:
-        found = connection.execute(delete(self.table).where(self.table.c.id == row["id"]))
-        return found.rowcount == 1
+        return connection.execute(self._remove, row).rowcount == 1
 
     def holds(self, connection: Connection, row: Row) -> bool:
-        there = select(self.table.c.id).where(self.table.c.id == row["id"])
-        return connection.execute(there).first() is None
+        return connection.execute(self._find, row).first() is None
 
 
 class RowTransactions(Transactional):
@@ -70,7 +71,7 @@ class RowTransactions(Transactional):
     def claim_now(self, session: Session, delivery: Delivery) -> Claim:
         """See `Transactional.claim_now`."""
         assert isinstance(delivery, QueuedDelivery)  # noqa: S101 - of this bus alone
-        return Claim(session, self._removal, {"id": delivery.row})
+        return Claim(session, self._removal, {"row": delivery.row})
 
     def committed(self, delivery: Delivery) -> None:
         """See `Transactional.committed`."""

@@ -79,6 +79,7 @@ class Pump:
         self._queues: dict[int, Queue] = {}
         self._settler = Settler(rows, self._freed, self._in_outage)
         self._attend_at = 0.0
+        self._has_new = False
         self._attending: list[asyncio.Future[None]] = []
         self._halted = asyncio.Event()
         self._woken = asyncio.Event()
@@ -101,11 +102,12 @@ class Pump:
 
     # --- consumers ------------------------------------------------------------------------------
 
-    async def subscribe(self, number: int, subscription: Subscription, deliver: Deliver) -> Queue:
+    def subscribe(self, number: int, subscription: Subscription, deliver: Deliver) -> Queue:
         """Begin to hand over what waits for the consumer of this number."""
         queue = Queue(number, subscription, deliver, self._settler.settle)
         self._queues[number] = queue
-        await self._attend_soon()
+        self._has_new = True  # so it attends once for all that are subscribed in a row
+        self._woken.set()
         return queue
 
     async def close(self, queue: Queue) -> None:
@@ -198,14 +200,16 @@ class Pump:
 
     async def _attend_if_due(self) -> None:
         loop = asyncio.get_running_loop()
+        asked = self._has_new or self._attending
         wider = any(queue.wants_more for queue in self._queues.values())
-        if not wider and not self._attending and loop.time() < self._attend_at and self._holds:
+        if not asked and not wider and loop.time() < self._attend_at and self._holds:
             return
         waiting, self._attending = self._attending, []
         try:
             await self._attend()
         except BaseException:
             self._attending += waiting
+            self._has_new = True
             raise
         for waiter in waiting:
             if not waiter.done():
@@ -217,6 +221,7 @@ class Pump:
 
     async def _attend(self) -> None:
         granted = self._tenure.begin()
+        self._has_new = False
         queues = dict(self._queues)
         windows = {n: max(q.widest, len(q.at_hand)) for n, q in queues.items()}
         me = replace(self._seat, windows=windows)

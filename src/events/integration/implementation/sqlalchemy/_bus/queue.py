@@ -35,6 +35,7 @@ _WIDEST = 500
 _MAX_BYTES = 8 << 20
 _QUICK, _SLOW = 0.25, 1.0  # seconds in which a windowful is settled
 _SHARE = 10  # a scan that took a second is not repeated for ten
+_LONGEST = 2.0  # seconds; what was postponed waits for a scan
 _BUSY = 0.05  # seconds between two scans while there is more
 
 
@@ -157,7 +158,8 @@ class Queue:
             # If there is more, it is behind the last one, be that among what had been passed over.
             reached = self._after or 0
             self._after = (last if is_full else max(last, reached)) or None
-            self._scan_at = ended + max(_BUSY if is_full else 0.0, _SHARE * (ended - began))
+            rest = min(_SHARE * (ended - began), _LONGEST)
+            self._scan_at = ended + max(_BUSY if is_full else 0.0, rest)
         elif last:
             self._after = last
         if self.paused:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     insert,
     literal,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.exc import IntegrityError
@@ -30,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from events.errors import OutboxError
 from events.integration.implementation.sqlalchemy._bus.sharing import Seat
 from events.integration.implementation.sqlalchemy._bus.tables import MESSAGE, BusTables
-from events.integration.implementation.sqlalchemy._clock import aware, clock
+from events.integration.implementation.sqlalchemy._clock import aware, clock, moment
 from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy._reading import message_of
@@ -45,6 +46,7 @@ from events.integration.outbox import partition_of
 
 __all__ = ["Found", "Postponed", "Refused", "Rows"]
 
+_HIGHEST = (1 << 63) - 1  # no row has this id
 _encode_json = msgspec.json.Encoder().encode
 
 
@@ -112,11 +114,25 @@ class Rows:
             m.token == bindparam("token"),
             m.expires_at > clock(),
         )
-        self._at_once = self._half(r.available_at == AT_ONCE)
-        self._on = self._half(
-            r.available_at == AT_ONCE, r.id > bindparam("after", type_=BigInteger())
+        after = bindparam("after", type_=BigInteger())
+        if engine.dialect.name == "postgresql":
+            # Of equations it takes those that leave much for a walk along the primary key, past all
+            # that is not due, and those that leave little, as of a table that was not analyzed
+            # yet, for a sort. Two ends of rows are neither.
+            place, at_once = tuple_(r.consumer_id, r.available_at, r.id), literal(AT_ONCE, moment())
+            consumer = bindparam("consumer", type_=Integer())
+            end = place <= tuple_(consumer, at_once, literal(_HIGHEST, BigInteger()))
+            self._at_once = self._half(end, place >= tuple_(consumer, at_once, literal(0)))
+            self._on = self._half(end, place > tuple_(consumer, at_once, after))
+        else:
+            mine = r.consumer_id == bindparam("consumer")
+            self._at_once = self._half(mine, r.available_at == AT_ONCE)
+            self._on = self._half(mine, r.available_at == AT_ONCE, r.id > after)
+        self._postponed = self._half(
+            r.consumer_id == bindparam("consumer"),
+            r.available_at > AT_ONCE,
+            r.available_at <= clock(),
         )
-        self._postponed = self._half(r.available_at > AT_ONCE, r.available_at <= clock())
         row = r.id == bindparam("row")
         self._postpone = (
             update(tables.rows)
@@ -180,7 +196,6 @@ class Rows:
                 r.attempts,
             )
             .where(
-                r.consumer_id == bindparam("consumer"),
                 *where,
                 bindparam("partitions", type_=BigInteger())
                 .bitwise_rshift(r.partition_id)
@@ -188,7 +203,7 @@ class Rows:
                 != 0,
                 self._mine,
             )
-            .order_by(r.available_at, r.id)
+            .order_by(r.consumer_id, r.available_at, r.id)
             .limit(bindparam("limit", type_=Integer(), literal_execute=True))
         )
 

@@ -16,8 +16,6 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from events.integration.brokering.backoff import Backoff
 from events.integration.implementation.sqlalchemy._bus.queue import Queue
 from events.integration.implementation.sqlalchemy._bus.rows import (
@@ -99,7 +97,7 @@ class Settler:
         while done or postponed:
             try:
                 await self._rows.settle(done, postponed)
-            except (SQLAlchemyError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - drivers raise what they do, and it goes on
                 self._in_outage(describe(error))
                 await backoff.pause()
             else:
@@ -111,7 +109,7 @@ class Settler:
             return []
         try:
             await self._rows.bury(refused)
-        except (SQLAlchemyError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - as above
             logger.error(  # noqa: TRY400 - the reason is enough
                 "%d events cannot become dead letters, and stay in their queues: %s",
                 len(refused),
