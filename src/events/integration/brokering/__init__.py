@@ -1,1 +1,1 @@
-"""What every transport for a broker needs, once: pauses between attempts, and URLs in logs."""
+"""What transports for brokers need, once: a connection that is kept, and what goes with it."""
