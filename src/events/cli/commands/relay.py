@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     verb = words[2:] or [word for word in words[1:] if ":" not in word]
     if verb:
         raise UsageError(
-            f"`events relay` runs a relay, and does not take {' '.join(verb)!r}: for its rows there "
-            f"are `events outbox` and `events-relay`"
+            f"`events relay` runs a relay, and does not take {' '.join(verb)!r}: its rows are for "
+            f"`events outbox` and `events-relay`"
         )
     return main([*words, "run", "--log-level", arguments.log_level], prog="events relay")
