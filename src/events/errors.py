@@ -496,7 +496,9 @@ class CanaryFailedError(BusError):
             )
         return (
             f"it is not known yet whether {self.consumer!r} has handled event {self.id}, so no "
-            f"more were sent back: wait longer for it, or trust silence"
+            f"more were sent back: it is at work, or its broker does not tell. Wait longer "
+            f"(--canary-wait), or take it for handled if it does not die again meanwhile "
+            f"(--trust-silence)"
         )
 
 

@@ -45,7 +45,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any, TypeAlias, cast
 
-from events.errors import EventsError, OutboxError
+from events.errors import EventsError, MissingExtraError, OutboxError
 from events.integration.bus import IntegrationEventBus
 from events.integration.outbox import OutboxRelay, ParkedRow
 from events.integration.pipeline.retry import describe
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
             raise ValueError(f"{verb!r} is no verb: {', '.join(['run', *_VERBS])}")
         ids = _ids(verb, given)
         factory = _load(words[0]) if named == 1 else _between(*_urls(words), serve=verb == "run")
-    except ValueError as error:
+    except (ValueError, MissingExtraError) as error:
         parser.error(str(error))
     try:
         asyncio.run(_run(factory, verb, ids))

@@ -397,6 +397,12 @@ async def test_a_url_may_stand_in_the_environment(
             ["oracle://me:secret@x/y", "nats://x"],
             "'oracle': the outbox runs on postgresql, mariadb",
         ),
+        (
+            ["postgresql+psycopg2://me:secret@x/y", "nats://x"],
+            "'psycopg2' is no driver for asyncio: leave it out, as in postgresql://..., or name",
+        ),
+        (["sqlite+pysqlite:///outbox.db", "nats://x"], "'pysqlite' is no driver for asyncio"),
+        (["mysql+nosuch://x/y", "nats://x"], "'nosuch' is no driver for asyncio"),
     ],
 )
 async def test_a_wrong_url_is_named_and_no_password_with_it(

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = next((each for each in given if each in COMMANDS), None)
     for name, help_line in COMMANDS.items():
         command = commands.add_parser(
-            name, help=help_line, description=f"{help_line.capitalize()}."
+            name, help=help_line, description=f"{help_line[0].upper()}{help_line[1:]}."
         )
         if name == chosen:
             _module(name).add_arguments(command)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from events.cli import main
+from events.integration.implementation.sqlalchemy import _at_url
 from events.testing import eventually
 
 APP = """
@@ -259,3 +260,26 @@ def test_relay_needs_to_be_named(shop: Any, capsys: pytest.CaptureFixture[str]) 
         main(["relay"])
     assert ended.value.code == 2
     assert 'relay = "module:factory" under [tool.events]' in capsys.readouterr().err
+
+
+def test_relay_does_nothing_but_run(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["shop:make", "stats"], ["sqlite:///shop.db", "amqp://x", "redrive", "17"]):
+        with pytest.raises(SystemExit) as ended:
+            main(["relay", *words])
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert f"does not take {' '.join(words[1 if len(words) == 2 else 2 :])!r}" in error
+        assert "events outbox" in error
+
+
+def test_relay_names_the_extra_of_a_driver_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_at_url, "find_spec", lambda _name: None)
+    for url, extra in (("postgres://me:secret@x/y", "postgresql"), ("mysql://x/y", "mariadb")):
+        with pytest.raises(SystemExit) as ended:
+            main(["relay", url, "nats://x"])
+        assert ended.value.code == 2
+        error = capsys.readouterr().err
+        assert f'pip install "integration-events[{extra}]"' in error
+        assert "secret" not in error

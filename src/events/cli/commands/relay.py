@@ -32,4 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
             "name what makes the relay as module:factory, or in pyproject.toml as "
             'relay = "module:factory" under [tool.events], or give the URLs of database and broker'
         )
+    verb = words[2:] or [word for word in words[1:] if ":" not in word]
+    if verb:
+        raise UsageError(
+            f"`events relay` runs a relay, and does not take {' '.join(verb)!r}: its rows are for "
+            f"`events outbox` and `events-relay`"
+        )
     return main([*words, "run", "--log-level", arguments.log_level], prog="events relay")

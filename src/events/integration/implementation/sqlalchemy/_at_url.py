@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from importlib.util import find_spec
 
 from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from events.errors import MissingExtraError
 from events.integration.brokering.urls import masked
 from events.integration.implementation.sqlalchemy.store import SQLAlchemyOutboxStore
 
@@ -21,6 +22,12 @@ _DRIVERS = {
     "mariadb": ("asyncmy",),
     "mysql": ("asyncmy",),
     "sqlite": ("aiosqlite",),
+}
+_EXTRAS = {
+    "aiosqlite": "sqlalchemy",
+    "asyncpg": "postgresql",
+    "psycopg": "psycopg",
+    "asyncmy": "mariadb",
 }
 _ALIASES = {"postgres": "postgresql"}
 
@@ -37,9 +44,19 @@ def check_url(url: str) -> str:
         driver = next((each for each in drivers if find_spec(each)), drivers[0])
     complete = f"{database}+{driver}{separator}{rest}"
     try:
-        make_url(complete)
+        parsed = make_url(complete)
+        is_async = parsed.get_dialect().get_async_dialect_cls(parsed).is_async
+    except (NoSuchModuleError, ImportError):
+        is_async = False
     except (ArgumentError, ValueError) as error:
         raise ValueError(f"{masked(url)!r} is no URL of a database") from error
+    if not is_async:
+        raise ValueError(
+            f"{driver!r} is no driver for asyncio: leave it out, as in {database}://..., or name "
+            f"{' or '.join(_DRIVERS[database])}"
+        )
+    if driver in _EXTRAS and find_spec(driver) is None:
+        raise MissingExtraError(f"{database}+{driver}", _EXTRAS[driver])
     return complete
 
 
