@@ -42,7 +42,7 @@ def _end(_namespace: dict[str, Any]) -> None:
 
 pytest_collect_file = Sybil(
     parsers=[SkipParser(), PythonCodeBlockParser()],
-    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md", "docs/*/*/*.md"],
     excludes=["docs/tutorial.md"],
     # Snippets are independent of the test suite's event loops and fixtures.
     fixtures=[],

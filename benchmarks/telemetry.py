@@ -49,7 +49,7 @@ def sending(observer: Observer) -> Callable[[], None]:
 def processing(observer: Observer) -> Callable[[], None]:
     def work() -> None:
         observer.received(DELIVERY, "memory")
-        with observer.processing(DELIVERY, "memory", "link"):
+        with observer.processing(DELIVERY, "memory", "link", str):
             pass
 
     return work

@@ -9,13 +9,15 @@ The first fault in the list is the one nearest to the bus.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from functools import partial
 
-from events.errors import BusError, BusUnavailableError
+from events.errors import BusError, BusUnavailableError, UnsupportedByBusError
+from events.integration.health import Backlog
 from events.integration.message import Delivery, Message, Release, Settlement
 from events.integration.observation import system_of
 from events.integration.transport import (
+    BacklogSource,
     DeadLetterStore,
     Deliver,
     Subscribed,
@@ -91,6 +93,17 @@ class FaultyTransport:
             for fault in reversed(self.faults):
                 store = fault.on_dead_letters(store)
         return store
+
+    async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
+        """Return what the inner transport has yet to deliver to a consumer.
+
+        Raises:
+            UnsupportedByBusError: it cannot tell.
+        """
+        self._require_connection()
+        if not isinstance(self.inner, BacklogSource):
+            raise UnsupportedByBusError(repr(self.inner), "tell a backlog", "ask the broker")
+        return await self.inner.backlog(consumer, topics)
 
     async def connect(self) -> None:
         """Connect the inner transport."""

@@ -37,6 +37,7 @@ from tests.unit.testing.sabotage import (
     HasNoGrace,
     KeepsEverything,
     LeakTask,
+    Miscounts,
     RedrivesToAll,
     ReorderKey,
     Replay,
@@ -342,6 +343,11 @@ SABOTEURS = [
     ),
     by("test_13_discard_removes", "2 dead letters, where 1", lambda: DeadLetters(KeepsEverything)),
     by("test_13_listing_pages", "a page of 3", lambda: DeadLetters(AlwaysTheFirstPage)),
+    Saboteur(
+        "test_13_the_backlog_counts_what_waits_and_what_died",
+        "two that wait",
+        bus_class=Miscounts,
+    ),
     # 14
     by(
         "test_14_many_failures_lose_nothing",

@@ -9,9 +9,10 @@ from typing import NamedTuple, Unpack
 
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.message import Message
-from events.integration.transport import TransportFeatures
+from events.integration.transport import BacklogSource, TransportFeatures
 
 __all__ = [
+    "BACKLOG",
     "BREAKABLE_DEAD_LETTERS",
     "BROADCAST",
     "DEAD_LETTERS",
@@ -103,5 +104,9 @@ GONE_BEFORE_START = _declares("before_first_start", "gone")
 DELAYED_RETRY = _declares("delayed_retry", value=True)
 DEAD_LETTERS = _declares("dead_letters", value=True)
 ORDERED = _declares("ordered", value=True)
+BACKLOG = Need(
+    "a transport that is a `BacklogSource`",
+    lambda harness, _: isinstance(harness.new_bus().transport, BacklogSource),
+)
 BREAKABLE_DEAD_LETTERS = _offers("break_dead_letters")
 LOSABLE_CONNECTION = _offers("lose_connection")
