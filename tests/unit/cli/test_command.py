@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from events.cli import main
+from events.cli import COMMANDS, main
 from events.cli._app import configured, find, load, opened
 from events.cli._exit import UsageError
 
@@ -88,6 +89,15 @@ def test_run_runs_the_consumers_until_a_signal(project: Path) -> None:
     rest, log = process.communicate(timeout=30)
 
     assert (first, rest, process.returncode) == ("handled 7\n", "closed\n", 0), log
+
+
+def test_the_reference_lists_every_command() -> None:
+    page = Path(__file__).parents[3] / "docs" / "reference" / "command.md"
+    listed = re.findall(
+        r"^\| `events ([a-z-]+)` \|", page.read_text(encoding="utf-8"), re.MULTILINE
+    )
+
+    assert sorted(listed) == sorted(COMMANDS)
 
 
 def test_run_takes_app_as_the_other_commands_do(
