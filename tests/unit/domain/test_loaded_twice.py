@@ -76,7 +76,7 @@ from orders import OrderPaid
 
 class SendMail(DomainEventHandler[OrderPaid]):
     async def handle(self, event):
-        print("mail by", __name__, flush=True)
+        print(f"mail by {__name__}\\n", end="", flush=True)  # in one write, as two may print
 
 
 async def app(scope, receive, send):
@@ -84,7 +84,7 @@ async def app(scope, receive, send):
         await receive()
         async with DomainEventDispatcher(SimpleDomainEventHandlerFactory()) as dispatcher:
             dispatcher.store_event(OrderPaid())
-        print("serving", flush=True)
+        print("serving\\n", end="", flush=True)
         await send({"type": "lifespan.startup.complete"})
         await receive()
         await send({"type": "lifespan.shutdown.complete"})
