@@ -86,7 +86,8 @@ class AggregateRootMixin:
         if not hasattr(cls, "_unpopped_events"):
             raise InvalidDomainEventError(
                 cls,
-                'has no slot for its events: write `__slots__ = ("_unpopped_events",)` in its body',
+                "has no slot for its events: derive it from AggregateRoot, or, beside a base with "
+                'slots of its own, write `__slots__ = ("_unpopped_events",)` in its body',
             )
 
     def publish_event(self, event: DomainEvent) -> None:

@@ -109,8 +109,8 @@ def test_a_class_without_the_slot_is_refused_and_one_with_it_is_no_aggregate_roo
     with pytest.raises(InvalidDomainEventError) as caught:
         type("Slotless", (AggregateRootMixin, BaseModel), {})
     assert str(caught.value) == (
-        'Slotless: has no slot for its events: write `__slots__ = ("_unpopped_events",)` in its '
-        "body"
+        "Slotless: has no slot for its events: derive it from AggregateRoot, or, beside a base with "
+        'slots of its own, write `__slots__ = ("_unpopped_events",)` in its body'
     )
     assert not isinstance(published(), AggregateRoot)
     assert issubclass(AggregateRoot, AggregateRootMixin)

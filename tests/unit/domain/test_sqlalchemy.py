@@ -163,6 +163,24 @@ async def test_nothing_is_saved_if_a_handler_fails(unit: Unit) -> None:
     assert await unit.stored() == []
 
 
+async def test_what_is_detached_after_a_handler_failed_commits_nothing_either(unit: Unit) -> None:
+    unit.fails = True
+    order = Order(status="new")
+    order.publish_event(Completed("first"))
+    unit.session.add(order)
+    with pytest.raises(ZeroDivisionError):
+        async with unit.events:
+            await unit.session.commit()
+
+    with pytest.raises(PendingRollbackError, match="rollback"):
+        await unit.session.commit()
+    await unit.session.rollback()
+    unit.session.add(Order(status="next"))
+    await unit.session.commit()
+
+    assert await unit.stored() == ["next"]
+
+
 async def test_after_a_handler_failed_nothing_is_committed_before_a_rollback(unit: Unit) -> None:
     unit.fails = True
     order = Order(status="new")

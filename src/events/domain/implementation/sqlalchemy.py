@@ -27,7 +27,9 @@ except ImportError as error:
 
 __all__ = ["SQLAlchemyDomainEvents"]
 
-_ATTRIBUTE = "_events_domain"  # of a session
+# Of a session: what is attached to it, and the transaction in whose commit a handler failed.
+_ATTRIBUTE = "_events_domain"
+_FAILED = "_events_domain_failed"
 
 
 class SQLAlchemyDomainEvents:
@@ -64,7 +66,6 @@ class SQLAlchemyDomainEvents:
         self._session = given.sync_session
         self._dispatcher = dispatcher
         self._aggregates = _Aggregates(self._session)
-        self._failed: SessionTransaction | None = None
         former: SQLAlchemyDomainEvents | None = vars(self._session).get(_ATTRIBUTE)
         if former is not None:
             former.detach()
@@ -94,18 +95,12 @@ class SQLAlchemyDomainEvents:
 
     def process(self) -> None:
         """Have the dispatcher handle everything, within the greenlet of a commit."""
-        transaction = self._session.get_transaction()
-        if self._failed is not None and self._failed is transaction:
-            raise PendingRollbackError(
-                "a handler of a domain event failed in an earlier commit of this transaction, and "
-                "its events are dropped: call rollback() before anything else is committed"
-            )
         # Asked after each event, it is part of the chain, whose length the dispatcher limits.
         self._dispatcher.from_entity(self._aggregates)
         try:
             await_only(self._dispatcher.process())
         except BaseException:
-            self._failed = transaction
+            vars(self._session)[_FAILED] = self._session.get_transaction()
             raise
 
 
@@ -116,6 +111,12 @@ def _before_commit(session: Session) -> None:
     handler that is the first to put into an outbox adds one to the session: while those were
     being called, that would be an error, and if none was there before, it would come too late.
     """
+    failed: SessionTransaction | None = vars(session).get(_FAILED)
+    if failed is not None and failed is session.get_transaction():
+        raise PendingRollbackError(
+            "a handler of a domain event failed in an earlier commit of this transaction, and its "
+            "events are dropped: call rollback() before anything else is committed"
+        )
     events: SQLAlchemyDomainEvents | None = vars(session).get(_ATTRIBUTE)
     if events is not None and not session.in_nested_transaction():
         events.process()
