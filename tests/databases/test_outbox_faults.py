@@ -226,12 +226,12 @@ async def test_a_body_at_the_limit_and_long_headers_fit(private: Private) -> Non
     bus = ForwardedBus()
     async with AsyncSession(private.engine) as session, session.begin():
         await SQLAlchemyOutbox(session, max_body_size=4 << 20).put(
-            TOPIC, Numbered(1), headers={"long": "ä" * 70_000}, key="k" * 255
+            TOPIC, Numbered(1), headers={"long": "ä" * 30_000}, key="k" * 255
         )
     async with OutboxRelay(SQLAlchemyOutboxStore(private.engine), bus) as relay:
         async with asyncio.timeout(DEADLINE):
             await relay.drain()
-    assert bus.messages[0].headers["long"] == "ä" * 70_000
+    assert bus.messages[0].headers["long"] == "ä" * 30_000
 
 
 async def test_an_idle_relay_asks_less_than_once_a_second(private: Private) -> None:
