@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
-from events.errors import InvalidTopologyError, OutboxTableError
+from events.errors import InvalidTopologyError, OutboxTableError, UnsupportedByBusError
 from events.integration import IntegrationEvent, IntegrationEventBusRegistration, Topic
 from events.integration.topology import RetryPolicy
 from events.sqlalchemy import (
@@ -181,3 +181,10 @@ async def test_an_idle_bus_asks_for_all_its_consumers_at_once(engine: AsyncEngin
         assert asked, "it does not look at all"
         assert asked.total() <= took / 0.5 + 1, asked
         assert bus.health().healthy
+
+
+def test_an_option_that_counts_deaths_apart_is_refused() -> None:
+    engine = create_async_engine("sqlite+aiosqlite://")
+
+    with pytest.raises(UnsupportedByBusError, match="each death of a process counts as an attempt"):
+        SQLAlchemyBus(engine, max_crashes=5)

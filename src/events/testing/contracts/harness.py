@@ -97,6 +97,10 @@ def _declares(feature: str, value: object) -> Need:
     return Need(f"{feature}={value!r}, which this transport does not declare", is_met)
 
 
+def _tells_backlog(harness: Harness, _: TransportFeatures) -> bool:
+    return isinstance(harness.new_bus().transport, BacklogSource)
+
+
 GROUPS = _declares("delivery", "group")
 BROADCAST = _declares("delivery", "broadcast")
 WAITS_BEFORE_START = _declares("before_first_start", "waits")
@@ -104,9 +108,6 @@ GONE_BEFORE_START = _declares("before_first_start", "gone")
 DELAYED_RETRY = _declares("delayed_retry", value=True)
 DEAD_LETTERS = _declares("dead_letters", value=True)
 ORDERED = _declares("ordered", value=True)
-BACKLOG = Need(
-    "a transport that is a `BacklogSource`",
-    lambda harness, _: isinstance(harness.new_bus().transport, BacklogSource),
-)
+BACKLOG = Need("a transport that is a `BacklogSource`", _tells_backlog)
 BREAKABLE_DEAD_LETTERS = _offers("break_dead_letters")
 LOSABLE_CONNECTION = _offers("lose_connection")

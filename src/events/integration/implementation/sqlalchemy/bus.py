@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import (
     async_scoped_session,
 )
 
-from events.errors import BusUnavailableError, InvalidTopologyError
+from events.errors import BusUnavailableError, InvalidTopologyError, UnsupportedByBusError
 from events.integration.health import Backlog
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.sqlalchemy._bus.dead_letters import TableDeadLetters
@@ -218,7 +218,11 @@ class SQLAlchemyIntegrationEventBus(TransportIntegrationEventBus):
         table: What `bus_table` returned, if it was given a name or a schema.
         poll_interval: Seconds after which rows are looked for that nothing told of.
         lease: Seconds after which another process takes over what a dead one held.
-        **options: Those of `BusOptions`.
+        **options: Those of `BusOptions` except `max_crashes`: here each death of a process counts as
+            an attempt of the event that it handled.
+
+    Raises:
+        UnsupportedByBusError: `max_crashes` was given.
     """
 
     def __init__(
@@ -240,6 +244,13 @@ class SQLAlchemyIntegrationEventBus(TransportIntegrationEventBus):
             lease=lease,
         )
         self._shown = repr(transport)
+        if "max_crashes" in options:
+            raise UnsupportedByBusError(
+                transport,
+                "max_crashes",
+                "each death of a process counts as an attempt, so bound these instead, as in "
+                "retry=RetryPolicy(attempts=5)",
+            )
         self._table = transport.tables.rows
         self._source = options.get("source", "/events")
         self._max_body_size = options.get("max_body_size", 1 << 20)
