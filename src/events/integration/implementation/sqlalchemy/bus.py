@@ -218,8 +218,8 @@ class SQLAlchemyIntegrationEventBus(TransportIntegrationEventBus):
         table: What `bus_table` returned, if it was given a name or a schema.
         poll_interval: Seconds after which rows are looked for that nothing told of.
         lease: Seconds after which another process takes over what a dead one held.
-        **options: Those of `BusOptions` except `max_crashes`: here each death of a process counts as
-            an attempt of the event that it handled.
+        **options: Those of `BusOptions` except `max_crashes`: here each death of a process counts
+            as an attempt of the event that it handled.
 
     Raises:
         UnsupportedByBusError: `max_crashes` was given.
