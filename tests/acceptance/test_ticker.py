@@ -41,7 +41,7 @@ async def test_it_ticks_until_it_is_told_to_stop(number: signal.Signals) -> None
         (
             "amqp://localhost:1/",
             1,
-            "RabbitMQ at amqp://localhost:1/ is not available, nothing was sent",
+            "RabbitMQIntegrationEventBus(amqp://localhost:1/) is not available, nothing was sent",
         ),
     ],
 )
