@@ -24,7 +24,7 @@ from events.domain.event import DomainEvent
 from events.domain.event_handler import DomainEventHandler, DomainEventHandlerRegistry
 from events.domain.implementation.dishka import DomainEventImplementationProvider
 from events.integration.bus import IntegrationEventBus
-from events.integration.event import IntegrationEvent
+from events.integration.event import EventRegistry, IntegrationEvent
 from events.integration.topology import Consumer, IntegrationEventBusRegistration, Topic
 from events.integration.topology.consumer import EventHandlerConsumer
 from events.testing import eventually
@@ -38,6 +38,10 @@ from tests.contracts.test_redis_streams_bus import StreamsHarness
 __all__ = ["rabbitmq_url"]
 
 PATIENCE = 30.0
+
+# The examples, which other tests import, have an event of the same type and version.
+_of_others = IntegrationEvent.registry
+_registry = IntegrationEvent.registry = EventRegistry()
 
 # --- Toy example: order and invoice
 
@@ -305,6 +309,14 @@ class UserRegisteredV1(IntegrationEvent):
     version: int = 1  # type: ignore[misc] # pyright: ignore[reportIncompatibleVariableOverride]
 
     email: str  # type: ignore[misc] # pyright: ignore[reportGeneralTypeIssues]
+
+
+IntegrationEvent.registry = _of_others
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(IntegrationEvent, "registry", _registry)
 
 
 def registered(email: str) -> UserRegisteredV1:
