@@ -1,1 +1,1 @@
-"""What transports for brokers need, once: a connection that is kept, and what goes with it."""
+"""Shared by the transports for brokers: reconnecting, sends in flight, subscriptions."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 
-__all__ = ["Backoff"]
-
 
 class Backoff:
     """Pause between attempts: each time twice as long, up to `longest` seconds, with jitter.
@@ -21,7 +19,7 @@ class Backoff:
 
     @property
     def has_begun(self) -> bool:
-        """Tell whether there was a pause since the last success."""
+        """Return whether there was a pause since the last success."""
         return self._next != self._first
 
     def take(self) -> float:

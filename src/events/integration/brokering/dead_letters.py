@@ -1,39 +1,23 @@
-"""A dead letter at a broker: the message as it came, with headers that say what became of it.
+"""A dead letter at a broker: the message as it came, with headers that describe its failure.
 
     events-id, events-type, events-topic    of the event
     events-consumer                         who could not handle it
     events-reason, events-error             why, for machines and for people
     events-attempts, events-died-at         after how many attempts, and when
 
-They are the same on every broker; each transport writes them as its broker carries text. Whoever
-looks at dead letters with a broker's own tools needs to know one set of names.
+They are the same on every broker; each transport encodes them as its broker needs. So an
+operator with a broker's own tools needs only one set of names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Protocol, runtime_checkable
 
 from events.integration.cloudevents import attribute
 from events.integration.message import DeadLetter, Delivery, Message, Reject
-
-__all__ = [
-    "ATTEMPTS",
-    "CONSUMER",
-    "DIED_AT",
-    "ERROR",
-    "ID",
-    "LONGEST_ERROR",
-    "NAMES",
-    "PREFIX",
-    "REASON",
-    "RESERVED_BYTES",
-    "TOPIC",
-    "TYPE",
-    "read_dead_letter",
-    "record_of",
-]
 
 PREFIX = "events-"
 ID, ATTEMPTS = "events-id", "events-attempts"
@@ -46,6 +30,19 @@ LONGEST_ERROR = 8_000
 
 RESERVED_BYTES = 2_048
 """Room for the headers above, without the error, in whatever a broker takes of a message."""
+
+
+@runtime_checkable
+class HeadSource(Protocol):
+    """A store of dead letters that can read them without their bodies."""
+
+    def scan_heads(self, consumer: str) -> AsyncGenerator[Sequence[DeadLetter]]:
+        """Yield each dead letter once, in batches of any order, in flat memory.
+
+        Of a message, only topic and type are always set; the other fields of a dead letter are
+        those of `read`. Close the generator if you stop early.
+        """
+        ...
 
 
 def record_of(delivery: Delivery, reject: Reject, *, type: str) -> dict[str, str]:

@@ -10,8 +10,6 @@ from events.errors import BusUnavailableError
 from events.integration.brokering.backoff import Backoff
 from events.integration.transport import Transport
 
-__all__ = ["FirstConnection"]
-
 logger = logging.getLogger("events.integration")
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
@@ -20,7 +18,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 class FirstConnection:
     """Connect a transport, and begin what needs it; where asked to, wait for the broker.
 
-    Whoever awaits this bounds how long that may take; `waits_because` says what it waits for.
+    The caller limits how long that may take; `waits_because` says what it waits for.
     """
 
     def __init__(self, transport: Transport, bus: str, *, timeout: float, wait: bool) -> None:
@@ -69,5 +67,6 @@ class FirstConnection:
             if limit.expired():
                 why = "" if reason is None else f": {reason}"
                 within = f"no connection within {self._timeout:g} s"
-                raise BusUnavailableError(self._bus, within + why) from error
+                cure = "" if self._wait else "; with wait_for_broker=True, `startup` waits for it"
+                raise BusUnavailableError(self._bus, within + why + cure) from error
             raise

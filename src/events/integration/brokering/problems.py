@@ -1,4 +1,4 @@
-"""What is wrong at this moment: a line in the log for each change, and a text for `health()`.
+"""Current problems: a log line for each change, and a text for `health()`.
 
     well --report--> wrong --report, another reason--> wrong --clear--> well
             a line                 a line                     a line
@@ -15,12 +15,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 
-__all__ = ["MOST_LINES", "QUIET", "Outage", "Problems"]
-
 logger = logging.getLogger("events.integration")
 
 MOST_LINES, QUIET = 3, 60.0
-"""How many lines one reason gives within so many seconds."""
+"""How many lines one reason may log within how many seconds."""
 
 _MOST_REASONS = 100  # that are remembered; a reason may hold a number that is never the same
 
@@ -36,7 +34,7 @@ class _Limit:
         return len(self._logged)
 
     def take(self, reason: Hashable) -> bool:
-        """Tell whether there may be a line for this reason now, and count it."""
+        """Return whether this reason may be logged now, and count it."""
         now = self._clock()
         times = self._logged.pop(reason, None) or deque(maxlen=MOST_LINES)
         self._logged[reason] = times
@@ -55,44 +53,39 @@ class Problems:
     """
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._name = name
+        self.name = name
         self._limit = _Limit(clock)
-        self._now: dict[str, str] = {}
+        self.reasons: dict[str, str] = {}  # by their keys; it is empty while all is well
         self._loud: set[str] = set()  # keys of problems whose end is logged, too
 
     def __bool__(self) -> bool:
-        return bool(self._now)
+        return bool(self.reasons)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._now
+        return key in self.reasons
 
     @property
     def text(self) -> str | None:
         """Return all reasons there are; None if nothing is wrong."""
-        return "; ".join(self._now.values()) or None
+        return "; ".join(self.reasons.values()) or None
 
     def report(self, key: str, reason: str, level: int = logging.ERROR) -> None:
         """Note that this is wrong, for this reason."""
-        if self._now.get(key) == reason:
+        if self.reasons.get(key) == reason:
             return
-        self._now[key] = reason
+        self.reasons[key] = reason
         if self._limit.take((key, reason)):
             self._loud.add(key)
-            logger.log(level, "%s: %s", self._name, reason)
+            logger.log(level, "%s: %s", self.name, reason)
         else:
             self._loud.discard(key)
 
     def clear(self, key: str) -> None:
         """Note that this is well again."""
-        reason = self._now.pop(key, None)
+        reason = self.reasons.pop(key, None)
         if key in self._loud:
             self._loud.discard(key)
-            logger.info("%s: this is over: %s", self._name, reason)
-
-    def clear_all(self) -> None:
-        """Note that all is well again."""
-        for key in tuple(self._now):
-            self.clear(key)
+            logger.info("%s: this is over: %s", self.name, reason)
 
 
 class Outage:
@@ -122,7 +115,7 @@ class Outage:
 
     @property
     def is_over(self) -> bool:
-        """Tell whether nothing is down."""
+        """Return whether nothing is down."""
         return not self._down
 
     def begin(self, who: Hashable, reason: str) -> None:

@@ -1,8 +1,6 @@
-"""How much a consumer has at hand that it has not handled yet."""
+"""Limits of what a consumer has in flight."""
 
 from __future__ import annotations
 
-__all__ = ["READ_AHEAD"]
-
 READ_AHEAD = 8 << 20
-"""Bytes of events at hand beyond which nothing more is read; one event is always let through."""
+"""Bytes of events in flight beyond which nothing more is read; one event is always let through."""

@@ -5,7 +5,7 @@
        '------close------- from each of them
 
 A broker says how to connect, and that a connection is lost: it calls `lose` where it hears of that,
-or is asked every so often. The pauses between attempts double, with jitter; they begin anew after a
+or is asked every so often. The pauses between attempts double, with jitter; they reset after a
 connection that lasted for a while, so that a broker that closes each one at once is not hammered.
 """
 
@@ -20,8 +20,6 @@ from typing import Generic, Protocol, TypeVar
 from events.errors import BusUnavailableError
 from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.problems import Outage
-
-__all__ = ["Dialer", "NoConnectionError", "Supervisor", "end"]
 
 logger = logging.getLogger("events.integration")
 
@@ -49,7 +47,7 @@ class NoConnectionError(Exception):
 
 
 class Dialer(Protocol[C]):
-    """What a broker does for its connections."""
+    """The port of a broker for its connections."""
 
     async def dial(self) -> C:
         """Connect, within a deadline; raise `NoConnectionError`. What it began it takes back."""
@@ -93,12 +91,12 @@ class Supervisor(Generic[C]):
 
     @property
     def is_up(self) -> bool:
-        """Tell whether there is a connection at this moment."""
+        """Return whether there is a connection at this moment."""
         return self.connection is not None
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it is between `open` and `close`, connected or not."""
+        """Return whether it is between `open` and `close`, connected or not."""
         return self._task is not None
 
     async def open(self, timeout: float) -> None:  # noqa: ASYNC109 - it says why it failed
@@ -237,7 +235,7 @@ class Supervisor(Generic[C]):
     # --- the end ------------------------------------------------------------------------------
 
     def _is_over(self, task: asyncio.Task[None]) -> None:
-        """Hear how the task ended, if that was a mistake: nobody would connect any more."""
+        """Report a task that ended by mistake, after which nothing would connect."""
         if task is not self._task:
             return
         if task.cancelled():

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
+from typing import cast
 
-__all__ = ["masked"]
+from events.errors import InvalidTopologyError
 
 _split = re.compile(r"((?:[A-Za-z][A-Za-z0-9+.-]*://)?)(.*)", re.DOTALL).fullmatch
 
@@ -30,3 +32,25 @@ def masked(url: str) -> str:
     )
     secret = f"{user}:***" if colon else "***"
     return f"{scheme}{secret if at else ''}{at}{place}{question}{values if question else ''}"
+
+
+def checked(given: object, bus: str, example: str, check: Callable[[str], None]) -> list[str]:
+    """Return one URL, or several, as a list; `check` raises `ValueError` for one that is not valid.
+
+    Raises:
+        InvalidTopologyError: it is none, or not valid.
+    """
+    first = f"it needs a URL first, as in {example!r}"
+    urls = [given] if isinstance(given, str) else cast("Sequence[str]", given)
+    if not isinstance(urls, Sequence):
+        raise InvalidTopologyError(bus, f"{first}, not {given!r}")
+    if not urls:
+        raise InvalidTopologyError(bus, f"no URL: {first}")
+    for url in urls:
+        if not (isinstance(url, str) and url):
+            raise InvalidTopologyError(bus, f"{first}, not {url!r}")
+        try:
+            check(url)
+        except ValueError as error:
+            raise InvalidTopologyError(f"URL {masked(url)!r}", str(error)) from None
+    return list(urls)

@@ -14,15 +14,14 @@ from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._writer import Outgoing, Writer
 
-__all__ = ["Api", "ApiError", "DeniedError", "Nothing"]
-
 T = TypeVar("T")
 
 _PREFIX = "$JS.API."
+_HEARTBEAT = "100"
 
 
 class ApiError(Exception):
-    """What JetStream answered instead: an HTTP-like code, its own number, and why."""
+    """An error of JetStream: an HTTP-like code, JetStream's own code, and the reason."""
 
     def __init__(self, code: int, number: int, description: str) -> None:
         super().__init__(f"{description} (code {code}, {number})")
@@ -32,7 +31,7 @@ class ApiError(Exception):
 
     @property
     def not_found(self) -> bool:
-        """Tell whether it is only that something is not there."""
+        """Return whether it is only that something is not there."""
         return self.code == 404  # noqa: PLR2004
 
 
@@ -95,12 +94,50 @@ class Api:
             raise ApiError(failed.code, failed.err_code, failed.description)
         return msgspec.json.decode(message.body, type=answer)
 
+    async def pull(
+        self, stream: str, consumer: str, batch: int, *, wait: float = 0
+    ) -> list[Incoming]:
+        """Return up to so many messages that a consumer has now, fewer if it has no more.
+
+        With `wait`, return when it has so many, or after these seconds.
+        """
+        found: list[Incoming] = []
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def hear(message: Incoming) -> None:
+            if message.headers is not None and "Status" in message.headers:
+                status = message.headers["Status"]
+                if status != _HEARTBEAT and not over.done():
+                    over.set_result(None)
+                return
+            found.append(message)
+            if len(found) >= batch and not over.done():
+                over.set_result(None)
+
+        inbox = self._link.client.new_inbox()
+        heard = await self._link.listen(inbox, hear)
+        try:
+            how = {"expires": int(wait * 10**9)} if wait else {"no_wait": True}
+            asked = msgspec.json.encode({"batch": batch, **how})
+            verb = f"{_PREFIX}CONSUMER.MSG.NEXT.{stream}.{consumer}"
+            self._writer.put(Outgoing(verb, asked, inbox))
+            count = -1
+            while not over.done():
+                if count == len(found):
+                    said = f"no messages from {consumer} within {self._timeout:g} s"
+                    raise BusUnavailableError(self._link.name, said)
+                count = len(found)
+                await asyncio.wait([over], timeout=self._timeout + wait)
+        finally:
+            await self._link.leave(heard)
+        return found
+
     async def _on_up(self, fresh: bool) -> None:  # noqa: FBT001 - a listener
         if fresh:
             self._inbox = self._link.client.new_inbox()
             await self._link.listen(f"{self._inbox}.*", self._on_answer)
             for asked, waiting in self._waiting.values():
-                # Its answer would go to an inbox that is gone. Whoever asked asks again.
+                # Its answer would go to an inbox that no longer exists. The caller asks again.
                 asked.abandoned = True
                 if not waiting.done():
                     lost = BusUnavailableError(self._link.name, "the connection was lost meanwhile")

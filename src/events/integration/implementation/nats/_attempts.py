@@ -1,4 +1,4 @@
-"""How many attempts a message has had at a consumer, kept at the server.
+"""The attempts of each message at a consumer, kept at the server.
 
 JetStream counts deliveries: those that a shutdown gave back count as well, and attempts that
 waited in place do not. So what is delivered for the first time is attempt 1, and from then on the
@@ -11,13 +11,13 @@ ended with no word, as by a process's death:
     later delivery, before it begins  ------------------> (attempts, crashes + 1)
 
 An entry is written before what it tells happens, so a death at any moment leaves a count that is
-right, or one too high for a message that was at hand and not begun. No entry at all says that no
+right, or one too high for a message that was in flight and not begun. No entry at all says that no
 attempt ended: the message may have ended its process, or it was on its way there and lost with the
 connection.
 
-What is settled needs its entry no more. Whoever settled it removes it, again if the connection was
-lost meanwhile. What a process left behind that died in between goes when its consumer starts next:
-all up to the consumer's floor, the place below which everything is acknowledged, is settled.
+A settled message no longer needs its entry. The settling process removes it, again if the
+connection was lost meanwhile. Entries of a process that died in between are removed when its
+consumer starts next: everything up to the consumer's floor is acknowledged, and so settled.
 """
 
 from __future__ import annotations
@@ -42,8 +42,6 @@ from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._publisher import Publisher
 from events.integration.implementation.nats._topology import NotTakenError, StreamSpec
 
-__all__ = ["UNSAID", "Attempts", "Record"]
-
 logger = logging.getLogger("events.integration")
 
 _AT_ONCE = 100  # entries that are being removed
@@ -55,7 +53,7 @@ _PAUSE = 1.0  # seconds until what could not be removed is tried again
 
 
 class Record(msgspec.Struct, frozen=True):
-    """Attempts that ended, and how many deliveries since then ended without a word."""
+    """Attempts that ended, and how many deliveries since then ended without an outcome."""
 
     attempts: int = 0
     crashes: int = 0
@@ -187,7 +185,7 @@ class Attempts:
         """Wait for what is being removed, for a while."""
         task, self._forgetting = self._forgetting, None
         if task is not None:
-            await asyncio.wait([task], timeout=await self._link.patience(_PAUSE))
+            await asyncio.wait([task], timeout=await self._link.time_to_wait(_PAUSE))
             task.cancel()
             await asyncio.wait([task])
         self._settled.clear()

@@ -1,6 +1,6 @@
-"""What the server does not permit, as it says so: about a subject, in lower case, and no request.
+"""Permissions that the server denies: its errors name a subject, but no request.
 
-A connection lives on then, and what was sent has no answer. So whoever sent it is found by the
+A connection lives on then, and what was sent has no answer. So the sender is found by the
 subject: the server reads in order and says so for each message, so the oldest was refused.
 """
 
@@ -10,8 +10,6 @@ import re
 from typing import Literal
 
 from msgspec import Struct
-
-__all__ = ["Denial", "denial_in"]
 
 _denied = re.compile(r'permissions violation for (publish|subscription) to "([^"]*)"').search
 

@@ -28,8 +28,6 @@ from nats.errors import (
 
 from events.integration.implementation.nats._wire import parse_block
 
-__all__ = ["Direct", "Hear", "Incoming", "flush", "listen", "new_client"]
-
 logger = logging.getLogger("events.integration")
 
 
@@ -54,7 +52,7 @@ class Direct(Client):
 
     @property
     def writes_whole(self) -> bool:
-        """Tell whether `write` can be used."""
+        """Return whether `write` can be used."""
         return hasattr(self, "_send_command") and hasattr(self, "_flush_pending")
 
     async def write(self, data: bytes) -> None:
@@ -71,7 +69,7 @@ class Direct(Client):
             await self._flush_pending()
 
     def _connect_command(self) -> bytes:
-        """Say who we are, but in clear only where nobody asked for TLS: the driver always does."""
+        """Withhold the credentials where TLS is required but missing; the driver does not."""
         server: Any = getattr(self, "_current_server", None)
         offered: Any = getattr(self, "_server_info", None)
         asked = "tls" in self.options or any(
@@ -80,7 +78,7 @@ class Direct(Client):
         if asked and not self.options.get("tls_handshake_first"):
             if offered is None:
                 logger.warning(
-                    "this version of nats-py does not show whether the server offers TLS: if it "
+                    "this version of nats-py does not show whether the server offers TLS. If it "
                     "does not, the credentials are sent in clear"
                 )
             elif not offered.get("tls_required"):
@@ -119,7 +117,7 @@ class Direct(Client):
                 )
             )
         except Exception:  # raised into the driver, it would end the connection
-            logger.exception("a message on %r was not understood", subject)
+            logger.exception("cannot parse a message on %r", subject)
 
     def _remove_sub(self, sid: int, max_msgs: int = 0) -> None:
         super()._remove_sub(sid, max_msgs)

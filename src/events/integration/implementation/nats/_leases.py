@@ -11,45 +11,45 @@ is still here, or was done by this process not long ago, is not taken a second t
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Iterator
 
+from events.integration.brokering.handled import Handled
 from events.integration.implementation.nats import _wire as wire
 from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._topology import NANO
 from events.integration.implementation.nats._writer import Outgoing, Writer
 
-__all__ = ["Hand", "Leases"]
-
 _DONE, _AGAIN, _ALIVE = b"+ACK", b"-NAK", b"+WPI"
 _REMEMBERED = 10_000  # messages that were done
 
 
-class Hand:
+class InFlight:
     """A message that is ours."""
 
     __slots__ = (
         "attempt",
         "body",
         "crashes",
+        "delivered",
         "headers",
+        "key",
         "name",
-        "place",
         "reply",
         "subject",
         "written",
     )
 
-    def __init__(self, message: Incoming, place: wire.Position, name: str) -> None:
+    def __init__(self, message: Incoming, key: tuple[int, str], name: str, delivered: int) -> None:
         self.subject = message.subject
         self.reply = message.reply
         self.body = message.body
         self.headers = message.headers or {}
-        self.place = place
+        self.key = key
         self.name = name
+        self.delivered = delivered  # so often, this time included
         self.attempt = 1
-        self.crashes = 0  # deliveries before this one that ended without a word
+        self.crashes = 0  # deliveries before this one that ended without an outcome
         self.written = False  # there is an entry of its attempts
 
 
@@ -61,23 +61,22 @@ class Leases:
         self._writer = writer
         self._owner = owner
         self._pause = ack_wait / 3
-        # By sequence and time: a stream that was lost and made again begins with 1 anew.
-        self._held: dict[tuple[int, str], Hand] = {}
-        self._done: set[tuple[int, str]] = set()
-        self._done_in_order: deque[tuple[int, str]] = deque()
+        # By sequence and time, as a stream that was lost and made again starts with 1 again.
+        self._in_flight: dict[tuple[int, str], InFlight] = {}
+        self._done = Handled(_REMEMBERED)
         self._pulse: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._in_flight)
 
-    def __iter__(self) -> Iterator[Hand]:
-        return iter(self._held.values())
+    def __iter__(self) -> Iterator[InFlight]:
+        return iter(self._in_flight.values())
 
-    def take(self, message: Incoming) -> Hand | None:
+    def take(self, message: Incoming) -> InFlight | None:
         """Return the message as ours; None if it is, or if it is done."""
-        place = wire.position(message.reply)
-        key = place.key
-        known = self._held.get(key)
+        sequence, stored, delivered = wire.position(message.reply)
+        key = sequence, stored
+        known = self._in_flight.get(key)
         if known is not None:
             known.reply = message.reply  # its lease was over before we said a word; it goes on
             return None
@@ -85,47 +84,43 @@ class Leases:
         if key in self._done:
             self.skip(message)
             return None
-        hand = Hand(message, place, f"{self._owner}.{place.sequence}-{place.stored}")
-        self._held[key] = hand
-        return hand
+        name = f"{self._owner}.{sequence}-{stored}"
+        in_flight = self._in_flight[key] = InFlight(message, key, name, delivered)
+        return in_flight
 
     def skip(self, message: Incoming) -> None:
         """Be done with a message that was never taken."""
         self._writer.put_with_others(Outgoing(message.reply, _DONE))
 
-    def done(self, hand: Hand) -> None:
+    def done(self, in_flight: InFlight) -> None:
         """Be done with a message."""
-        self._answer(hand, _DONE)
-        self._done.add(hand.place.key)
-        self._done_in_order.append(hand.place.key)
-        if len(self._done_in_order) > _REMEMBERED:
-            self._done.discard(self._done_in_order.popleft())
+        self._answer(in_flight, _DONE)
+        self._done.add(in_flight.key)
 
-    def again(self, hand: Hand, after: float = 0.0) -> None:
-        """Have it delivered again, to whoever asks."""
+    def again(self, in_flight: InFlight, after: float = 0.0) -> None:
+        """Redeliver it, to any process of the consumer."""
         delay = int(after * NANO)
-        self._answer(hand, b'%b {"delay": %d}' % (_AGAIN, delay) if delay > 0 else _AGAIN)
+        self._answer(in_flight, b'%b {"delay": %d}' % (_AGAIN, delay) if delay > 0 else _AGAIN)
 
     def forget_done(self) -> None:
-        """Take whatever comes: the server begins anew."""
+        """Take whatever comes: the server starts again."""
         self._done.clear()
-        self._done_in_order.clear()
 
     def start(self) -> None:
         """Begin to give signs of life."""
         self._pulse = asyncio.get_running_loop().call_later(self._pause, self._beat)
 
     def stop(self) -> None:
-        """Give none any more."""
+        """Stop renewing."""
         if self._pulse is not None:
             self._pulse.cancel()
 
-    def _answer(self, hand: Hand, word: bytes) -> None:
-        if self._held.pop(hand.place.key, None) is not None:
-            self._writer.put_with_others(Outgoing(hand.reply, word))
+    def _answer(self, in_flight: InFlight, word: bytes) -> None:
+        if self._in_flight.pop(in_flight.key, None) is not None:
+            self._writer.put_with_others(Outgoing(in_flight.reply, word))
 
     def _beat(self) -> None:
         self.start()
         if self._link.is_up:
-            for hand in self._held.values():
-                self._writer.put(Outgoing(hand.reply, _ALIVE))
+            for in_flight in self._in_flight.values():
+                self._writer.put(Outgoing(in_flight.reply, _ALIVE))

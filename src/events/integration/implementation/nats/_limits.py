@@ -1,4 +1,4 @@
-"""What a pull may ask for: what the consumer's settings say, and what the server's refusals tell.
+"""Limits of a pull: from the consumer's settings, and from the server's refusals.
 
 An operator can bound pulls for a consumer (`max_batch`, `max_expires`, `max_bytes`, `max_waiting`)
 and for a whole server (`max_request_batch`). The latter stands nowhere to be read: a pull that is
@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from events.integration.implementation.nats._topology import NANO, seconds
-
-__all__ = ["PullLimits"]
 
 _exceeded = re.compile(r"exceeded maxrequest(batch|expires|maxbytes) of (\S+)").search
 

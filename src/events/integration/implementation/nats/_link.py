@@ -1,12 +1,12 @@
 """The connection to NATS, and what is subscribed on it; a `Supervisor` makes it again.
 
 A connection of our own is never mended but replaced: nats-py gives up for good where a server says
-no once, and what it buffers while it reconnects would leave after its sender was told that it did
-not. So it is held where it would begin to reconnect, and closed. A client that was passed in mends
+no once, and what it buffers while it reconnects would leave after its `send` had raised. So
+it is held where it would begin to reconnect, and closed. A client that was passed in mends
 itself, as its owner set it up; this only watches, and ends when its owner closes it.
 
-Who uses the link adds a listener: it is awaited each time before the link is up, and told whether
-the client is a new one, which knows none of its subscriptions. If it fails, so does the attempt.
+Who uses the link adds a listener: it is awaited each time before the link is up, and learns
+whether the client is a new one, without subscriptions. If it fails, so does the attempt.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ from events.integration.brokering.problems import Outage
 from events.integration.brokering.supervisor import NoConnectionError, Supervisor
 from events.integration.implementation.nats import _driver as driver
 from events.integration.implementation.nats._denials import Denial, denial_in
-
-__all__ = ["Link", "OnUp"]
 
 OnUp: TypeAlias = Callable[[bool], Awaitable[None]]
 OnEnd: TypeAlias = Callable[[BusUnavailableError], None]
@@ -116,8 +114,8 @@ class Link(Supervisor[Client]):
                         with suppress(NatsError, OSError):
                             await subscription.unsubscribe()
 
-    async def patience(self, timeout: float) -> float:  # noqa: ASYNC109 - it is not waited for here
-        """Return how long to wait for answers in the end: not long while nobody can give any.
+    async def time_to_wait(self, timeout: float) -> float:  # noqa: ASYNC109 - it is not waited for here
+        """Return how long to wait for answers in the end: not long while no server can answer.
 
         A server that is frozen keeps its connections for a while, so it is asked.
         """
@@ -133,7 +131,7 @@ class Link(Supervisor[Client]):
         return timeout
 
     async def listen(self, subject: str, hear: driver.Hear) -> NatsSubscription:
-        """Subscribe with the client in use; a new one has to be told again."""
+        """Subscribe with the client in use; a new one has to subscribe again."""
         subscription = await driver.listen(self.client, subject, hear)
         self._subscriptions.append(subscription)
         return subscription
@@ -224,8 +222,8 @@ class Link(Supervisor[Client]):
     async def _await(self, client: Client) -> Client:
         while not _usable(client):
             if client.is_closed or client.is_draining:
-                raise NoConnectionError("the client that it was given is closed", ended=True)
-            self.reason = "the client that it was given is not connected"
+                raise NoConnectionError("the client passed to the bus is closed", ended=True)
+            self.reason = "the client passed to the bus is not connected"
             await asyncio.sleep(_LOOK)
         return client
 
@@ -285,7 +283,7 @@ async def _close(client: Client) -> None:
         logger.debug("closing a connection: %r", error)
     except asyncio.CancelledError:
         # nats-py cancels its own task that reconnects, and where that one waits for the transport
-        # to be closed, whoever else waits for the same is told that it was cancelled.
+        # to be closed, everybody else who waits for the same gets a `CancelledError`.
         me = asyncio.current_task()
         if me is None or me.cancelling():
             raise

@@ -1,9 +1,10 @@
-"""What topics, types and consumers are called at the server.
+"""The names of topics, types and consumers at the server.
 
     topic "orders"                 stream `orders`, which holds `orders.>`
     type "order.paid" on it        subject `orders.order.paid`
     consumer "billing" on it       durable consumer `billing`, redriven by `orders.@redrive.billing`
     dead letters, of all topics    stream `events@dead-letters`, `events@dead-letters.billing` in it
+    paused consumer                message on `events@dead-letters.@paused.billing` in it
     attempts, while retried        stream `events@attempts`, a subject for each message and consumer
 
 Streams and consumers are directories at the server, and their names are tokens of subjects, so of
@@ -19,8 +20,6 @@ import re
 from functools import lru_cache
 
 from events.errors import InvalidTopologyError
-
-__all__ = ["redrive_subject", "token", "topic_of", "type_in", "type_subject"]
 
 _LONGEST = 255  # bytes that the server takes, and file systems do
 

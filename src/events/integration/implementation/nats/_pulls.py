@@ -22,6 +22,7 @@ from nats.errors import Error as NatsError
 from events.errors import BusError, BusUnavailableError
 from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.problems import Problems
+from events.integration.brokering.read_ahead import READ_AHEAD
 from events.integration.brokering.supervisor import end
 from events.integration.implementation.nats._api import Api
 from events.integration.implementation.nats._denials import Denial
@@ -38,17 +39,14 @@ from events.integration.implementation.nats._topology import (
 )
 from events.integration.implementation.nats._writer import Outgoing, Writer
 
-__all__ = ["Pulls", "Window"]
-
 logger = logging.getLogger("events.integration")
 
 _WIDEST = 500
 _MOMENT = 0.2  # seconds
 _EXPIRES, _HEARTBEAT = 30.0, 5.0
-_WIDE_EXPIRES = 1.0  # whoever has nothing to do soon asks for no more than it can begin
+_WIDE_EXPIRES = 1.0  # an idle consumer requests only as many as it can begin
 _SILENCE = 2.5 * _HEARTBEAT
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
-_READ_AHEAD = 8 << 20  # bytes that are asked for and not begun; one message is always let through
 _SHARE = 4  # pulls at once, among which they are shared
 _BESIDE = 8_192  # bytes that the server counts beside a message's own: its subjects
 _PULL, _MEND = "pull", "mend"  # problems
@@ -66,7 +64,7 @@ class _Asked:
 
 
 class Window:
-    """How many messages may be at hand."""
+    """The number of messages that may be in flight."""
 
     def __init__(self, narrowest: int) -> None:
         self.narrowest = narrowest
@@ -90,7 +88,7 @@ class Window:
 
 
 class Pulls:
-    """Pull for one consumer. `take` gets each message, `anew` is told that all begins anew."""
+    """Pull for one consumer. `take` gets each message; `restarted` follows a new start of all."""
 
     def __init__(  # noqa: PLR0913 - all by keyword
         self,
@@ -101,11 +99,11 @@ class Pulls:
         stream: StreamSpec,
         consumer: ConsumerSpec,
         window: Window,
-        at_hand: Callable[[], int],
+        in_flight: Callable[[], int],
         unbegun: Callable[[], int],
         problems: Problems,
         take: Callable[[Incoming], None],
-        anew: Callable[[], None],
+        restarted: Callable[[], None],
         ended: Callable[[Exception], None],
     ) -> None:
         self._link = link
@@ -114,15 +112,15 @@ class Pulls:
         self._stream = stream
         self._consumer = consumer
         self._window = window
-        self._at_hand = at_hand
+        self._in_flight = in_flight
         self._unbegun = unbegun
         self._problems = problems
         self._limits = PullLimits()
-        self._troubled = False
+        self._failing = False
         self._again: asyncio.TimerHandle | None = None
         self._unbounded = False  # the next message is larger than a pull may bring
         self._take = take
-        self._anew = anew
+        self._restarted = restarted
         self._ended = ended
         self._loop = asyncio.get_running_loop()
         self.heard = self._loop.time()
@@ -134,14 +132,14 @@ class Pulls:
         self._requested_bytes = 0
         self._number = 0
         self._pulling = False
-        self._trouble = asyncio.Event()
+        self._broken = asyncio.Event()
         self._tending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Make what is missing and ask; raise `InvalidTopologyError` if that cannot be."""
         await ensure_stream(self._api, self._stream)
         if await self._ensure_consumer():
-            logger.info("made NATS consumer %r on %r", self._consumer.name, self._stream.name)
+            logger.info("created NATS consumer %r on %r", self._consumer.name, self._stream.name)
         try:
             await self._listen(fresh=True)
         except (NatsError, OSError) as error:
@@ -182,9 +180,9 @@ class Pulls:
         """Ask for as many as there is room for, if it is worth it."""
         if not self._pulling:
             return
-        at_hand, size = self._at_hand(), self._window.size
-        wanted = size - at_hand - self._requested
-        if wanted <= 0 or (2 * wanted < size and self._requested + at_hand):
+        in_flight, size = self._in_flight(), self._window.size
+        wanted = size - in_flight - self._requested
+        if wanted <= 0 or (2 * wanted < size and self._requested + in_flight):
             return
         limits = self._limits
         while wanted > 0 and (limits.waiting is None or len(self._asked) < limits.waiting):
@@ -200,7 +198,7 @@ class Pulls:
     def _room(self) -> int:
         """Return how many bytes one more pull may bring; 0 if enough are on their way."""
         largest = self._link.client.max_payload + _BESIDE
-        budget = max(_READ_AHEAD, largest)
+        budget = max(READ_AHEAD, largest)
         waiting = self._unbegun() + self._requested_bytes
         if waiting and budget - waiting < largest:
             return 0
@@ -233,7 +231,7 @@ class Pulls:
             number = int(message.subject[len(self._inbox) + 1 :])
             self._on_status(number, message.headers or {})
             return
-        if self._troubled:
+        if self._failing:
             self._well()
         # A message comes under its own subject, which does not tell what it answers. The server
         # fills the oldest pull first.
@@ -267,27 +265,27 @@ class Pulls:
         said = description.lower()
         if status in ("404", "408"):  # its time is over
             self._well()
-            if not self._at_hand():
+            if not self._in_flight():
                 self._window.size = self._window.narrowest
             self.ask()
         elif "exceeds maxbytes" in said or "batch completed" in said:
             self._unbounded = asked is not None and asked.left == asked.batch
             self.ask()
         elif self._limits.learn(description):
-            logger.info("%s asks for less at once: %s", self._consumer.name, description)
+            logger.info("%s requests smaller batches: %s", self._consumer.name, description)
             self.ask()
         else:
             if status == "409" and not said.startswith(_USUAL):
-                reason = f"what it asks for is refused: {status} {description}"
+                reason = f"its requests are refused: {status} {description}"
                 self._problems.report(_PULL, reason)
-                self._troubled = True
+                self._failing = True
             logger.debug("%s cannot pull: %s", self._consumer.name, headers)
             self._mend()
 
     def _on_denied(self, denial: Denial) -> None:
         if denial.verb == "publish" and denial.subject == self._next.lower():
-            self._problems.report(_PULL, f"it may not ask for events: {denial.text}")
-            self._troubled = True
+            self._problems.report(_PULL, f"it has no permission to request events: {denial.text}")
+            self._failing = True
             if self._again is None:
                 self._again = self._loop.call_later(_LONGEST_WAIT, self._ask_again)
 
@@ -296,8 +294,8 @@ class Pulls:
         self._mend()
 
     def _well(self) -> None:
-        if self._troubled:
-            self._troubled = False
+        if self._failing:
+            self._failing = False
             self._problems.clear(_PULL)
 
     # --- mending ------------------------------------------------------------------------------
@@ -318,7 +316,7 @@ class Pulls:
 
     def _mend(self) -> None:
         self._pulling = False
-        self._trouble.set()
+        self._broken.set()
 
     async def _tend(self) -> None:
         """Mend what is broken, notice what is silent."""
@@ -326,7 +324,7 @@ class Pulls:
         while True:
             try:
                 async with asyncio.timeout(_HEARTBEAT):
-                    await self._trouble.wait()
+                    await self._broken.wait()
             except TimeoutError:
                 silent = self._loop.time() - self.heard
                 if self._requested and silent > _SILENCE and self._link.is_up:
@@ -346,17 +344,17 @@ class Pulls:
     async def _mend_now(self) -> None:
         backoff, began = Backoff(_FIRST_WAIT, _LONGEST_WAIT), self._loop.time()
         while True:
-            self._trouble.clear()
+            self._broken.clear()
             if not self._link.is_up:
                 await self._link.wait_up()
                 began = self._loop.time()
             try:
                 await ensure_stream(self._api, self._stream)
                 if await self._ensure_consumer():
-                    self._anew()
+                    self._restarted()
                     logger.error(
-                        "NATS consumer %r on stream %r was gone and has been made again: all that "
-                        "the stream holds is delivered to it anew",
+                        "NATS consumer %r on stream %r was missing and has been recreated: all "
+                        "messages in the stream are delivered to it again",
                         self._consumer.name,
                         self._stream.name,
                     )
@@ -366,7 +364,7 @@ class Pulls:
                     self._problems.report(_MEND, f"it cannot consume: {error.reason}")
             else:
                 self._problems.clear(_MEND)
-                if not self._trouble.is_set():
+                if not self._broken.is_set():
                     break
             await backoff.pause()
         self._forget_asked()

@@ -1,6 +1,6 @@
 """Streams and consumers at the server: looked for, made if missing, refused if they do not fit.
 
-What is there already belongs to whoever made it. A stream is used as it is, or refused with the
+Existing objects belong to their creator. A stream is used unchanged, or refused with the
 difference; of a consumer, what can be changed is changed, as deploying other options asks for.
 """
 
@@ -14,18 +14,6 @@ from msgspec import Struct, field, structs
 
 from events.errors import BusError, BusUnavailableError, InvalidTopologyError
 from events.integration.implementation.nats._api import Api, ApiError, Nothing
-
-__all__ = [
-    "NANO",
-    "Consumer",
-    "ConsumerSpec",
-    "NotTakenError",
-    "StreamSpec",
-    "consumer_exists",
-    "ensure_consumer",
-    "ensure_stream",
-    "seconds",
-]
 
 logger = logging.getLogger("events.integration")
 
@@ -122,12 +110,23 @@ class Consumer(Struct, frozen=True):
 
 async def ensure_stream(api: Api, spec: StreamSpec) -> None:
     """Make the stream if it is missing; raise `InvalidTopologyError` if it cannot serve."""
+    if not await check_stream(api, spec):
+        _require_fit(spec, await _make_stream(api, spec))
+
+
+async def check_stream(api: Api, spec: StreamSpec) -> bool:
+    """Return whether the stream is there; raise `InvalidTopologyError` if it cannot serve."""
     try:
         info = await api.request(f"STREAM.INFO.{spec.name}", None, _StreamInfo)
     except ApiError as error:
         if not error.not_found:
             raise _refused(f"NATS stream {spec.name!r}", error) from error
-        info = await _make_stream(api, spec)
+        return False
+    _require_fit(spec, info)
+    return True
+
+
+def _require_fit(spec: StreamSpec, info: _StreamInfo) -> None:
     differences = _differences(spec, info.config)
     if differences:
         raise InvalidTopologyError(
@@ -141,13 +140,13 @@ async def _make_stream(api: Api, spec: StreamSpec) -> _StreamInfo:
     try:
         made = await api.request(f"STREAM.CREATE.{spec.name}", spec.config(), _StreamInfo)
     except ApiError as error:
-        if error.number == _NAME_IN_USE:  # somebody else was faster
+        if error.number == _NAME_IN_USE:  # another process was faster
             return await api.request(f"STREAM.INFO.{spec.name}", None, _StreamInfo)
         limit = _window_limit(error.description)
         allowed = seconds(limit[1]) if limit else None
         if allowed is not None and 0 < allowed < spec.duplicate_window:
             logger.warning(
-                "NATS stream %r knows duplicates for %g s and not for %g s: the server's limit",
+                "NATS stream %r recognises duplicates for %g s, not %g s: the server's limit",
                 spec.name,
                 allowed,
                 spec.duplicate_window,
@@ -156,23 +155,23 @@ async def _make_stream(api: Api, spec: StreamSpec) -> _StreamInfo:
         raise _refused(
             f"NATS stream {spec.name!r} with subjects {spec.subject!r}", error
         ) from error
-    kept = "for ever" if spec.max_age is None else f"for {spec.max_age:g} s"
-    logger.info("made NATS stream %r with subjects %r, kept %s", spec.name, spec.subject, kept)
+    kept = "without limit" if spec.max_age is None else f"for {spec.max_age:g} s"
+    logger.info("created NATS stream %r with subjects %r, kept %s", spec.name, spec.subject, kept)
     return made
 
 
 def _differences(spec: StreamSpec, config: _StreamConfig) -> list[str]:
     found: list[str] = []
     if not any(_covers(pattern, spec.subject) for pattern in config.subjects):
-        found.append(f"its subjects are {config.subjects}, {spec.subject!r} is needed")
+        found.append(f"its subjects are {config.subjects}, and do not include {spec.subject!r}")
     if config.storage != "file":
-        found.append(f"its storage is {config.storage!r}, 'file' is needed to survive a restart")
+        found.append(f"its storage is {config.storage!r}: only 'file' survives a restart")
     if config.retention == "workqueue":
-        found.append("its retention is 'workqueue', which allows for one consumer only")
+        found.append("its retention is 'workqueue', which allows only one consumer")
     if config.no_ack:
         found.append("it acknowledges nothing (no_ack)")
     if config.sealed or config.mirror is not None:
-        found.append("it takes no messages, being sealed or a mirror")
+        found.append("it accepts no messages, because it is sealed or a mirror")
     if spec.deletes and (config.deny_delete or config.deny_purge):
         found.append("messages cannot be removed from it (deny_delete, deny_purge)")
     if not spec.one_per_subject and config.max_msgs_per_subject > 0:
@@ -183,7 +182,7 @@ def _differences(spec: StreamSpec, config: _StreamConfig) -> list[str]:
 
 
 def _covers(pattern: str, subject: str) -> bool:
-    """Tell whether all that matches `subject`, which ends with `>`, matches the pattern too."""
+    """Return whether all that matches `subject`, which ends with `>`, matches the pattern too."""
     theirs, ours = pattern.split("."), subject.split(".")
     for index, part in enumerate(theirs):
         if part == ">":
@@ -195,15 +194,27 @@ def _covers(pattern: str, subject: str) -> bool:
 
 async def ensure_consumer(api: Api, spec: ConsumerSpec) -> Consumer:
     """Make the durable consumer if it is missing, or have it be as it should."""
-    subject = f"NATS consumer {spec.name!r} on stream {spec.stream!r}"
-    path = f"{spec.stream}.{spec.name}"
     wanted = spec.config()
+    there = await check_consumer(api, spec)
+    if there is None:
+        return Consumer(await _make_consumer(api, spec, wanted), made=True)
+    wanted["deliver_policy"] = there.get("deliver_policy")  # where it began is history
+    if any(there.get(name) != value for name, value in wanted.items()) or _filtered(there, spec):
+        kept = {n: v for n, v in there.items() if n not in ("filter_subject", "filter_subjects")}
+        there = await _make_consumer(api, spec, kept | wanted)
+    return Consumer(there)
+
+
+async def check_consumer(api: Api, spec: ConsumerSpec) -> dict[str, Any] | None:
+    """Return how the consumer is, if it is there; raise `InvalidTopologyError` if it is no use."""
+    subject = _named(spec)
     try:
+        path = f"{spec.stream}.{spec.name}"
         there = (await api.request(f"CONSUMER.INFO.{path}", None, _ConsumerInfo)).config
     except ApiError as error:
         if not error.not_found:
             raise _refused(subject, error) from error
-        return Consumer(await _make_consumer(api, subject, path, spec.stream, wanted), made=True)
+        return None
     if there.get("deliver_subject"):
         raise InvalidTopologyError(subject, "it exists as a push consumer; remove it")
     if there.get("ack_policy") != "explicit":
@@ -211,11 +222,11 @@ async def ensure_consumer(api: Api, spec: ConsumerSpec) -> Consumer:
             subject,
             f"it exists with ack_policy {there.get('ack_policy')!r}, not 'explicit'; remove it",
         )
-    wanted["deliver_policy"] = there.get("deliver_policy")  # where it began is history
-    if any(there.get(name) != value for name, value in wanted.items()) or _filtered(there, spec):
-        kept = {n: v for n, v in there.items() if n not in ("filter_subject", "filter_subjects")}
-        there = await _make_consumer(api, subject, path, spec.stream, kept | wanted)
-    return Consumer(there)
+    return there
+
+
+def _named(spec: ConsumerSpec) -> str:
+    return f"NATS consumer {spec.name!r} on stream {spec.stream!r}"
 
 
 async def consumer_exists(api: Api, spec: ConsumerSpec) -> bool:
@@ -233,14 +244,13 @@ def _filtered(config: dict[str, Any], spec: ConsumerSpec) -> bool:
     )
 
 
-async def _make_consumer(
-    api: Api, subject: str, path: str, stream: str, config: dict[str, Any]
-) -> dict[str, Any]:
-    request = {"stream_name": stream, "config": config}
+async def _make_consumer(api: Api, spec: ConsumerSpec, config: dict[str, Any]) -> dict[str, Any]:
+    request = {"stream_name": spec.stream, "config": config}
     try:
+        path = f"{spec.stream}.{spec.name}"
         made = await api.request(f"CONSUMER.DURABLE.CREATE.{path}", request, _ConsumerInfo)
     except ApiError as error:
-        raise _refused(subject, error) from error
+        raise _refused(_named(spec), error) from error
     return made.config
 
 
@@ -257,12 +267,12 @@ def seconds(duration: str) -> float | None:
 
 
 def _refused(subject: str, error: ApiError) -> BusError:
-    """Return what this means: it cannot be for now, and is tried again, or it never can."""
+    """Return the error of a refusal: temporary, which is retried, or permanent."""
     reason = f"the server refuses: {error}"
     if error.number in _FULL:
         return NotTakenError(subject, reason)
     if error.code == _UNAVAILABLE or error.number in _NO_QUORUM:
         return BusUnavailableError(subject, reason)
     if error.number == _SUBJECTS_OVERLAP:
-        reason += "; another stream has these subjects: give that one this name, or remove it"
+        reason += "; another stream has these subjects: rename it to this name, or remove it"
     return InvalidTopologyError(subject, reason)

@@ -10,32 +10,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple, overload
 from urllib.parse import quote, unquote
 
 from events.errors import BusUnavailableError
+from events.integration._attributes import key_in
 from events.integration.brokering.dead_letters import ID, PREFIX
-from events.integration.cloudevents import attribute, own_id
-
-__all__ = [
-    "ENCODED",
-    "KEY",
-    "MSG_ID",
-    "Position",
-    "block",
-    "id_of",
-    "outgoing",
-    "own_key",
-    "parse_block",
-    "position",
-    "text_in",
-    "text_out",
-    "users",
-]
+from events.integration.cloudevents import own_id
 
 MSG_ID = "Nats-Msg-Id"
 ENCODED = "events-encoded"
 KEY = "events-key"
+LARGEST_BLOCK = (1 << 16) - 1  # bytes of headers that JetStream stores
 
 _survives = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?").fullmatch
 _reserved = ("Nats-", PREFIX)
@@ -53,7 +40,7 @@ def outgoing(headers: Mapping[str, str], id: str, key: str | None) -> bytes:
     if len(id) != _UUID and "ce-source" in headers:
         # The server drops what comes with the id of another, and this one may be another's as well.
         id = f"{headers['ce-source']} {id}"  # noqa: A001
-    if values.isascii() and values.isprintable() and " " not in values:  # as nearly always
+    if values.isascii() and values.isprintable() and " " not in values:  # the usual case
         sent = {MSG_ID: id, **headers}
     else:
         sent = {MSG_ID: id if _survives(id) else quote(id)}
@@ -73,12 +60,22 @@ def outgoing(headers: Mapping[str, str], id: str, key: str | None) -> bytes:
 
 def users(headers: Mapping[str, str]) -> dict[str, str]:
     """Undo `outgoing`: return the headers that the sender gave."""
-    read = {n.lower(): v for n, v in headers.items() if not n.startswith(_reserved)}
+    read: dict[str, str] = {}
+    for name, value in headers.items():
+        shown = _shown(name)
+        if shown is not None:
+            read[shown] = value
     if ENCODED in headers:
         for name in headers[ENCODED].split(","):
             if name in read:
                 read[name] = unquote(read[name])
     return read
+
+
+@lru_cache(1024)
+def _shown(name: str) -> str | None:
+    """Return a header's name as handlers see it; None if they do not."""
+    return None if name.startswith(_reserved) else name.lower()
 
 
 def id_of(headers: Mapping[str, str], read: Mapping[str, str], body: bytes, otherwise: str) -> str:
@@ -92,7 +89,7 @@ def id_of(headers: Mapping[str, str], read: Mapping[str, str], body: bytes, othe
 
 def own_key(headers: Mapping[str, str], read: Mapping[str, str]) -> str | None:
     """Return the message's key."""
-    key = attribute(read, "partitionkey")
+    key = key_in(read)
     return text_in(headers.get(KEY)) if key is None else key
 
 
@@ -108,7 +105,7 @@ def text_in(value: str) -> str: ...
 def text_in(value: str | None) -> str | None: ...
 def text_in(value: str | None) -> str | None:
     """Undo `text_out`."""
-    return None if value is None else unquote(value)
+    return unquote(value) if value and "%" in value else value
 
 
 def block(headers: Mapping[str, str]) -> bytes:
@@ -145,16 +142,11 @@ def parse_block(block: bytes) -> dict[str, str]:
 
 
 class Position(NamedTuple):
-    """Where a delivered message is in its stream, since when, and how often it was delivered."""
+    """A delivered message's place in its stream, its time, and how often it was delivered."""
 
     sequence: int
     stored: str
     delivered: int
-
-    @property
-    def key(self) -> tuple[int, str]:
-        """What tells it from every other message of its stream, and of one made again."""
-        return self[:2]
 
 
 def position(reply: str) -> Position:

@@ -1,4 +1,4 @@
-"""What leaves, in order, through one task: sends, acknowledgements, requests for more.
+"""One task that writes in order: sends, acknowledgements, requests for more.
 
     put --> queued --> written to the client
                ^----------'   put back by its owner, if the connection was lost since
@@ -27,8 +27,6 @@ from nats.errors import Error as NatsError
 from events.integration.implementation.nats._driver import Direct, flush
 from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._wire import parse_block
-
-__all__ = ["Outgoing", "Writer"]
 
 logger = logging.getLogger("events.integration")
 
@@ -60,6 +58,11 @@ class Outgoing:
         self.abandoned = False
 
     @property
+    def is_abandoned(self) -> bool:
+        """Return whether it need not be written any more."""
+        return self.abandoned
+
+    @property
     def size(self) -> int:
         """Return what the server counts against its limit."""
         return len(self.headers) + len(self.body)
@@ -74,10 +77,10 @@ class Outgoing:
         return b"%b%b%b\r\n" % (begin.encode(), head, self.body)
 
     def fail(self, error: Exception) -> None:
-        """Be told that this can never be written."""
+        """Learn that this can never be written."""
 
     def lose(self, error: Exception) -> None:
-        """Be told that nobody knows whether this was written."""
+        """Note that it is unknown whether this was written."""
 
 
 class Writer:
@@ -89,7 +92,7 @@ class Writer:
         self._writing = 0  # pieces of it, that the client may not have yet
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._told = False
+        self._logged = False
         self._moment: asyncio.TimerHandle | None = None
         link.add_writer(self._begin, self.stop)
 
@@ -166,12 +169,12 @@ class Writer:
 
     def _take(self) -> list[Outgoing]:
         items: list[Outgoing] = []
-        room = _PIECE
-        while self._queue and room > 0 and len(items) < _TURN:
-            item = self._queue.popleft()
-            if not item.abandoned:
+        queue, room = self._queue, _PIECE
+        while queue and room > 0 and len(items) < _TURN:
+            item = queue.popleft()
+            if not item.is_abandoned:
                 items.append(item)
-                room -= item.size
+                room -= len(item.body) + len(item.headers)
         return items
 
     def _give_up(self, items: list[Outgoing], error: Exception) -> None:
@@ -179,9 +182,9 @@ class Writer:
         for item in items:
             item.written = True
             item.lose(error)
-        if not self._told:
+        if not self._logged:
             logger.error("%s: the driver cannot write: %r", self._link.name, error, exc_info=error)
-            self._told = True
+            self._logged = True
 
     async def _write_all(self, client: Direct, items: list[Outgoing]) -> None:
         commands: list[bytes] = []

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
-from typing import Any, Unpack, cast
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, Unpack
 
 from nats.aio.client import Client
 
 from events.errors import BusUnavailableError, InvalidTopologyError, MessageTooLargeError
 from events.integration.brokering.dead_letters import RESERVED_BYTES
-from events.integration.brokering.urls import masked
+from events.integration.brokering.urls import checked, masked
 from events.integration.health import Backlog
 from events.integration.implementation.base import BusOptions, TransportIntegrationEventBus
 from events.integration.implementation.nats import _wire as wire
@@ -22,20 +22,25 @@ from events.integration.implementation.nats._link import Link
 from events.integration.implementation.nats._names import redrive_subject, token, type_subject
 from events.integration.implementation.nats._publisher import Publisher
 from events.integration.implementation.nats._subscribed import NatsSubscribed, Session
-from events.integration.implementation.nats._topology import ConsumerSpec, StreamSpec
+from events.integration.implementation.nats._tailing import Tail
+from events.integration.implementation.nats._topology import (
+    ConsumerSpec,
+    StreamSpec,
+    check_consumer,
+    check_stream,
+    ensure_consumer,
+    ensure_stream,
+)
 from events.integration.implementation.nats._writer import Writer
 from events.integration.message import Message
 from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Deliver, Subscription, TransportFeatures
-
-__all__ = ["NatsIntegrationEventBus", "NatsTransport"]
 
 logger = logging.getLogger("events.integration")
 
 _ATTEMPTS_KEPT = 30 * 86_400.0  # seconds, after the last one
 _SEVERAL_FILTERS = (2, 10)  # the first version whose consumers take a list of them
 _SHORTEST_LEASE = 0.5
-_FIRST = "it needs a URL first, as in 'nats://localhost'"
 _SCHEMES = ("nats", "tls", "ws", "wss")
 
 
@@ -71,7 +76,7 @@ class NatsTransport:
         if isinstance(url, Client):
             servers, shown = url, "client"
         else:
-            servers = _checked(url)
+            servers = checked(url, "NATS", "nats://localhost", _check_scheme)
             shown = ", ".join(repr(masked(server)) for server in servers)
         self.name = f"NATS at {shown}"
         self._timeout = timeout
@@ -114,12 +119,12 @@ class NatsTransport:
 
     @property
     def connected(self) -> bool:
-        """Tell whether there is a connection."""
+        """Return whether there is a connection."""
         return self._link.is_up
 
     @property
     def error(self) -> str | None:
-        """What cannot be done at this moment, and why."""
+        """The problems at this moment."""
         return self._publisher.error if self._link.is_up else self._link.reason
 
     @property
@@ -145,10 +150,15 @@ class NatsTransport:
         except InvalidTopologyError as error:
             return _failed(error)
         headers = wire.outgoing(message.headers, message.id, message.key)
-        room = self._publisher.room_for(message.body, headers) - RESERVED_BYTES
-        if room < 0:
-            size = len(message.body)
-            return _failed(MessageTooLargeError(message.topic, message.type, size, size + room))
+        if len(headers) > wire.LARGEST_BLOCK:
+            return _failed(
+                MessageTooLargeError(
+                    message.topic, message.type, len(headers), wire.LARGEST_BLOCK, "headers"
+                )
+            )
+        size, limit = len(message.body), self._publisher.max_payload - RESERVED_BYTES - len(headers)
+        if size > limit:
+            return _failed(MessageTooLargeError(message.topic, message.type, size, limit))
         subject = type_subject(stream.name, message.type)
         return self._publisher.publish(stream, subject, message.body, headers)
 
@@ -156,8 +166,45 @@ class NatsTransport:
         """See `BacklogSource`."""
         return await self._dead_letters.backlog(consumer, topics)
 
+    async def paused(self, consumers: Collection[str]) -> frozenset[str]:
+        """See `PauseStore`."""
+        return await self._dead_letters.paused(consumers)
+
+    async def set_paused(self, consumer: str, *, paused: bool) -> bool:
+        """See `PauseStore`."""
+        return await self._dead_letters.set_paused(consumer, paused=paused)
+
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> NatsSubscribed:
         """Make the stream and the durable consumer if need be and start to pull."""
+        stream, consumer = self._specs(subscription)
+        subscribed = NatsSubscribed(self._session, subscription, stream, consumer, deliver)
+        await subscribed.start()
+        return subscribed
+
+    async def declare(self, subscription: Subscription) -> None:
+        """See `PauseStore`."""
+        stream, consumer = self._specs(subscription)
+        await ensure_stream(self._api, stream)
+        await ensure_consumer(self._api, consumer)
+
+    async def check(self, subscription: Subscription) -> None:
+        """See `TopologySource`."""
+        stream, consumer = self._specs(subscription)
+        if await check_stream(self._api, stream):
+            await check_consumer(self._api, consumer)
+
+    async def tail(
+        self,
+        topic: str,
+        types: Collection[str],
+        show: Callable[[Message], object],
+        begun: Callable[[], object],
+    ) -> None:
+        """See `TailSource`. It reads by a consumer without a name, which acknowledges nothing."""
+        del types
+        await Tail(self._api, self._stream(topic).name, topic).run(show, begun)
+
+    def _specs(self, subscription: Subscription) -> tuple[StreamSpec, ConsumerSpec]:
         stream = self._stream(subscription.topic)
         name = token("Consumer", subscription.consumer)
         filters: tuple[str, ...] = ()
@@ -167,9 +214,7 @@ class NatsTransport:
         consumer = ConsumerSpec(
             stream=stream.name, name=name, ack_wait=self._session.ack_wait, filters=filters
         )
-        subscribed = NatsSubscribed(self._session, subscription, stream, consumer, deliver)
-        await subscribed.start()
-        return subscribed
+        return stream, consumer
 
     async def close(self) -> None:
         """See `Transport.close`. A client that was passed in stays open."""
@@ -194,21 +239,21 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
     """Carry events over NATS JetStream 2.9 or newer: a stream per topic, a consumer per name.
 
     Otherwise as `TransportIntegrationEventBus`, with the options of `BusOptions`. Times are in
-    seconds, sizes in bytes. What exists at the server already keeps its settings, where not said
+    seconds, sizes in bytes. Existing streams and consumers keep their settings, unless stated
     otherwise.
 
     Args:
-        url: One URL or several of a cluster; or a connected `nats` client, which is used as it
-            is and never closed. With one of your own, reconnecting is its business as well.
+        url: One URL, or several of a cluster; or a connected `nats` client, which is never
+            closed, and which reconnects by itself.
         registrations: See `IntegrationEventBusRegistration`.
-        lease: When a message that was begun, and of which nothing is heard any more, is given
-            to another. Handlers may take longer: the lease is renewed while their process lives
-            and its event loop is not blocked for that long.
-        replicas: Of streams that are made.
-        max_age: Of messages in topics' streams that are made; None keeps them for ever. What is
-            older is gone, whether handled or not.
-        prefix: The streams for dead letters and counts of attempts are called after it.
-        connect: More arguments for `nats.connect`: TLS, credentials, a name.
+        lease: After how long a message of a dead process is redelivered to another. Handlers may
+            take longer: the lease is renewed while their process lives and its event loop is not
+            blocked for that long.
+        replicas: The replicas of streams that the bus creates.
+        max_age: The maximum age of messages in streams of topics that the bus creates; None means
+            no limit. Older messages are deleted, handled or not.
+        prefix: The beginning of the names of the streams for dead letters and attempts.
+        connect: Additional arguments for `nats.connect`: TLS, credentials, a name.
     """
 
     def __init__(
@@ -240,22 +285,10 @@ class NatsIntegrationEventBus(TransportIntegrationEventBus):
         return f"{type(self).__name__}({self._shown})"
 
 
-def _checked(given: object) -> list[str]:
-    servers = [given] if isinstance(given, str) else cast("Sequence[str]", given)
-    if not isinstance(servers, Sequence):
-        raise InvalidTopologyError("NATS", f"{_FIRST}, not {given!r}")
-    if not servers:
-        raise InvalidTopologyError("NATS", f"no URL: {_FIRST}")
-    for server in servers:
-        if not (isinstance(server, str) and server):
-            raise InvalidTopologyError("NATS", f"{_FIRST}, not {server!r}")
-        scheme, separator, _ = server.partition("://")
-        if separator and scheme not in _SCHEMES:
-            raise InvalidTopologyError(
-                f"URL {masked(server)!r}",
-                f"the scheme must be {', '.join(_SCHEMES)}, not {scheme!r}",
-            )
-    return list(servers)
+def _check_scheme(url: str) -> None:
+    scheme, separator, _ = url.partition("://")
+    if separator and scheme not in _SCHEMES:
+        raise ValueError(f"the scheme must be {', '.join(_SCHEMES)}, not {scheme!r}")
 
 
 def _failed(error: Exception) -> asyncio.Future[None]:

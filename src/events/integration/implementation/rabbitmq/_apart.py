@@ -20,8 +20,6 @@ from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._driver import DriverError, Properties, RefusedError
 from events.integration.implementation.rabbitmq._outgoing import Outgoing
 
-__all__ = ["Apart"]
-
 _NOT_FOUND = 404
 
 
@@ -65,7 +63,7 @@ class Apart:
                     self.waiting.popleft()
                     if answered:
                         return True
-                    await channel.close()  # nobody waits for this answer any more
+                    await channel.close()  # no caller waits for this answer
                     channel = None
         finally:
             if channel is not None:

@@ -1,9 +1,9 @@
-"""What binds a consumer's queue to its topic, kept in place while the consumer runs.
+"""The bindings of a consumer's queue to its topic, restored while the consumer runs.
 
-An operator who deletes an exchange or unbinds a queue takes nothing away that a consumer would be
-told of, and what is sent meanwhile reaches it no more. So its exchange and bindings are made again
-from time to time, which changes nothing where they are, and at once when the broker returns a
-message of this process that found no queue.
+If an operator deletes an exchange or unbinds a queue, the broker does not notify the consumer,
+which then misses events. So the exchange and the bindings are declared again from time to time,
+which changes nothing if they exist, and at once when the broker returns a message of this process
+that found no queue.
 """
 
 from __future__ import annotations
@@ -23,16 +23,14 @@ from events.integration.implementation.rabbitmq._driver import (
 )
 from events.integration.implementation.rabbitmq._subscribed import RabbitMQSubscribed
 
-__all__ = ["Bindings"]
-
 logger = logging.getLogger("events.integration")
 
 _EVERY = 10.0  # seconds; up to half of it less, so that processes do not all come together
-_PAUSE = 0.2  # seconds between two looks, whoever asks for them
+_PAUSE = 0.2  # seconds between two checks at least
 
 
 class Bindings:
-    """Those of all consumers of a bus."""
+    """The bindings of all consumers of a bus."""
 
     def __init__(self, subscribed: Collection[RabbitMQSubscribed], timeout: float) -> None:
         self._subscribed = subscribed
@@ -68,10 +66,10 @@ class Bindings:
                 await self._bind_all(connection)
             except NoChannelError as error:
                 if not self._lacks_channel:
-                    logger.warning("bindings that are taken away are not made again: %s", error)
+                    logger.warning("deleted bindings cannot be declared again: %s", error)
                 self._lacks_channel = True
             except DriverError as error:
-                logger.debug("bindings are made again later: %s", error)
+                logger.debug("bindings are declared again later: %s", error)
             await asyncio.sleep(_PAUSE)
 
     async def _bind_all(self, connection: Connection) -> None:
@@ -81,7 +79,7 @@ class Bindings:
                 if channel is None:
                     channel = await connection.channel(self._timeout)
                 try:
-                    await subscribed.bind(channel)
+                    await subscribed.attachment.bind(channel)
                 except (InvalidTopologyError, RefusedError):
                     channel = None  # the broker has closed it
         finally:

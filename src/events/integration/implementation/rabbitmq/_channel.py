@@ -9,6 +9,9 @@ from functools import partial
 from typing import Any
 
 from events.integration.implementation.rabbitmq._driver import (
+    EMITTING,
+    FRAMES,
+    MOVED,
     UNENCODABLE,
     ClosedByBroker,
     DriverError,
@@ -17,12 +20,14 @@ from events.integration.implementation.rabbitmq._driver import (
     Properties,
     RefusedError,
     SilentError,
+    longest_header,
     reason_of,
     size_of_header,
 )
 from events.integration.implementation.rabbitmq._writing import ack_frame, publish_frames
 
-__all__ = ["Channel"]
+_QUICK = not MOVED.intersection(FRAMES)  # else the driver writes all frames
+_EMITS_AT_ONCE = not MOVED.intersection(EMITTING)
 
 
 class Channel:
@@ -35,6 +40,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._channel: Any = None
+        self._longest: int  # bytes of headers in a message
         self._closing = False
         self._calls: set[asyncio.Future[Any]] = set()
         self.on_closed: Callable[[DriverError], object] = _ignore
@@ -45,10 +51,11 @@ class Channel:
         self._channel = connection.channel(on_open_callback=partial(_resolve, opened))
         self._channel.add_on_close_callback(self._on_close)
         await self._answer(opened)
+        self._longest = longest_header(connection)
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it is of use."""
+        """Return whether it is of use."""
         return bool(self._channel.is_open)
 
     def _future(self) -> asyncio.Future[Any]:
@@ -111,21 +118,17 @@ class Channel:
     async def consume(
         self,
         queue: str,
-        on_message: Callable[[Any, Properties, bytes], None],
+        on_message: Callable[[Any, Any, Properties, bytes], None],
         *,
         prefetch: int,
         exclusive: bool = False,
     ) -> str:
-        """Start to receive; return the consumer's tag."""
-
-        def delivered(_: Any, method: Any, properties: Properties, body: bytes) -> None:
-            on_message(method, properties, body)
-
+        """Start to receive; return the consumer's tag. The driver's channel comes first."""
         await self.call("basic_qos", prefetch_count=prefetch)
         answer = await self.call(
             "basic_consume",
             queue=queue,
-            on_message_callback=delivered,
+            on_message_callback=on_message,
             exclusive=exclusive,
         )
         tag: str = answer.method.consumer_tag
@@ -155,9 +158,9 @@ class Channel:
             ValueError: it cannot be encoded; nothing was sent.
         """
         channel = self._channel
-        longest = channel.connection._body_max_length  # noqa: SLF001
+        longest = self._longest
         try:
-            frames = publish_frames(
+            frames = _QUICK and publish_frames(
                 channel.channel_number,
                 exchange,
                 routing_key,
@@ -167,7 +170,7 @@ class Channel:
                 longest=longest,
                 spare=spare,
             )
-            if frames is None or not channel.is_open:
+            if not frames or not channel.is_open:
                 size = size_of_header(properties)
                 if size > longest - spare:
                     raise HeadersTooLongError(size, longest - spare)
@@ -177,14 +180,30 @@ class Channel:
         except UNENCODABLE as error:
             raise ValueError(str(error) or type(error).__name__) from error
 
-    def ack(self, tag: int) -> None:
-        """Acknowledge one delivery, if the channel is still open."""
-        if self._channel.is_open:
-            frame = ack_frame(self._channel.channel_number, tag)
-            self._channel.connection._output_marshaled_frames((frame,))  # noqa: SLF001
+    def ack(self, tag: int) -> bool:
+        """Acknowledge one delivery, if the channel is still open.
+
+        Return whether nothing of it waits in the process; else it does, until `when_written`.
+        """
+        channel = self._channel
+        if channel.is_open:
+            if _QUICK:
+                frame = ack_frame(channel.channel_number, tag)
+                channel.connection._output_marshaled_frames((frame,))  # noqa: SLF001
+            else:
+                channel.basic_ack(tag)
+        return _EMITS_AT_ONCE
+
+    def when_written(self, proceed: Callable[[Any], object], of: Any) -> None:
+        """Call `proceed` with `of` when what was sent has left the process.
+
+        The driver by itself writes when the loop next finds the socket ready. That is after a
+        callback that is called soon, and before one that this has called soon.
+        """
+        self._loop.call_soon(self._loop.call_soon, proceed, of)
 
     def nack(self, tag: int, *, multiple: bool = False) -> None:
-        """Give one delivery back, or all up to it, if the channel is still open."""
+        """Requeue one delivery, or all up to it, if the channel is still open."""
         if self._channel.is_open:
             self._channel.basic_nack(tag, multiple, requeue=True)
 

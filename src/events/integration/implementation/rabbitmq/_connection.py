@@ -11,6 +11,9 @@ from typing import Any, Self
 
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import (
+    EMITTING,
+    MOVED,
+    READING,
     AsyncioConnection,
     LostError,
     NoChannelError,
@@ -18,8 +21,10 @@ from events.integration.implementation.rabbitmq._driver import (
     SilentError,
     StreamLost,
     URLParameters,
+    hang_up,
     quiet_driver,
     reason_of,
+    warn_of_moved_places,
 )
 from events.integration.implementation.rabbitmq._reading import (
     Delivered,
@@ -27,27 +32,22 @@ from events.integration.implementation.rabbitmq._reading import (
     read_delivery,
 )
 
-__all__ = ["Connection"]
-
 _HEARTBEAT = 30  # seconds; unless the URL says otherwise
-_PATIENCE = 2.0  # seconds of silence after which nobody waits for an answer any more, in leaving
+_ANSWER_TIMEOUT = 2.0  # seconds that the broker may be silent while a connection is left
 
 
-class _QuickConnection(AsyncioConnection):  # type: ignore[misc]
-    """The driver's, with shorter ways for what there is most of.
+class _QuickWrites(AsyncioConnection):  # type: ignore[misc]
+    """The driver's, with a shorter way for what is written.
 
-    What is delivered is read in one go. What one turn of the loop writes is sent with two system
-    calls at most, not one for each frame: the first frame at once, the others together at the end.
-    The first must not wait: with one handler at a time it is the acknowledgement of what was
-    handled, and the next handler may end the process before the turn is over.
+    What one turn of the loop writes is sent with two system calls at most, not one for each frame:
+    the first frame at once, the others together at the end. The first must not wait: with one
+    handler at a time it is the acknowledgement of what was handled, and the next handler may end
+    the process before the turn is over.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._frames: list[bytes] = []
         self._has_sent = False  # in this turn
-        self._frame_buffer: bytes  # what was read and not yet understood
-        self.bytes_received: int  # its heartbeats look at that
-        self.frames_received: int
         AsyncioConnection.__init__(self, *args, **kwargs)
 
     def _adapter_emit_data(self, data: bytes) -> None:
@@ -65,37 +65,6 @@ class _QuickConnection(AsyncioConnection):  # type: ignore[misc]
     def _adapter_disconnect_stream(self) -> None:
         self._emit_frames()
         AsyncioConnection._adapter_disconnect_stream(self)  # noqa: SLF001
-
-    def _on_data_available(self, data_in: bytes) -> None:
-        data, at = self._frame_buffer + data_in, 0
-        while at < len(data):
-            try:
-                delivered = read_delivery(data, at)
-            except IncompleteError:
-                break
-            deliver = None if delivered is None else self._consumer_of(delivered)
-            if delivered is not None and deliver is not None:
-                self.bytes_received += delivered.end - at
-                self.frames_received += 3 if delivered.body else 2
-                at = delivered.end
-                deliver(delivered, delivered.properties, delivered.body)
-                continue
-            # The driver's turn, with one frame.
-            self._frame_buffer = data[at:]
-            size, frame = self._read_frame()
-            if not frame:
-                return
-            self._trim_frame_buffer(size)
-            self._process_frame(frame)
-            data, at = self._frame_buffer, 0
-        self._frame_buffer = data[at:]
-
-    def _consumer_of(self, delivered: Delivered) -> Callable[[Any, Any, bytes], None] | None:
-        channel = self._channels.get(delivered.channel)
-        if channel is None or delivered.consumer_tag in channel._cancelled:  # noqa: SLF001
-            return None
-        consumer = channel._consumers.get(delivered.consumer_tag)  # noqa: SLF001
-        return None if consumer is None else partial(consumer, channel)
 
     def _emit_frames(self) -> None:
         data = b"".join(self._frames)
@@ -117,7 +86,53 @@ class _QuickConnection(AsyncioConnection):  # type: ignore[misc]
             AsyncioConnection._adapter_emit_data(self, data)  # noqa: SLF001
 
 
-_open_connection: Any = _QuickConnection
+_Written: Any = AsyncioConnection if MOVED.intersection(EMITTING) else _QuickWrites
+
+
+class _QuickConnection(_Written):  # type: ignore[misc]
+    """Reads in one go what is delivered, where the driver takes three frames for it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._frame_buffer: bytes  # what was read and not yet understood
+        self.bytes_received: int  # its heartbeats look at that
+        self.frames_received: int
+        _Written.__init__(self, *args, **kwargs)
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        data, at = self._frame_buffer + data_in, 0
+        while at < len(data):
+            try:
+                delivered = read_delivery(data, at)
+            except IncompleteError:
+                break
+            consumer = None if delivered is None else self._consumer_of(delivered)
+            if delivered is not None and consumer is not None:
+                self.bytes_received += delivered.end - at
+                self.frames_received += 3 if delivered.body else 2
+                at = delivered.end
+                channel, on_message = consumer
+                on_message(channel, delivered, delivered.properties, delivered.body)
+                continue
+            # The driver's turn, with one frame.
+            self._frame_buffer = data[at:]
+            size, frame = self._read_frame()
+            if not frame:
+                return
+            self._trim_frame_buffer(size)
+            self._process_frame(frame)
+            data, at = self._frame_buffer, 0
+        self._frame_buffer = data[at:]
+
+    def _consumer_of(self, delivered: Delivered) -> tuple[Any, Any] | None:
+        """Return the channel and the function that it is for; None if the driver is to look."""
+        channel = self._channels.get(delivered.channel)
+        if channel is None or delivered.consumer_tag in channel._cancelled:  # noqa: SLF001
+            return None
+        consumer = channel._consumers.get(delivered.consumer_tag)  # noqa: SLF001
+        return None if consumer is None else (channel, consumer)
+
+
+_open_connection: Any = _Written if MOVED.intersection(READING) else _QuickConnection
 
 
 class Connection:
@@ -137,6 +152,7 @@ class Connection:
     async def open(cls, url: str, timeout: float) -> Self:  # noqa: ASYNC109 - it cleans up
         """Connect, or raise `LostError` or `SilentError`; cancelled, nothing stays open."""
         quiet_driver()
+        warn_of_moved_places()
         parameters = URLParameters(url)
         parameters.connection_attempts = 1
         parameters.socket_timeout = timeout
@@ -167,13 +183,8 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether it is of use."""
-        return bool(self._connection.is_open)
-
-    @property
-    def channels(self) -> int:
-        """Return how many channels are open on it."""
-        return len(self._connection._channels)  # noqa: SLF001 - it has no other way to tell
+        """Return whether it is of use."""
+        return bool(self._connection.is_open) and not self._closed.done()
 
     def _on_open(self, _: Any) -> None:
         if not self._opened.done():
@@ -209,15 +220,16 @@ class Connection:
             await channel.open(self._connection)
         except NoFreeChannels:
             raise NoChannelError(
-                f"the connection has {self.channels} channels open, which is the limit "
-                f"(`channel_max` of the broker): raise it there, or use more buses"
+                f"the connection has {self._connection.params.channel_max} channels open, "
+                f"which is the limit (`channel_max` of the broker): raise it there, or use more "
+                f"buses"
             ) from None
         return channel
 
     async def hear_out(self, *answers: asyncio.Future[Any], limit: float) -> None:
         """Wait until these are done, for so long at most, and not past a silence of the broker.
 
-        For those who leave: a broker that is frozen must not hold them up with each answer anew.
+        For those who leave: a broker that is frozen must not delay them with each answer again.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + limit
@@ -227,7 +239,7 @@ class Connection:
             left = deadline - loop.time()
             if left <= 0 or heard == self._silent_since:
                 return
-            _, pending = await asyncio.wait(pending, timeout=min(left, _PATIENCE))
+            _, pending = await asyncio.wait(pending, timeout=min(left, _ANSWER_TIMEOUT))
             if pending and self._connection.bytes_received == heard:
                 self._silent_since = heard
 
@@ -242,7 +254,7 @@ class Connection:
             task.result()
 
     async def close(self, timeout: float) -> None:  # noqa: ASYNC109 - it cleans up
-        """Say goodbye, and hang up if there is no answer in time."""
+        """Close the connection, and abort it if the broker does not answer in time."""
         self._closing = True
         if self._connection.is_open:
             self._connection.close()
@@ -251,12 +263,10 @@ class Connection:
         await asyncio.wait({self._closed}, timeout=1)
 
     def abort(self) -> None:
-        """Hang up. `on_lost` is called if nobody closed it."""
-        if self._connection is not None and not self._connection.is_closed:
-            # Its public `close` waits for a broker that may be frozen.
-            self._connection._terminate_stream(  # noqa: SLF001
-                StreamLost("given up")
-            )
+        """Hang up. `on_lost` is called unless `close` was."""
+        connection = self._connection
+        if connection is not None and not connection.is_closed and not hang_up(connection):
+            self._on_close(None, StreamLost("given up"))
 
 
 def _ignore(_: Any) -> None:

@@ -10,7 +10,8 @@ know it. What leaves them is one of these:
     └── SilentError    no answer within the deadline
 
 Where its public ways are too long, those two go past them (decision 0012). Such a place may move
-with any release of the driver, so all of them are looked for when this is imported.
+with any release of the driver, so all of them are looked for when this is imported; without one,
+the driver's public way is used, which is slower.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from dataclasses import dataclass
+from contextlib import suppress
+from functools import cache
 from typing import Any, TypeAlias
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -32,33 +34,8 @@ try:
 except ImportError as error:
     raise MissingExtraError("events.integration.implementation.rabbitmq", "rabbitmq") from error
 
-__all__ = [
-    "UNENCODABLE",
-    "AsyncioConnection",
-    "BasicProperties",
-    "ClosedByBroker",
-    "DriverError",
-    "HeadersTooLongError",
-    "LostError",
-    "NoChannelError",
-    "NoFreeChannels",
-    "Properties",
-    "RefusedError",
-    "SilentError",
-    "StreamLost",
-    "URLParameters",
-    "UnfitDriverError",
-    "check_places",
-    "check_url",
-    "is_ack",
-    "new_properties",
-    "quiet_driver",
-    "reason_of",
-    "size_of_header",
-]
-
 Properties: TypeAlias = Any
-"""What AMQP calls the properties of basic content, by their names there."""
+"""The properties of AMQP's basic content, by their names."""
 
 _pika: Any = pika
 _Ack: Any = _pika.spec.Basic.Ack
@@ -69,14 +46,14 @@ ClosedByBroker: Any = _pika.exceptions.ChannelClosedByBroker
 StreamLost: Any = _pika.exceptions.StreamLostError
 NoFreeChannels: Any = _pika.exceptions.NoFreeChannels
 
-_TESTED = "1.4.4"  # as `requirements/dev.txt` has it
-_OF_CONNECTION = (
-    "_adapter_disconnect_stream", "_adapter_emit_data", "_body_max_length", "_channels",
-    "_frame_buffer", "_on_data_available", "_output_marshaled_frames", "_process_frame",
-    "_read_frame", "_terminate_stream", "_transport", "_trim_frame_buffer", "bytes_received",
-    "frames_received",
+# What is used of the driver that is not public, in three groups: where a place of one is not there,
+# the driver's own way is used instead of ours. `_terminate_stream` is looked for where it is used.
+READING = (
+    "_channels", "_frame_buffer", "_on_data_available", "_process_frame", "_read_frame",
+    "_trim_frame_buffer", "bytes_received", "frames_received", "_cancelled", "_consumers",
 )  # fmt: skip
-_OF_CHANNEL = ("_cancelled", "_consumers")
+FRAMES = ("_output_marshaled_frames",)
+EMITTING = ("_adapter_disconnect_stream", "_adapter_emit_data", "_transport")
 
 _PERSISTENT = 2
 _FRAMING = 8  # bytes around a frame
@@ -94,25 +71,11 @@ UNENCODABLE = (
 )
 
 
-@dataclass(eq=False)
-class UnfitDriverError(MissingExtraError):
-    """Raised on importing this bus beside a driver that has moved what it needs."""
-
-    version: str
-    missing: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return (
-            f"pika {self.version} does not have {', '.join(self.missing)}, which {self.module} "
-            f"needs: pip install 'pika=={_TESTED}', which is known to fit"
-        )
-
-
-def check_places() -> None:
-    """Raise `UnfitDriverError` unless the driver has all that is not public and used here."""
+def moved_places() -> frozenset[str]:
+    """Return what is not there of the places that are not public and used here."""
 
     def opened(_: object) -> None:
-        """Nobody is connected."""
+        """There is no connection."""
 
     loop = asyncio.new_event_loop()  # it wants one, and does nothing with it: nothing is opened
     try:
@@ -120,18 +83,27 @@ def check_places() -> None:
         channel = _pika.channel.Channel(connection, 1, opened)
     finally:
         loop.close()
-    missing = [f"Connection.{name}" for name in _OF_CONNECTION if not hasattr(connection, name)]
-    missing += [f"Channel.{name}" for name in _OF_CHANNEL if not hasattr(channel, name)]
-    if missing:
-        raise UnfitDriverError(
-            "events.integration.implementation.rabbitmq",
-            "rabbitmq",
-            str(_pika.__version__),
-            tuple(missing),
+    return frozenset(
+        name
+        for name in (*READING, *FRAMES, *EMITTING)
+        if not hasattr(connection, name) and not hasattr(channel, name)
+    )
+
+
+MOVED = moved_places()
+
+
+@cache
+def warn_of_moved_places() -> None:
+    """Log once what is not there."""
+    if MOVED:
+        logger = logging.getLogger("events.integration")
+        logger.warning(
+            "pika %s lacks %s, so messages are read and written more slowly: report it, or install "
+            "a release that has them",
+            _pika.__version__,
+            ", ".join(sorted(MOVED)),
         )
-
-
-check_places()
 
 
 class DriverError(Exception):
@@ -153,8 +125,8 @@ class RefusedError(DriverError):
     @property
     def size_limit(self) -> int | None:
         """The size of a body that the broker allows, if that was exceeded: it tells only then."""
-        told = _TOO_LARGE.search(self.text)
-        return None if told is None else int(told[1])
+        found = _TOO_LARGE.search(self.text)
+        return None if found is None else int(found[1])
 
     @property
     def exchange(self) -> str | None:
@@ -166,7 +138,7 @@ class RefusedError(DriverError):
 
     @property
     def is_mismatch(self) -> bool:
-        """Tell whether what was declared is there, with other arguments."""
+        """Return whether the object exists with other arguments."""
         return self.code == _PRECONDITION_FAILED and "inequivalent arg" in self.text
 
 
@@ -192,8 +164,24 @@ def size_of_header(properties: Properties) -> int:
     return len(_pika.frame.Header(1, 0, properties).marshal()) - _FRAMING
 
 
+def longest_header(connection: Any) -> int:
+    """Return how many bytes of headers and properties a frame of the connection can carry."""
+    return int(connection.params.frame_max) - _FRAMING  # as agreed with the broker
+
+
+def hang_up(connection: Any) -> bool:
+    """End a connection without waiting for its broker; return whether it reports its end."""
+    terminate = getattr(connection, "_terminate_stream", None)
+    if terminate is not None:  # the public `close` waits for a broker that may be frozen
+        terminate(StreamLost("given up"))
+        return True
+    with suppress(_pika.exceptions.ConnectionWrongStateError):  # it is being opened, or closed
+        connection.close()
+    return False
+
+
 def is_ack(method: Any) -> bool:
-    """Tell a positive confirm from a negative one."""
+    """Return whether a confirm is positive."""
     return isinstance(method, _Ack)
 
 
@@ -222,7 +210,7 @@ def _reads(url: str) -> bool:
 
 
 def quiet_driver() -> None:
-    """Have the driver log nothing below critical, unless somebody has set its level.
+    """Have the driver log nothing below critical, unless its level has been set.
 
     It logs each failed attempt to connect as several errors. What they say is in our own line.
     """
@@ -232,7 +220,7 @@ def quiet_driver() -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """Say in a few words why a connection ended."""
+    """Return in a few words why a connection ended."""
     while isinstance(error, _pika.exceptions.AMQPConnectionError) and error.args:
         inner = error.args[0]
         if not isinstance(inner, BaseException):

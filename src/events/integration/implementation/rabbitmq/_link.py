@@ -13,8 +13,6 @@ from events.integration.brokering.urls import masked
 from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._driver import DriverError
 
-__all__ = ["Link"]
-
 _REFUSED = ("ACCESS_REFUSED", "NOT_ALLOWED", "Probable", "CERTIFICATE_VERIFY_FAILED")
 
 

@@ -18,90 +18,86 @@ from events.errors import BusError, MessageTooLargeError
 from events.integration.brokering.backoff import Backoff
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._driver import Properties
-from events.integration.implementation.rabbitmq._held import FIRST_PAUSE, Held
+from events.integration.implementation.rabbitmq._in_flight import InFlight
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._topology import Queue
 from events.integration.message import Ack
 
-__all__ = ["LONGEST_PAUSE", "Moves"]
-
 logger = logging.getLogger("events.integration")
 
-LONGEST_PAUSE = 30.0  # seconds
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # seconds
 
 
 class Moves:
-    """Those of one registration. Each is among `held` until it is acknowledged or given up."""
+    """The deliveries of one registration, each in flight until it is acknowledged or dropped."""
 
     def __init__(
         self,
         publisher: Publisher,
-        held: set[Held],
+        in_flight: set[InFlight],
         *,
-        acknowledge: Callable[[Held], None],
-        give_up: Callable[[Held], None],
+        acknowledge: Callable[[InFlight], None],
+        give_up: Callable[[InFlight], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._publisher = publisher
-        self._held = held
+        self._in_flight = in_flight
         self._acknowledge = acknowledge
         self._give_up = give_up
         self._put_off: set[asyncio.TimerHandle] = set()
         self._trying = True
 
-    def move(self, held: Held, queue: Queue, properties: Properties) -> None:
+    def move(self, in_flight: InFlight, queue: Queue, properties: Properties) -> None:
         """Publish it to the queue, and acknowledge it when it is there."""
-        self._held.add(held)
-        properties.type = properties.type or held.type  # its routing key is the queue's name now
+        self._in_flight.add(in_flight)
         published = self._publisher.publish(
-            "", queue.name, properties, held.body, place=queue, mandatory=True
+            "", queue.name, properties, in_flight.body, place=queue, mandatory=True
         )
 
         def moved(published: asyncio.Future[None]) -> None:
             error = None if published.cancelled() else published.exception()
             if isinstance(error, MessageTooLargeError) and error.part == "headers":
-                self._shorten(held, queue, properties, error)
+                self._shorten(in_flight, queue, properties, error)
             elif error is None:
-                held.settlement = Ack()
-                if held in self._held:
-                    self._acknowledge(held)
-            elif held in self._held:
-                self._move_later(held, queue, properties, error)
+                in_flight.settlement = Ack()
+                if in_flight in self._in_flight:
+                    self._acknowledge(in_flight)
+            elif in_flight in self._in_flight:
+                self._move_later(in_flight, queue, properties, error)
             else:
-                self._give_up(held)  # its channel was lost meanwhile
+                self._give_up(in_flight)  # its channel was lost meanwhile
 
         published.add_done_callback(moved)
 
     def _shorten(
-        self, held: Held, queue: Queue, properties: Properties, error: MessageTooLargeError
+        self, in_flight: InFlight, queue: Queue, properties: Properties, error: MessageTooLargeError
     ) -> None:
         """Move it without the end of its longest headers: with all of them it could not go on."""
         logger.error(
-            "%s has headers that leave no room for what %s needs beside them, so the longest are "
-            "cut: %s",
-            wire.id_of(held.properties, held.body),
+            "%s has headers that leave no room for those that %s adds, so the longest are cut: %s",
+            wire.id_of(in_flight.properties, in_flight.body),
             queue,
             error,
         )
         shorter = wire.shortened(properties, error.size - error.limit)
-        if held not in self._held:
-            self._give_up(held)  # its channel was lost meanwhile
+        if in_flight not in self._in_flight:
+            self._give_up(in_flight)  # its channel was lost meanwhile
         elif shorter.headers == properties.headers:
-            self._move_later(held, queue, properties, error)
+            self._move_later(in_flight, queue, properties, error)
         else:
-            self.move(held, queue, shorter)
+            self.move(in_flight, queue, shorter)
 
     def _move_later(
-        self, held: Held, queue: Queue, properties: Properties, error: BaseException
+        self, in_flight: InFlight, queue: Queue, properties: Properties, error: BaseException
     ) -> None:
         if not isinstance(error, BusError) or not self._trying:
-            self._give_up(held)
+            self._give_up(in_flight)
             return
-        held.backoff = held.backoff or Backoff(FIRST_PAUSE, LONGEST_PAUSE)
-        pause = held.backoff.take()
+        in_flight.backoff = in_flight.backoff or Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+        pause = in_flight.backoff.take()
         logger.error(
-            "%s cannot be put into %s, it stays where it is and is tried again in %.3g s: %s",
-            wire.id_of(held.properties, held.body),
+            "%s cannot be moved to %s. It stays in its queue; next attempt in %.3g s: %s",
+            wire.id_of(in_flight.properties, in_flight.body),
             queue,
             pause,
             error,
@@ -109,8 +105,8 @@ class Moves:
 
         def again() -> None:
             self._put_off.discard(timer)
-            if held in self._held:
-                self.move(held, queue, properties)
+            if in_flight in self._in_flight:
+                self.move(in_flight, queue, properties)
 
         timer = self._loop.call_later(pause, again)
         self._put_off.add(timer)

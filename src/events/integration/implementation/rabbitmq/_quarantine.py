@@ -1,6 +1,6 @@
 """Quarantine: events of which each may have ended its process are handled one at a time.
 
-A broker cannot tell which of the many that a process had at hand has ended it. So what comes back
+A broker cannot tell which of the many that a process had in flight has ended it. So what comes back
 for the second time is moved to a queue of its own, unchanged, whose deliveries are handled one at a
 time in each process. There, one that comes back again has had its process to itself: it is moved to
 the end with one crash more, and so becomes a dead letter, while those that were merely near it are
@@ -24,64 +24,62 @@ from typing import TypeAlias
 from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import Properties
-from events.integration.implementation.rabbitmq._held import Held
+from events.integration.implementation.rabbitmq._in_flight import InFlight
 from events.integration.implementation.rabbitmq._topology import Names, Queue, count_waiting
 
-__all__ = ["Move", "Quarantine"]
+Move: TypeAlias = Callable[[InFlight, Queue, Properties], None]
 
-Move: TypeAlias = Callable[[Held, Queue, Properties], None]
-
-_COMES_BACK = 2  # times, and it is set apart; a deploy takes back what is at hand once
+_COMES_BACK = 2  # times, and it is set apart; a deploy takes back what is in flight once
 _LOOKS, _BETWEEN_LOOKS = 50, 0.01  # for one that is on its way; others may get what waits
 
 
 class Quarantine:
-    """That of one registration: what is on its way to its queue, and from there to a handler.
+    """The quarantine of one registration: messages on their way to its queue and to a handler.
 
-    `held` are all its deliveries that are not acknowledged and not waiting here.
+    `in_flight` are all its deliveries that are not acknowledged and not waiting here.
     """
 
     def __init__(
         self,
         names: Names,
-        held: Collection[Held],
+        in_flight: Collection[InFlight],
         *,
         move: Move,
-        hand_over: Callable[[Held], None],
-        acknowledge: Callable[[Held], None],
+        hand_over: Callable[[InFlight], None],
+        acknowledge: Callable[[InFlight], None],
     ) -> None:
         self._names = names
-        self._held = held
+        self._in_flight = in_flight
         self._move = move
         self._hand_over = hand_over
         self._acknowledge = acknowledge
-        self._moving: set[Held] = set()  # to their queue
-        self._next: Held | None = None  # from there; waits for those, or for the end
+        self._moving: set[InFlight] = set()  # to their queue
+        self._next: InFlight | None = None  # from there; waits for those, or for the end
         self._unbegun: set[tuple[str, str, int, int]] = (
             set()
         )  # that were lost with their channel: one at a time
-        self._ended: list[Held] = []  # to be acknowledged when the consumer is cancelled
+        self._ended: list[InFlight] = []  # to be acknowledged when the consumer is cancelled
         self._taking = True
         self._leaving = False
 
     @property
     def is_leaving(self) -> bool:
-        """Tell whether it takes no more, and still has to wait for what comes."""
+        """Return whether it takes no more, and still has to wait for what comes."""
         return self._leaving
 
-    def take_back(self, held: Held) -> bool:
+    def take_back(self, in_flight: InFlight) -> bool:
         """Move what the broker had to take back to where it is alone, if it came too often."""
-        properties, crashes = held.properties, self._suspicious
-        if held.quarantined and held.identity in self._unbegun:
-            self._unbegun.discard(held.identity)
+        properties, crashes = in_flight.properties, self._suspicious
+        if in_flight.quarantined and in_flight.identity in self._unbegun:
+            self._unbegun.discard(in_flight.identity)
             return False  # its channel was lost before a handler saw it
-        if held.quarantined:
-            crashes = held.crashes + 1
+        if in_flight.quarantined:
+            crashes = in_flight.crashes + 1
         elif wire.returns_of(properties, redelivered=True) >= self._suspicious:
-            self._moving.add(held)
+            self._moving.add(in_flight)
         else:
             return False
-        self._move(held, self._names.quarantine, wire.with_crashes(properties, crashes))
+        self._move(in_flight, self._names.quarantine, wire.with_crashes(properties, crashes))
         return True
 
     @property
@@ -89,28 +87,28 @@ class Quarantine:
         """Return after how many returns a message is set apart; classic queues tell but one."""
         return _COMES_BACK if self._names.counts_returns else 1
 
-    def take(self, held: Held) -> None:
+    def take(self, in_flight: InFlight) -> None:
         """Have one handled, once none is on its way to the queue that it comes from."""
         if self._moving or not self._taking:
-            self._next = held  # the only one, by its prefetch
+            self._next = in_flight  # the only one, by its prefetch
         else:
-            self._hand_over(held)
+            self._hand_over(in_flight)
 
-    def put_back(self, held: Held) -> None:
+    def put_back(self, in_flight: InFlight) -> None:
         """Move one to the end as it is: given back, it would seem to have ended its process."""
-        properties = wire.with_crashes(held.properties, held.crashes)
-        self._move(held, self._names.quarantine, properties)
+        properties = wire.with_crashes(in_flight.properties, in_flight.crashes)
+        self._move(in_flight, self._names.quarantine, properties)
 
-    def keeps(self, held: Held) -> bool:
-        """Tell whether it is acknowledged later, as another would come in its place."""
-        if self._leaving and held.quarantined:
-            self._ended.append(held)
+    def keeps(self, in_flight: InFlight) -> bool:
+        """Return whether it is acknowledged later, as another would come in its place."""
+        if self._leaving and in_flight.quarantined:
+            self._ended.append(in_flight)
             return True
         return False
 
-    def done(self, held: Held) -> None:
+    def done(self, in_flight: InFlight) -> None:
         """Go on, after a delivery of any queue is done with."""
-        self._moving.discard(held)
+        self._moving.discard(in_flight)
         first = self._next
         if first is not None and not self._moving and self._taking:
             self._next = None
@@ -145,14 +143,14 @@ class Quarantine:
 
     @property
     def _has_one(self) -> bool:
-        return self._next is not None or any(held.quarantined for held in self._held)
+        return self._next is not None or any(in_flight.quarantined for in_flight in self._in_flight)
 
     def left(self) -> None:
-        """Let go of what was held on to."""
+        """Release the delivery that was kept."""
         self._leaving = False
         ended, self._ended = self._ended, []
-        for held in ended:
-            self._acknowledge(held)
+        for in_flight in ended:
+            self._acknowledge(in_flight)
         first, self._next = self._next, None
         if first is not None:
             self.put_back(first)

@@ -1,4 +1,4 @@
-"""What a busy consumer reads most, as AMQP 0-9-1 has it on the wire.
+"""Read the frames of AMQP 0-9-1 that a busy consumer receives most.
 
 The driver builds an object for each frame, looks for callbacks of it, and decodes its fields one
 call at a time: more than half of what a delivery costs. Here a delivery that has come whole, its
@@ -16,12 +16,11 @@ import struct
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import lru_cache
 from struct import Struct
 from typing import Any, TypeAlias
 
 from events.integration.implementation.rabbitmq._driver import BasicProperties, Properties
-
-__all__ = ["Delivered", "IncompleteError", "decode_properties", "read_delivery"]
 
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, 0xCE
 _AROUND = 8  # bytes of a frame that are not its content: seven before it, one behind
@@ -100,26 +99,24 @@ def _frames_of_delivery(data: bytes, at: int) -> tuple[int, int, int, int] | Non
     if kind != _METHOD or method != _DELIVER:
         return None
     header = at + size + _AROUND
-    _require(data, header + _header_start.size)
+    if len(data) < header + _header_start.size:
+        raise IncompleteError
     kind, number, size, class_, _, body_size = _header_start.unpack_from(data, header)
     if kind != _HEADER or number != channel or class_ != _BASIC:
         return None
     end = body = header + size + _AROUND
     if body_size:
-        _require(data, body + _body_start.size)
+        if len(data) < body + _body_start.size:
+            raise IncompleteError
         kind, number, size = _body_start.unpack_from(data, body)
         if kind != _BODY or number != channel or size != body_size:
             return None
         end = body + size + _AROUND
-    _require(data, end)
+    if len(data) < end:
+        raise IncompleteError
     if not data[header - 1] == data[body - 1] == data[end - 1] == _END:
         return None
     return channel, header, body, end
-
-
-def _require(data: bytes, end: int) -> None:
-    if len(data) < end:
-        raise IncompleteError
 
 
 def decode_properties(data: bytes, at: int, end: int) -> Properties:
@@ -133,13 +130,18 @@ def decode_properties(data: bytes, at: int, end: int) -> Properties:
     if flags & 3:
         raise ValueError("flags that AMQP does not have")
     properties = _Properties()
-    for bit, name, decode in _PROPERTIES:
-        if flags & bit:
-            value, at = decode(data, at)
-            setattr(properties, name, value)
+    set_ones = properties.__dict__
+    for name, decode in _decoders(flags):
+        set_ones[name], at = decode(data, at)
     if at != end:
         raise ValueError("properties that do not end where they should")
     return properties
+
+
+@lru_cache(64)
+def _decoders(flags: int) -> tuple[tuple[str, _Decode], ...]:
+    """Return the names of the properties that these say are there, and what reads each."""
+    return tuple((name, decode) for bit, name, decode in _PROPERTIES if flags & bit)
 
 
 def _short_string(data: bytes, at: int) -> tuple[str, int]:
@@ -156,7 +158,11 @@ def _table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
         name = data[at + 1 : value_at].decode()
         if data[value_at] == _STRING:  # most are
             at = value_at + 5 + _uint32(data, value_at + 1)[0]
-            table[name] = _text(data[value_at + 5 : at])
+            found = data[value_at + 5 : at]
+            try:
+                table[name] = found.decode()
+            except UnicodeDecodeError:
+                table[name] = found
         else:
             table[name], at = _value(data, value_at)
     if at != end:

@@ -1,4 +1,4 @@
-"""What lies at the broker, by name and by arguments.
+"""The objects at the broker: their names and arguments.
 
     topic "users"                     an exchange `users`, direct
     consumer "emails" on "users"      a queue `emails@users`, bound with one key per event type
@@ -6,6 +6,8 @@
       retries after 5 s               a queue `emails@users:retry:5s`, whose messages expire into
                                       `emails@users`; made when the first of them is due
     consumer "emails"                 a queue `emails:dead` of its dead letters, of all topics
+      one sent back as a canary       a queue `emails:receipt:...`, for an hour
+      while it is paused              a queue `emails:paused`, which keeps nothing
 
 All are durable. In names of topics and consumers, `@`, `:` and `%` are written %40, %3A and %25 in
 those of queues. A declaration of what is there already changes nothing, and is refused where its
@@ -25,17 +27,16 @@ from events.errors import InvalidTopologyError
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import RefusedError
 
-__all__ = ["Exchange", "Names", "Place", "Queue", "QueueType", "declare"]
-
 QueueType: TypeAlias = Literal["quorum", "classic"]
 
 _LONGEST = 255  # bytes of a name in AMQP
 _LOOKED_AT = 20  # deliveries: what comes back is set apart long before, if a process can look
-_NEVER = 1_000_000_000  # deliveries: dead letters come back each time that somebody reads them
+_NEVER = 1_000_000_000  # deliveries: dead letters come back each time that they are read
+_AN_HOUR = 3_600_000  # milliseconds
 _STEPS = (1, 2, 3, 5, 7)
 _SHORTEST = 0.01  # seconds
 
-_ACCESS_REFUSED = 403
+_ACCESS_REFUSED, _NOT_FOUND = 403, 404
 
 
 class Exchange(Struct, frozen=True):
@@ -76,7 +77,7 @@ class Names:
 
     @property
     def counts_returns(self) -> bool:
-        """Tell whether the queue says how often it has taken a message back."""
+        """Return whether the queue says how often it has taken a message back."""
         return self._type == "quorum"
 
     def _queue(self, name: str, arguments: tuple[tuple[str, str | int], ...]) -> Queue:
@@ -116,6 +117,18 @@ def topic_of(queue: str) -> str:
 def dead_letter_queue(consumer: str) -> str:
     """Return the name of a consumer's queue of dead letters."""
     return f"{_escaped(consumer)}:dead"
+
+
+def paused_queue(consumer: str, queue_type: QueueType) -> Queue:
+    """Return the queue that is there while a consumer is paused."""
+    arguments = (("x-queue-type", queue_type), ("x-max-length", 0))
+    return Queue(f"{_escaped(consumer)}:paused", arguments)
+
+
+def receipt_queue(consumer: str, letter: str) -> Queue:
+    """Return the queue that gets a message when a dead letter that was sent back is handled."""
+    name = f"{_escaped(consumer)}:receipt:{_escaped(letter)}"
+    return Queue(name[:_LONGEST], (("x-expires", _AN_HOUR), ("x-max-length", 1)))
 
 
 def dead_letters(consumer: str, queue_type: QueueType) -> Queue:
@@ -170,6 +183,18 @@ async def declare(channel: Channel, place: Place) -> None:
         raise explained(str(place), error, arguments) from error
 
 
+async def is_there(channel: Channel, place: Place) -> bool:
+    """Return whether it is at the broker. If it is not, the broker closes the channel."""
+    kind = "exchange" if isinstance(place, Exchange) else "queue"
+    try:
+        await channel.call(f"{kind}_declare", passive=True, **{kind: place.name})
+    except RefusedError as error:
+        if error.code == _NOT_FOUND:
+            return False
+        raise explained(str(place), error) from error
+    return True
+
+
 async def bind(channel: Channel, queue: Queue, exchange: Exchange, types: Iterable[str]) -> None:
     """Bind the queue to the exchange, once for each type."""
     for type_ in sorted(types):
@@ -179,6 +204,13 @@ async def bind(channel: Channel, queue: Queue, exchange: Exchange, types: Iterab
             )
         except RefusedError as error:
             raise explained(f"binding of {queue} to {exchange} by {type_!r}", error) from error
+
+
+async def declare_all(channel: Channel, names: Names, types: Iterable[str]) -> None:
+    """Declare what a consumer needs, and bind it."""
+    for place in (names.exchange, names.dead, names.main, names.quarantine):
+        await declare(channel, place)
+    await bind(channel, names.main, names.exchange, types)
 
 
 async def count_consumers(channel: Channel, queue: Queue) -> int:
@@ -198,13 +230,17 @@ async def count_waiting(channel: Channel, queue: Queue) -> int:
 def explained(
     subject: str, error: RefusedError, arguments: Iterable[tuple[str, str | int]] = ()
 ) -> InvalidTopologyError | RefusedError:
-    """Return the error that says what can be done about a refusal, or the refusal itself."""
+    """Return an error with the cure of a refusal, or the refusal itself."""
     if error.is_mismatch:
         ours = ", ".join(f"{name}={value!r}" for name, value in arguments)
-        cure = (
-            f"it exists at the broker, made otherwise than ours ({ours or 'direct, durable'}); "
-            f"drain and delete it there, or give the bus the options that it was made with"
-        )
+        cure = f"it exists at the broker with other arguments than {ours or 'direct, durable'}; "
+        if ours:
+            cure += "drain and delete it there, or create the bus with the matching options"
+        else:
+            cure += (
+                "if other programs use it, use another topic and bind its exchange to this one, "
+                "with a key for each type of event; otherwise delete it"
+            )
     elif error.code == _ACCESS_REFUSED:
         cure = "the broker's user lacks a permission, or the name is reserved"
     elif error.code == 0:
@@ -215,6 +251,6 @@ def explained(
 
 
 def is_for_good(error: InvalidTopologyError) -> bool:
-    """Tell whether trying again is in vain: a permission may come back, arguments do not change."""
+    """Return whether a retry cannot help: a permission may change, arguments do not."""
     refusal = error.__cause__
     return not isinstance(refusal, RefusedError) or refusal.is_mismatch or refusal.code == 0

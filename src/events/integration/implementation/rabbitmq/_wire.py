@@ -13,7 +13,8 @@ Those and the broker's own are not shown to handlers.
 CloudEvents attributes are written with the prefix `ce-`, percent-encoded, as on every bus. They are
 read with the prefixes of the AMQP binding as well, `cloudEvents_` and `cloudEvents:`, whose values
 are plain text. An event's id is its CloudEvents id; AMQP's message id, which clients fill at random
-for each publish, is used where there is none. AMQP's `type` is the event's where nothing else is.
+for each publish, is used where there is none. AMQP's `type` is the event's where neither headers
+nor body tell it. `_subscribed` puts the routing key there if it is no type that is wanted.
 """
 
 from __future__ import annotations
@@ -25,33 +26,23 @@ from functools import lru_cache
 from typing import Any, TypeGuard
 from zlib import crc32
 
+from events.integration._attributes import key_in
 from events.integration.brokering import dead_letters as records
-from events.integration.cloudevents import attribute, encode_value, own_id, says_type
+from events.integration.cloudevents import (
+    attribute,
+    describes_itself,
+    encode_value,
+    own_id,
+)
 from events.integration.implementation.rabbitmq._driver import Properties, new_properties
 from events.integration.implementation.rabbitmq._topology import topic_of
 from events.integration.message import CRASHED, DeadLetter, Delivery, Message
 from events.integration.uuid7 import uuid7
 
-__all__ = [
-    "attempt_of",
-    "crashes_of",
-    "dead",
-    "id_of",
-    "identity",
-    "letter_id",
-    "redriven",
-    "returns_of",
-    "shortened",
-    "to_dead_letter",
-    "to_delivery",
-    "to_properties",
-    "with_attempt",
-    "with_crashes",
-]
-
 OURS = records.PREFIX
 ATTEMPT, CRASHES = "events-attempt", "events-crashes"
-KEY, LETTER = "events-key", "events-letter"
+KEY, LETTER, REDRIVEN = "events-key", "events-letter", "events-redriven"
+RECEIPT = "events-receipt"  # the queue that gets a message when it is handled
 CONTENT_TYPE, CONTENT_ENCODING = "content-type", "content-encoding"
 
 _BROKERS = frozenset(
@@ -77,10 +68,13 @@ def to_delivery(
     properties: Properties, body: bytes, *, topic: str, consumer: str, attempt: int, crashes: int
 ) -> Delivery:
     """Return what a message is to a bus. It must have an id."""
+    table = _table(properties)
     headers = _headers(properties, body)
     event_id = own_id(headers, body) or properties.message_id or ""
-    key = _key(properties, headers)
-    return Delivery(topic, consumer, event_id, body, headers, attempt, key, crashes)
+    key = _key(table, headers)
+    return Delivery(
+        topic, consumer, event_id, body, headers, attempt, key, crashes, REDRIVEN in table
+    )
 
 
 def id_of(properties: Properties, body: bytes) -> str | None:
@@ -91,8 +85,8 @@ def id_of(properties: Properties, body: bytes) -> str | None:
 def identity(properties: Properties, body: bytes) -> tuple[str, str, int, int]:
     """Return what tells a message from others on its topic, over all redeliveries of it.
 
-    Source and id, as far as it has them; and which attempt it is. The body as well: whoever sends
-    no source may use an id twice.
+    Source and id, if it has them; the number of the attempt; and the body, because a sender
+    without a source may use an id twice.
     """
     headers = _headers(properties, body)
     event_id = own_id(headers, body) or properties.message_id or ""
@@ -101,7 +95,8 @@ def identity(properties: Properties, body: bytes) -> tuple[str, str, int, int]:
 
 def attempt_of(properties: Properties) -> int:
     """Return which attempt this is, as far as we counted."""
-    return max(1, _number(properties, ATTEMPT, 1))
+    counted = _number(properties, ATTEMPT, 1)
+    return counted if counted > 1 else 1  # noqa: FURB136 - for each delivery
 
 
 def crashes_of(properties: Properties) -> int:
@@ -120,7 +115,8 @@ def returns_of(properties: Properties, *, redelivered: bool) -> int:
 
 
 def _number(properties: Properties, name: str, default: int = 0) -> int:
-    value = _table(properties).get(name)
+    headers = properties.headers
+    value = headers.get(name) if headers else None
     return value if isinstance(value, int) else default
 
 
@@ -177,10 +173,13 @@ def _size(value: Any) -> int:
     return len(value.encode()) if isinstance(value, str) else len(repr(value))
 
 
-def redriven(properties: Properties) -> Properties:
+def redriven(properties: Properties, receipt: str | None = None) -> Properties:
     """Return the properties of a dead letter that is sent back."""
     alive = _copied(properties)
     alive.headers = {k: v for k, v in alive.headers.items() if not k.startswith(OURS) or k == KEY}
+    alive.headers[REDRIVEN] = "1"
+    if receipt is not None:
+        alive.headers[RECEIPT] = receipt
     return alive
 
 
@@ -244,8 +243,17 @@ def to_dead_letter(consumer: str, properties: Properties, body: bytes) -> DeadLe
         {name: str(value) for name, value in record.items()},
         body=body,
         headers=headers,
-        key=_key(properties, headers),
+        key=_key(_table(properties), headers),
     )
+
+
+def to_head(consumer: str, properties: Properties, body: bytes) -> DeadLetter:
+    """Return the same without body, headers and key, if we have written what else is known."""
+    table = _table(properties)
+    if not (isinstance(table.get(LETTER), str) and table.get(records.TYPE)):
+        return to_dead_letter(consumer, properties, body)
+    record = {name: str(table[name]) for name in records.NAMES if name in table}
+    return records.read_dead_letter(table[LETTER], consumer, record, body=b"", headers={}, key=None)
 
 
 def _given_up(properties: Properties) -> dict[str, Any]:
@@ -283,7 +291,7 @@ def _headers(properties: Properties, body: bytes) -> dict[str, str]:
                 continue
             value = text  # noqa: PLW2901
         shown = _shown(name)
-        if shown == name:  # as nearly always
+        if shown == name:  # the usual case
             headers[name] = value
         elif shown is not None:
             headers[shown] = encode_value(value) if name.startswith(_ATTRIBUTES) else value
@@ -291,7 +299,7 @@ def _headers(properties: Properties, body: bytes) -> dict[str, str]:
         headers[CONTENT_TYPE] = properties.content_type
     if properties.content_encoding is not None:
         headers[CONTENT_ENCODING] = properties.content_encoding
-    if "ce-type" not in headers and properties.type and not says_type(body):
+    if "ce-type" not in headers and properties.type and not describes_itself(body):
         headers["ce-type"] = encode_value(properties.type)
     return headers
 
@@ -318,9 +326,9 @@ def _text(value: Any) -> str | None:
     return None
 
 
-def _key(properties: Properties, headers: Mapping[str, str]) -> str | None:
-    ours = _table(properties).get(KEY)
-    return ours if isinstance(ours, str) else attribute(headers, "partitionkey")
+def _key(table: Mapping[str, Any], headers: Mapping[str, str]) -> str | None:
+    ours = table.get(KEY)
+    return ours if isinstance(ours, str) else key_in(headers)
 
 
 def _table(properties: Properties) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a busy sender and a busy consumer write most, as AMQP 0-9-1 has it on the wire.
+"""Write the frames of AMQP 0-9-1 that a busy sender and a busy consumer send most.
 
 The driver encodes each field and each header with several calls. Here the frames of a message of
 the usual kind, with text in its headers and few properties, are put together in one go, and what
@@ -13,8 +13,6 @@ from struct import Struct
 from typing import Any, cast
 
 from events.integration.implementation.rabbitmq._driver import HeadersTooLongError, Properties
-
-__all__ = ["ack_frame", "publish_frames"]
 
 _METHOD, _HEADER, _BODY, _END = 1, 2, 3, b"\xce"
 _BASIC, _PUBLISH, _ACK = 60, 0x003C0028, 0x003C0050

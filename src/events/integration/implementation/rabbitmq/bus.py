@@ -10,24 +10,23 @@ from events.integration.implementation.rabbitmq._topology import QueueType
 from events.integration.implementation.rabbitmq.transport import RabbitMQTransport
 from events.integration.topology import IntegrationEventBusRegistration
 
-__all__ = ["RabbitMQIntegrationEventBus"]
-
 
 class RabbitMQIntegrationEventBus(TransportIntegrationEventBus):
     """Carry events over RabbitMQ: a topic is a durable exchange, a consumer a durable queue.
 
-    An event is sent when the broker has confirmed it, persistent. Failed events wait in queues of
-    the broker's, and what cannot be handled is in the consumer's queue of dead letters. A consumer
-    gets what was sent since it first started.
+    `send` returns when the broker has confirmed the persistent message. Failed events wait in
+    queues at the broker, and events that cannot be handled are in the consumer's queue of dead
+    letters. A consumer gets the events that were sent since its first start.
 
     Args:
         url: `amqp://user:password@host:5672/vhost`, `amqps://` for TLS, or several of them, tried
             one after another.
         registrations: The consumers.
-        queue_type: `"quorum"`, or `"classic"` where the broker is a single node and the queues are
-            many. A queue that exists keeps its type, and another one is an error.
-        prefetch: How many events a registration has at hand; by its concurrency if None.
-        **options: Those of `BusOptions`.
+        queue_type: `"quorum"`, or `"classic"` for a single node with many queues. The type of an
+            existing queue cannot change: another one raises an error.
+        prefetch: How many events a registration has in flight; by default according to its
+            concurrency.
+        **options: See `BusOptions`.
     """
 
     def __init__(

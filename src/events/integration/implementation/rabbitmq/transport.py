@@ -8,30 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Callable, Collection, Sequence
 
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.brokering.problems import Outage
-from events.integration.brokering.urls import masked
+from events.integration.brokering.urls import checked, masked
 from events.integration.health import Backlog
 from events.integration.implementation.rabbitmq._bindings import Bindings
 from events.integration.implementation.rabbitmq._connection import Connection
 from events.integration.implementation.rabbitmq._dead_letters import RabbitMQDeadLetters
 from events.integration.implementation.rabbitmq._driver import DriverError, check_url
 from events.integration.implementation.rabbitmq._link import Link
+from events.integration.implementation.rabbitmq._pausing import Pauses
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._subscribed import RabbitMQSubscribed
+from events.integration.implementation.rabbitmq._tailing import tail_exchange
 from events.integration.implementation.rabbitmq._topology import Exchange, Names, QueueType
 from events.integration.implementation.rabbitmq._wire import to_properties
 from events.integration.message import Message
 from events.integration.transport import Deliver, Subscription, TransportFeatures
 
-__all__ = ["RabbitMQTransport"]
-
 logger = logging.getLogger("events.integration")
-
-_FIRST = "it needs a URL first, as in 'amqp://localhost'"
 
 
 class RabbitMQTransport:
@@ -57,7 +54,7 @@ class RabbitMQTransport:
         queue_type: QueueType = "quorum",
         prefetch: int | None = None,
     ) -> None:
-        self._urls = _checked(url)
+        self._urls = checked(url, "RabbitMQ", "amqp://localhost", check_url)
         if queue_type not in {"quorum", "classic"}:
             raise InvalidTopologyError(f"queue_type={queue_type!r}", "use 'quorum' or 'classic'")
         if prefetch is not None and prefetch < 1:  # to the broker, 0 is no limit at all
@@ -80,11 +77,13 @@ class RabbitMQTransport:
 
     @property
     def connected(self) -> bool:
-        """Tell whether the connections that are in use are up, and every consumer on its queue."""
+        """Return whether the connections in use are up, and every consumer is on its queue."""
         outward, inward = self._outward, self._inward
         if outward is None or inward is None or not outward.is_up or self._cannot_publish:
             return False
-        return not inward.is_open or (inward.is_up and not any(s.is_deaf for s in self._subscribed))
+        return not inward.is_open or (
+            inward.is_up and not any(s.attachment.is_detached for s in self._subscribed)
+        )
 
     @property
     def _cannot_publish(self) -> str | None:
@@ -119,7 +118,9 @@ class RabbitMQTransport:
             link.on_end.append(self._ended)
         bindings = self._bindings = Bindings(self._subscribed, self._timeout)
         publisher.on_missed = bindings.look
-        self._dead_letters = RabbitMQDeadLetters(inward, publisher, timeout=self._timeout)
+        self._dead_letters = RabbitMQDeadLetters(
+            inward, publisher, self._queue_type, timeout=self._timeout
+        )
         await outward.open(self._connect_timeout)
         logger.info("%s is connected", outage.name)
 
@@ -148,6 +149,32 @@ class RabbitMQTransport:
             raise BusUnavailableError(self._name, "it is closed")
         return await self._dead_letters.backlog(consumer, topics)
 
+    async def paused(self, consumers: Collection[str]) -> frozenset[str]:
+        """See `PauseStore`."""
+        return await self._pauses.paused(consumers)
+
+    async def set_paused(self, consumer: str, *, paused: bool) -> bool:
+        """See `PauseStore`."""
+        return await self._pauses.set_paused(consumer, paused=paused)
+
+    async def declare(self, subscription: Subscription) -> None:
+        """See `PauseStore`."""
+        names = Names(subscription.consumer, subscription.topic, self._queue_type)
+        names.check()
+        await self._pauses.declare(names, subscription.types)
+
+    async def check(self, subscription: Subscription) -> None:
+        """See `TopologySource`."""
+        names = Names(subscription.consumer, subscription.topic, self._queue_type)
+        names.check()
+        await self._pauses.check(names)
+
+    @property
+    def _pauses(self) -> Pauses:
+        if self._outward is None:
+            raise BusUnavailableError(self._name, "it is closed")
+        return Pauses(self._outward, self._queue_type, self._timeout)
+
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> RabbitMQSubscribed:
         """See `Transport.subscribe`.
 
@@ -174,28 +201,47 @@ class RabbitMQTransport:
         if connection is None or not connection.is_open:
             raise BusUnavailableError(self._name, "its connection was lost")
         try:
-            await subscribed.attach(connection)
+            await subscribed.attachment.attach(connection)
         except DriverError as error:
             raise BusUnavailableError(self._name, f"{names.main}: {error}") from error
         self._subscribed.add(subscribed)
-        subscribed.on_closed(self._subscribed.discard)
+        subscribed.on_closed(lambda: self._subscribed.discard(subscribed))
         if inward.connection is not connection:
-            subscribed.down()
+            subscribed.attachment.down()
             if inward.connection is not None:
-                subscribed.up(inward.connection)
+                subscribed.attachment.up(inward.connection)
         return subscribed
+
+    async def tail(
+        self,
+        topic: str,
+        types: Collection[str],
+        show: Callable[[Message], object],
+        begun: Callable[[], object],
+    ) -> None:
+        """See `TailSource`. It binds a queue that the broker deletes with the connection."""
+        if self._inward is None:
+            raise BusUnavailableError(self._name, "it is closed")
+        await self._inward.open(self._connect_timeout)
+        connection = self._inward.connection
+        if connection is None or not connection.is_open:
+            raise BusUnavailableError(self._name, "its connection was lost")
+        try:
+            await tail_exchange(connection, self._timeout, topic, types, show, begun)
+        except DriverError as error:
+            raise BusUnavailableError(self._name, f"tail of {topic!r}: {error}") from error
 
     def _up(self, connection: Connection) -> None:
         if self._bindings is not None:
             self._bindings.up(connection)
         for subscribed in self._subscribed:
-            subscribed.up(connection)
+            subscribed.attachment.up(connection)
 
     def _down(self) -> None:
         if self._bindings is not None:
             self._bindings.down()
         for subscribed in self._subscribed:
-            subscribed.down()
+            subscribed.attachment.down()
 
     def _ended(self, error: BusUnavailableError) -> None:
         for subscribed in tuple(self._subscribed):
@@ -212,19 +258,3 @@ class RabbitMQTransport:
         await publisher.drain()
         await publisher.stop()
         await asyncio.gather(outward.close(), inward.close())
-
-
-def _checked(given: object) -> list[str]:
-    urls = [given] if isinstance(given, str) else cast("Sequence[str]", given)
-    if not isinstance(urls, Sequence):
-        raise InvalidTopologyError("RabbitMQ", f"{_FIRST}, not {given!r}")
-    if not urls:
-        raise InvalidTopologyError("RabbitMQ", f"no URL: {_FIRST}")
-    for url in urls:
-        if not isinstance(url, str):
-            raise InvalidTopologyError("RabbitMQ", f"{_FIRST}, not {url!r}")
-        try:
-            check_url(url)
-        except ValueError as error:
-            raise InvalidTopologyError(f"URL {masked(url)!r}", str(error)) from None
-    return list(urls)

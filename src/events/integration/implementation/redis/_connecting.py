@@ -1,7 +1,7 @@
-"""Where Redis is, and how a connection to it is made: the one module that imports the driver.
+"""Make connections to Redis: the only module that imports the driver.
 
 Every connection is our own, so a read that blocks, a pipeline and a subscription never wait for
-each other, nor for whoever shares a client with us. A client that the user passes in is read for
+each other, nor for other code that shares a client. A client that the user passes in is read for
 how to connect (address, credentials, TLS, Sentinel) and otherwise left alone.
 
 `ReplyError` is the server's "no"; `DisconnectedError` is all that ends a connection. No other
@@ -60,7 +60,7 @@ _SCHEMES = frozenset({"redis", "rediss", "unix"})
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Tell whether another try to connect would end alike."""
+    """Return whether another try to connect would end alike."""
     if isinstance(error, (AuthenticationError, NoPermissionError)):
         return True
     # What TLS said is the cause; the driver wraps it.
@@ -94,7 +94,7 @@ class DisconnectedError(Exception):
 
 
 class Connection(Protocol):
-    """What we use of a connection of redis-py's."""
+    """The part of redis-py's connection that is used here."""
 
     @property
     def is_connected(self) -> bool: ...
@@ -151,8 +151,8 @@ def connector(bus: str, server: str | Redis) -> Connector:
         if pool is None or not hasattr(pool, "connection_kwargs"):
             raise InvalidTopologyError(
                 bus,
-                f"{type(server).__name__} is neither a URL nor a redis.asyncio.Redis: Redis "
-                f"Cluster is not supported, a master behind Sentinel is, as "
+                f"{type(server).__name__} is neither a URL nor a redis.asyncio.Redis; Redis "
+                f"Cluster is not supported; for a master behind Sentinel, pass "
                 f"Sentinel(...).master_for(name)",
             )
     options = {
@@ -187,7 +187,7 @@ def _pool_of_url(bus: str, url: str) -> Any:
     if scheme != "unix" and database and not database.isdecimal():
         # The driver takes it for no database at all, which is 0.
         raise InvalidTopologyError(
-            f"{bus} at {masked(url)}", f"the database is a number, as in /0, not {database!r}"
+            f"{bus} at {masked(url)}", f"the database must be a number, as in /0, not {database!r}"
         )
     try:
         of: Any = ConnectionPool

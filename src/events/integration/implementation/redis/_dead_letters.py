@@ -5,22 +5,22 @@ A dead letter's id is that of its entry and its topic, `1700000000000-0@users`.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from typing import Any, TypeVar
 
 from events.errors import BusUnavailableError
-from events.integration.brokering.dead_letters import read_dead_letter
+from events.integration.brokering.dead_letters import NAMES, read_dead_letter
 from events.integration.cloudevents import attribute
 from events.integration.health import Backlog
 from events.integration.implementation.redis._connecting import DisconnectedError, ReplyError
 from events.integration.implementation.redis._entries import Keys, read_dead, topics_key
 from events.integration.implementation.redis._link import Link
-from events.integration.implementation.redis._scripts import BACKLOG, REDRIVE
+from events.integration.implementation.redis._scripts import BACKLOG, HEADS, REDRIVE
 from events.integration.message import DeadLetter
 
-__all__ = ["StreamDeadLetters"]
-
 T = TypeVar("T")
+
+_READ_BYTES = 4 << 20  # of entries, that the server reads at once to give their heads
 
 
 class StreamDeadLetters:
@@ -46,6 +46,19 @@ class StreamDeadLetters:
         found.sort(key=lambda pair: pair[0])
         return [letter for _, letter in found[:limit]]
 
+    async def scan_heads(self, consumer: str) -> AsyncGenerator[Sequence[DeadLetter]]:
+        """See `HeadSource.scan_heads`. Bodies and headers stay at the server."""
+        for topic in sorted(await self._asked(self._topics(consumer))):
+            dead = Keys(topic, consumer).dead
+            start, more = "-", 1
+            while more:
+                heads, more = await self._asked(
+                    self._link.run_script(HEADS, [dead], start, _READ_BYTES)
+                )
+                if heads:
+                    start = f"({heads[-1][0].decode()}"
+                yield [_head(consumer, topic, *head) for head in heads]
+
     async def redrive(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
         """See `DeadLetterStore`."""
         done: list[str] = []
@@ -69,18 +82,20 @@ class StreamDeadLetters:
     async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
         """See `BacklogSource`."""
         waiting = in_flight = delayed = dead = 0
-        oldest = -1
+        oldest, settled = -1, 0
         for topic in topics:
             keys = Keys(topic, consumer)
             for stream in keys.streams:
-                unread, pending, age = await self._asked(
+                unread, pending, age, done = await self._asked(
                     self._link.run_script(BACKLOG, [stream], consumer)
                 )
                 waiting, in_flight = waiting + unread, in_flight + pending
                 oldest = max(oldest, age)
+                settled = -1 if -1 in {settled, done} else settled + done
             delayed += await self._asked(self._link.call("ZCARD", keys.due))
             dead += await self._asked(self._link.call("XLEN", keys.dead))
-        return Backlog(waiting, dead, in_flight, delayed, None if oldest < 0 else oldest / 1000)
+        age = None if oldest < 0 else oldest / 1000
+        return Backlog(waiting, dead, in_flight, delayed, age, None if settled < 0 else settled)
 
     async def _topics(self, consumer: str) -> list[str]:
         return [t.decode() for t in await self._link.call("SMEMBERS", topics_key(consumer))]
@@ -106,3 +121,12 @@ def _letter(consumer: str, topic: str, id: str, fields: Sequence[Any]) -> DeadLe
     record, body, headers = read_dead(fields)
     key = attribute(headers, "partitionkey")
     return read_dead_letter(f"{id}@{topic}", consumer, record, body=body, headers=headers, key=key)
+
+
+def _head(consumer: str, topic: str, number: bytes, *values: Any) -> DeadLetter:
+    entry = number.decode()
+    if len(values) == 1:  # what others wrote is there as a whole
+        return _letter(consumer, topic, entry, values[0])
+    texts = [value.decode(errors="replace") for value in values]
+    record: dict[str, str] = dict(zip(NAMES, texts, strict=True))
+    return read_dead_letter(f"{entry}@{topic}", consumer, record, body=b"", headers={}, key=None)

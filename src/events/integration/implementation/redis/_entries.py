@@ -14,6 +14,7 @@ entry of FastStream's has its body and headers in one field, `__data__`.
 | `events:{users}:mailer:again` | a stream with the same group: retries and redriven dead letters |
 | `events:{users}:mailer:later`, `...:due` | retries that wait: a stream, a sorted set of times |
 | `events:{users}:mailer:dead` | a stream of dead letters |
+| `events:{mailer}:paused` | exists while `mailer` is paused: when that was |
 | `events:{mailer}:topics` | a set of the topics that `mailer` was ever registered on |
 
 What is in braces decides the hash slot: all of one consumer on one topic is in that of the topic.
@@ -24,20 +25,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, msgpack
 
+from events.integration._attributes import key_in
 from events.integration.brokering.dead_letters import NAMES
-from events.integration.cloudevents import attribute, own_id
+from events.integration.cloudevents import own_id
 from events.integration.implementation.redis._faststream import FIELD, read_frame
-from events.integration.message import Message
-
-__all__ = ["BODY", "Entry", "Keys", "fields_of", "read_dead", "read_fields", "topics_key"]
+from events.integration.message import Delivery, Message
 
 BODY = b"data"
+PACKED = b"events-packed"  # an entry's fields, where a copy of it has them in one
 
 # Bookkeeping is by position, so no header can be taken for it.
 _AGAIN = 4  # events-id, events-attempts, each with its value
 _DEAD = 2 * len(NAMES)  # the same, and what else is known of a dead letter
+_MOST = 7_000  # names and values that follow it: Lua passes no more than 8,000 to a function
 
 
 class Keys:
@@ -61,6 +63,11 @@ class Keys:
 def topics_key(consumer: str) -> str:
     """Return the key of the set of the consumer's topics."""
     return f"events:{{{consumer}}}:topics"
+
+
+def paused_key(consumer: str) -> str:
+    """Return the key that is there while the consumer is paused."""
+    return f"events:{{{consumer}}}:paused"
 
 
 def fields_of(message: Message) -> list[bytes | str]:
@@ -103,7 +110,7 @@ def read_fields(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
 
 
 class Entry(Struct, frozen=True, eq=False, gc=False):
-    """An entry as a consumer has it in hand; `size` is about what its fields take, in bytes."""
+    """An entry as a consumer has it in flight; `size` is about what its fields take, in bytes."""
 
     stream: str
     id: bytes
@@ -116,11 +123,6 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
     fields: list[bytes]
     body: bytes
     headers: dict[str, str]
-
-    @property
-    def key(self) -> str | None:
-        """Return the key that its sender gave it."""
-        return attribute(self.headers, "partitionkey")
 
     @classmethod
     def read(
@@ -136,14 +138,18 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
 
         All deliveries before that ended with their process: what is retried is another entry.
         """
-        fields: list[bytes] = list(reply[1])
+        fields: list[bytes] = reply[1]
         own = stream == keys.again
         attempts, message_id = 0, ""
         if own and fields[0] == b"events-id":
             message_id = fields[1].decode(errors="replace")
             attempts = int(fields[3]) if fields[3].isdigit() else 0
-            fields = fields[_AGAIN:]
+            fields = _unpacked(fields[_AGAIN:])
         body, headers = read_fields(fields)
+        if fields and fields[0] == BODY:  # which may be large: to join the rest is the quickest
+            size = len(body) + len(b"".join(fields[2:]))
+        else:
+            size = sum(map(len, fields))
         message_id = message_id or own_id(headers, body) or reply[0].decode()
         return cls(
             stream,
@@ -153,21 +159,35 @@ class Entry(Struct, frozen=True, eq=False, gc=False):
             attempts + 1,
             count - 1,
             taken_over,
-            sum(map(len, fields)),
+            size,
             fields,
             body,
             headers,
         )
 
+    def delivery(self, keys: Keys) -> Delivery:
+        """Return it as its consumer gets it."""
+        return Delivery(
+            keys.topic,
+            keys.group,
+            self.message_id,
+            self.body,
+            self.headers,
+            self.attempt,
+            key_in(self.headers),
+            self.crashes,
+            self.own and self.attempt == 1,  # a retry has used up attempts
+        )
+
     def again(self, attempts: int) -> list[bytes]:
         """Return the fields of what is to be tried again."""
         head = [b"events-id", self.message_id.encode(errors="replace")]
-        return [*head, b"events-attempts", b"%d" % attempts, *self.fields]
+        return [*head, b"events-attempts", b"%d" % attempts, *_packed(self.fields)]
 
     def dead(self, record: Mapping[str, str]) -> list[bytes]:
         """Return the fields of a dead letter, of which this is known."""
         head = [text.encode(errors="replace") for pair in record.items() for text in pair]
-        return [*head, *self.fields]
+        return [*head, *_packed(self.fields)]
 
 
 def read_dead(
@@ -175,4 +195,17 @@ def read_dead(
 ) -> tuple[dict[str, str], bytes, Mapping[str, str]]:
     """Return what is known of a dead letter, its body and its headers."""
     head = [field.decode(errors="replace") for field in fields[:_DEAD]]
-    return dict(zip(head[::2], head[1::2], strict=False)), *read_fields(fields[_DEAD:])
+    return dict(zip(head[::2], head[1::2], strict=False)), *read_fields(_unpacked(fields[_DEAD:]))
+
+
+def _packed(fields: list[bytes]) -> list[bytes]:
+    """Return what a script can carry: all in one field, if they are too many for it."""
+    if len(fields) > _MOST or fields[:1] == [PACKED]:
+        return [PACKED, msgpack.encode(fields)]
+    return fields
+
+
+def _unpacked(fields: Sequence[bytes]) -> list[bytes]:
+    if len(fields) == 2 and fields[0] == PACKED:  # noqa: PLR2004 - name and value
+        return msgpack.decode(fields[1], type=list[bytes])
+    return list(fields)

@@ -12,8 +12,6 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-__all__ = ["FIELD", "Frame", "read_frame"]
-
 FIELD = b"__data__"
 _BEGIN = b"\x89BIN\r\n\x1a\n\x00\x01"
 _places = struct.Struct(">II").unpack_from
@@ -21,7 +19,7 @@ _short = struct.Struct(">H").unpack_from
 
 
 class Frame(NamedTuple):
-    """What is in one."""
+    """The parts of an envelope."""
 
     body: bytes
     headers: dict[str, str]

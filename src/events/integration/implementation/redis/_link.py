@@ -34,23 +34,21 @@ from events.integration.implementation.redis._connecting import (
 )
 from events.integration.implementation.redis._scripts import Script
 
-__all__ = ["Link"]
-
 Command: TypeAlias = tuple[Any, ...]
-Translate: TypeAlias = Callable[[ReplyError | DisconnectedError], Exception]
+Translate: TypeAlias = Callable[[Any, ReplyError | DisconnectedError], Exception]
 
 T = TypeVar("T")
 
 _PARTING = 1.0  # seconds
-_PING_EVERY = 5.0  # seconds of silence, so that a server that is gone without a word is noticed
+_PING_EVERY = 5.0  # seconds of silence, so that a server that vanished is noticed
 _HELLO = ("HELLO",)  # answered by what the server is, in Redis 6.2 and newer
 _REFUSED = frozenset({"NOAUTH", "NOPERM", "WRONGPASS"})
 _LOST = "the connection was lost"
-_REPLICA = "it is a replica, where nothing can be written"
+_REPLICA = "it is a replica, which does not accept writes"
 
 
 class _Request:
-    __slots__ = ("args", "deadline", "future", "translate")
+    __slots__ = ("args", "deadline", "future", "of", "translate")
 
     def __init__(
         self,
@@ -58,16 +56,18 @@ class _Request:
         deadline: float,
         future: asyncio.Future[Any],
         translate: Translate | None = None,
+        of: Any = None,
     ) -> None:
         self.args = args
         self.deadline = deadline
         self.future = future
         self.translate = translate
+        self.of = of
 
     def fail(self, error: ReplyError | DisconnectedError) -> None:
         if not self.future.done():
-            self.future.set_exception(self.translate(error) if self.translate else error)
-            self.future.exception()  # whoever gave up waiting must not be told off by the loop
+            self.future.set_exception(self.translate(self.of, error) if self.translate else error)
+            self.future.exception()  # else the loop logs it as never retrieved
 
 
 class Link(Supervisor[Connection]):
@@ -114,17 +114,18 @@ class Link(Supervisor[Connection]):
 
     # --- asking -------------------------------------------------------------------------------
 
-    def call(
-        self, *args: Any, timeout: float | None = None, translate: Translate | None = None
-    ) -> asyncio.Future[Any]:
-        """Ask the server; the future has its answer, a `ReplyError` or a `DisconnectedError`.
+    def call(self, *args: Any, timeout: float | None = None) -> asyncio.Future[Any]:
+        """Ask the server; the future has its answer, a `ReplyError` or a `DisconnectedError`."""
+        return self.ask(args, self._timeout if timeout is None else timeout)
 
-        `translate` makes the error that the future has instead.
-        """
+    def ask(
+        self, args: Command, timeout: float, translate: Translate | None = None, of: Any = None
+    ) -> asyncio.Future[Any]:
+        """Ask as `call` does; `translate` makes the error that the future has, with `of`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        deadline = loop.time() + (self._timeout if timeout is None else timeout)
-        request = _Request(args, deadline, future, translate)
+        deadline = loop.time() + timeout
+        request = _Request(args, deadline, future, translate, of)
         if self._closing or self._task is None:
             request.fail(DisconnectedError("it is closed", sent=False))
             return future
@@ -294,7 +295,7 @@ class Link(Supervisor[Connection]):
         while True:
             await asyncio.sleep(_PING_EVERY)
             if not (self._queue or self._sent) and self.readable.is_set():
-                self.call("PING")  # what comes of it is seen by whoever reads
+                self.call("PING")  # the reader sees its outcome
 
     async def _read(self, connection: Connection) -> str:
         loop = asyncio.get_running_loop()
@@ -317,7 +318,7 @@ class Link(Supervisor[Connection]):
                 await self.readable.wait()
                 continue
             if not sent:
-                return f"an answer that nobody asked for: {reply!r:.80}"
+                return f"an unexpected reply: {reply!r:.80}"
             request = sent.popleft()
             if isinstance(reply, ReplyError):
                 request.fail(reply)
@@ -335,7 +336,7 @@ class Link(Supervisor[Connection]):
 
 
 def _is_replica(hello: asyncio.Future[Any]) -> bool:
-    """Tell whether the answer to `HELLO` says so; a server may not let us ask."""
+    """Return whether the answer to `HELLO` says so; a server may not let us ask."""
     if not hello.done() or hello.exception() is not None:
         return False
     about: list[Any] = hello.result()

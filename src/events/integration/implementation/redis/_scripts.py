@@ -1,9 +1,9 @@
-"""What must happen at the server in one step, so that a crash leaves either all of it or nothing.
+"""Lua scripts: each runs at the server in one step, so a crash leaves all of it or nothing.
 
 An entry of a consumer is in one of these places; each arrow is one script or one command:
 
     topic or again --XREADGROUP--> pending of a process --XACK--> gone
-        ^                |  ^                |------MOVE--> later + due --RIPEN--> again
+        ^                |  ^                |------MOVE--> later + due --PROMOTE--> again
         |                |  '--CLAIM--.      '------MOVE--> dead --REDRIVE--> again
         |                '--LEAVE or PARK--> pending of nobody
 
@@ -21,25 +21,10 @@ from hashlib import sha1
 
 from events.integration.brokering.dead_letters import NAMES
 
-__all__ = [
-    "BACKLOG",
-    "CLAIM",
-    "DONE_AGAIN",
-    "LEAVE",
-    "MOVE",
-    "NOBODY",
-    "PARK",
-    "REDRIVE",
-    "RENEW",
-    "RIPEN",
-    "SWEEP",
-    "TRIM",
-    "Script",
-]
-
 NOBODY = "nobody"
-"""The consumer id that holds what is given back, free for whoever asks first."""
+"""The consumer id of returned entries, which any process may take."""
 
+_HEADS = 500  # dead letters, which are read while the server does nothing else
 _LONG_AGO = 10**12  # milliseconds of idleness, beyond every lease
 
 
@@ -53,7 +38,7 @@ class Script:
 
 # KEYS: stream, target, due. ARGV: group, me, id, delay in ms or -1 for a target without due times,
 # 1 if the stream is ours to delete from, the target's fields.
-# 0: it was not mine any more. NOGROUP: the copy is kept, as nobody can tell whose it was.
+# 0: it was not mine any more. NOGROUP: the copy is kept, as its owner is unknown.
 MOVE = Script("""
 local pending = redis.pcall('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)
 if not pending.err and (#pending == 0 or pending[1][2] ~= ARGV[2]) then return 0 end
@@ -68,26 +53,39 @@ if ARGV[5] == '1' then redis.call('XDEL', KEYS[1], ARGV[3]) end
 return 1
 """)
 
-# KEYS: stream. ARGV: group. Entries that nobody has read, pending ones, and the age in ms of the
+# KEYS: stream. ARGV: group. Entries that were not read, pending ones, and the age in ms of the
 # oldest of the former, -1 if there is none. A server before 7.0 does not know the first, and a
 # later one does not where entries were deleted: then they are counted.
 BACKLOG = Script("""
+local function named(fields)
+  local by_name = {}
+  for i = 1, #fields, 2 do by_name[fields[i]] = fields[i + 1] end
+  return by_name
+end
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
-if groups.err then return {0, 0, -1} end
+if groups.err then return {0, 0, -1, 0} end
 for _, fields in ipairs(groups) do
-  local group = {}
-  for i = 1, #fields, 2 do group[fields[i]] = fields[i + 1] end
+  local group = named(fields)
   if group.name == ARGV[1] then
     local after = '(' .. group['last-delivered-id']
     local first = redis.call('XRANGE', KEYS[1], after, '+', 'COUNT', 1)
-    if #first == 0 then return {0, group.pending, -1} end
-    local now = redis.call('TIME')
-    local age = now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(first[1][1]:match('^%d+'))
-    local waiting = group.lag or #redis.call('XRANGE', KEYS[1], after, '+')
-    return {waiting, group.pending, math.max(age, 0)}
+    local waiting, age = 0, -1
+    if #first > 0 then
+      local now = redis.call('TIME')
+      local sent = tonumber(first[1][1]:match('^%d+'))
+      age = math.max(now[1] * 1000 + math.floor(now[2] / 1000) - sent, 0)
+      waiting = group.lag or #redis.call('XRANGE', KEYS[1], after, '+')
+    end
+    -- Unknown after some removals, though what was ever added is known. Before 7.0, neither is.
+    local read = group['entries-read']
+    if not read then
+      local added = named(redis.call('XINFO', 'STREAM', KEYS[1]))['entries-added']
+      read = added and added - waiting
+    end
+    return {waiting, group.pending, age, read and read - group.pending or -1}
   end
 end
-return {0, 0, -1}
+return {0, 0, -1, 0}
 """)
 
 # KEYS: again. ARGV: group, ids.
@@ -97,7 +95,7 @@ return redis.call('XDEL', KEYS[1], unpack(ARGV, 2))
 """)
 
 # KEYS: due, later, again. ARGV: how many. Returns ms until the next is due, or -1.
-RIPEN = Script("""
+PROMOTE = Script("""
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
@@ -114,12 +112,13 @@ if not first[1] then return -1 end
 return math.max(0, tonumber(first[2]) - now)
 """)
 
-# KEYS: streams. ARGV: group, me, lease in ms, how many, how many of the dead's, 1 for my own alone,
+# KEYS: streams. ARGV: group, me, lease in ms, how many, how many of dead processes, 1 for my own,
 # how many bytes: one more entry may go beyond.
-# What nobody holds comes as it was; what a dead process held has one delivery more; my own, whose
-# answer was lost on the way, is as it was. Entries that a stream has lost are let go and counted.
-# Returns, for each stream, {entries as {id, fields, delivery count, 1 if the dead's}, lost, 1 if
-# there may be more}.
+# What no consumer holds comes as it was; what a dead process held has one delivery more; my own,
+# whose answer was lost on the way, is as it was, and comes only if it is asked for: else it may be
+# in an answer that is on its way. Entries that a stream has lost are let go and counted.
+# Returns, for each stream, {entries as {id, fields, delivery count, 1 if a dead process's}, lost,
+# 1 if there may be more}.
 CLAIM = Script(
     """
 local group, me = ARGV[1], ARGV[2]
@@ -139,7 +138,8 @@ local function claim(stream)
     if owner ~= me and owner ~= '"""
     + NOBODY
     + """' then dead = 1 end
-    if room > 0 and bytes > 0 and (dead == 0 or deads > 0) then
+    local asked = owner ~= me or ARGV[6] == '1'
+    if asked and room > 0 and bytes > 0 and (dead == 0 or deads > 0) then
       local claimed = redis.call('XCLAIM', stream, group, me, 0, id, 'RETRYCOUNT', count)[1]
       if claimed and claimed[2] then
         taken[#taken + 1] = {id, claimed[2], count, dead}
@@ -150,7 +150,7 @@ local function claim(stream)
         redis.call('XACK', stream, group, id)
         lost = lost + 1
       end
-    else
+    elseif asked then
       more = 1
     end
   end
@@ -278,7 +278,34 @@ end
 return removed
 """)
 
-# KEYS: dead, again. ARGV: id. Leaves of what is known of it the id, and counts attempts anew.
+# KEYS: dead. ARGV: first id, how many bytes of entries, or a few more. Returns a list for each: its
+# id and the values of its metadata; or its id and a list of all its fields, if it begins with none.
+# And 1 if there may be more.
+HEADS = Script(
+    f"local room, last = {_HEADS}, {2 * len(NAMES)}"
+    """
+local heads, bytes, start = {}, tonumber(ARGV[2]), ARGV[1]
+while room > 0 and bytes > 0 do
+  local entries = redis.call('XRANGE', KEYS[1], start, '+', 'COUNT', 10)
+  for _, entry in ipairs(entries) do
+    local head, fields = {entry[1]}, entry[2]
+    if fields[1] == 'events-id' then
+      for i = 2, last, 2 do head[#head + 1] = fields[i] or '' end
+    else
+      head[2] = fields
+    end
+    heads[#heads + 1] = head
+    for _, field in ipairs(fields) do bytes = bytes - #field end
+  end
+  if #entries < 10 then return {heads, 0} end
+  room = room - 10
+  start = '(' .. entries[10][1]
+end
+return {heads, 1}
+"""
+)
+
+# KEYS: dead, again. ARGV: id. Keeps only the id of its metadata, and resets the count of attempts.
 REDRIVE = Script(
     f"local first = {2 * len(NAMES) + 1}"
     """

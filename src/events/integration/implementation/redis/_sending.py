@@ -1,6 +1,6 @@
-"""What the server says to what is sent: taken, refused for good, or not now.
+"""The server's answer to a message: accepted, refused permanently, or not now.
 
-A permission that is missing and a key that is no stream stay so until somebody changes them: the
+A permission that is missing and a key that is no stream stay so until they are changed: the
 message alone fails. All else that the server answers is its state, such as that it is full or a
 replica, and passes.
 """
@@ -22,10 +22,8 @@ from events.integration.implementation.redis._connecting import DisconnectedErro
 from events.integration.implementation.redis._link import Link
 from events.integration.message import Message
 
-__all__ = ["REFUSALS", "Sending"]
-
 REFUSALS = frozenset({"NOPERM", "WRONGTYPE"})
-"""What the server answers until somebody changes it."""
+"""Errors that remain until the server's configuration or data change."""
 
 _ALL = "all"  # the problem that keeps it from any topic
 
@@ -45,10 +43,8 @@ class Sending:
 
     def send(self, link: Link, message: Message, *command: Any) -> asyncio.Future[Any]:
         """Send it now by this command; the future has a `BusError` if it is not taken."""
-        sent = link.call(
-            *command, timeout=self._timeout, translate=partial(self._not_taken, message)
-        )
-        if self._problems:
+        sent = link.ask(command, self._timeout, self._not_taken, message)
+        if self._problems.reasons:
             sent.add_done_callback(partial(self._taken, message.topic))
         return sent
 

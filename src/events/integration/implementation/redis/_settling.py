@@ -1,9 +1,11 @@
 """The way of a settlement to the broker: tried again until it is there.
 
 Acks of one stream share a command: those of a millisecond, and those that come while one is on its
-way. Nobody waits for them: the next event is handled meanwhile. All else is rare, and moves one
+way. No handler waits for them: the next event is handled meanwhile. All else is rare, and moves one
 entry at a time. A settlement that the server refuses stays here, its entry pending there, and is
 tried again with growing pauses; it is among the consumer's problems until it is there.
+
+Each try is a round trip, which an observer sees as such.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.problems import Problems
@@ -20,19 +23,19 @@ from events.integration.implementation.redis._entries import Entry, Keys, topics
 from events.integration.implementation.redis._link import Link
 from events.integration.implementation.redis._scripts import DONE_AGAIN, MOVE, PARK, Script
 from events.integration.message import Retry
-
-__all__ = ["Settler"]
+from events.integration.observation import current_observer
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _GATHER = 0.001  # seconds
 _AT_ONCE = 1_000  # ids in one command
 _ACKING = "acks"  # a problem
+_UNOBSERVED = nullcontext()
 
 
 class Settler:
     """Carry the settlements of one consumer on one topic.
 
-    `settled` is told the entry when the broker has its settlement.
+    `settled` is called with the entry when the broker has its settlement.
     """
 
     def __init__(
@@ -71,15 +74,24 @@ class Settler:
         entries = self._acks[stream][:_AT_ONCE]
         del self._acks[stream][:_AT_ONCE]
         ids = [entry.id for entry in entries]
+        around = self._observed(entries)
+        around.__enter__()
         if stream == self._keys.again:
             script = DONE_AGAIN.source
             sent = self._link.call("EVAL", script, 1, stream, self._keys.group, *ids)
         else:
             sent = self._link.call("XACK", stream, self._keys.group, *ids)
-        sent.add_done_callback(lambda future: self._acked(stream, entries, future))
+        sent.add_done_callback(lambda future: self._acked(stream, entries, future, around))
 
-    def _acked(self, stream: str, entries: list[Entry], future: asyncio.Future[object]) -> None:
+    def _acked(
+        self,
+        stream: str,
+        entries: list[Entry],
+        future: asyncio.Future[object],
+        around: AbstractContextManager[None],
+    ) -> None:
         error = future.exception()
+        around.__exit__(None if error is None else type(error), error, None)
         if error is not None:
             self._acks[stream][:0] = entries
             self._report(_ACKING, "acknowledge", error)
@@ -110,7 +122,7 @@ class Settler:
         self._move(entry, self._keys.dead, -1, entry.dead(record), listed)
 
     def park(self, entry: Entry) -> None:
-        """Give it back, as if it had never been delivered."""
+        """Return it to the broker as if it had never been delivered."""
         self._begin(entry, PARK, [entry.stream], self._keys.group, self._me, entry.id)
 
     def _move(
@@ -154,9 +166,10 @@ class Settler:
         problem = " ".join(keys)
         while True:
             try:
-                if first:
-                    await self._link.call(*first)
-                await self._link.run_script(script, keys, *args)
+                with self._observed([entry]):
+                    if first:
+                        await self._link.call(*first)
+                    await self._link.run_script(script, keys, *args)
             except (ReplyError, DisconnectedError) as error:
                 self._report(problem, "settle", error)
                 self.lacks_room = isinstance(error, ReplyError) and error.code == "OOM"
@@ -167,6 +180,12 @@ class Settler:
                 return
             await backoff.pause()
 
+    def _observed(self, entries: Sequence[Entry]) -> AbstractContextManager[None]:
+        observer = current_observer()
+        if observer is None:
+            return _UNOBSERVED
+        return observer.settling([entry.delivery(self._keys) for entry in entries], "redis")
+
     # --- the end ------------------------------------------------------------------------------
 
     def _check_idle(self) -> None:
@@ -174,7 +193,7 @@ class Settler:
             self._idle.set()
 
     async def drain(self, timeout: float) -> bool:  # noqa: ASYNC109 - giving up is no error
-        """Wait until all is there, or give up; return whether it is. What is not comes again."""
+        """Wait until all is there, or give up; return whether it is. What is not is redelivered."""
         try:
             async with asyncio.timeout(timeout):
                 await self._idle.wait()

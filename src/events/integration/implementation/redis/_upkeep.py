@@ -1,10 +1,10 @@
-"""What a consumer does now and then, besides reading: every few seconds, or when something is due.
+"""The periodic work of a consumer beside reading: every few seconds, or when something is due.
 
-Renew what is in hand, tidy up (entries that no group needs any more, consumer ids that died with
-nothing in hand), put retries that are due back into the stream, take over from the dead. Each
-process of a consumer name does so for all of them, and the server keeps them out of each other's
-way. None of it is urgent: what fails is done at the next look. A step that fails keeps no other
-from its turn: a full server refuses what writes, and trimming is what makes room.
+Renew what is in flight, tidy up (entries that no group needs any more, consumer ids that died with
+nothing in flight), put retries that are due back into the stream, take over from processes that
+died. Each process of a consumer name does so for all of them, and the server keeps them out of each
+other's way. None of it is urgent: what fails is done at the next look. A step that fails keeps no
+other from its turn: a full server refuses what writes, and trimming is what makes room.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from typing import Protocol
 from events.integration.brokering.problems import Problems
 from events.integration.implementation.redis._connecting import DisconnectedError, ReplyError
 from events.integration.implementation.redis._entries import Keys
+from events.integration.implementation.redis._groups import Groups
 from events.integration.implementation.redis._link import Link
-from events.integration.implementation.redis._scripts import RENEW, RIPEN, SWEEP, TRIM
-
-__all__ = ["GONE", "Upkeep"]
+from events.integration.implementation.redis._scripts import PROMOTE, RENEW, SWEEP, TRIM
 
 logger = logging.getLogger("events.integration")
 
 GONE = frozenset({"NOGROUP", "UNBLOCKED"})
-"""What the server says when a stream or a group is not there any more."""
+"""The server's error when a stream or a group no longer exists."""
 
 _TICK = 5.0  # seconds between looks at what others have left behind, at most a third of the lease
-_RIPEN_AT_ONCE = 100
+_PROMOTED_AT_ONCE = 100
 _RENEWED_AT_ONCE = 1_000
 _REMOVED_AT_ONCE = 5_000
 _TRIMMED_EVERY, _SWEPT_EVERY = 3, 10  # looks
@@ -45,13 +44,9 @@ class _Consumer(Protocol):
     def lacks_room(self) -> bool: ...
 
     @property
-    def held(self) -> Iterable[tuple[str, bytes]]: ...
+    def in_flight(self) -> Iterable[tuple[str, bytes]]: ...
 
     async def claim(self) -> None: ...
-
-    async def declare(self) -> list[str]: ...
-
-    async def make_again(self) -> None: ...
 
 
 class Upkeep:
@@ -61,6 +56,7 @@ class Upkeep:
         self,
         link: Link,
         consumer: _Consumer,
+        groups: Groups,
         problems: Problems,
         *,
         lease: float,
@@ -68,6 +64,7 @@ class Upkeep:
     ) -> None:
         self._link = link
         self._consumer = consumer
+        self._groups = groups
         self._problems = problems
         self._lease = lease
         self._retention = retention
@@ -75,18 +72,6 @@ class Upkeep:
         self._due: float | None = None
         self._claims = True
         self._ticks = 0
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> asyncio.Task[None]:
-        """Begin; the task ends by `stop` alone, or by a mistake of ours."""
-        self._task = asyncio.create_task(self._keep(), name=f"{self._consumer.name} keeps")
-        return self._task
-
-    async def stop(self) -> None:
-        """End it."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
 
     def expect(self, seconds: float) -> None:
         """Look for due retries in so many seconds, at the latest."""
@@ -100,7 +85,8 @@ class Upkeep:
         self._claims = True
         self._nudge.set()
 
-    async def _keep(self) -> None:
+    async def run(self) -> None:
+        """Do so until it is cancelled."""
         loop = asyncio.get_running_loop()
         tick = min(self._lease / 3, _TICK)
         next_tick = loop.time()
@@ -126,9 +112,9 @@ class Upkeep:
                 yield self._trim
             if self._ticks % _SWEPT_EVERY == 1:
                 yield self._sweep
-                yield self._consumer.declare
+                yield self._groups.declare
         if ticks or (self._due is not None and self._due <= asyncio.get_running_loop().time()):
-            yield self._ripen
+            yield self._promote
         if ticks or self._claims:
             self._claims = False
             yield self._consumer.claim
@@ -139,7 +125,7 @@ class Upkeep:
             await step()
         except ReplyError as error:
             if error.code in GONE:
-                await self._consumer.make_again()
+                await self._groups.make_again()
             elif error.code != "READONLY":  # of which the link says all there is
                 doing = problem.removeprefix("_")
                 self._problems.report(problem, f"it cannot {doing} in its group: {error}")
@@ -151,19 +137,19 @@ class Upkeep:
     async def _renew(self) -> None:
         consumer = self._consumer
         for stream in consumer.keys.streams:
-            held = [number for name, number in consumer.held if name == stream]
-            for start in range(0, len(held), _RENEWED_AT_ONCE):
-                ids = held[start : start + _RENEWED_AT_ONCE]
-                args = consumer.keys.group, consumer.me, *ids
+            ids = [number for name, number in consumer.in_flight if name == stream]
+            for start in range(0, len(ids), _RENEWED_AT_ONCE):
+                some = ids[start : start + _RENEWED_AT_ONCE]
+                args = consumer.keys.group, consumer.me, *some
                 for lost in await self._link.run_script(RENEW, [stream], *args):
                     # Settled meanwhile, or taken over: a handler that still runs is let be.
-                    logger.debug("%s holds %s no longer", consumer.name, lost)
+                    logger.debug("%s no longer holds %s", consumer.name, lost)
 
-    async def _ripen(self) -> None:
+    async def _promote(self) -> None:
         keys = self._consumer.keys
         self._due = None
         places = [keys.due, keys.later, keys.again]
-        wait = await self._link.run_script(RIPEN, places, _RIPEN_AT_ONCE)
+        wait = await self._link.run_script(PROMOTE, places, _PROMOTED_AT_ONCE)
         if wait >= 0:
             self.expect(wait / 1000)
 

@@ -1,4 +1,4 @@
-"""The broadcast on Redis: a topic is a channel, and whoever listens at the moment gets the event.
+"""The broadcast on Redis: a topic is a channel, and current subscribers get each event.
 
 At most once: nothing is kept. What is published while a subscriber is away, while its connection is
 made again, or while the server has dropped it for being slow, it never gets. In order, for each
@@ -46,8 +46,6 @@ from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Deliver, Subscription, TransportFeatures
 from events.integration.uuid7 import uuid7
 
-__all__ = ["RedisPubSubIntegrationEventBus", "RedisPubSubTransport"]
-
 _IN_A_TURN = 100  # events, which take a millisecond or two
 
 logger = logging.getLogger("events.integration")
@@ -69,7 +67,7 @@ class _Listener:
         # Enough to keep the handlers busy; where keys have an order, whichever has another key.
         ordered = subscription.ordered
         self._concurrency = subscription.concurrency
-        self._at_hand = transport.backlog if ordered else 2 * subscription.concurrency
+        self._most_unsettled = transport.most_behind if ordered else 2 * subscription.concurrency
         self._waiting: deque[bytes] = deque()
         self._unsettled: dict[asyncio.Future[Settlement], int] = {}  # and the sizes
         self._bytes = 0  # of all that it is behind
@@ -95,16 +93,21 @@ class _Listener:
         if self._paused:
             return
         self._bytes += len(body)
-        if self._waiting or len(self._unsettled) >= self._at_hand:
+        if self._waiting or len(self._unsettled) >= self._most_unsettled:
             self._waiting.append(body)
         else:
             self._hand(body)
-        if self.behind >= self._transport.backlog or self._is_ahead(READ_AHEAD):
+        behind = len(self._waiting) + len(self._unsettled)
+        if behind >= self._transport.most_behind or (
+            self._bytes >= READ_AHEAD and behind > self._concurrency
+        ):
             self._transport.hold(self)
 
-    def _is_ahead(self, bytes_: int) -> bool:
-        """Tell whether more than the handlers can begin is at hand, of so many bytes."""
-        return self._bytes >= bytes_ and self.behind > self._concurrency
+    def _has_caught_up(self) -> bool:
+        """Return whether half of what made it hold is handled."""
+        if 2 * self.behind > self._transport.most_behind:
+            return False
+        return 2 * self._bytes < READ_AHEAD or self.behind <= self._concurrency
 
     def _hand(self, body: bytes) -> None:
         frame = read_frame(body)
@@ -113,12 +116,13 @@ class _Listener:
         else:
             event_id = own_id(frame.headers, frame.body) or next(self._ids)
             delivery = Delivery(self.topic, self._consumer, event_id, frame.body, frame.headers)
-        self._bytes -= len(body)
+        size = len(body)
+        self._bytes -= size
         future = self._deliver(delivery)
         # What is skipped, or cannot be read, is settled by now, and has nothing to wait for.
         if not future.done():
-            self._bytes += len(body)
-            self._unsettled[future] = len(body)
+            self._bytes += size
+            self._unsettled[future] = size
             future.add_done_callback(self._settled)
 
     def _settled(self, future: asyncio.Future[Settlement]) -> None:
@@ -131,14 +135,14 @@ class _Listener:
         """Hand over what waits; of what is settled at once only so much in a turn of the loop."""
         left = _IN_A_TURN
         try:
-            while left and self._waiting and len(self._unsettled) < self._at_hand:
+            while left and self._waiting and len(self._unsettled) < self._most_unsettled:
                 left -= 1
                 self._hand(self._waiting.popleft())
         finally:
-            self._going_on = bool(self._waiting) and len(self._unsettled) < self._at_hand
+            self._going_on = bool(self._waiting) and len(self._unsettled) < self._most_unsettled
             if self._going_on:
                 asyncio.get_running_loop().call_soon(self._go_on)
-            if 2 * self.behind <= self._transport.backlog and not self._is_ahead(READ_AHEAD // 2):
+            if self in self._transport.held_by and self._has_caught_up():
                 self._transport.release(self)
 
     async def pause(self) -> None:
@@ -192,8 +196,9 @@ class RedisPubSubTransport:
         self._connect_timeout = connect_timeout
         self._send_timeout = send_timeout
         self._publishing = Sending(name, send_timeout)
-        self.backlog = backlog
-        self._held_by: set[_Listener] = set()
+        # Not `backlog`, which is the method of a transport that can tell one.
+        self.most_behind = backlog
+        self.held_by: set[_Listener] = set()  # they are behind, so nothing more is read
         self._sending: Link | None = None
         self._listening: Link | None = None
         self._listeners: defaultdict[str, list[_Listener]] = defaultdict(list)
@@ -231,7 +236,7 @@ class RedisPubSubTransport:
         logger.info("%s is connected", self._name)
 
     def publish(self, message: Message) -> asyncio.Future[None]:
-        """See `Transport`. Accepted means published, were it to nobody."""
+        """See `Transport`. Accepted means published, with or without subscribers."""
         if self._sending is None:
             raise BusUnavailableError(self._name, "it is closed")
         return self._publishing.send(self._sending, message, "PUBLISH", message.topic, message.body)
@@ -241,7 +246,7 @@ class RedisPubSubTransport:
         sending, self._sending = self._sending, None
         listening, self._listening = self._listening, None
         self._listeners.clear()
-        self._held_by.clear()
+        self.held_by.clear()
         if listening is not None:
             await listening.close(0)
         if sending is not None:
@@ -310,14 +315,14 @@ class RedisPubSubTransport:
 
     def hold(self, listener: _Listener) -> None:
         """Read nothing more until this listener has caught up."""
-        if self._held_by:
-            self._held_by.add(listener)
+        if self.held_by:
+            self.held_by.add(listener)
         elif self._listening is not None and not self._changing.locked():
-            self._held_by.add(listener)
+            self.held_by.add(listener)
             self._listening.readable.clear()
             logger.warning(
-                "%s: a consumer of %r is %d events behind, %d bytes, nothing more is read until it "
-                "has caught up; the server drops us if that takes too long",
+                "%s: a consumer of %r is %d events (%d bytes) behind. Reading stops until it "
+                "catches up. If that takes too long, the server disconnects the bus",
                 self._name,
                 listener.topic,
                 listener.behind,
@@ -326,16 +331,16 @@ class RedisPubSubTransport:
 
     def release(self, listener: _Listener) -> None:
         """Read on, as far as this listener is concerned."""
-        if listener in self._held_by:
-            self._held_by.discard(listener)
-            if not self._held_by and self._listening is not None:
+        if listener in self.held_by:
+            self.held_by.discard(listener)
+            if not self.held_by and self._listening is not None:
                 self._listening.readable.set()
 
     @asynccontextmanager
     async def _subscribing(self) -> AsyncGenerator[None]:
         """Change subscriptions one at a time, and read meanwhile: the answers are in line."""
         async with self._changing:
-            self._held_by.clear()
+            self.held_by.clear()
             if self._listening is not None:
                 self._listening.readable.set()
             yield
@@ -351,20 +356,20 @@ class RedisPubSubTransport:
 
 
 class RedisPubSubIntegrationEventBus(TransportIntegrationEventBus):
-    """Broadcast events over Redis pub/sub: in order, at most once, to whoever listens.
+    """Broadcast events over Redis pub/sub: in order, at most once, to current subscribers.
 
-    Every registration gets everything while it is connected, those of one consumer name too, and
-    nothing of what was sent while it was not. A handler that fails is tried again in this process;
-    after the last attempt the event is logged and dropped. Otherwise as
+    Every registration gets all events while it is connected, including registrations with the same
+    consumer name. Events that are sent while it is not connected are lost. A failed handler is
+    retried in this process; after the last attempt the event is logged and dropped. Otherwise as
     `TransportIntegrationEventBus`, with the options of `BusOptions`.
 
     Args:
-        url: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`. Or a
-            `redis.asyncio.Redis`, one behind Sentinel too, that says how to connect; its own
+        url: `redis://user:password@host:6379/0`, `rediss://` or `unix://`. Or a
+            `redis.asyncio.Redis`, also behind Sentinel, whose settings are used; its own
             connections are neither used nor closed.
-        registrations: Its consumers.
-        backlog: How many events a consumer may be behind before nothing more is read, or 8 MiB of
-            them; of any type, as what waits is not decoded yet.
+        registrations: The consumers.
+        backlog: How many events a consumer may be behind before reading stops; 8 MiB also stop it.
+            Events of all types count, because waiting events are not decoded yet.
     """
 
     def __init__(

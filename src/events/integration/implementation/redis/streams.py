@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Literal, Unpack
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, Literal, Unpack
 
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.brokering.urls import masked
@@ -25,15 +26,14 @@ from events.integration.implementation.redis._connecting import (
     connector,
 )
 from events.integration.implementation.redis._dead_letters import StreamDeadLetters
-from events.integration.implementation.redis._entries import fields_of
+from events.integration.implementation.redis._entries import Keys, fields_of, paused_key, topics_key
 from events.integration.implementation.redis._group import GroupOptions, StreamConsumer
 from events.integration.implementation.redis._link import Link
 from events.integration.implementation.redis._sending import Sending
-from events.integration.message import Message
+from events.integration.implementation.redis._tailing import tail_stream
+from events.integration.message import Delivery, Message, Settlement
 from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Deliver, Subscription, TransportFeatures
-
-__all__ = ["RedisStreamsIntegrationEventBus", "RedisStreamsTransport"]
 
 _OLDEST_SERVER = (6, 2)
 
@@ -117,8 +117,8 @@ class RedisStreamsTransport:
         policy = memory.get("maxmemory_policy", "")
         if policy.startswith("allkeys-") and memory.get("maxmemory") != "0":
             logger.warning(
-                "%s: when this server is full it removes any key (maxmemory-policy %s): events, "
-                "retries that wait and dead letters are lost then; set noeviction or one of the "
+                "%s: when its memory is full, it evicts any key (maxmemory-policy %s): events, "
+                "pending retries and dead letters would be lost; set noeviction or one of the "
                 "volatile-* policies",
                 self._name,
                 policy,
@@ -140,6 +140,44 @@ class RedisStreamsTransport:
         """See `BacklogSource`."""
         return await self.dead_letters.backlog(consumer, topics)
 
+    async def paused(self, consumers: Collection[str]) -> frozenset[str]:
+        """See `PauseStore`."""
+        names = list(consumers)
+        there = await asyncio.gather(*(self._asked("EXISTS", paused_key(name)) for name in names))
+        return frozenset(name for name, found in zip(names, there, strict=True) if found)
+
+    async def set_paused(self, consumer: str, *, paused: bool) -> bool:
+        """See `PauseStore`."""
+        key = paused_key(consumer)
+        if paused:
+            return bool(await self._asked("SETNX", key, int(time.time())))
+        return bool(await self._asked("DEL", key))
+
+    async def _asked(self, *command: object) -> Any:
+        try:
+            return await self._link.call(*command)
+        except (ReplyError, DisconnectedError) as error:
+            raise BusUnavailableError(self._name, str(error)) from error
+
+    async def declare(self, subscription: Subscription) -> None:
+        """See `PauseStore`."""
+        consumer = StreamConsumer(self._link, self._connector, subscription, _never, self._group)
+        await consumer.announce()
+
+    async def check(self, subscription: Subscription) -> None:
+        """See `TopologySource`."""
+        keys = Keys(subscription.topic, subscription.consumer)
+        wanted = dict.fromkeys((*keys.streams, keys.later, keys.dead), b"stream")
+        wanted |= {keys.due: b"zset", topics_key(keys.group): b"set"}
+        for key, kind in wanted.items():
+            found = await self._asked("TYPE", key)
+            if found not in {b"none", kind}:
+                raise InvalidTopologyError(
+                    f"Redis key {key!r}",
+                    f"it holds a {found.decode()}, not a {kind.decode()}: rename or remove it, or "
+                    f"use another name",
+                )
+
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> StreamConsumer:
         """See `Transport`."""
         consumer = StreamConsumer(self._link, self._connector, subscription, deliver, self._group)
@@ -149,6 +187,25 @@ class RedisStreamsTransport:
             await consumer.close()
             raise
         return consumer
+
+    async def tail(
+        self,
+        topic: str,
+        types: Collection[str],
+        show: Callable[[Message], object],
+        begun: Callable[[], object],
+    ) -> None:
+        """See `TailSource`. It reads the stream without a group, on a connection of its own."""
+        del types
+        timeout = self._group.timeout
+        link = Link(self._connector, self._name, timeout=timeout, writes=False)
+        try:
+            await link.open(self._connect_timeout)
+            await tail_stream(link, topic, show, begun, timeout)
+        except (ReplyError, DisconnectedError) as error:
+            raise BusUnavailableError(self._name, str(error)) from error
+        finally:
+            await link.close()
 
     async def close(self) -> None:
         """See `Transport`."""
@@ -164,21 +221,21 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
     server ends within `connect_timeout` or `send_timeout`.
 
     Args:
-        url: As in `redis://user:password@host:6379/0`, `rediss://` or `unix://`. Or a
-            `redis.asyncio.Redis`, one behind Sentinel too, that says how to connect; its own
+        url: `redis://user:password@host:6379/0`, `rediss://` or `unix://`. Or a
+            `redis.asyncio.Redis`, also behind Sentinel, whose settings are used; its own
             connections are neither used nor closed.
-        registrations: Its consumers.
+        registrations: The consumers.
         lease: After how long without a sign of life a process counts as dead, and what it held goes
-            to others. A handler may take as long as it likes; an event loop must not stand still
+            to others. A handler may take any time, but the event loop must not be blocked
             for that long.
-        prefetch: How many events a swift consumer has at hand at most. A slow one has as many as
-            it handles at once, so that others of its name find work.
-        start: Where a consumer name begins that was never seen before: at the `"oldest"` event that
-            the stream still has, or with what is sent after its `"newest"`.
-        retention: For how long events are kept that every consumer name has handled. A name that
-            is first seen later finds what was kept.
-        max_length: Bounds each topic to about so many events. It drops the oldest even if nobody
-            has handled them yet: leave it out unless the memory counts for more.
+        prefetch: The maximum of events that a fast consumer has in flight. A slow consumer has as
+            many as it handles at once, so that other processes of its name get events.
+        start: Where a new consumer name begins: at the `"oldest"` event in the stream, or after
+            its `"newest"` event.
+        retention: How long events are kept that every consumer name has handled. A new consumer
+            name can still read them.
+        max_length: Limits each topic to about so many events. It drops the oldest events even if
+            no consumer has handled them: omit it unless memory matters more.
     """
 
     def __init__(
@@ -213,6 +270,10 @@ class RedisStreamsIntegrationEventBus(TransportIntegrationEventBus):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._where})"
+
+
+def _never(delivery: Delivery) -> asyncio.Future[Settlement]:
+    raise AssertionError(f"{delivery} was read for a consumer that does not read")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

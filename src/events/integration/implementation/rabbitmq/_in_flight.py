@@ -11,19 +11,15 @@ from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import Properties
 from events.integration.message import Settlement
 
-__all__ = ["FIRST_PAUSE", "LASTS", "Held", "Orphans"]
-
-FIRST_PAUSE = 0.2  # seconds before something is tried again; each next one is twice as long
-LASTS = 10.0  # seconds that something was up, and pauses begin anew when it is lost
 _MOST_ORPHANS = 10_000  # that are remembered when their handlers have ended
 
 
-class Held:
+class InFlight:
     """A delivery that is not acknowledged."""
 
     __slots__ = (
         "_identity", "backoff", "body", "channel", "crashes", "handled_as", "properties",
-        "quarantined", "settlement", "tag", "type",
+        "quarantined", "settlement", "tag",
     )  # fmt: skip
 
     def __init__(
@@ -32,12 +28,10 @@ class Held:
         method: Any,
         properties: Properties,
         body: bytes,
-        *,
-        quarantined: bool,
+        quarantined: bool,  # noqa: FBT001 - one place makes them, for each delivery
     ) -> None:
         self.channel = channel
         self.tag: int = method.delivery_tag
-        self.type: str = properties.type or method.routing_key
         self.properties = properties
         self.body = body
         self.quarantined = quarantined
@@ -53,30 +47,30 @@ class Held:
 
     @property
     def identity(self) -> tuple[str, str, int, int]:
-        """Return what tells it from other deliveries; the same when it comes again."""
+        """Return what tells it from other deliveries; the same when it is redelivered."""
         if self._identity is None:  # once, as its body may be dropped before it is
             self._identity = wire.identity(self.properties, self.body)
         return self._identity
 
 
 class Orphans:
-    """Deliveries whose channel was lost, and which may come again: to us, or to another process."""
+    """Deliveries whose channel was lost, and which may be redelivered: here, or elsewhere."""
 
     def __init__(self) -> None:
-        self._orphans: dict[tuple[str, str, int, int], Held] = {}
+        self._orphans: dict[tuple[str, str, int, int], InFlight] = {}
 
-    def add(self, held: Held) -> None:
+    def add(self, in_flight: InFlight) -> None:
         """Remember one."""
-        self._orphans[held.identity] = held
+        self._orphans[in_flight.identity] = in_flight
 
-    def take(self, held: Held) -> Held | None:
-        """Return the one that has come again as this one, and forget it."""
-        return self._orphans.pop(held.identity, None)
+    def take(self, in_flight: InFlight) -> InFlight | None:
+        """Return the one that was redelivered as this one, and forget it."""
+        return self._orphans.pop(in_flight.identity, None)
 
-    def forget(self, held: Held) -> None:
-        """Forget one that nothing will settle: if it comes again, it is a delivery like others."""
-        if self._orphans.get(held.identity) is held:
-            del self._orphans[held.identity]
+    def forget(self, in_flight: InFlight) -> None:
+        """Forget one that nothing will settle: redelivered, it is one like others."""
+        if self._orphans.get(in_flight.identity) is in_flight:
+            del self._orphans[in_flight.identity]
 
     def forget_old(self) -> None:
         """Forget the oldest of too many."""
