@@ -1,14 +1,14 @@
-"""The outbox relay as a process of its own: `python -m events.relay DATABASE BROKER`.
+"""The outbox relay as a separate process: `python -m events.relay DATABASE BROKER`.
 
 Two URLs are enough for a relay with the defaults, from the table `outbox` to RabbitMQ (`amqp://`),
-Redis Streams (`redis://`) or NATS (`nats://`). `env:NAME` stands for a URL in the environment, as
-other users of the machine can read what a command was given, passwords too:
+Redis Streams (`redis://`) or NATS (`nats://`). `env:NAME` takes a URL from the environment: other
+users of the machine can read the arguments of a command, including passwords:
 
     python -m events.relay env:DATABASE_URL env:BROKER_URL
 
-For everything else, `python -m events.relay module:factory`. The factory takes no arguments and
-returns an `OutboxRelay`, or an async context manager that gives one, which is where the bus is
-started and the engine disposed of:
+For other options, use `python -m events.relay module:factory`. The factory takes no arguments and
+returns an `OutboxRelay`, or an async context manager that yields one and that starts the bus and
+disposes of the engine:
 
     @asynccontextmanager
     async def make_relay() -> AsyncIterator[OutboxRelay]:
@@ -19,17 +19,18 @@ started and the engine disposed of:
         finally:
             await engine.dispose()
 
-SIGTERM and SIGINT let the batch in flight end. The exit status is 0 after a signal, 1 if the relay
-or what it needs failed, and 2 if the argument is wrong. A database that is down when it starts is
-told in one line, with the traceback at `--log-level DEBUG`; one that goes down later is waited for.
+After SIGTERM or SIGINT, the relay finishes the batch in flight. The exit status is 0 after a
+signal, 1 if the relay, the database or the bus failed, and 2 for wrong arguments. If the database
+is down at startup, the relay exits with one line, and the traceback at `--log-level DEBUG`; during
+a later outage it waits.
 
-With a verb it does one thing and ends, beside relays that run or without any; of two URLs it then
-needs the database's alone, and the broker may be down:
+With a verb, the command does one thing and ends. Other relays may run or not. It does not start
+the bus of two URLs, so the broker may be down:
 
-    python -m events.relay module:factory stats             how many rows wait, and since when
-    python -m events.relay module:factory parked            what could not be sent, and why
-    python -m events.relay module:factory redrive 17 18     have these sent after all
-    python -m events.relay module:factory discard all       delete them for good
+    python -m events.relay module:factory stats             count the waiting rows, with their age
+    python -m events.relay module:factory parked            list rows that could not be sent
+    python -m events.relay module:factory redrive 17 18     send parked rows again
+    python -m events.relay module:factory discard all       delete parked rows
 """
 
 from __future__ import annotations
@@ -42,13 +43,20 @@ import logging
 import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
-from typing import Any, TypeAlias, cast
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
+from typing import Any, Literal, TypeAlias, cast
 
+from events._named import UserCodeError, load_named, running, traceback_of
 from events.errors import EventsError, MissingExtraError, OutboxError
 from events.integration.bus import IntegrationEventBus
 from events.integration.outbox import OutboxRelay, ParkedRow
 from events.integration.pipeline.retry import describe
+from events.operations.audit import recorded, this_user
 from events.operations.outbox import OutboxRows
 
 __all__ = ["main"]
@@ -73,8 +81,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         "words",
         nargs="+",
         metavar="MODULE:FACTORY | DATABASE BROKER",
-        help="what makes the relay, as in myservice.relay:make_relay; or two URLs, each of which "
-        "may be env:NAME. Then what to do: "
+        help="the factory of the relay, as in myservice.relay:make_relay; or two URLs, each of "
+        "which may be env:NAME. Then the verb: "
         f"{', '.join(['run', *_VERBS])} (default: run); redrive and discard take the ids of parked "
         "rows, or 'all'",
     )
@@ -89,32 +97,43 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         named = 2 if _is_url(words[0]) else 1
         verb, *given = words[named:] or ["run"]
         if verb != "run" and verb not in _VERBS:
-            raise ValueError(f"{verb!r} is no verb: {', '.join(['run', *_VERBS])}")
+            raise ValueError(f"{verb!r} is not a verb: use {', '.join(['run', *_VERBS])}")
         ids = _ids(verb, given)
         factory = _load(words[0]) if named == 1 else _between(*_urls(words), serve=verb == "run")
     except (ValueError, MissingExtraError) as error:
         parser.error(str(error))
+    except UserCodeError as error:
+        return _failed(error)
     try:
         asyncio.run(_run(factory, verb, ids))
-    except EventsError as error:
-        logger.critical("%s", error, exc_info=logger.isEnabledFor(logging.DEBUG))
-        return 1
+    except (EventsError, UserCodeError) as error:
+        return _failed(error)
     return 0
 
 
+def _failed(error: Exception) -> int:
+    logger.critical("%s", error)
+    if full := traceback_of(error, wanted=logger.isEnabledFor(logging.DEBUG)):
+        logger.critical("%s", full)
+    return 1
+
+
 async def _run(factory: RelayFactory, verb: str, ids: Ids) -> None:
-    made: object = factory()
-    if not isinstance(made, AbstractAsyncContextManager):
-        raise TypeError(
-            f"{factory!r} returned {made!r}: return an OutboxRelay, or write it as an "
-            f"@asynccontextmanager that yields one"
-        )
-    context: AbstractAsyncContextManager[Any] = made
-    if isinstance(made, OutboxRelay) and verb != "run":
-        context = nullcontext(made)  # to enter it would be to start it
-    async with context as relay:
-        if not isinstance(relay, OutboxRelay):
-            raise TypeError(f"{factory!r} gave {relay!r}, which is not an OutboxRelay")
+    async with AsyncExitStack() as stack:
+        ours = factory.__module__ == __name__  # of two URLs
+        with nullcontext() if ours else running(factory.__module__):
+            made: object = factory()
+            if not isinstance(made, AbstractAsyncContextManager):
+                raise TypeError(
+                    f"{factory!r} returned {made!r}: return an OutboxRelay, or write it as an "
+                    f"@asynccontextmanager that yields one"
+                )
+            context: AbstractAsyncContextManager[Any] = made
+            if isinstance(made, OutboxRelay):  # to enter it here would be to start it
+                context = nullcontext(made)
+            relay = await stack.enter_async_context(context)
+            if not isinstance(relay, OutboxRelay):
+                raise TypeError(f"{factory!r} yielded {relay!r}, which is not an OutboxRelay")
         try:
             if verb != "run":
                 await relay.check()
@@ -125,7 +144,7 @@ async def _run(factory: RelayFactory, verb: str, ids: Ids) -> None:
         except EventsError:
             raise
         except Exception as error:
-            # Whatever the database's library raises. Once it runs, the relay waits for it.
+            # An error of the database's library. A relay that runs already waits instead.
             reason = describe(error).splitlines()[0]
             raise OutboxError(
                 f"{verb} failed on {relay!r}, is its database up? {reason}"
@@ -146,17 +165,17 @@ def _is_url(word: str) -> bool:
 
 
 def _urls(words: Sequence[str]) -> tuple[str, str]:
-    """Give the URLs of database and broker; ValueError says what is wrong with them."""
+    """Return the URLs of database and broker; raise ValueError if they cannot be used."""
     if len(words) == 1:
-        raise ValueError("the broker's URL is missing after the database's")
+        raise ValueError("the broker's URL is missing: write it after the database's")
     if not _is_url(words[1]):
-        raise ValueError(f"{words[1]!r} is no URL: the broker's comes after the database's")
+        raise ValueError(f"{words[1]!r} is not a URL: write the broker's URL after the database's")
     database, broker = (_from_environment(word) for word in words[:2])
     if database.partition("://")[0] in _BUSES:
         raise ValueError("the database's URL comes first, then the broker's")
     scheme = broker.partition("://")[0]
     if scheme not in _BUSES:
-        raise ValueError(f"no broker has URLs of {scheme!r}: one of {', '.join(_BUSES)}")
+        raise ValueError(f"no broker has the URL scheme {scheme!r}: use one of {', '.join(_BUSES)}")
     return database, broker
 
 
@@ -165,12 +184,12 @@ def _from_environment(word: str) -> str:
         return word
     name = word.removeprefix("env:")
     if not os.environ.get(name):
-        raise ValueError(f"there is no environment variable {name}")
+        raise ValueError(f"the environment variable {name} is not set")
     return os.environ[name]
 
 
 def _between(database: str, broker: str, *, serve: bool) -> RelayFactory:
-    """Make what opens a relay between the two; to look at the rows, the bus is not started."""
+    """Return a factory of the relay between the two; `serve` starts the bus as well."""
     at_url = importlib.import_module("events.integration.implementation.sqlalchemy._at_url")
     at_url.check_url(database)
     door, name = _BUSES[broker.partition("://")[0]]
@@ -186,7 +205,7 @@ def _between(database: str, broker: str, *, serve: bool) -> RelayFactory:
 
 
 def _ids(verb: str, given: Sequence[str]) -> Ids:
-    """Return the ids, or None for all; ValueError says what is wrong with them."""
+    """Return the ids, or None for all; raise ValueError if they are wrong."""
     if verb not in _WITH_IDS:
         if given:
             raise ValueError(f"{verb} takes no ids: {' '.join(given)}")
@@ -210,18 +229,30 @@ async def _parked(relay: OutboxRelay, _ids: Ids) -> None:
         message = row.message
         print(  # noqa: T201 - it was asked for
             f"{row.id}\t{row.parked_at:%Y-%m-%d %H:%M:%S}Z\t{message.topic}\t{message.type}\t"
-            f"{message.id}\t{row.reason}, {row.attempts} attempts: {row.error.splitlines()[0]}"
+            f"{message.id}\t{row.reason}, {row.attempts} attempt{'' if row.attempts == 1 else 's'}"
+            f": {row.error.splitlines()[0]}"
         )
 
 
 async def _redrive(relay: OutboxRelay, ids: Ids) -> None:
-    rows = [row.id async for row in _all_parked(relay)] if ids is None else ids
-    print(f"redriven: {await relay.redrive(rows)}")  # noqa: T201 - it was asked for
+    print(f"redriven: {await _move(relay, 'redrive', ids)}")  # noqa: T201 - it was asked for
 
 
 async def _discard(relay: OutboxRelay, ids: Ids) -> None:
+    print(f"discarded: {await _move(relay, 'discard', ids)}")  # noqa: T201 - it was asked for
+
+
+async def _move(relay: OutboxRelay, action: Literal["redrive", "discard"], ids: Ids) -> int:
     rows = [row.id async for row in _all_parked(relay)] if ids is None else ids
-    print(f"discarded: {await relay.discard(rows)}")  # noqa: T201 - it was asked for
+    chosen = "all" if ids is None else ", ".join(map(str, ids))
+    target = "parked rows of the outbox"
+    with recorded(
+        None, actor=this_user(), action=action, target=target, selection=chosen
+    ) as written:
+        written.chosen = len(rows)
+        moved = relay.redrive(rows) if action == "redrive" else relay.discard(rows)
+        written.count = await moved
+    return written.count
 
 
 def _all_parked(relay: OutboxRelay) -> AsyncIterator[ParkedRow]:
@@ -238,26 +269,10 @@ _VERBS: dict[str, Callable[[OutboxRelay, Ids], Awaitable[None]]] = {
 
 
 def _load(path: str) -> RelayFactory:
-    """Import what `module:factory` names; ValueError says what is wrong with it."""
-    module_name, colon, name = path.partition(":")
-    if not (module_name and colon and name):
-        raise ValueError(f"{path!r} is not of the form module:factory")
-    # As `python -m` does, and a console script does not: what lies here can be imported.
-    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise ValueError(
-            f"there is no module {error.name!r} to import, here or installed"
-        ) from error
-    factory: Any = getattr(module, name, None)
+    """Import what `module:factory` names; raise ValueError if it cannot be used."""
+    factory = load_named(path, "module:factory")
     if not callable(factory):
-        raise ValueError(  # noqa: TRY004 - the argument is wrong, as all errors here say
-            f"{module_name!r} has no callable {name!r}"
-        )
+        raise ValueError(f"{path} is not callable")  # noqa: TRY004 - the argument is wrong
     if inspect.iscoroutinefunction(factory):
         raise ValueError(
             f"{path} is `async def`: write it as `def`, or as an @asynccontextmanager that yields"

@@ -10,15 +10,20 @@ from events.integration.outbox.port import (
     Parked,
     ParkedRow,
     Postponed,
+    ScheduledEvent,
     ScheduledRow,
+    SearchedOutboxStore,
+    WaitingRow,
     WatchedOutboxStore,
 )
 from events.integration.outbox.relay import OutboxRelay, RelayHealth, RelayStats, RelayStep
+from events.integration.outbox.scheduling import NextSchedule, SchedulingStore
 
 __all__ = [
     "PARTITIONS",
     "Backlog",
     "Lease",
+    "NextSchedule",
     "Order",
     "Outbox",
     "OutboxRelay",
@@ -31,7 +36,11 @@ __all__ = [
     "RelayStats",
     "RelayStep",
     "Renewal",
+    "ScheduledEvent",
     "ScheduledRow",
+    "SchedulingStore",
+    "SearchedOutboxStore",
+    "WaitingRow",
     "WatchedOutboxStore",
     "partition_of",
 ]

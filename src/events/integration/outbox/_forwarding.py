@@ -1,14 +1,14 @@
-"""From rows to a bus, and what became of each row: accepted, refused, or untouched.
+"""From rows to a bus, and the outcome of each row: accepted, refused, or untouched.
 
     the bus returned                                        --> accepted
-    it is down, not started, or nobody knows what happened  --> untouched, it says nothing of it
+    it is down, not started, or the outcome is unknown      --> untouched, it says nothing of it
     it raised anything else                                 --> refused: it would do so again
     a row of its key was not accepted, in `per_key`         --> untried
 
 A bus of ours takes bytes. One on the bare port takes events, so it gets them decoded, one after
 another; ids, keys and headers have no place in its `send`. Its errors say less, too: an `OSError`
 may be the broker's absence, or what this one event does each time. So an event that fails like that
-is suspected, and another one tells, one that has not been suspected before:
+is put into quarantine, and the next one that is not there shows which it was:
 
     failed, and the other failed as well           --> the bus is down, all are untouched
     failed, the other was taken, then failed again --> refused: the bus is up
@@ -29,12 +29,10 @@ from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
 from events.integration.message import Message
 from events.integration.observation import current_observer
-from events.integration.outbox._outage import not_cancelled
 from events.integration.outbox.port import OutboxRow
+from events.integration.pipeline.lifecycle import failure_of
 from events.integration.topology import Topic
 from events.integration.upcasting import event_from_body
-
-__all__ = ["Forward", "ForwardingBus", "Outcome", "forward_in_waves", "forward_to", "sort"]
 
 
 class Blamed(Struct, frozen=True):
@@ -45,7 +43,7 @@ class Blamed(Struct, frozen=True):
 
 Fate: TypeAlias = Exception | Blamed | None
 Forward: TypeAlias = Callable[[Sequence[Message], float], Coroutine[Any, Any, Sequence[Fate]]]
-"""Send messages in order, within so many seconds, and say of each what became of it."""
+"""Send messages in order, within so many seconds, and report the outcome of each."""
 
 _NOT_THE_ROWS_FAULT = (BusUnavailableError, SendOutcomeUnknownError, BusNotStartedError, OSError)
 
@@ -55,12 +53,12 @@ class ForwardingBus(Protocol):
     """A bus that takes messages as they are; see `TransportIntegrationEventBus.forward`."""
 
     async def forward(self, messages: Sequence[Message]) -> Sequence[BusError | None]:
-        """Send messages in order, many in flight, and say of each what became of it."""
+        """Send messages in order, many in flight, and report the outcome of each."""
         ...
 
 
 class Outcome(Struct, frozen=True):
-    """What became of a batch. `outage` is the first error that was not a row's fault."""
+    """The outcome of a batch. `outage` is the first error that was not a row's fault."""
 
     accepted: Sequence[OutboxRow]
     refused: Sequence[tuple[OutboxRow, Exception]]
@@ -100,7 +98,7 @@ def forward_to(bus: IntegrationEventBus, *, timeout: float) -> Forward:
 
 
 def sort(rows: Sequence[OutboxRow], fates: Sequence[Fate]) -> Outcome:
-    """Tell the rows that were accepted from those that were refused, and from outage."""
+    """Separate accepted rows, refused rows, and an outage."""
     accepted: list[OutboxRow] = []
     refused: list[tuple[OutboxRow, Exception]] = []
     outage: Exception | None = None
@@ -142,7 +140,7 @@ class _EventsTo:
     def __init__(self, bus: IntegrationEventBus, timeout: float) -> None:
         self._bus = bus
         self._timeout = timeout
-        self._suspects: set[str] = set()
+        self._quarantined: set[str] = set()
 
     async def __call__(self, messages: Sequence[Message], seconds: float) -> Sequence[Fate]:
         observer = current_observer()  # which a bus of ours calls by itself
@@ -165,28 +163,28 @@ class _EventsTo:
                 if not await self._is_up(messages, fates, until):
                     break
                 fates[position] = await self._send_again(message, until)
-            self._suspects.discard(message.id)
+            self._quarantined.discard(message.id)
         return [fates.get(position, fate) for position in range(len(messages))]
 
     async def _is_up(
         self, messages: Sequence[Message], fates: dict[int, Fate], until: float
     ) -> bool:
-        """Send those that are not suspected, until one is taken or fails like the bus itself."""
+        """Send those not in quarantine, until one is taken or fails like the bus itself."""
         for position, message in enumerate(messages):
-            if position not in fates and message.id not in self._suspects:
+            if position not in fates and message.id not in self._quarantined:
                 fates[position] = fate = await self._send(message, until)
                 if fate is None:
                     return True
                 if isinstance(fate, _NOT_THE_ROWS_FAULT):
-                    self._suspects.add(message.id)
+                    self._quarantined.add(message.id)
                     return False
-        self._suspects.clear()  # there is nobody left to ask: next time anybody may tell
+        self._quarantined.clear()  # none is left to compare with: begin again
         return False
 
     async def _send_again(self, message: Message, until: float) -> Fate:
         """Send once more what failed before another was taken."""
         error = await self._send(message, until)
-        if error is None or _left(until) <= 0:  # then the time was up, whoever had used it
+        if error is None or _left(until) <= 0:  # then the time was up
             return error
         return Blamed(error)
 
@@ -207,7 +205,7 @@ def _given_up(message: Message, error: asyncio.CancelledError) -> SendOutcomeUnk
 
     That of the running task is raised.
     """
-    cause = not_cancelled(error)
+    cause = failure_of(error)
     unknown = SendOutcomeUnknownError("the bus", message.id, "it gave up the call by cancelling it")
     unknown.__cause__ = cause
     return unknown

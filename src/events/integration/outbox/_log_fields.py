@@ -1,4 +1,4 @@
-"""What the log says of a row: its name, its fields for structured loggers, and that it was sent."""
+"""Log output about a row: its name, its fields for structured loggers, and that it was sent."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import logging
 from collections.abc import Sequence
 
 from events.integration.outbox.port import OutboxRow
-
-__all__ = ["fields_of", "name_of", "tell_sent"]
 
 logger = logging.getLogger("events.integration")
 
@@ -30,7 +28,7 @@ def fields_of(row: OutboxRow, attempt: int) -> dict[str, object]:
     }
 
 
-def tell_sent(rows: Sequence[OutboxRow]) -> None:
+def log_sent(rows: Sequence[OutboxRow]) -> None:
     """Log each row that the bus has taken, at a level that is mostly off."""
     if logger.isEnabledFor(logging.DEBUG):
         for row in rows:

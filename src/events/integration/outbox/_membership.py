@@ -1,4 +1,4 @@
-"""One relay among several: its lease, and what it says of it."""
+"""The lease of a relay: renewing, releasing and logging."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from events.integration.outbox._timeouts import answered, timeout
 from events.integration.outbox.partitions import PARTITIONS, Lease, Renewal, Tenure, renew
 from events.integration.outbox.port import OutboxStore
 
-__all__ = ["Membership"]
-
 logger = logging.getLogger("events.integration")
 
-_MARGIN = 0.1  # of a lease, that nothing is sent in any more
-_EVERY = 1 / 3  # of a lease, between two times that it is renewed
+_MARGIN = 0.1  # of a lease, at its end, in which nothing is sent
+_EVERY = 1 / 3  # of a lease, between two renewals
 _WAITING = 1 / 30  # of a lease, the same while partitions are missing
 
 
@@ -36,30 +34,30 @@ class Membership:
         name = name or f"{socket.gethostname()}:{os.getpid()}:{token[:8]}"
         self._store = store
         self._tenure = Tenure()
-        self._attend_at = 0.0
+        self._renew_at = 0.0
         self._rival: RelayNameTakenError | None = None
         self._logged: tuple[frozenset[int], bool] | None = None
         self.lease = Lease(name, token, frozenset(), length, 0.0)
 
     @property
     def sending_time(self) -> float:
-        """Return how many seconds of sending the lease still allows; none or less if it ran out."""
+        """Return for how many seconds the lease still allows sending, 0 or less if none."""
         return self._tenure.remaining - self.lease.length * _MARGIN
 
     @property
     def holds(self) -> bool:
-        """Tell whether its partitions are nobody else's yet."""
+        """Return whether its leases still exclude other relays."""
         return self._tenure.remaining > 0
 
     @property
-    def attend_in(self) -> float:
-        """Return in how many seconds the relay has to renew."""
-        return max(0.0, self._tenure.remaining - self._attend_at)
+    def renew_in(self) -> float:
+        """Return in how many seconds the relay must renew."""
+        return max(0.0, self._tenure.remaining - self._renew_at)
 
     async def renew(self) -> bool:
-        """Renew the lease; return whether its partitions changed, or were another's meanwhile.
+        """Renew the lease; return whether its partitions changed, also temporarily.
 
-        Raises `RelayNameTakenError` while the name's lease is that of another process.
+        Raises `RelayNameTakenError` while another process has the lease of the name.
         """
         granted = self._tenure.begin()
         before_asking = self._tenure.remaining
@@ -71,7 +69,7 @@ class Membership:
             others = [lease for lease in leases if lease.token != self.lease.token]
             longest = max((min(other.remaining, other.length) for other in others), default=0.0)
             renewed = any(lease.token == self.lease.token for lease in leases)
-            # A pause while it was asked would look like a clock that was set.
+            # A pause during the request would look like a clock that was set.
             if before_asking - self._tenure.remaining < self.lease.length / 4:
                 self._compare_clocks(leases)
             return renew(leases, self.lease)
@@ -82,18 +80,18 @@ class Membership:
         except RelayNameTakenError as taken:
             before, self._rival = self._rival, taken
             if before is not None and before.token == taken.token:
-                taken.alive = taken.remaining > before.remaining  # somebody has renewed it
+                taken.alive = taken.remaining > before.remaining  # it was renewed
             raise
         granted(result.own.length)
         self._rival = None
         before_, self.lease = self.lease.partitions, result.own
         missing = result.share - len(self.lease.partitions)
-        self._attend_at = self.lease.length * (1 - (_WAITING if missing > 0 else _EVERY))
-        self._tell(missing, longest)
+        self._renew_at = self.lease.length * (1 - (_WAITING if missing > 0 else _EVERY))
+        self._log_partitions(missing, longest)
         return self.lease.partitions != before_ or (bool(before_) and not renewed)
 
-    def _tell(self, missing: int, longest: float) -> None:
-        """Log what it holds and waits for, when that has changed."""
+    def _log_partitions(self, missing: int, longest: float) -> None:
+        """Log which partitions it holds and waits for, when that has changed."""
         lease = self.lease
         logged = lease.partitions, missing > 0
         if logged == (self._logged or (frozenset(), False)):
@@ -102,8 +100,8 @@ class Membership:
         held = len(lease.partitions)
         if missing > 0:
             logger.info(
-                "relay %s holds %d of %d partitions and waits for %d that other relays hold: a "
-                "live relay gives its share up now, a dead one loses it within %.0f s",
+                "relay %s holds %d of %d partitions and waits for %d that other relays hold. A "
+                "running relay releases its share now; that of a crashed one expires within %.0f s",
                 lease.relay,
                 held,
                 PARTITIONS,
@@ -118,13 +116,13 @@ class Membership:
             moved = self._tenure.remaining - lease.remaining
             if lease.token == self.lease.token and abs(moved) > lease.length / 2:
                 logger.warning(
-                    "the database's clock was set %s by about %.0f s; leases that seem to run out "
-                    "by this may have a batch sent twice",
+                    "the database's clock was set %s by about %.0f s; leases that seem to expire "
+                    "because of this may cause a batch to be sent twice",
                     "forward" if moved > 0 else "back",
                     abs(moved),
                 )
 
     async def leave(self) -> None:
-        """Give all partitions to the other relays, at once."""
+        """Release all partitions to the other relays immediately."""
         self._tenure.end()
         await self._store.leave(self.lease)

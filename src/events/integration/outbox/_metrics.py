@@ -1,4 +1,4 @@
-"""How far behind a relay is, and how fast it goes."""
+"""Metrics of a relay: its lag and its throughput."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import logging
 import time
 from collections import deque
 
-__all__ = ["Metrics"]
-
 logger = logging.getLogger("events.integration")
 
 _WINDOW = 10.0  # seconds
 
 
 class Metrics:
-    """Counts what leaves, and warns once when rows have waited for longer than a bound."""
+    """Counts sent rows, and warns once when rows have waited for longer than a limit."""
 
     def __init__(self, lag_warning: float) -> None:
         self._bound = lag_warning
@@ -22,11 +20,11 @@ class Metrics:
         self._sent: deque[tuple[float, int]] = deque()
 
     def lag(self, seconds: float) -> None:
-        """Note how long the oldest row has waited."""
+        """Record how long the oldest row has waited."""
         if seconds > self._bound and not self._late:
             self._late = True
             logger.warning(
-                "the outbox is %.0f s behind, over its bound of %.0f s: is the bus down, or are "
+                "the outbox is %.0f s behind, over its limit of %.0f s: is the bus down, or are "
                 "more relays needed?",
                 seconds,
                 self._bound,
@@ -36,7 +34,7 @@ class Metrics:
             logger.info("the outbox has caught up: it is %.1f s behind", seconds)
 
     def sent(self, rows: int) -> None:
-        """Count rows that left just now."""
+        """Count rows that were just sent."""
         now = time.monotonic()
         self._sent.append((now, rows))
         while self._sent[0][0] < now - _WINDOW:

@@ -1,22 +1,23 @@
-"""The two orders in which rows may leave, and what a row that fails does to those behind it.
+"""The two orders in which rows are sent, and the effect of a failed row on later ones.
 
-`best_effort`: a batch is one wave, all in flight at once. What fails delays itself alone.
+`best_effort`: a batch is one wave, all in flight at once. A failed row delays only itself.
 
-`per_key`: rows of one key leave in the order of their ids, one confirmed before the next is tried:
-the first of each key is in the first wave, the second in the second, and so on. A row that was
-refused is *failing* until it is sent or parked, and the later ones of its key wait for it:
+`per_key`: rows of one key are sent in the order of their ids, each confirmed before the next: the
+first of each key is in the first wave, the second in the second, and so on. A row that was refused
+is *failing* until it is sent or parked, and the later ones of its key wait for it:
 
     read, with all earlier rows of its key that wait ---> its wave
     read without one of them ---------------------------> deferred until that one's time
     in a wave after a refusal --------------------------> not tried, and read again
 
-Deferred rows have the time of the row they wait for and higher ids, so they are read after it.
-Which rows are failing or deferred is in the table: they have a time, and a reason beside it. So a
-relay that is given a partition learns it from there. A row that was put with a time of its own
-waits for that, and none waits for it.
+Deferred rows have the time of the row that they wait for and higher ids, so they are read after it.
+The table stores which rows are failing or deferred: they have a time and a reason. So a relay that
+gets a partition reads it there. A row that was put with `available_at` waits for that time, and no
+row waits for it.
 
-The order of ids is that of the commits, key by key, if the writers of a key take turns, as they do
-that update the row of one aggregate before the commit: `put` on a session takes ids after that.
+For each key, the order of ids is that of the commits if the writers of a key exclude each other, as
+when they update the row of one aggregate before the commit: `put` on a session takes ids after
+that.
 """
 
 from __future__ import annotations
@@ -30,32 +31,30 @@ from msgspec import Struct
 
 from events.integration.outbox.port import OutboxRow
 
-__all__ = ["BestEffort", "Order", "PerKey", "Plan", "RowOrder", "order_named"]
-
 Order: TypeAlias = Literal["best_effort", "per_key"]
 
 
 class Plan(Struct, frozen=True):
-    """Waves that leave one after another, and rows that wait, by the time they wait for."""
+    """Waves that are sent one after another, and waiting rows by the time that they wait for."""
 
     waves: Sequence[Sequence[OutboxRow]]
     deferred: Mapping[datetime, Sequence[OutboxRow]] = {}
 
 
 class RowOrder(Protocol):
-    """How the rows of a batch leave. `strict` orders look at every row each time."""
+    """The order in which a batch is sent. `strict` orders look at every row each time."""
 
     @property
     def strict(self) -> bool:
-        """Tell whether no row may be passed over, and no batch read before the last has left."""
+        """Return whether no row may be skipped, and no batch read before the last one is sent."""
         ...
 
     def learn(self, waiting: Iterable[tuple[int, str, datetime]]) -> None:
-        """Take over what the table says of the rows that failed or were deferred."""
+        """Take over the failed and deferred rows from the table."""
         ...
 
     def plan(self, rows: Sequence[OutboxRow]) -> Plan:
-        """Lay out a batch."""
+        """Divide a batch into waves."""
         ...
 
     def waits(self, row: OutboxRow, until: datetime) -> None:
@@ -75,7 +74,7 @@ def order_named(name: Order) -> RowOrder:
         case "per_key":
             return PerKey()
         case _:
-            raise ValueError(f"order={name!r}: there are 'best_effort' and 'per_key'")
+            raise ValueError(f"order must be 'best_effort' or 'per_key', not {name!r}")
 
 
 class BestEffort:

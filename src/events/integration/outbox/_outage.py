@@ -1,4 +1,4 @@
-"""What is wrong with the database or the bus, while it is: logged once, waited for ever longer."""
+"""An outage of the database or the bus: logged once, with growing pauses between retries."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 
-from events.errors import OutboxError
 from events.integration.outbox._timeouts import answered
+from events.integration.pipeline.lifecycle import failure_of
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
-
-__all__ = ["Outage", "not_cancelled"]
 
 logger = logging.getLogger("events.integration")
 
@@ -42,7 +40,7 @@ class Outage:
         before, self.now = self.now, outage
         if outage is None:
             if before is not None:
-                logger.info("%s goes on: %s is over", self._who, type(before).__name__)
+                logger.info("%s continues: %s is over", self._who, type(before).__name__)
             self._failures = 0
             self._logged.clear()
         else:
@@ -66,10 +64,8 @@ class Outage:
         while while_ is None or while_():
             try:
                 await answered(write(), self._timeout)
-            except asyncio.CancelledError as error:
-                failure = not_cancelled(error)
-            except Exception as error:  # noqa: BLE001 - as the store raises what its library does
-                failure = error
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as the store raises
+                failure = failure_of(error)  # what its library does
             else:
                 self._failures = 0
                 return True
@@ -79,16 +75,3 @@ class Outage:
             self.note(failure)
             await asyncio.sleep(self.delay)
         return False
-
-
-def not_cancelled(error: asyncio.CancelledError) -> Exception:
-    """Return as an error the cancellation of something else, which a driver lets out at times.
-
-    That of the running task is raised.
-    """
-    task = asyncio.current_task()
-    if task is None or task.cancelling():
-        raise error
-    cause = OutboxError("bus or database gave up a call by cancelling it")
-    cause.__cause__ = error
-    return cause

@@ -1,15 +1,15 @@
-"""Reading the table batch by batch: from its beginning, or on from where the last batch ended.
+"""Reads the table in batches, from its beginning, or from the end of the last batch.
 
-Only a *scan*, from the beginning, sees all that is due: rows that were committed late, with ids
-below those read before, and rows that were postponed. To read *on* is what keeps the relay fast
-where the beginning of the table is full of rows that are deleted but not yet gone, as in PostgreSQL
-while an old snapshot is open; and the next batch can be read on while this one is being sent.
+Only a *scan* from the beginning sees all due rows, including postponed rows and rows that were
+committed late, with ids below those read before. Reading *on* from the last batch keeps the relay
+fast if the table begins with many deleted rows that the database has not removed yet, as in
+PostgreSQL while an old snapshot is open. It also reads the next batch while this one is being sent.
 
-So it reads on, and scans ever so often: at most a tenth of the time goes into scans, however slow
-they are, and where they are quick, as they nearly always are, one comes every few milliseconds.
+So the relay usually reads on, and scans regularly: scans take at most a tenth of the time, however
+slow they are; if they are fast, as usual, there is one every few milliseconds.
 
-A batch is bounded in rows and in the bytes of their bodies. After one that the bytes have ended,
-fewer rows are asked for, as a database may have to look at each body to know its length.
+A batch is limited in rows and in bytes of bodies. If the bytes ended a batch, the next read asks
+for fewer rows, because a database may have to read each body to know its length.
 """
 
 from __future__ import annotations
@@ -21,14 +21,12 @@ from events.integration.outbox._timeouts import answered
 from events.integration.outbox.partitions import Lease
 from events.integration.outbox.port import OutboxRow, OutboxStore
 
-__all__ = ["Reader"]
-
 _SHARE = 10  # a scan that took a second is not repeated for ten
 _BUSY = 0.2  # seconds between two scans while batch follows upon batch
 
 
 class Reader:
-    """Reads what is due. With `scans_only` each time from the beginning, so nothing is passed over.
+    """Reads due rows. With `scans_only`, each read is from the beginning, so it skips no rows.
 
     Args:
         store: Where it reads.
@@ -60,7 +58,7 @@ class Reader:
 
     @property
     def caught_up(self) -> bool:
-        """Tell whether the last batch was the last there is."""
+        """Return whether no rows were left after the last batch."""
         return not self._full
 
     @property
@@ -72,14 +70,14 @@ class Reader:
 
     @property
     def has_read_ahead(self) -> bool:
-        """Tell whether the next batch is being read, or has been, on behind the last one."""
+        """Return whether the next batch, after the last one, is being read or has been read."""
         return self._ahead is not None
 
     async def start_over(self) -> None:
-        """Begin with a scan next time, and forget what was read ahead."""
+        """Begin with a scan next time, and drop what was read ahead."""
         self._after = None
         self._full = (
-            False  # what is behind the last batch is not known: there may be no partitions left
+            False  # the rows after the last batch are unknown: there may be no partitions left
         )
         if self._ahead is not None:
             # Not cancelled: that would cost the connection. What it read stays in the table.
@@ -89,7 +87,7 @@ class Reader:
                 ahead.exception()
 
     async def give_up(self) -> None:
-        """End what is being read ahead, be it at the cost of a connection."""
+        """Cancel reading ahead, even if that costs a connection."""
         if self._ahead is not None:
             self._ahead.cancel()
             await self.start_over()
@@ -126,7 +124,7 @@ class Reader:
         return rows
 
     def read_ahead(self, lease: Lease) -> None:
-        """Begin to read the next batch, if there is one and it can be read on."""
+        """Begin to read the next batch, if there is one that follows the last."""
         if (
             self._full
             and self._after is not None
@@ -140,7 +138,7 @@ class Reader:
         return await answered(due, self._timeout)
 
     def _is_full(self, rows: Sequence[OutboxRow]) -> bool:
-        """Tell whether there may be more than this batch, and set how many rows the next has."""
+        """Return whether there may be more than this batch, and set how many rows the next has."""
         full = len(rows) >= self._asked
         if self._max_bytes is None:
             return full
@@ -153,10 +151,9 @@ class Reader:
 
 
 def _at_most(limit: int, rows: Sequence[OutboxRow]) -> Sequence[OutboxRow]:
-    """Return so many, half of them postponed: a scan finds as many of these as of the others.
+    """Return up to `limit` rows. If there are more, postponed rows get up to half of the places.
 
-    More than a batch may have would be in flight else, and neither kind must wait for all of the
-    other.
+    A scan may find a full batch of each kind, and neither kind must wait for all of the other.
     """
     if len(rows) <= limit:
         return rows

@@ -46,19 +46,18 @@ from contextlib import suppress
 
 from events.errors import RelayNameTakenError
 from events.integration.outbox._forwarding import Forward, forward_in_waves
-from events.integration.outbox._log_fields import tell_sent
+from events.integration.outbox._log_fields import log_sent
 from events.integration.outbox._membership import Membership
 from events.integration.outbox._metrics import Metrics
 from events.integration.outbox._options import RelayOptions
 from events.integration.outbox._order import order_named
-from events.integration.outbox._outage import Outage, not_cancelled
+from events.integration.outbox._outage import Outage
 from events.integration.outbox._reading import Reader
 from events.integration.outbox._settling import Settler
 from events.integration.outbox._timeouts import answered, timeout
 from events.integration.outbox.port import OutboxRow, OutboxStore
+from events.integration.pipeline.lifecycle import failure_of
 from events.integration.pipeline.retry import describe
-
-__all__ = ["FIRST_POLL", "RelayLoop"]
 
 logger = logging.getLogger("events.integration")
 
@@ -78,14 +77,14 @@ class RelayLoop:
         store: OutboxStore,
         forward: Forward,
         options: RelayOptions,
-        gauge: Metrics,
+        metrics: Metrics,
     ) -> None:
         self._who = who
         self._store = store
         self._forward = forward
         self._poll_interval = options.poll_interval
         self._on_step = options.on_step
-        self._metrics = gauge
+        self._metrics = metrics
         self._order = order_named(options.order)
         self._membership = Membership(store, options.name, options.lease)
         self._timeout = timeout(options.lease)
@@ -108,7 +107,7 @@ class RelayLoop:
         self._met: Exception | None = None  # the outage of a batch in flight
         self._left = 0
         self._busy = False
-        self._attended = False
+        self._is_renewed = False
         self.last_read: float | None = None
 
     @property
@@ -149,16 +148,16 @@ class RelayLoop:
                 while not self._stopping.is_set():
                     self._woken.clear()
                     sent = await self._turn()
-                    attend_in = self._membership.attend_in
+                    renew_in = self._membership.renew_in
                     if self.outage.now is not None:
                         # A lease that cannot be renewed is no reason to try without a rest.
-                        rest = min(self.outage.delay, attend_in or self.outage.delay)
+                        rest = min(self.outage.delay, renew_in or self.outage.delay)
                         await _wait(self._stopping, rest)
                     elif self._reader.caught_up:
                         idle = FIRST_POLL if sent else min(idle * 2, self._poll_interval)
                         scan_in = self._reader.scan_in
                         rest = idle if scan_in is None else min(idle, scan_in)
-                        if await _wait(self._woken, min(rest, attend_in)):
+                        if await _wait(self._woken, min(rest, renew_in)):
                             idle = FIRST_POLL
                 await self._landed()
             except asyncio.CancelledError:
@@ -168,7 +167,7 @@ class RelayLoop:
                 await self._leave()
 
     async def _turn(self) -> int:
-        """Attend if it is time, then read, forward and settle once; return how many rows left."""
+        """Renew if it is time, then read, forward and settle once; return how many rows left."""
         turns, self._turns = self._turns, []
         outage: Exception | None = None
         try:
@@ -180,10 +179,8 @@ class RelayLoop:
             if error.alive:
                 raise
             outage = error
-        except asyncio.CancelledError as error:
-            outage = not_cancelled(error)
-        except Exception as error:  # noqa: BLE001 - a relay is never quietly dead
-            outage = error
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - never quietly dead
+            outage = failure_of(error)
         if outage is not None:
             await self._start_over()
         self._met = None
@@ -196,8 +193,8 @@ class RelayLoop:
 
     async def _go_round(self) -> None:
         # Rows of partitions of which it is not known what waits in them would leave out of order.
-        if self._membership.attend_in <= 0 or not self._attended:
-            await self._attend()
+        if self._membership.renew_in <= 0 or not self._is_renewed:
+            await self._renew()
         if not self._membership.lease.partitions:
             return
         rows = await self._reader.next(self._membership.lease)
@@ -206,16 +203,16 @@ class RelayLoop:
             self._busy = True
             await self._pass_on(rows)
 
-    async def _attend(self) -> None:
+    async def _renew(self) -> None:
         await self._landed()
-        self._attended = False
+        self._is_renewed = False
         if await self._membership.renew():
             await self._reader.start_over()
         if self._order.strict:
-            # Each time, as somebody may have deleted by hand a row that others wait for.
+            # Each time, as a row that others wait for may have been deleted by hand.
             waiting = self._store.waiting(self._membership.lease)
             self._order.learn(await answered(waiting, self._timeout))
-        self._attended = True
+        self._is_renewed = True
         if self._busy:
             self._busy = False
             self._metrics.lag(await answered(self._store.oldest_age(), self._timeout))
@@ -224,7 +221,7 @@ class RelayLoop:
     async def _pass_on(self, rows: Sequence[OutboxRow]) -> None:
         self._on_step("selected")
         if self._membership.sending_time <= 0:
-            logger.warning("%s was paused for longer than its lease, and renews anew", self._who)
+            logger.warning("%s was paused for longer than its lease and renews it", self._who)
             await self._start_over()
             return
         await self._settler.unreadable(rows)
@@ -245,17 +242,15 @@ class RelayLoop:
                 self._forward, waves, lambda: self._membership.sending_time
             )
             self._on_step("sent")
-            tell_sent(outcome.accepted)
+            log_sent(outcome.accepted)
             if before is not None:
                 await asyncio.wait([before])
             self._met = self._met or outcome.outage
             self._left += len(outcome.accepted)
             self._metrics.sent(len(outcome.accepted))
             await self._settler.settle(outcome)
-        except asyncio.CancelledError as error:
-            self._met = not_cancelled(error)
-        except Exception as error:  # noqa: BLE001 - the batch behind it is carried all the same
-            self._met = self._met or error
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - the batch behind it is
+            self._met = self._met or failure_of(error)  # carried all the same
         self._on_step("removed")
 
     async def _landed(self, but: int = 0) -> None:
@@ -277,7 +272,7 @@ class RelayLoop:
                 await self._membership.leave()
         except Exception as error:  # noqa: BLE001 - as the store raises what its library does
             logger.info(
-                "%s could not give its lease back, which runs out: %s",
+                "%s could not release its lease, which will expire: %s",
                 self._who,
                 describe(error),
             )

@@ -1,17 +1,17 @@
-"""What is written to the table once the bus has answered.
+"""Write the outcomes of sends to the table.
 
-A row that was accepted is removed whoever holds its partition by now, and for as long as it takes:
-it would be sent again. What was refused is written only under the lease: later the row is another
-relay's, which may have passed it, or be sending it.
+An accepted row is removed even if the partition has moved to another relay, and without a limit of
+retries: otherwise it would be sent again. A refusal is written only under the lease: after that,
+the row belongs to another relay, which may have skipped it, or be sending it.
 
-Nor may a row that cannot be written stop the others, as one whose id is among the parked already:
+A row that cannot be written must not block the others, for example if its id is already parked:
 
     parked with others, again and again --fails--> parked alone --fails--> set aside: postponed
                                                        ^                       |
                                                        '-- refused once more --'
 
-If that cannot be written either, it is the database that is in outage, not a row. What was refused
-is then as if it had not been tried.
+If that cannot be written either, the database is down, and no row is at fault. Refused rows then
+stay as if they had not been tried.
 """
 
 from __future__ import annotations
@@ -37,18 +37,16 @@ from events.integration.outbox.port import (
 from events.integration.pipeline.retry import describe, given_up, is_of
 from events.integration.topology import RetryPolicy
 
-__all__ = ["Settler"]
-
 logger = logging.getLogger("events.integration")
 
-_TRIES = 6  # of what can wait, some three seconds in all
-_ASIDE = 60.0  # seconds that a row waits which can neither be sent nor parked
+_TRIES = 6  # attempts of writes that can wait, about three seconds in total
+_ASIDE = 60.0  # seconds between retries of a row that can neither be sent nor parked
 
 
 class Settler:
-    """Removes what was accepted, postpones or parks what was refused, until the database has it.
+    """Removes accepted rows, and postpones or parks refused rows, until the database confirms.
 
-    `holds` tells whether the rows are this relay's yet.
+    `holds` returns whether the rows still belong to this relay.
     """
 
     def __init__(
@@ -76,14 +74,14 @@ class Settler:
             await self._refused(outcome.refused)
 
     async def unreadable(self, rows: Sequence[OutboxRow]) -> None:
-        """Park rows that are not what was put."""
+        """Park rows that cannot be read."""
         faults = [(row, row.fault) for row in rows if row.fault is not None]
         await self._park(
             [(row, Parked(row.id, UNREADABLE, describe(e), row.attempts)) for row, e in faults]
         )
 
     async def defer(self, rows: Sequence[OutboxRow], until: datetime) -> None:
-        """Have rows wait for one of their key."""
+        """Let rows wait for another row of their key."""
         ids = [row.id for row in rows]
         if await self._outage.insist(lambda: self._store.defer(ids, until), while_=self._holds):
             for row in rows:
@@ -122,7 +120,9 @@ class Settler:
                 if await self._write(lambda: self._store.park(whys)):
                     self._have_parked(together)
             except Exception as error:  # noqa: BLE001 - as the store raises what its library does
-                logger.debug("parked one by one, as they cannot be together: %s", describe(error))
+                logger.debug(
+                    "parked one by one, because parking them together failed: %s", describe(error)
+                )
                 alone += together
         for row, why in alone:
             await self._park_alone(row, why)
@@ -132,12 +132,12 @@ class Settler:
             if await self._write(lambda: self._store.park([why]), tries=1):
                 self._have_parked([(row, why)])
         except Exception as error:  # noqa: BLE001 - as the store raises what its library does
-            text = f"{why.error}; and it cannot be parked: {describe(error)}"
+            text = f"{why.error}; and parking it failed: {describe(error)}"
             written = await self._postpone([(row, Postponed(row.id, text, _ASIDE))])
             if written and row.id not in self._set_aside:
                 self._set_aside.add(row.id)
                 logger.error(  # noqa: TRY400 - the error says enough, in one line
-                    "%s cannot be sent, nor parked, and is tried again every %.3g s: %s",
+                    "%s can neither be sent nor parked, and is retried every %.3g s: %s",
                     name_of(row),
                     _ASIDE,
                     describe(error),
@@ -151,9 +151,10 @@ class Settler:
             if observer is not None:
                 observer.parked(row.message, why.reason)
             logger.error(
-                "%s cannot be sent and is parked after %d attempts (%s): %s",
+                "%s cannot be sent and is parked after %d attempt%s (%s): %s",
                 name_of(row),
                 why.attempts,
+                "" if why.attempts == 1 else "s",
                 why.reason,
                 why.error,
                 extra=fields_of(row, why.attempts),

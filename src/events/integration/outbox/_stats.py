@@ -1,18 +1,16 @@
-"""What a relay tells of itself and of its outbox."""
+"""The stats and health of a relay."""
 
 from __future__ import annotations
 
 from msgspec import Struct
 
-__all__ = ["RelayHealth", "RelayStats"]
-
 
 class RelayHealth(Struct, frozen=True):
-    """A relay at one moment.
+    """The health of a relay.
 
-    `outage` says what it is waiting for to go away; `last_read` is how many seconds ago it last
-    read the table; `partitions` is how many of the 32 partitions it holds, all of them if it is
-    alone.
+    `outage` describes the outage that it waits for, if any. `last_read` is the time in seconds
+    since it last read the table. `partitions` is how many of the 32 partitions it holds: all, if it
+    is the only relay.
     """
 
     started: bool
@@ -23,15 +21,15 @@ class RelayHealth(Struct, frozen=True):
 
     @property
     def healthy(self) -> bool:
-        """Tell whether the relay is started, alive and without outage."""
+        """Return whether the relay is started, alive and without outage."""
         return self.started and self.alive and self.outage is None
 
 
 class RelayStats(Struct, frozen=True):
-    """An outbox at one moment: all of its rows, and what this relay has sent of late.
+    """Counts of an outbox's rows, and this relay's rate.
 
-    `oldest_age` is how many seconds the oldest row that is due has waited, 0 if there is none.
-    `rate` is this relay's rows per second over the last ten seconds.
+    `oldest_age` is how many seconds the oldest due row has waited, 0 if there is none. `rate` is
+    the rows per second that this relay has sent in the last ten seconds.
     """
 
     pending: int

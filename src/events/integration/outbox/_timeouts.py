@@ -1,7 +1,7 @@
-"""How long a relay waits for its database to answer.
+"""Timeouts of a relay's database.
 
-A server that vanishes without a word, as in a failover, leaves connections on which nothing ever
-comes, and drivers wait on them for a quarter of an hour or for good. After the length of a lease
+A server that vanishes without closing its connections, as in a failover, never answers on them,
+and drivers wait for a quarter of an hour or for good. After the length of a lease
 the answer is of no use, as the partitions are another's by then: so the relay gives the call up,
 which costs the connection, and tries again on another one.
 """
@@ -13,8 +13,6 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from events.errors import OutboxError
-
-__all__ = ["answered", "timeout"]
 
 T = TypeVar("T")
 

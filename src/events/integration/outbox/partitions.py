@@ -1,32 +1,31 @@
-"""Who sends which rows: partitions, leased to relays.
+"""Partitions of the outbox, leased to relays.
 
-Every row belongs to one of `PARTITIONS` partitions, by a hash of its key, or of its id where it has
-none. At any time a partition is held by one relay at most, so rows need no claim of their own:
-nothing is updated on a row's way out, and no two relays send the events of one key past one
-another.
+Every row belongs to one of `PARTITIONS` partitions, by a hash of its key, or of its id if it has no
+key. At any time, at most one relay holds a partition. So rows need no claims: sending a row updates
+nothing, and no two relays send events of one key at the same time.
 
-Each relay has one row in a table of leases: its partitions, and when its lease runs out by the
-database's clock. A relay *renews* every now and then: in one transaction, under a lock that all of
-them take, it reads all leases, decides by `renew` alone, and writes. So these are all the changes
-there are, and they never overlap:
+Each relay has one row in a table of leases: its partitions, and when its lease expires by the
+database's clock. A relay *renews* regularly: in one transaction, under a lock that all relays take,
+it reads all leases, decides with `renew`, and writes. There are no other changes, and they never
+overlap:
 
-    absent --joins, takes what is free up to its share--> holding --renews--> holding
-                                                           |  ^ |
-           more relays than before: keeps its share --------  | '-- fewer: takes what is free
+    absent --joins, takes free partitions up to its share--> holding --renews--> holding
+                                                              |  ^ |
+           more relays than before: keeps its share -----------  | '-- fewer: takes free partitions
            stops: its row is deleted, its partitions are free <----'
-           silent past its lease: whoever renews next deletes its row, its partitions are free
+           lease expired: the next relay that renews deletes its row, its partitions are free
 
-    A relay's share is PARTITIONS / relays, rounded so that the shares of all make up PARTITIONS.
+    A relay's share is PARTITIONS / relays, rounded so that all shares add up to PARTITIONS.
 
-Nobody takes a partition from a lease that has not run out, and its holder gives it back only
-between two batches, with nothing in flight. What is left is a holder that was paused (SIGSTOP, a
-suspended machine) and does not know that time has passed. It therefore trusts its lease for no
-longer than its length from *before* it asked for it, by a clock of its own that goes on while it is
-paused (`Tenure`); and what it reads, it reads on condition that its lease is still in the table.
+No relay takes a partition from a lease that has not expired, and a relay releases partitions only
+between two batches, with nothing in flight. A relay that was paused (SIGSTOP, a suspended machine)
+does not notice the time that has passed. So it trusts its lease only for its length from *before*
+it asked for it, by a clock that continues during a pause (`Tenure`). And each read is on condition
+that its lease is still in the table.
 
-The two clocks are compared for their speed only. If the database's clock is set forward, leases run
-out early: two relays may send the same batch once. If it is set back, a lease that would last
-longer than it is long is cut to its length, so that a dead relay is not waited for.
+Only the speed of the two clocks is compared. If the database's clock is set forward, leases expire
+early: two relays may send the same batch once. If it is set back, a lease that would last longer
+than its length is reduced to its length, so that a dead relay delays the others no longer.
 
 The lease goes back to C. Gray and D. Cheriton, "Leases: An Efficient Fault-Tolerant Mechanism for
 Distributed File Cache Consistency", SOSP 1989.
@@ -43,8 +42,6 @@ from msgspec.structs import replace
 
 from events.errors import RelayNameTakenError
 
-__all__ = ["PARTITIONS", "Lease", "Renewal", "Tenure", "partition_of", "renew"]
-
 PARTITIONS = 32
 """Part of the table's layout: changing it would put a key's old and new rows on two partitions."""
 
@@ -52,10 +49,10 @@ _ALL = frozenset(range(PARTITIONS))
 
 
 class Lease(Struct, frozen=True):
-    """A relay's hold on partitions. `token` tells apart two processes of one name.
+    """A relay's lease of partitions. `token` distinguishes two processes with one name.
 
-    `remaining` is how many seconds the database's clock gives it yet, none or less if it has run
-    out; `length` is how many it has when it is renewed.
+    `remaining` is the time in seconds until it expires, by the database's clock, 0 or less if it
+    has expired; `length` is its time in seconds after a renewal.
     """
 
     relay: str
@@ -66,7 +63,7 @@ class Lease(Struct, frozen=True):
 
 
 class Renewal(Struct, frozen=True):
-    """What a relay decided: the leases to delete, those to write, and which of them is its own."""
+    """A relay's decision: the leases to delete, those to write, and its own."""
 
     own: Lease
     ended: Sequence[str]
@@ -80,9 +77,9 @@ def partition_of(key: str | None, event_id: str) -> int:
 
 
 def renew(leases: Sequence[Lease], me: Lease) -> Renewal:
-    """Decide, given all leases, which partitions the relay `me` holds from now on.
+    """Decide from all leases which partitions the relay `me` holds from now on.
 
-    Raises `RelayNameTakenError` while another process holds a lease under its name.
+    Raises `RelayNameTakenError` while another process has a lease under its name.
     """
     mine = frozenset[int]()
     others: list[Lease] = []
@@ -91,7 +88,7 @@ def renew(leases: Sequence[Lease], me: Lease) -> Renewal:
         if lease.relay == me.relay and lease.token == me.token:
             mine = (
                 lease.partitions
-            )  # run out or not: nobody has ended it, so nobody has these partitions
+            )  # expired or not: its row exists, so no other relay has these partitions
         elif lease.remaining <= 0:
             ended.append(lease.relay)
         elif lease.relay == me.relay:
@@ -114,13 +111,13 @@ def _share(relay: str, others: Sequence[str]) -> int:
 
 
 def _clock() -> Callable[[], float]:
-    """Return a clock that goes on while this process, or its machine, is paused."""
+    """Return a clock that continues while this process, or its machine, is paused."""
     boot_time = getattr(time, "CLOCK_BOOTTIME", None)  # Linux: time.monotonic stops in a suspend
     return time.monotonic if boot_time is None else lambda: time.clock_gettime(boot_time)
 
 
 class Tenure:
-    """How long this process may trust its lease, by its own clock."""
+    """The remaining time of this process's lease, by its own clock."""
 
     def __init__(self) -> None:
         self._now = _clock()
@@ -128,11 +125,11 @@ class Tenure:
 
     @property
     def remaining(self) -> float:
-        """Return the seconds that are left; none or less once it has run out."""
+        """Return the seconds that are left, 0 or less once it has expired."""
         return self._until - self._now()
 
     def begin(self) -> Callable[[float], None]:
-        """Call this before asking for a lease, and what it returns with the length granted."""
+        """Call this before a renewal; call the result with the length that was granted."""
         asked = self._now()
 
         def granted(length: float) -> None:
@@ -141,5 +138,5 @@ class Tenure:
         return granted
 
     def end(self) -> None:
-        """Trust it no longer."""
+        """End the lease for this process."""
         self._until = self._now()

@@ -1,18 +1,20 @@
-"""What the outbox is to those who use it, and what a database must be able to do for it.
+"""The outbox's port for users, and the port that a database implements.
 
-A row is in one of these states. It is deleted, not marked, so the table holds the backlog alone.
+A row is in one of these states. A sent row is deleted, so the table holds only the backlog.
 
-    (no row) --put, and the user's commit--> due --the bus took it--> (no row)
+    (no row) --put, and the user's commit--> due --accepted by the bus--> (no row)
                                              ^ |
-                            `available_at`   | | the bus refused it: attempts + 1, error kept
+                            `available_at`   | | refused by the bus: attempts + 1, error kept
                                              | v
                                            postponed
                                                | refused for the last time, or unreadable
                                                v
-           due <--redrive, attempts anew--  parked  --discard--> (no row)
+           due <--redrive, attempts at 0--  parked  --discard--> (no row)
 
-`put` with `available_at` makes a postponed row. A broker that is down changes no row. Parked rows
-are in a table of their own, so they cost the others nothing.
+`put` with `available_at` makes a postponed row. With a `schedule_id`, the row waits in a separate
+table, where it can be cancelled, until a relay moves it to the outbox at its time: see
+`scheduling`. A broker that is down changes no row. Parked rows are in a separate table, so they do
+not slow down the others.
 """
 
 from __future__ import annotations
@@ -30,25 +32,12 @@ from events.integration.message import Message
 from events.integration.outbox.partitions import Lease, Renewal
 from events.integration.topology import Topic
 
-__all__ = [
-    "UNREADABLE",
-    "Backlog",
-    "Outbox",
-    "OutboxRow",
-    "OutboxStore",
-    "Parked",
-    "ParkedRow",
-    "Postponed",
-    "ScheduledRow",
-    "WatchedOutboxStore",
-]
-
 UNREADABLE = "unreadable"
-"""The reason of a row that is not what was put. The others are those of dead letters."""
+"""The reason of a parked row that cannot be read. Other reasons are those of dead letters."""
 
 
 class Outbox(Protocol):
-    """Where handlers put events that are to be sent if, and only if, their transaction commits."""
+    """An outbox: an event that is put here is sent if, and only if, the transaction commits."""
 
     async def put(
         self,
@@ -58,16 +47,52 @@ class Outbox(Protocol):
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
         available_at: datetime | None = None,
+        schedule_id: str | None = None,
+        replace: bool = False,
     ) -> str:
-        """Store the event in the transaction that this outbox belongs to, and return its id.
+        """Store the event in the transaction of this outbox, and return its id.
 
-        The id is made here and kept to the end; within a handler it inherits the correlation of
-        the delivery that is being handled. `key` groups events whose order matters. With
-        `available_at`, which needs a time zone, it is not sent before.
+        The id is made here and never changes. Within a handler, the event inherits the correlation
+        id of the current delivery. `key` groups events whose order matters. The event is not sent
+        before `available_at`, which needs a time zone.
+
+        With a `schedule_id`, such as `"invoice-7:reminder"`, you can cancel or reschedule it until
+        then. At most one event waits under an id; with `replace`, the new event replaces it. The
+        id can be used again once the event is due.
 
         Raises:
             EventEncodeError: the event has no JSON form.
-            MessageTooLargeError: its body is over the outbox's limit.
+            MessageTooLargeError: its body exceeds the outbox's limit.
+            ScheduleIdTakenError: an event waits under this id, and `replace` is false.
+        """
+        ...
+
+    async def cancel(self, schedule_id: str) -> bool:
+        """Cancel the event that waits under this id; return whether there was one.
+
+        True: once this transaction commits, the event is never sent. False: no event waits under
+        the id; if there was one, it became due and is being sent or was sent.
+        """
+        ...
+
+    async def reschedule(self, schedule_id: str, when: datetime) -> bool:
+        """Change the time of the event that waits under this id; return whether there was one."""
+        ...
+
+    async def scheduled(
+        self,
+        *,
+        topic: Topic | str | None = None,
+        prefix: str | None = None,
+        before: datetime | None = None,
+        limit: int = 100,
+        after: int | None = None,
+    ) -> list[ScheduledEvent]:
+        """Return up to `limit` of the events that wait under a schedule id, by their numbers.
+
+        It sees the changes of this transaction: events that it scheduled, and none that it
+        cancelled. `after` is the last `id` of the previous page. The other arguments select by
+        topic, by the beginning of the schedule id, and by time.
         """
         ...
 
@@ -75,8 +100,8 @@ class Outbox(Protocol):
 class OutboxRow(Struct, frozen=True):
     """A message that waits. `attempts` counts how often the bus has refused it.
 
-    `was_postponed` tells whether it had a time before which it was not to be sent. `fault` says why
-    the message is not what was put, where a store cannot read it: such a row is parked unsent.
+    `was_postponed` is true if the row had a time before which it must not be sent. `fault` says why
+    a store cannot read the row: such a row is parked unsent.
     """
 
     id: int
@@ -87,7 +112,7 @@ class OutboxRow(Struct, frozen=True):
 
 
 class Postponed(Struct, frozen=True):
-    """What is written to a row that the bus refused: why, and for how many seconds it waits."""
+    """The update of a row that the bus refused: the reason, and the delay in seconds."""
 
     id: int
     error: str
@@ -95,7 +120,7 @@ class Postponed(Struct, frozen=True):
 
 
 class Parked(Struct, frozen=True):
-    """What is written beside a row that will not be tried again: `attempts` were used up."""
+    """The update of a row that is parked after so many `attempts`."""
 
     id: int
     reason: str
@@ -104,7 +129,7 @@ class Parked(Struct, frozen=True):
 
 
 class ParkedRow(Struct, frozen=True):
-    """A row that could not be sent, kept with all that was known. Times have a zone."""
+    """A row that could not be sent, with the reason. Times have a zone."""
 
     id: int
     message: Message
@@ -116,10 +141,10 @@ class ParkedRow(Struct, frozen=True):
 
 
 class ScheduledRow(Struct, frozen=True, kw_only=True):
-    """A row that waits for its time, without its body.
+    """A row that is not due yet, without its body.
 
-    `error` says why, if the bus refused it or it waits for an earlier event of its key; without one
-    it was put with `available_at`.
+    `error` says why it waits: the bus refused it, or it waits for an earlier event of its key. It
+    is None if the row was put with `available_at`.
     """
 
     id: int
@@ -132,8 +157,34 @@ class ScheduledRow(Struct, frozen=True, kw_only=True):
     error: str | None
 
 
+class ScheduledEvent(Struct, frozen=True, kw_only=True):
+    """An event that waits under a schedule id, without its body. `id` is its number in the table.
+
+    If it is replaced, its number stays the same, and its `event_id` changes.
+    """
+
+    id: int
+    schedule_id: str
+    event_id: str
+    topic: str
+    type: str
+    key: str | None
+    available_at: datetime
+
+
+class WaitingRow(Struct, frozen=True, kw_only=True):
+    """A row that is not sent yet, with its message. `error` says why the bus refused it."""
+
+    id: int
+    message: Message
+    created_at: datetime
+    available_at: datetime
+    attempts: int
+    error: str | None
+
+
 class Backlog(Struct, frozen=True):
-    """What is in an outbox: rows, and how many seconds the oldest one that is due has waited."""
+    """The contents of an outbox: rows, and how many seconds the oldest due row has waited."""
 
     pending: int
     parked: int
@@ -141,27 +192,27 @@ class Backlog(Struct, frozen=True):
 
 
 class OutboxStore(Protocol):
-    """The rows, as relays see them. Used from one event loop.
+    """The port of the outbox's tables, for relays. Used from one event loop.
 
-    Each verb is one short transaction of its own, and none is open between two of them. They raise
-    whatever the database's library raises; the relay tries again.
+    Each method is one short transaction. Errors of the database's library are raised unchanged;
+    the relay retries.
     """
 
     async def check(self) -> None:
-        """Raise `OutboxTableError` unless the tables are there and have every column."""
+        """Raise `OutboxTableError` unless the tables exist with all columns."""
         ...
 
     # --- leases -------------------------------------------------------------------------------
 
     async def renew(self, decide: Callable[[Sequence[Lease]], Renewal]) -> Renewal:
-        """Hand all leases to `decide` and write what it decides, alone among all relays.
+        """Pass all leases to `decide` and write its decision, under the lock of all relays.
 
-        `remaining` is counted by the database's clock, read after the lock was taken.
+        `remaining` is by the database's clock, read after the lock was taken.
         """
         ...
 
     async def leave(self, lease: Lease) -> None:
-        """Delete this lease, if it is still there."""
+        """Delete this lease, if it still exists."""
         ...
 
     # --- rows ---------------------------------------------------------------------------------
@@ -174,15 +225,14 @@ class OutboxStore(Protocol):
         after: int | None = None,
         max_bytes: int | None = None,
     ) -> Sequence[OutboxRow]:
-        """Return rows of the lease's partitions that are due, in the order of their ids.
+        """Return due rows of the lease's partitions, in the order of their ids.
 
-        There are fewer than `limit` if these are all, or if their bodies have `max_bytes` already:
-        the row that brings them to so many is the last, of those that were postponed and of the
-        rest alike. No more bodies than these are read from the database. There are none if the
-        lease is not in the table any more. A row that cannot be read is no error, as it must not
-        stop the others: it has a `fault`. Committed rows appear whatever their id is: one that is
-        lower than those seen before too. Only with `after` are rows passed over: those up to this
-        id, and those that were postponed.
+        There are fewer than `limit` if there are no more, or if their bodies have `max_bytes`: the
+        row that reaches this size is the last, separately for postponed rows and for the others.
+        Only these bodies are read from the database. There are none if the lease is no longer in
+        the table. A row that cannot be read has a `fault`; it does not raise, because it must not
+        block the others. All committed rows are visible, including those with lower ids than rows
+        seen before. Only with `after`, rows are skipped: those up to this id, and postponed rows.
         """
         ...
 
@@ -191,19 +241,19 @@ class OutboxStore(Protocol):
         ...
 
     async def remove(self, ids: Collection[int]) -> None:
-        """Delete rows. Those that are gone already are no error."""
+        """Delete rows; those that do not exist are ignored."""
         ...
 
     async def postpone(self, rows: Sequence[Postponed]) -> Sequence[datetime]:
-        """Count an attempt for each row, keep its error, and return when it is due again."""
+        """Count an attempt for each row, store its error, and return when it is due again."""
         ...
 
     async def defer(self, ids: Collection[int], until: datetime) -> None:
-        """Have rows wait for another one, until a time that `postpone` returned for that."""
+        """Let rows wait for another one, until the time that `postpone` returned for it."""
         ...
 
     async def park(self, rows: Sequence[Parked]) -> None:
-        """Move rows to where they are not tried again."""
+        """Move rows to the table of parked rows."""
         ...
 
     # --- watching -----------------------------------------------------------------------------
@@ -213,7 +263,7 @@ class OutboxStore(Protocol):
         ...
 
     async def oldest_age(self) -> float:
-        """Return how many seconds the oldest row that is due, of whatever partition, has waited."""
+        """Return how many seconds the oldest due row of all partitions has waited."""
         ...
 
     async def newest(self) -> int:
@@ -221,13 +271,13 @@ class OutboxStore(Protocol):
         ...
 
     async def has_due(self, up_to: int) -> bool:
-        """Tell whether a row up to this id, of whatever partition, is due."""
+        """Return whether a row up to this id, of any partition, is due."""
         ...
 
     def listen(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
         """Call `wake`, from any thread, when rows may have been committed, until the exit.
 
-        It is a hint: it may come too early, too often or not at all, and the relay polls anyway.
+        It is a hint: it may be early, repeated or missing, and the relay polls in any case.
         """
         ...
 
@@ -238,11 +288,11 @@ class OutboxStore(Protocol):
         ...
 
     async def redrive(self, ids: Sequence[int]) -> Sequence[int]:
-        """Put parked rows back, attempts anew, under new ids; return the ids that were there."""
+        """Put parked rows back under new ids, with 0 attempts; return the ids that existed."""
         ...
 
     async def discard(self, ids: Sequence[int]) -> Sequence[int]:
-        """Delete parked rows for good; return the ids that were there."""
+        """Delete parked rows; return the ids that existed."""
         ...
 
     async def purge(self, older_than: timedelta, *, limit: int) -> int:
@@ -252,12 +302,21 @@ class OutboxStore(Protocol):
 
 @runtime_checkable
 class WatchedOutboxStore(Protocol):
-    """What a store may offer operators besides. It takes no lock, and changes nothing."""
+    """Optional queries of a store for operators. They take no lock and change nothing."""
 
     async def scheduled(self, *, limit: int, after: int | None) -> Sequence[ScheduledRow]:
-        """Return up to `limit` rows above the id `after` whose time has not come, by their ids."""
+        """Return up to `limit` rows above the id `after` that are not due yet, by their ids."""
         ...
 
     async def leases(self) -> Sequence[Lease]:
-        """Return the leases of all relays, those that have run out too."""
+        """Return the leases of all relays, including expired ones."""
+        ...
+
+
+@runtime_checkable
+class SearchedOutboxStore(Protocol):
+    """Optional queries of a store for the story of a correlation id. They take no lock."""
+
+    async def waiting_of(self, correlation_id: str, *, limit: int) -> Sequence[WaitingRow]:
+        """Return up to `limit` waiting rows with this correlation id, by their ids."""
         ...

@@ -18,6 +18,10 @@ from events.integration.implementation.sqlalchemy.bus import (
 )
 from events.integration.implementation.sqlalchemy.inbox import SQLAlchemyInbox
 from events.integration.implementation.sqlalchemy.inbox_table import inbox_table
+from events.integration.implementation.sqlalchemy.journal import (
+    SQLAlchemyJournal,
+    journal_table,
+)
 from events.integration.implementation.sqlalchemy.outbox import SQLAlchemyOutbox
 from events.integration.implementation.sqlalchemy.sessions import current_session
 from events.integration.implementation.sqlalchemy.sqlite import enable_wal
@@ -30,6 +34,7 @@ __all__ = [
     "PARTITIONS",
     "SQLAlchemyInbox",
     "SQLAlchemyIntegrationEventBus",
+    "SQLAlchemyJournal",
     "SQLAlchemyOutbox",
     "SQLAlchemyOutboxStore",
     "SQLAlchemyTransport",
@@ -37,6 +42,7 @@ __all__ = [
     "current_session",
     "enable_wal",
     "inbox_table",
+    "journal_table",
     "outbox_table",
     "partition_of",
 ]

@@ -1,4 +1,4 @@
-"""The outbox behind a URL alone, for who has no engine at hand."""
+"""The outbox behind a URL alone, for programs without an engine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from events.errors import MissingExtraError
 from events.integration.brokering.urls import masked
 from events.integration.implementation.sqlalchemy.store import SQLAlchemyOutboxStore
-
-__all__ = ["check_url", "store_at"]
 
 # What URLs of other programs begin with, and the drivers of ours, the first one there counts.
 _DRIVERS = {
@@ -33,7 +31,7 @@ _ALIASES = {"postgres": "postgresql"}
 
 
 def check_url(url: str) -> str:
-    """Give the URL with a driver that is installed; ValueError says what is wrong with it."""
+    """Return the URL with an installed driver; raise ValueError if it cannot be used."""
     scheme, separator, rest = url.partition("://")
     database, _, driver = scheme.partition("+")
     database = _ALIASES.get(database, database)
@@ -49,10 +47,10 @@ def check_url(url: str) -> str:
     except (NoSuchModuleError, ImportError):
         is_async = False
     except (ArgumentError, ValueError) as error:
-        raise ValueError(f"{masked(url)!r} is no URL of a database") from error
+        raise ValueError(f"{masked(url)!r} is not a URL of a database") from error
     if not is_async:
         raise ValueError(
-            f"{driver!r} is no driver for asyncio: leave it out, as in {database}://..., or name "
+            f"{driver!r} is not a driver for asyncio: omit it, as in {database}://..., or name "
             f"{' or '.join(_DRIVERS[database])}"
         )
     if driver in _EXTRAS and find_spec(driver) is None:
@@ -62,7 +60,7 @@ def check_url(url: str) -> str:
 
 @asynccontextmanager
 async def store_at(url: str) -> AsyncGenerator[SQLAlchemyOutboxStore]:
-    """Give the store of the table `outbox` there, with an engine of its own."""
+    """Yield a store of the table `outbox` at the URL, with its own engine."""
     engine = create_async_engine(check_url(url))
     try:
         yield SQLAlchemyOutboxStore(engine)

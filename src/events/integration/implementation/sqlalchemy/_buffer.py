@@ -30,8 +30,6 @@ from events.integration.implementation.sqlalchemy._routing import (
 from events.integration.implementation.sqlalchemy._wakeup import nudge
 from events.integration.implementation.sqlalchemy.tables import Row, insert_into, insert_rows
 
-__all__ = ["SessionBuffer"]
-
 logger = logging.getLogger("events.integration")
 
 _NAMED = 10  # events in one line of the log
@@ -132,7 +130,7 @@ class SessionBuffer:
                 self._closed.append(rows)
 
     def __del__(self) -> None:
-        _warn_of([*self._closed, *self._rows.values()], "has gone without a commit")
+        _warn_of([*self._closed, *self._rows.values()], "was collected without a commit")
 
     def _write(self, session: Session) -> None:
         current = _current(session)
@@ -155,13 +153,13 @@ class SessionBuffer:
 
 
 _UNBOUND = (
-    "the session has no engine for it: give its sessionmaker one engine for all, or "
-    "binds={outbox: engine} with what outbox_table(metadata) returned, and that to "
-    "SQLAlchemyOutbox(session, table=outbox) as well"
+    "the session has no engine for it: create its sessionmaker with one engine for all tables, or "
+    "with binds={outbox: engine}, where outbox is the result of outbox_table(metadata), and pass "
+    "it to SQLAlchemyOutbox(session, table=outbox) too"
 )
 _APART = (
-    "is not where the session's objects were written, so events and objects would be committed "
-    "apart from one another: have the session's get_bind or binds= send both to one engine"
+    "is not the engine of the session's objects, so events and objects would be committed "
+    "separately: use one engine for both in the session's get_bind or binds="
 )
 _TOO_LATE = (
     "events were put too late: the transaction has been committed without them; put them before "
@@ -186,8 +184,8 @@ def _warn_of(dropped: Iterable[Mapping[Table, Sequence[Row]]], why: str) -> None
     if len(rows) > _NAMED:
         names.append(f"and {len(rows) - _NAMED} more")
     logger.warning(
-        "events that were put will not be sent, as their session %s: %s. Commit after `put`, or "
-        "call `rollback()` if they are not to be sent",
+        "events that were put will not be sent, because their session %s: %s. Commit after `put`, "
+        "or call `rollback()` to drop them",
         why,
         ", ".join(names),
     )

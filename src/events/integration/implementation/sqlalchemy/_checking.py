@@ -1,4 +1,4 @@
-"""Whether tables are there, and can be used, before anything depends on them."""
+"""Check at startup that tables exist and can be used."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from events.integration.implementation.sqlalchemy import sqlite
 from events.integration.implementation.sqlalchemy._sql_mode import wrong_mode
 from events.integration.implementation.sqlalchemy.tables import require_columns, schema_of
 
-__all__ = ["check_tables"]
-
 
 def check_tables(connection: Connection, tables: Iterable[Table], cure: str) -> None:
     """Raise `OutboxError` unless the database has these tables, and is fit for them."""
@@ -25,7 +23,7 @@ def check_tables(connection: Connection, tables: Iterable[Table], cure: str) -> 
         try:
             columns = inspect(connection).get_columns(table.name, schema)
         except NoSuchTableError as error:
-            raise OutboxTableError(table.fullname, f"it is not there; {cure}") from error
+            raise OutboxTableError(table.fullname, f"it does not exist; {cure}") from error
         require_columns(table, {column["name"] for column in columns}, layout=table)
     if connection.dialect.name == "sqlite":
         sqlite.check(connection)

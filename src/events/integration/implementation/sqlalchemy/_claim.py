@@ -7,7 +7,7 @@
       ^   | rolled back by the handler
       |   v
       '-- lost: the next transaction of the session begins with the row again
-              '--somebody else has claimed it meanwhile--> duplicate
+              '--another process has claimed it meanwhile--> duplicate
 
     claimed --the session was closed, reset or invalidated--> ended: an error, and a retry
 
@@ -17,6 +17,9 @@ kind, and undoes it all the same: `async with session:` is how most people commi
 A database may roll back by itself (MariaDB after a deadlock) or refuse all but a rollback
 (PostgreSQL after any error), and a handler that swallows the error does not know. So once there was
 an error on the connection, the row is looked for before each commit.
+
+What SQLAlchemy tells of sessions it tells of all of them, from the first inbox on: to listen to one
+session costs a fifth of handling an event in it, to look whether a session has a claim does not.
 """
 
 from __future__ import annotations
@@ -35,16 +38,15 @@ from events.integration.implementation.sqlalchemy._routing import (
     writing_connection,
 )
 
-__all__ = ["Claim", "Claimable", "DuplicateError", "connection_of"]
-
 Row: TypeAlias = Mapping[str, Any]
 
 _INFO_KEY = "events.inbox"
+_CLAIMS = "_events_claims"  # the attribute of a session: what is in its `info` may be shared
 _watched: WeakSet[Engine] = WeakSet()
 
 
 class Claimable(Protocol):
-    """A table in which a row is claimed, in the transaction of whoever calls it."""
+    """A table in which a row is claimed, in the caller's transaction."""
 
     @property
     def table(self) -> Table:
@@ -57,16 +59,16 @@ class Claimable(Protocol):
         ...
 
     def insert(self, connection: Connection, row: Row) -> bool:
-        """Claim the row; say whether nobody had."""
+        """Claim the row; return whether it was free."""
         ...
 
     def holds(self, connection: Connection, row: Row) -> bool:
-        """Tell whether the row is claimed, as this transaction sees it."""
+        """Return whether the row is claimed, as this transaction sees it."""
         ...
 
 
 class DuplicateError(Exception):
-    """Raised through a handler that has rolled back, when somebody else has its event by now."""
+    """Raised through a handler that has rolled back, when another process has its event by now."""
 
 
 class Claim:
@@ -80,36 +82,27 @@ class Claim:
         self._row = row
         self._kept = False
         self._ended = False
-        self._troubled = False
+        self._failed = False
         self._within: SessionTransaction | None = None
         connection = connection_of(session, inbox)
         self._engine = connection.engine
         self._insert(connection)
         if not self._duplicate:
             _watch(self._engine)
-            for name, listener in self._listeners():
-                event.listen(session, name, listener)
+            vars(session)[_CLAIMS] = (*_claims_of(session), self)
 
     def is_duplicate(self) -> bool:
-        """Tell whether somebody else has handled the event, before or meanwhile."""
+        """Return whether another delivery has handled the event, before or meanwhile."""
         return self._duplicate
 
     def release(self) -> None:
-        """Let go of the session, which may have other uses after this."""
-        for name, listener in self._listeners():
-            if event.contains(self.session, name, listener):
-                event.remove(self.session, name, listener)
+        """Release the session, which may be used again."""
+        left = tuple(claim for claim in _claims_of(self.session) if claim is not self)
+        if left:
+            vars(self.session)[_CLAIMS] = left
+        else:
+            vars(self.session).pop(_CLAIMS, None)
         self._within = None
-
-    def _listeners(self) -> tuple[tuple[str, Callable[..., None]], ...]:
-        return (
-            ("after_begin", self._after_begin),
-            ("after_flush", self._after_flush),
-            ("before_commit", self._before_commit),
-            ("after_commit", self._after_commit),
-            ("after_transaction_end", self._after_transaction_end),
-            ("after_soft_rollback", self._after_rollback),
-        )
 
     def commit(self, session: Session) -> None:
         """Commit what the handler did, and the row with it.
@@ -132,25 +125,25 @@ class Claim:
         self._duplicate = not self._inbox.insert(connection, self._row)
 
     def _again(self, connection: Connection) -> None:
-        self._troubled = False
+        self._failed = False
         self._insert(connection)
         if self._duplicate:
             raise DuplicateError
 
-    def _after_begin(self, session: Session, _: SessionTransaction, connection: Connection) -> None:
+    def after_begin(self, session: Session, _: SessionTransaction, connection: Connection) -> None:
         current = session.get_transaction()
         if self._kept or current is self._within or connection.engine is not self._engine:
             return
         self._refuse_if_ended()
         self._again(connection)
 
-    def _after_flush(self, session: Session, _: UOWTransaction) -> None:
+    def after_flush(self, session: Session, _: UOWTransaction) -> None:
         engines = engines_of_flush(session)
         if engines and self._engine not in engines:
             raise InboxTableError(self._inbox.table.fullname, f"{self._engine.url!r} {_APART}")
 
-    def _before_commit(self, session: Session) -> None:
-        if not self._troubled or self._kept or self._within is not session.get_transaction():
+    def before_commit(self, session: Session) -> None:
+        if not self._failed or self._kept or self._within is not session.get_transaction():
             return
         try:
             there = self._inbox.holds(connection_of(session, self._inbox), self._row)
@@ -158,17 +151,17 @@ class Claim:
             raise InboxError(_SWALLOWED) from error
         if not there:
             raise InboxError(_SWALLOWED)
-        self._troubled = False
+        self._failed = False
 
-    def _after_commit(self, session: Session) -> None:
+    def after_commit(self, session: Session) -> None:
         if self._within is session.get_transaction() and not session.in_nested_transaction():
             self._kept = True
 
-    def _after_transaction_end(self, _: Session, transaction: SessionTransaction) -> None:
+    def after_transaction_end(self, _: Session, transaction: SessionTransaction) -> None:
         if transaction is self._within and not self._kept:
             self._ended = True  # unless that was a rollback, of which SQLAlchemy tells next
 
-    def _after_rollback(self, _: Session, transaction: SessionTransaction) -> None:
+    def after_soft_rollback(self, _: Session, transaction: SessionTransaction) -> None:
         if transaction is self._within:
             self._ended = False
 
@@ -179,32 +172,62 @@ class Claim:
     def saw_error(self) -> None:
         """Take note that a statement failed, and with it perhaps the transaction."""
         if self._within is not None:
-            self._troubled = True
+            self._failed = True
 
+
+def _claims_of(session: Session) -> tuple[Claim, ...]:
+    claims: tuple[Claim, ...] = vars(session).get(_CLAIMS, ())
+    return claims
+
+
+def watch_sessions() -> None:
+    """Have the claims of sessions learn what happens to these. To call it again does nothing."""
+    for name, listener in _LISTENERS.items():
+        event.listen(Session, name, listener)
+
+
+def _passing_on(name: str) -> Callable[..., None]:
+    def listener(session: Session, *about: Any) -> None:
+        for claim in _claims_of(session):
+            getattr(claim, name)(session, *about)
+
+    return listener
+
+
+_LISTENERS = {
+    name: _passing_on(name)
+    for name in (
+        "after_begin",
+        "after_flush",
+        "before_commit",
+        "after_commit",
+        "after_transaction_end",
+        "after_soft_rollback",
+    )
+}
 
 _UNBOUND = (
-    "the session has no engine for it: give its sessionmaker one engine for all, or "
-    "binds={inbox: engine} with what inbox_table(metadata) returned, and that to "
-    "SQLAlchemyInbox(sessions, table=inbox) as well"
+    "the session has no engine for it: create its sessionmaker with one engine for all tables, or "
+    "with binds={inbox: engine}, where inbox is the result of inbox_table(metadata), and pass it "
+    "to SQLAlchemyInbox(sessions, table=inbox) too"
 )
 _APART = (
-    "is not where the handler's objects are written, so they and the inbox's row would be "
-    "committed apart from one another: have the session's get_bind or binds= send both to one "
-    "engine"
+    "is not the engine of the handler's objects, so they and the inbox's row would be committed "
+    "separately: use one engine for both in the session's get_bind or binds="
 )
 _AUTOCOMMIT = (
-    "commits each statement by itself (AUTOCOMMIT), so the inbox's row would stay when the handler "
-    "raises, and the event count as handled: give the inbox sessions of an engine with "
-    "transactions, which is any without isolation_level='AUTOCOMMIT'"
+    "commits each statement by itself (AUTOCOMMIT), so if the handler raised, the inbox's row "
+    "would stay and the event would count as handled: use sessions of an engine without "
+    "isolation_level='AUTOCOMMIT'"
 )
 _ENDED = (
     "the handler has closed or reset the inbox's session, as `async with session:` does at its "
-    "end, and that has undone what it wrote, and the inbox's row: use the session without "
-    "`async with`, and leave its end to the inbox; to undo on purpose, `await session.rollback()`"
+    "end, and that has rolled back its changes and the inbox's row: use the session without "
+    "`async with`: the inbox closes it; to undo on purpose, use `await session.rollback()`"
 )
 _SWALLOWED = (
-    "a statement of the handler failed, and the database has undone the transaction with it, the "
-    "inbox's row too: let the error out of the handler, or put the statement into a savepoint "
+    "a statement of the handler failed, and the database has rolled back the transaction with the "
+    "inbox's row: do not catch the error in the handler, or run the statement in a savepoint "
     "(`async with session.begin_nested():`)"
 )
 

@@ -14,8 +14,6 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-__all__ = ["aware", "clock", "moment"]
-
 
 def moment() -> DateTime:
     """Return the type of a column that holds a time: to the microsecond, and in UTC."""
@@ -23,7 +21,7 @@ def moment() -> DateTime:
 
 
 def aware(value: datetime) -> datetime:
-    """Give a time its zone again, where the database keeps none."""
+    """Add the zone UTC to a time from a database that stores none."""
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value
 
 

@@ -19,8 +19,6 @@ from events.integration.implementation.sqlalchemy._reading import DueQuery, mess
 from events.integration.implementation.sqlalchemy.tables import Tables
 from events.integration.outbox import Lease, OutboxRow
 
-__all__ = ["Due"]
-
 _UNBOUNDED = (1 << 63) - 1
 
 
@@ -48,7 +46,7 @@ class Due:
             bodies = await self._long(connection, [r.id for r in taken if r.size > longest])
         for r in taken:
             if r.size > longest and r.id not in bodies:
-                continue  # somebody has deleted it by hand
+                continue  # it was deleted by hand
             body = bodies[r.id] if r.size > longest else r.body
             message, fault = message_of(r.event_id, r.topic, r.key, r.type, r.headers, body)
             rows.append(OutboxRow(r.id, message, r.attempts, bool(r.was_postponed), fault))

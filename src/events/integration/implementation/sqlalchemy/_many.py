@@ -18,8 +18,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.integration.implementation.sqlalchemy._clock import moment
 
-__all__ = ["Many"]
-
 _THESE = "JSON_TABLE(:ids, '$[*]' COLUMNS (id BIGINT PATH '$')) AS these STRAIGHT_JOIN"
 
 

@@ -1,9 +1,10 @@
-"""Opening connections so that a cancellation in the middle leaves none behind.
+"""Opening connections so that neither a cancellation nor an error in the middle leaves one behind.
 
-SQLAlchemy takes a connection from the pool and then sets its isolation level, by a statement where
-the database has no other way. Cancelled between the two it forgets the connection: the pool is
-short of one until the garbage collector comes by, which terminates it and logs an error. What comes
-after the opening SQLAlchemy looks after by itself.
+To set the isolation level takes a statement where the database has no other way. SQLAlchemy sets
+that of an engine after it has taken a connection from the pool, and if that fails, as of a server
+that has gone, or is cancelled, it forgets the connection: the pool is short of one until the
+garbage collector comes by, which terminates it and logs an error. So here the level is set on a
+connection that somebody holds. What comes after the opening SQLAlchemy looks after by itself.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-__all__ = ["begun", "connected"]
-
+_LEVEL = "events_isolation_level"  # the execution option of an engine that tells the level
 _LONGEST = 2.0  # seconds that a cancelled opening may go on: it takes milliseconds, or it hangs
+
+
+def at_level(engine: AsyncEngine, level: str) -> AsyncEngine:
+    """Return the engine, as one of which the connections opened here have this isolation level."""
+    return engine.execution_options(**{_LEVEL: level})
 
 
 @asynccontextmanager
 async def connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
     """Open a connection, as `engine.connect()` does."""
-    opening = asyncio.create_task(_open(engine))
+    opening = asyncio.create_task(opened(engine))
     try:
         connection = await asyncio.shield(opening)
     except asyncio.CancelledError:
@@ -42,12 +48,28 @@ async def begun(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
         yield connection
 
 
-async def _open(engine: AsyncEngine) -> AsyncConnection:
-    return await engine.connect()
+async def opened(engine: AsyncEngine) -> AsyncConnection:
+    """Open a connection that the caller closes; `connected` is for those who may be cancelled."""
+    connection = await engine.connect()
+    try:
+        level = engine.get_execution_options().get(_LEVEL)
+        if level is not None:
+            await connection.execution_options(isolation_level=level)
+    except BaseException as error:
+        await connection.invalidate(error)
+        await connection.close()
+        kind = engine.dialect.loaded_dbapi.Error
+        if isinstance(error, kind):  # SQLAlchemy wraps only what statements of its own raise
+            wrapped = DBAPIError.instance(
+                None, None, error, kind, connection_invalidated=True, dialect=engine.dialect
+            )
+            raise wrapped from error
+        raise
+    return connection
 
 
 async def _let_go(opening: asyncio.Task[AsyncConnection]) -> None:
-    """Give back what was opened for nobody, however often that is cancelled."""
+    """Give back what was opened for a caller that has gone, however often that is cancelled."""
     closing = asyncio.create_task(_close(opening))
     while not closing.done():
         with suppress(asyncio.CancelledError):

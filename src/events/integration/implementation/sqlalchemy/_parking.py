@@ -1,4 +1,4 @@
-"""The table of parked rows: what could not be sent, until somebody decides."""
+"""The table of parked rows: what could not be sent, until it is redriven or discarded."""
 
 from __future__ import annotations
 
@@ -26,8 +26,6 @@ from events.integration.implementation.sqlalchemy._opening import begun, connect
 from events.integration.implementation.sqlalchemy._reading import message_of
 from events.integration.implementation.sqlalchemy.tables import AT_ONCE, MOST_IDS, Tables
 from events.integration.outbox import Parked, ParkedRow
-
-__all__ = ["Parking"]
 
 _NO_ROW = -1
 _MESSAGE = (

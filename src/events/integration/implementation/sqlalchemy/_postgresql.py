@@ -20,9 +20,8 @@ from zlib import crc32
 from sqlalchemy import Connection, Engine, Pool, Table, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from events.integration.implementation.sqlalchemy._opening import at_level, opened
 from events.integration.topology import RetryPolicy
-
-__all__ = ["channel_of", "listening", "notify"]
 
 logger = logging.getLogger("events.integration")
 
@@ -42,7 +41,7 @@ def channel_of(table: Table) -> str:
 
 
 def notify(engine: Engine, channel: str) -> None:
-    """Tell all relays, soon and once for many calls. It neither waits nor fails."""
+    """Notify all relays, soon and once for many calls. It neither waits nor fails."""
     notifier = _notifiers.get(engine.pool)
     if notifier is None:
         notifier = _notifiers[engine.pool] = _Notifier()
@@ -53,7 +52,7 @@ class _Notifier:
     """Sends a NOTIFY for the first commit at once, and one for all that come while it rests.
 
     There is one for each pool. `dispose` gives an engine another, and cannot close a connection
-    that is in use: so this one closes it then, and does not give it back to where nobody looks.
+    that is in use: so this one closes it then, and does not give it back unseen.
     """
 
     def __init__(self) -> None:
@@ -64,21 +63,23 @@ class _Notifier:
     def notify(self, engine: Engine, channel: str) -> None:
         self._channels.add(channel)
         loop = asyncio.get_running_loop()
-        if self._loop is not loop:  # it rests, or is at work, where nobody will end it
+        if self._loop is not loop:  # it belongs to another loop, which will not end it
             self._loop, self._task = loop, None
         if self._task is None:
             self._task = loop.create_task(self._send(AsyncEngine(engine), engine.pool))
 
     async def _send(self, engine: AsyncEngine, pool: Pool) -> None:
-        at_once = engine.execution_options(isolation_level="AUTOCOMMIT")
+        at_once = at_level(engine, "AUTOCOMMIT")
         try:
-            async with at_once.connect() as connection:
+            connection = await opened(at_once)
+            try:
                 channels, self._channels = self._channels, set()
                 for channel in channels:
                     await connection.execute(_NOTIFY, {"channel": channel})
                 if engine.pool is not pool:
                     await connection.invalidate()
-                await connection.close()  # as the exit does in a task, before which may come that
+            finally:
+                await connection.close()  # here: the rest may come before a task's turn
         except Exception as error:  # noqa: BLE001 - the relays poll anyway
             logger.debug("could not notify the relays: %s", error)
             self._channels.clear()
@@ -127,7 +128,7 @@ async def _listen(engine: AsyncEngine, channel: str, wake: Callable[[], None]) -
 
 @asynccontextmanager
 async def _own_connection(engine: AsyncEngine) -> AsyncGenerator[Any]:
-    """Give a connection of the driver's, made as the engine makes them, and close it at the exit.
+    """Yield a driver's connection, made as the engine makes them; it is closed at the exit.
 
     The pool does not count it, and may open another in its place.
     """

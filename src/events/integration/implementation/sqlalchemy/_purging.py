@@ -11,10 +11,8 @@ from sqlalchemy import Engine, StaticPool
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from events.integration.implementation.sqlalchemy._opening import begun, connected
+from events.integration.implementation.sqlalchemy._opening import at_level, begun, connected
 from events.integration.implementation.sqlalchemy.inbox_table import InboxTable
-
-__all__ = ["Purge"]
 
 logger = logging.getLogger("events.integration")
 
@@ -48,7 +46,7 @@ class Purge:
         engine, before, removed = AsyncEngine(sync_engine), datetime.now(UTC) - self._retention, 0
         if engine.dialect.name in {"mysql", "mariadb"}:
             # Else a row that another process has removed leaves a lock on the gap where it was.
-            engine = engine.execution_options(isolation_level="READ COMMITTED")
+            engine = at_level(engine, "READ COMMITTED")
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()

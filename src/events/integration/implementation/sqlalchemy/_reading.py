@@ -29,8 +29,6 @@ from events.integration.implementation.sqlalchemy.tables import AT_ONCE, Tables
 from events.integration.message import Message
 from events.integration.outbox import Lease
 
-__all__ = ["DueQuery", "message_of"]
-
 _HIGHEST = (1 << 63) - 1  # no row has this id
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
@@ -130,16 +128,22 @@ def message_of(
     key: str | None,
     event_type: str,
     headers: str,
-    body: object,  # bytes, unless somebody wrote to SQLite what the column should not hold
+    body: object,  # bytes, unless SQLite was given what the column should not hold
 ) -> tuple[Message, OutboxError | None]:
     """Return a row's message, and what is wrong with it."""
+    decoded, content, fault = read_row(headers, body)
+    return Message(topic, event_type, event_id, content, decoded, key), fault
+
+
+def read_row(headers: str, body: object) -> tuple[dict[str, str], bytes, OutboxError | None]:
+    """Return a row's headers and body, and what is wrong with them."""
     fault: OutboxError | None = None
     decoded: dict[str, str] = {}
     try:
         decoded = _decode_headers(headers)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this row's
-        fault = OutboxError(f"its headers are no JSON object of strings: {error}")
+        fault = OutboxError(f"its headers are not a JSON object of strings: {error}")
     if not isinstance(body, bytes):
-        fault = OutboxError(f"its body holds no bytes: {type(body).__name__}")
+        fault = OutboxError(f"its body does not hold bytes, but {type(body).__name__}")
         body = b""
-    return Message(topic, event_type, event_id, body, decoded, key), fault
+    return decoded, body, fault

@@ -23,8 +23,6 @@ from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._opening import connected
 from events.integration.implementation.sqlalchemy.tables import MOST_IDS
 
-__all__ = ["Removal"]
-
 _REST = 3.0  # times what the last removal took
 _LONGEST_REST = 0.1  # seconds; it may have taken long because others wrote
 _SETTINGS = "SELECT journal_mode, synchronous FROM pragma_journal_mode, pragma_synchronous"

@@ -12,8 +12,6 @@ from __future__ import annotations
 from sqlalchemy import Connection, Engine, Insert, inspect
 from sqlalchemy.orm import Session
 
-__all__ = ["engines_of_flush", "writing_connection"]
-
 
 def writing_connection(session: Session, statement: Insert) -> Connection:
     """Return the connection on which the session would flush what this statement inserts."""

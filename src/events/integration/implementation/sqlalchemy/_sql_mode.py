@@ -13,8 +13,6 @@ from weakref import WeakSet
 
 from sqlalchemy import Connection, Engine, text
 
-__all__ = ["wrong_mode"]
-
 _WRONG = ("NO_BACKSLASH_ESCAPES", "EMPTY_STRING_IS_NULL")
 _right: WeakSet[Engine] = WeakSet()
 

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from events.integration.brokering.backoff import Backoff
-from events.integration.implementation.sqlalchemy._claim import Claim
+from events.integration.implementation.sqlalchemy._claim import Claim, watch_sessions
 from events.integration.implementation.sqlalchemy.sessions import (
     Handling,
     Sessions,
@@ -33,8 +33,6 @@ from events.integration.implementation.sqlalchemy.sessions import (
 from events.integration.message import Delivery
 from events.integration.observation import current_observer
 from events.integration.pipeline import Handle, IncomingEvent, ManagedMiddleware
-
-__all__ = ["Transactional"]
 
 logger = logging.getLogger("events.integration")
 
@@ -50,10 +48,11 @@ class Transactional(ManagedMiddleware):
     def __init__(self, sessions: Sessions, timeout: float) -> None:
         self._source = SessionSource(sessions)
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0:
-            raise ValueError(f"timeout must be a number of seconds from 0 on, not {timeout!r}")
+            raise ValueError(f"timeout must be a number of seconds of 0 or more, not {timeout!r}")
         self.handled = 0
         self.duplicates = 0
         self._timeout = timeout
+        watch_sessions()
         self._aloof: set[str] = set()
 
     async def __call__(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
@@ -85,7 +84,7 @@ class Transactional(ManagedMiddleware):
 
     async def _claim(self, session: AsyncSession, delivery: Delivery) -> Claim:
         """Claim the row; wait for a database that is locked or away, as far as timeout goes."""
-        # A transaction that somebody has begun is theirs: it cannot be begun anew from here.
+        # A transaction that the caller has begun cannot be restarted from here.
         timeout = 0.0 if session.in_transaction() else self._timeout
         loop = asyncio.get_running_loop()
         deadline, backoff = loop.time() + timeout, Backoff(0.05, 1.0)
@@ -105,7 +104,7 @@ class Transactional(ManagedMiddleware):
 
     @abstractmethod
     def claim_now(self, session: Session, delivery: Delivery) -> Claim:
-        """Claim the row of this delivery in the session, or find that it is somebody else's."""
+        """Claim the row of this delivery in the session, or find that another process has it."""
 
     def _absorb(self, delivery: Delivery) -> None:
         self.duplicates += 1
@@ -123,13 +122,13 @@ class Transactional(ManagedMiddleware):
         if consumer not in self._aloof:
             self._aloof.add(consumer)
             logger.warning(
-                "%s handled an event without current_session(): what it wrote to a database, if it "
-                "did, was not in that event's transaction, and may happen twice. (Said once.)",
+                "%s handled an event without current_session(). If it wrote to a database, that "
+                "was not in the event's transaction and may happen twice. This is logged once",
                 consumer,
             )
 
 
 def _temporary(error: BaseException) -> bool:
-    """Tell whether waiting may help: a lock, a deadlock, a server that is down or starting."""
+    """Return whether waiting may help: a lock, a deadlock, a server that is down or starting."""
     kinds = (DBAPIError, OSError, PoolTimeoutError)
     return isinstance(error, kinds) and not isinstance(error, _PERMANENT)

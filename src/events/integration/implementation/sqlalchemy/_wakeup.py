@@ -1,33 +1,52 @@
-"""Who is to be woken in this process when rows have been committed to a database.
+"""Wake the relays and buses of this process when rows are committed to a database.
 
 Outbox and relay find one another by the database's URL, as a relay may well have an engine of its
-own. A nudge for a database that nobody listens to is dropped.
+own. A nudge for a database without listeners is dropped.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import (
+    AbstractContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 
-from sqlalchemy import URL, Engine, Table
+from sqlalchemy import URL, Connection, Engine, Table
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.integration.implementation.sqlalchemy import _postgresql
 
-__all__ = ["hearing", "listening", "nudge"]
-
 _listeners: defaultdict[URL, list[Callable[[], None]]] = defaultdict(list)
+_timekeepers: defaultdict[URL, list[Callable[[], None]]] = defaultdict(list)
 
 
 @contextmanager
-def listening(url: URL, wake: Callable[[], None]) -> Generator[None]:
+def listening(
+    url: URL, wake: Callable[[], None], among: dict[URL, list[Callable[[], None]]] = _listeners
+) -> Generator[None]:
     """Have `wake` called on each nudge, in whatever thread that comes."""
-    _listeners[url].append(wake)
+    among[url].append(wake)
     try:
         yield
     finally:
-        _listeners[url].remove(wake)
+        among[url].remove(wake)
+
+
+def hearing_schedules(
+    engine: AsyncEngine, wake: Callable[[], None]
+) -> AbstractContextManager[None]:
+    """Have `wake` called when this process has committed a schedule, of whatever table."""
+    return listening(engine.url, wake, _timekeepers)
+
+
+def nudge_timekeepers(connection: Connection) -> None:
+    """Wake those who wait for the next schedule in this process. A listener of commits."""
+    for wake in tuple(_timekeepers.get(connection.engine.url, ())):
+        wake()
 
 
 @asynccontextmanager

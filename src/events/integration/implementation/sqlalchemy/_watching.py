@@ -1,19 +1,20 @@
-"""What operators read of an outbox, beside the relays and without their lock."""
+"""Queries on an outbox for operators, without the relays' lock."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+import msgspec
+from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from events.integration._attributes import encode_value
 from events.integration.implementation.sqlalchemy._clock import aware, clock
 from events.integration.implementation.sqlalchemy._leases import Leases
 from events.integration.implementation.sqlalchemy._opening import connected
+from events.integration.implementation.sqlalchemy._reading import message_of
 from events.integration.implementation.sqlalchemy.tables import Tables
-from events.integration.outbox import Lease, ScheduledRow
-
-__all__ = ["Watching"]
+from events.integration.outbox import Lease, ScheduledRow, WaitingRow
 
 
 class Watching:
@@ -23,6 +24,7 @@ class Watching:
         self._engine = engine
         self._leases = leases
         self._id = tables.outbox.c.id
+        self._columns = tables.outbox.c
         c = tables.outbox.c
         self._scheduled = (
             select(
@@ -57,3 +59,40 @@ class Watching:
         """See `WatchedOutboxStore.leases`."""
         async with connected(self._engine) as connection:
             return self._leases.of(await connection.execute(self._leases.query))
+
+    async def waiting_of(self, correlation_id: str, *, limit: int) -> Sequence[WaitingRow]:
+        """See `SearchedOutboxStore.waiting_of`. It passes over the whole backlog."""
+        c = self._columns
+        query = (
+            select(
+                *(c.id, c.event_id, c.topic, c.key, c.type, c.headers, c.body),
+                *(c.created_at, c.available_at, c.attempts, c.last_error),
+            )
+            # The headers are JSON text: what the database finds there is looked at again below.
+            .where(
+                or_(
+                    c.event_id == correlation_id,
+                    c.headers.contains(_in_json(correlation_id), autoescape=True),
+                )
+            )
+            .order_by(c.id)
+            .limit(limit)
+        )
+        async with connected(self._engine) as connection:
+            found = (await connection.execute(query)).all()
+        rows = [
+            WaitingRow(
+                id=number,
+                message=message_of(*message)[0],
+                created_at=aware(created_at),
+                available_at=aware(available_at),
+                attempts=attempts,
+                error=error,
+            )
+            for number, *message, created_at, available_at, attempts, error in found
+        ]
+        return [row for row in rows if row.message.correlation_id == correlation_id]
+
+
+def _in_json(text: str) -> str:
+    return msgspec.json.encode(encode_value(text)).decode()[1:-1]

@@ -13,6 +13,7 @@ waited for, and costs no attempt; what happens after that is an attempt like any
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import MetaData, StaticPool, Table
@@ -38,37 +39,35 @@ from events.integration.implementation.sqlalchemy.inbox_table import (
 from events.integration.implementation.sqlalchemy.sessions import (
     Sessions,
 )
-from events.integration.message import Delivery
+from events.integration.message import Delivery, Message
 from events.integration.pipeline import Serving
-
-__all__ = ["REDRIVE_WINDOW", "SQLAlchemyInbox"]
 
 logger = logging.getLogger("events.integration")
 
 REDRIVE_WINDOW = timedelta(days=3)
-"""How long a dead letter should be safe to redrive: a weekend. A shorter retention is warned of."""
+"""How long a dead letter should be safe to redrive: a weekend. A shorter retention is logged."""
 
+_AT_ONCE = 500  # keys in one statement
 _PERMANENT = (ProgrammingError, IntegrityError, DataError, NotSupportedError)
 
 
 class SQLAlchemyInbox(Transactional):
-    """A middleware that has each event handled once, in one transaction with a row that says so.
+    """A middleware that handles each event once, in one transaction with a row that records it.
 
-    With an `async_sessionmaker` it opens a session for each attempt, which the handler gets from
-    `current_session()`, and commits and closes it. With a function that returns the session of
-    somebody else, such as `from_scope(AsyncSession)` of the dishka implementation, it commits that
-    one, or rolls it back, and leaves the closing to its owner. Commit nothing in the handler: the
-    row rides in the first commit, and what comes after that has no inbox.
+    With an `async_sessionmaker`, it opens a session for each attempt, which the handler gets from
+    `current_session()`, and commits and closes it. With a function that returns another owner's
+    session, such as `from_scope(AsyncSession)` of the dishka implementation, it commits or rolls
+    back that session, and its owner closes it. Do not commit in the handler: the first commit
+    includes the row, so later changes may be repeated.
 
-    Several buses and processes may share a table. `handled` and `duplicates` count this one's.
+    Several buses and processes may share a table. `handled` and `duplicates` count only this one.
 
     Args:
         sessions: An `async_sessionmaker`, or an async function without arguments.
-        table: What `inbox_table` returned, if it was given a name or a schema.
-        retention: How long rows are kept, and duplicates recognised with them; None for ever.
+        table: The result of `inbox_table`, if it has another name or a schema.
+        retention: How long rows are kept and duplicates recognised; None means no limit.
         purge_every: Seconds between two removals of older rows.
-        timeout: Seconds to wait for a database that is locked or away, before that counts as a
-            failed attempt.
+        timeout: Seconds to wait for a database that is locked or down, before the attempt fails.
     """
 
     def __init__(
@@ -95,16 +94,16 @@ class SQLAlchemyInbox(Transactional):
     # --- its life with a bus ------------------------------------------------------------------
 
     def check(self, serving: Serving) -> None:
-        """Refuse a second inbox, and one in front of what it gets its sessions from.
+        """Refuse a second inbox, and an inbox in front of the middleware that provides its session.
 
-        Warns of a retention that is shorter than what it has to cover.
+        Logs a warning if the retention is shorter than retries or redrives may take.
         """
         inboxes = [each for each in serving.middlewares if isinstance(each, SQLAlchemyInbox)]
         if len(inboxes) > 1:
             raise InvalidTopologyError(
                 repr(self),
-                f"the bus has {len(inboxes)} inboxes, so the inner one would take each event for a "
-                f"duplicate: keep one; consumers of another database get a bus of their own",
+                f"the bus has {len(inboxes)} inboxes, so the inner one would treat each event as a "
+                f"duplicate: keep one; use another bus for consumers of another database",
             )
         self._source.check(serving.middlewares[: serving.middlewares.index(self)])
         if self.retention is not None:
@@ -112,8 +111,8 @@ class SQLAlchemyInbox(Transactional):
             for needed, what in ((window, "retries"), (REDRIVE_WINDOW, "redriven dead letters")):
                 if self.retention < needed:
                     logger.warning(
-                        "%r forgets after %s what %s has handled, but %s may come for %s, and "
-                        "would be handled twice: raise retention=",
+                        "%r deletes after %s what %s has handled, but %s may arrive for %s, and "
+                        "would be handled twice: increase retention=",
                         self,
                         self.retention,
                         serving.registration,
@@ -122,17 +121,17 @@ class SQLAlchemyInbox(Transactional):
                     )
 
     async def startup(self) -> None:
-        """Look for the table, if the sessions are its own, and begin to purge.
+        """Check the table, if the inbox has its own sessions, and begin to purge.
 
-        Raises `InboxTableError`, and `InboxError` for an engine in AUTOCOMMIT, which rolls nothing
-        back. A database that is away only makes it log: it may come back.
+        Raises `InboxTableError`, and `InboxError` for an engine in AUTOCOMMIT, which cannot roll
+        back. A database that is down is only logged, because it may come back.
         """
         if self._source.maker is not None:
             try:
                 async with self._source.session() as session:
                     await session.run_sync(self._require)
             except (DBAPIError, OSError) as error:
-                logger.warning("%r cannot look for its table yet: %s", self, error)
+                logger.warning("%r cannot check its table yet: %s", self, error)
         self._buses += 1
         if self.retention is not None:
             self._purge.begin()
@@ -149,27 +148,54 @@ class SQLAlchemyInbox(Transactional):
         self._inbox.require(connection)
         if isinstance(connection.engine.pool, StaticPool):
             logger.warning(
-                "%r: %r shares one connection among all its users, so they share a transaction "
-                "too, and effects may happen twice or not at all: use a file",
+                "%r: %r shares one connection among all its users. They share a transaction "
+                "too, so effects may happen twice or not at all: use a file",
                 self,
                 connection.engine.url,
             )
         self._purge.engine = connection.engine
 
     async def purge(self) -> int:
-        """Remove rows older than the retention, in batches of their own, and say how many.
+        """Remove rows older than the retention, in separate batches, and return how many.
 
-        Deliveries are held up by one batch at most. Raises `InboxError` where nothing tells the
-        database yet: with sessions of somebody else, before the first event.
+        Deliveries wait for at most one batch. Raises `InboxError` if the engine is not known yet:
+        before the first event, without an `async_sessionmaker`.
         """
         if self.retention is None:
             return 0
         if self._purge.engine is None:
             raise InboxError(
-                f"{self!r} knows no engine yet: it gets to know it at startup from an "
-                f"async_sessionmaker, else from the session of the first event"
+                f"{self!r} has no engine yet: it takes the engine of its async_sessionmaker at "
+                f"startup, or else that of the first event's session"
             )
         return await self._purge.once(self._purge.engine)
+
+    async def handled_at(
+        self, consumers: Collection[str], messages: Iterable[Message]
+    ) -> dict[tuple[str, str], datetime]:
+        """Return when these consumers handled these events, by consumer and event id.
+
+        Events that were never handled, or are older than the retention, are missing. Raises
+        `InboxError` for an inbox without an `async_sessionmaker`.
+        """
+        if self._source.maker is None:
+            raise InboxError(
+                f"{self!r} has no sessions to read with: create it with an async_sessionmaker"
+            )
+        ids = {message_key(message): message.id for message in messages}
+        found: dict[tuple[str, str], datetime] = {}
+        async with self._source.session() as session:
+            keys = list(ids)
+            for start in range(0, len(keys), _AT_ONCE):
+                some = keys[start : start + _AT_ONCE]
+                rows = await session.run_sync(self._handled, consumers, some)
+                found |= {(consumer, ids[key]): at for consumer, key, at in rows}
+        return found
+
+    def _handled(
+        self, session: Session, consumers: Collection[str], keys: Collection[str]
+    ) -> list[tuple[str, str, datetime]]:
+        return self._inbox.handled(connection_of(session, self._inbox), consumers, keys)
 
     # --- around a handler ---------------------------------------------------------------------
 

@@ -6,15 +6,15 @@
 | `message_id` | the event's topic, source and id, or their hash |
 | `handled_at` | when it was claimed, UTC |
 
-The two first are the primary key, which is what makes an effect happen once: they are compared byte
-for byte, as no name or id may be taken for another one. CloudEvents makes an id unique within its
-source alone: two services may call their events after one order, whose id may well be a UUID.
+The first two are the primary key, which makes an effect happen once. They are compared byte for
+byte, so that no name or id equals another one. In CloudEvents, an id is unique only within its
+source: two services may name their events after the same order, whose id may be a UUID.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final, TypeAlias
@@ -39,12 +39,10 @@ from sqlalchemy.types import TypeEngine
 
 from events.errors import InboxError, InboxTableError
 from events.integration.cloudevents import attribute
-from events.integration.implementation.sqlalchemy._clock import moment
+from events.integration.implementation.sqlalchemy._clock import aware, moment
 from events.integration.implementation.sqlalchemy._sql_mode import wrong_mode
 from events.integration.implementation.sqlalchemy.tables import schema_of, table_in
-from events.integration.message import Delivery
-
-__all__ = ["InboxTable", "inbox_table", "message_key"]
+from events.integration.message import Delivery, Message
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -63,7 +61,7 @@ _DUPLICATE_ENTRY = 1062  # MySQL's and MariaDB's number of the error
 def inbox_table(metadata: MetaData, name: str = "inbox", *, schema: str | None = None) -> Table:
     """Add the inbox table to your MetaData, where `create_all` and Alembic see it.
 
-    Returns the one that is there already if called again with the same name.
+    A second call with the same name returns the existing table.
     """
     given: object = metadata
     if not isinstance(given, MetaData):
@@ -93,7 +91,7 @@ def _exact(charset: str) -> TypeEngine[str]:
     return String(LONGEST_NAME).with_variant(exact, "mysql", "mariadb")
 
 
-def message_key(delivery: Delivery) -> str:
+def message_key(delivery: Delivery | Message) -> str:
     """Return what tells this message from all others of its consumer, over all redeliveries."""
     parts = [delivery.topic, attribute(delivery.headers, "source") or "", delivery.id]
     key = " ".join(parts)  # which none of them has in it
@@ -103,7 +101,7 @@ def message_key(delivery: Delivery) -> str:
 
 
 class InboxTable:
-    """What the inbox does in its table, in the transaction of whoever calls it."""
+    """The inbox's statements on its table, in the caller's transaction."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -124,7 +122,7 @@ class InboxTable:
             columns = {c["name"]: c for c in inspector.get_columns(table.name, schema)}
             key = inspector.get_pk_constraint(table.name, schema)["constrained_columns"]
         except NoSuchTableError as error:
-            raise InboxTableError(table.fullname, f"it is not there; {_CURE}") from error
+            raise InboxTableError(table.fullname, f"it does not exist; {_CURE}") from error
         missing = [column.name for column in table.columns if column.name not in columns]
         if missing:
             raise InboxTableError(table.fullname, _another_layout(missing))
@@ -150,7 +148,7 @@ class InboxTable:
         statement = self._inserts.get(connection.dialect.name)
         if statement is None:
             statement = self._insert(connection.dialect.name)
-            # SQLAlchemy asks for the count of an insert only if told to.
+            # SQLAlchemy asks for the count of an insert only on request.
             statement = statement.execution_options(preserve_rowcount=True)
             self._inserts[connection.dialect.name] = statement
         try:
@@ -175,12 +173,23 @@ class InboxTable:
         raise InboxError(f"the inbox runs on PostgreSQL, MariaDB, MySQL and SQLite, not {dialect}")
 
     def holds(self, connection: Connection, row: Row) -> bool:
-        """Tell whether the row is there, as this transaction sees it."""
+        """Return whether the row is there, as this transaction sees it."""
         c = self.table.c
         found = select(c.consumer).where(
             c.consumer == row["consumer"], c.message_id == row["message_id"]
         )
         return connection.execute(found).first() is not None
+
+    def handled(
+        self, connection: Connection, consumers: Collection[str], keys: Collection[str]
+    ) -> list[tuple[str, str, datetime]]:
+        """Return consumer, key and time of the rows that are there of these."""
+        c = self.table.c
+        query = select(c.consumer, c.message_id, c.handled_at).where(
+            c.consumer.in_(consumers), c.message_id.in_(keys)
+        )
+        found = connection.execute(query)
+        return [(consumer, key, aware(at)) for consumer, key, at in found]
 
     def expired(self, connection: Connection, before: datetime, batch: int) -> list[Row]:
         """Return the keys of the oldest rows, a batch at most, that are older than that."""
@@ -203,4 +212,4 @@ class InboxTable:
 
 
 def _another_layout(missing: list[str]) -> str:
-    return f"it has no column {', '.join(missing)}, so it is of another layout: migrate it"
+    return f"it has no column {', '.join(missing)}, so it has another layout: migrate it"

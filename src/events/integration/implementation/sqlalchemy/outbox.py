@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_s
 from events.errors import InvalidTopologyError, OutboxError
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.sqlalchemy._buffer import SessionBuffer
+from events.integration.implementation.sqlalchemy._schedules import Schedules, checked_time
 from events.integration.implementation.sqlalchemy._wakeup import nudge
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
@@ -22,13 +23,12 @@ from events.integration.implementation.sqlalchemy.tables import (
     insert_rows,
     require_table,
 )
-from events.integration.limits import check_size
+from events.integration.limits import check_body_size, check_headers_size
+from events.integration.message import Message
 from events.integration.observation import current_observer
-from events.integration.outbox import partition_of
+from events.integration.outbox import ScheduledEvent, partition_of
 from events.integration.serialization import Serializer
 from events.integration.topology import Topic
-
-__all__ = ["SQLAlchemyOutbox"]
 
 _encode_json = msgspec.json.Encoder().encode
 _serializer = cache(Serializer)
@@ -36,18 +36,19 @@ _NUDGES = "events.outbox.nudges"
 
 
 class SQLAlchemyOutbox:
-    """Store events in the transaction of the session or connection given, which stays yours.
+    """Store events in the transaction of a session or connection, which you own.
 
-    On an `AsyncSession` the rows wait for the commit, in one statement after the flush: `flush`
-    does not write them, and a rollback, to a savepoint too, drops exactly its own. On a Core
-    `AsyncConnection` they are written at once. An outbox is as cheap as a tuple: make one for each
-    unit of work.
+    On an `AsyncSession`, the commit writes the rows, in one statement after the flush: `flush` does
+    not write them, and a rollback, also to a savepoint, drops the rows put since then. On a Core
+    `AsyncConnection`, they are written immediately. An outbox is as cheap as a tuple: make one for
+    each unit of work.
 
     Args:
         session: An `AsyncSession`, an `async_scoped_session` or an `AsyncConnection`.
-        table: What `outbox_table` returned, if it was given a name or a schema.
-        source: This service, as the CloudEvents attribute `source`.
-        max_body_size: Bytes; a larger body is refused by `put`, before it can harm the commit.
+        table: The result of `outbox_table`, if it has another name or a schema.
+        source: The name of this service, the CloudEvents attribute `source`.
+        max_body_size: The maximum size in bytes: `put` raises for a larger body.
+        check_events: As in `BusOptions`: `put` refuses an event that no consumer could decode.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class SQLAlchemyOutbox:
         table: Table | None = None,
         source: str = "/events",
         max_body_size: int = 1 << 20,
+        check_events: bool = True,
     ) -> None:
         target: object = session() if isinstance(session, async_scoped_session) else session
         if not isinstance(target, (AsyncSession, AsyncConnection)):
@@ -69,8 +71,12 @@ class SQLAlchemyOutbox:
             require_table(table)
         self._target = target
         self._table = default_table() if table is None else table
-        self._serializer = _serializer(source)
+        self._serializer = _serializer(source, check_events=check_events)
         self._max_body_size = max_body_size
+
+    @property
+    def _schedules(self) -> Schedules:
+        return Schedules(self._target, self._table)
 
     async def put(
         self,
@@ -80,22 +86,54 @@ class SQLAlchemyOutbox:
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
         available_at: datetime | None = None,
+        schedule_id: str | None = None,
+        replace: bool = False,
     ) -> str:
-        """See `Outbox.put`. On a session it neither waits nor fails for the database's sake.
+        """See `Outbox.put`. On a session it does not use the database.
 
-        The row of a session is written by its commit, not before: a query sees none until then.
+        The commit of a session writes the row; a query does not see it before. With a
+        `schedule_id`, it is written immediately, because the database decides whether the id is
+        free.
 
-        A missing table is an `OutboxTableError`: from here on a connection, from the commit on a
-        session, which then rolls back.
+        A missing table raises `OutboxTableError`: on a connection here, on a session in its commit,
+        which then rolls back.
         """
+        if schedule_id is None and replace:
+            raise ValueError("replace=True needs schedule_id=, the id of the event to replace")
+        if schedule_id is not None and available_at is None:
+            raise ValueError(f"schedule_id={schedule_id!r} needs available_at=, the event's time")
         row = self._row(topic, event, key, headers, available_at)
-        if isinstance(self._target, AsyncSession):
+        if schedule_id is not None:
+            await self._schedules.put(schedule_id, row, replace=replace)
+        elif isinstance(self._target, AsyncSession):
             session = self._target.sync_session
             SessionBuffer.of(session).add(session, self._table, row)
         else:
             await self._target.run_sync(_write_now, self._table, row)
         event_id: str = row["event_id"]
         return event_id
+
+    async def cancel(self, schedule_id: str) -> bool:
+        """See `Outbox.cancel`. It waits for other transactions that change the same event."""
+        return await self._schedules.cancel(schedule_id)
+
+    async def reschedule(self, schedule_id: str, when: datetime) -> bool:
+        """See `Outbox.reschedule`. It waits for other transactions that change the same event."""
+        return await self._schedules.reschedule(schedule_id, when)
+
+    async def scheduled(
+        self,
+        *,
+        topic: Topic | str | None = None,
+        prefix: str | None = None,
+        before: datetime | None = None,
+        limit: int = 100,
+        after: int | None = None,
+    ) -> list[ScheduledEvent]:
+        """See `Outbox.scheduled`."""
+        return await self._schedules.scheduled(
+            topic=topic, prefix=prefix, before=before, limit=limit, after=after
+        )
 
     def _row(
         self,
@@ -111,7 +149,8 @@ class SQLAlchemyOutbox:
         observer = current_observer()
         if observer is not None:
             message = observer.created(message)
-        check_size(message, self._max_body_size)
+            check_headers_size(message)
+        check_body_size(message, self._max_body_size)
         if len(message.type) > LONGEST_NAME or (key is not None and len(key) > LONGEST_NAME):
             raise OutboxError(
                 f"{message.type!r} with key {key!r}: the outbox holds types and keys of up to "
@@ -119,24 +158,24 @@ class SQLAlchemyOutbox:
             )
         if key is not None and "\0" in key:  # PostgreSQL would refuse it, and too late
             raise OutboxError(f"{message.type!r}: a key cannot have a NUL character: {key!r}")
-        if available_at is not None:
-            if not isinstance(available_at, datetime):
-                raise TypeError(f"available_at must be a datetime, not {available_at!r}")
-            if available_at.tzinfo is None:
-                raise ValueError(f"available_at has no time zone: {available_at!r}; use UTC")
-            available_at = max(available_at.astimezone(UTC), AT_ONCE)
-        return {
-            "event_id": message.id,
-            "topic": message.topic,
-            "key": key,
-            "partition_id": partition_of(key, message.id),
-            "type": message.type,
-            "version": event.version,
-            "headers": _encode_json(message.headers).decode(),
-            "body": message.body,
-            "created_at": datetime.now(UTC),
-            "available_at": available_at or AT_ONCE,
-        }
+        at = AT_ONCE if available_at is None else checked_time("available_at", available_at)
+        return row_of(message, event.version, at)
+
+
+def row_of(message: Message, version: int, available_at: datetime) -> Row:
+    """Return the columns of a message."""
+    return {
+        "event_id": message.id,
+        "topic": message.topic,
+        "key": message.key,
+        "partition_id": partition_of(message.key, message.id),
+        "type": message.type,
+        "version": version,
+        "headers": _encode_json(message.headers).decode(),
+        "body": message.body,
+        "created_at": datetime.now(UTC),
+        "available_at": available_at,
+    }
 
 
 def _write_now(connection: Connection, table: Table, row: Row) -> None:

@@ -1,4 +1,4 @@
-"""Where the session of a handler comes from, and how the handler gets it."""
+"""The session of a handler: where it comes from, and how the handler gets it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from events.errors import InboxError, InvalidTopologyError
 from events.integration.pipeline import Middleware
-
-__all__ = ["Handling", "SessionSource", "Sessions", "current_session", "roll_back"]
 
 Sessions: TypeAlias = async_sessionmaker[AsyncSession] | Callable[[], Awaitable[AsyncSession]]
 
@@ -53,19 +51,20 @@ _current: ContextVar[Handling | None] = ContextVar("events.inbox", default=None)
 def current_session() -> AsyncSession:
     """Return the session of the event that is being handled: the inbox commits it.
 
-    Raises `InvalidTopologyError` outside of a handler, and on a bus without an inbox, and
+    Raises `InvalidTopologyError` outside of a handler, on a bus without an inbox or `sessions`, and
     `InboxError` in a task that outlives its handler.
     """
     handling = _current.get()
     if handling is None:
         raise InvalidTopologyError(
-            "no event is being handled through an inbox here",
-            "give the bus middlewares=[SQLAlchemyInbox(sessions)]",
+            "no event is being handled with a session here",
+            "create the bus with middlewares=[SQLAlchemyInbox(sessions)], or a SQLAlchemyBus "
+            "with sessions=sessions",
         )
     if handling.over:
         raise InboxError(
-            "the handler that this task was started by has ended, and its transaction with it: "
-            "await the task in the handler, or give it a session of its own"
+            "the handler that started this task has ended, and so has its transaction: "
+            "await the task in the handler, or use another session in it"
         )
     handling.asked = True
     return handling.session
@@ -77,7 +76,7 @@ class _Placed(Protocol):
 
 
 class SessionSource:
-    """Sessions of our own, from a maker, or somebody else's, from a function."""
+    """Sessions of our own, from a maker, or the user's, from a function."""
 
     def __init__(self, given: Sessions) -> None:
         _refuse(given)
@@ -94,10 +93,20 @@ class SessionSource:
 
     @asynccontextmanager
     async def session(self) -> AsyncGenerator[AsyncSession]:
-        """Give the session of one attempt, closed at the exit if it is our own."""
+        """Yield the session of one attempt; a session that was made here is closed at the exit."""
         if self.maker is not None:
-            async with self.maker() as session:
+            session = self.maker()
+            if not _closes_as_usual(type(session)):
+                async with session:
+                    yield session
+                return
+            try:
                 yield session
+            finally:
+                if session.sync_session.get_transaction() is None:
+                    session.sync_session.close()  # it has no connection to give back: no task
+                else:
+                    await session.__aexit__(None, None, None)
             return
         borrowed = self._borrow()
         given: object = await borrowed if isawaitable(borrowed) else borrowed
@@ -109,21 +118,26 @@ class SessionSource:
         yield given
 
 
+def _closes_as_usual(kind: type[AsyncSession]) -> bool:
+    names = ("__aenter__", "__aexit__", "close")
+    return all(getattr(kind, name) is getattr(AsyncSession, name) for name in names)
+
+
 async def roll_back(session: AsyncSession, error: BaseException) -> None:
-    """Undo what an attempt did; the error that ended it stays the one that is raised."""
+    """Roll back an attempt; its own error is still the one that is raised."""
     if isinstance(error, InvalidRequestError) and "already begun" in str(error):
         error.add_note(
             "the inbox has begun this session's transaction, and commits it after the handler: "
-            "leave `session.begin()` out"
+            "omit `session.begin()`"
         )
     try:
         await session.rollback()
     except (SQLAlchemyError, OSError) as another:
-        error.add_note(f"rolling back failed as well: {another}")
+        error.add_note(f"the rollback failed too: {another}")
 
 
 def _refuse(given: object) -> None:
-    """Raise TypeError for what people pass instead, saying what to pass."""
+    """Raise TypeError for a wrong argument, with the cure."""
     cure = "pass the async_sessionmaker that makes your sessions"
     if isinstance(given, async_sessionmaker):
         maker = cast("async_sessionmaker[AsyncSession]", given)
@@ -137,7 +151,7 @@ def _refuse(given: object) -> None:
     elif isinstance(given, type):
         cure = "pass from_scope(AsyncSession), or the async_sessionmaker that makes your sessions"
     elif isinstance(given, AsyncSession):
-        cure = f"each event needs a session of its own: {cure}"
+        cure = f"each event needs its own session: {cure}"
     elif callable(given) and not isinstance(given, async_scoped_session):
         return
     raise TypeError(f"SQLAlchemyInbox cannot use {given!r}: {cure}")

@@ -1,4 +1,4 @@
-"""What the outbox asks of SQLite: that reading and writing do not wait for one another."""
+"""The SQLite settings of the outbox: readers and writers do not wait for each other."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.errors import OutboxError
 
-__all__ = ["check", "enable_wal"]
-
 logger = logging.getLogger("events.integration")
 
 _SHORTEST_TIMEOUT = 1_000  # milliseconds
 
 
 async def enable_wal(engine: AsyncEngine) -> None:
-    """Switch a SQLite database to its write-ahead log, once and for all: the file remembers it.
+    """Switch a SQLite database to its write-ahead log; the setting is stored in the file.
 
-    Writers then no longer wait for the relay's reading, nor it for theirs. Call it where you create
-    the tables. Raises `OutboxError` where that cannot be: in memory, while others use the file, or
-    on a database other than SQLite.
+    Then writers do not wait for the relay's reads, nor reads for writers. Call it where you create
+    the tables. Raises `OutboxError` if that is impossible: in memory, while others use the file, or
+    on another database than SQLite.
     """
     given: object = engine
     if not isinstance(given, AsyncEngine):
@@ -30,9 +28,7 @@ async def enable_wal(engine: AsyncEngine) -> None:
             f"from sqlalchemy.ext.asyncio import create_async_engine"
         )
     if engine.dialect.name != "sqlite":
-        raise OutboxError(
-            f"{engine.url!r} is no SQLite database, and needs none of this: leave enable_wal out"
-        )
+        raise OutboxError(f"{engine.url!r} is not a SQLite database: omit enable_wal")
     async with engine.connect() as connection:
         mode = (await connection.execute(text("PRAGMA journal_mode=WAL"))).scalar_one()
     if mode != "wal":
@@ -52,8 +48,8 @@ def check(connection: Connection) -> None:
     mode = connection.execute(text("PRAGMA journal_mode")).scalar_one()
     if mode not in ("wal", "memory"):
         logger.warning(
-            "%r is in journal mode %r, in which the relay and the application's writers wait for "
-            "one another: call enable_wal(engine) once",
+            "%r is in journal mode %r, in which the relay and the application block "
+            "each other: call enable_wal(engine) once",
             connection.engine.url,
             mode,
         )

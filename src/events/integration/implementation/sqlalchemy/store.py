@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,22 +11,23 @@ from sqlalchemy import (
     Executable,
     Table,
     bindparam,
-    exists,
     func,
+    literal_column,
     select,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from events.integration.implementation.sqlalchemy._calendar import Calendar
 from events.integration.implementation.sqlalchemy._checking import check_tables
 from events.integration.implementation.sqlalchemy._clock import aware, clock
 from events.integration.implementation.sqlalchemy._due import Due
 from events.integration.implementation.sqlalchemy._leases import Leases
 from events.integration.implementation.sqlalchemy._many import Many
-from events.integration.implementation.sqlalchemy._opening import begun, connected
+from events.integration.implementation.sqlalchemy._opening import at_level, begun, connected
 from events.integration.implementation.sqlalchemy._parking import Parking
 from events.integration.implementation.sqlalchemy._removing import Removal
-from events.integration.implementation.sqlalchemy._wakeup import hearing
+from events.integration.implementation.sqlalchemy._wakeup import hearing, nudge
 from events.integration.implementation.sqlalchemy._watching import Watching
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
@@ -35,18 +36,20 @@ from events.integration.implementation.sqlalchemy.tables import (
     Tables,
     default_table,
 )
+from events.integration.message import Message
 from events.integration.outbox import (
     Backlog,
     Lease,
+    NextSchedule,
+    Outbox,
     OutboxRow,
     Parked,
     ParkedRow,
     Postponed,
     Renewal,
     ScheduledRow,
+    WaitingRow,
 )
-
-__all__ = ["SQLAlchemyOutboxStore"]
 
 _AT_A_TIME = 1_000  # rows, about a millisecond
 _NEVER = datetime(9999, 12, 31, tzinfo=UTC)
@@ -56,12 +59,12 @@ _DEFERRED = "waits for an earlier event of its key"
 class SQLAlchemyOutboxStore:
     """The relay's side of the outbox: on SQLite, PostgreSQL, MariaDB and MySQL.
 
-    The engine stays yours; it may be the application's own. On PostgreSQL a relay keeps one more
-    connection than the pool counts, on which it listens.
+    You own the engine; it may be the application's. On PostgreSQL, a relay has one connection in
+    addition to the pool, on which it listens.
 
     Args:
-        engine: An engine whose pool gives each user a connection of its own.
-        table: What `outbox_table` returned, if it was given a name or a schema.
+        engine: An engine whose pool gives each user a separate connection.
+        table: The result of `outbox_table`, if it has another name or a schema.
     """
 
     def __init__(self, engine: AsyncEngine, *, table: Table | None = None) -> None:
@@ -73,16 +76,12 @@ class SQLAlchemyOutboxStore:
         self._dialect = engine.dialect.name
         # One statement is one round trip without a transaction around it. SQLite has no trips to
         # save, and switching costs it two calls to the connection's thread.
-        self._single = (
-            engine
-            if self._dialect == "sqlite"
-            else engine.execution_options(isolation_level="AUTOCOMMIT")
-        )
+        self._single = engine if self._dialect == "sqlite" else at_level(engine, "AUTOCOMMIT")
         # Several statements must be one transaction, whatever the engine's own users want: under
         # AUTOCOMMIT two relays would hold one partition, and a row be parked and sent. Under
         # another level a transaction would go on seeing what was there before it had its locks.
         level = "SERIALIZABLE" if self._dialect == "sqlite" else "READ COMMITTED"
-        self._engine = engine.execution_options(isolation_level=level)
+        self._engine = at_level(engine, level)
         self._tables = tables = Tables(default_table() if table is None else table)
         self._leases = Leases(self._engine, tables)
         self._watching = Watching(self._single, tables, self._leases)
@@ -90,6 +89,7 @@ class SQLAlchemyOutboxStore:
         self._due = Due(self._single, tables)
         table = tables.outbox
         c = table.c
+        self._calendar = Calendar(self._engine, self._single, table, self._nudge)
         self._many = Many(engine, table)
         self._removal = Removal(self._single, self._many)
         self._postpone = (
@@ -195,6 +195,37 @@ class SQLAlchemyOutboxStore:
         """See `OutboxStore.park`."""
         await self._parking.park(rows)
 
+    # --- scheduled rows -----------------------------------------------------------------------
+
+    def scheduling(self) -> AbstractAsyncContextManager[Outbox]:
+        """See `SchedulingStore.scheduling`."""
+        return self._calendar.scheduling()
+
+    def listen_for_schedules(self, wake: Callable[[], None]) -> AbstractContextManager[None]:
+        """See `SchedulingStore.listen_for_schedules`."""
+        return self._calendar.listen_for_schedules(wake)
+
+    async def next_schedule(self) -> NextSchedule:
+        """See `SchedulingStore.next_schedule`."""
+        return await self._calendar.next_schedule()
+
+    async def release(self, limit: int) -> int:
+        """See `SchedulingStore.release`."""
+        return await self._calendar.release(limit)
+
+    async def recurred(self, name: str) -> datetime:
+        """See `SchedulingStore.recurred`."""
+        return await self._calendar.recurred(name)
+
+    async def recur(
+        self, name: str, since: datetime, until: datetime, messages: Sequence[Message]
+    ) -> bool:
+        """See `SchedulingStore.recur`."""
+        return await self._calendar.recur(name, since, until, messages)
+
+    def _nudge(self) -> None:
+        nudge(self._engine.sync_engine, self._tables.outbox)
+
     # --- watching -----------------------------------------------------------------------------
 
     async def backlog(self) -> Backlog:
@@ -240,9 +271,11 @@ class SQLAlchemyOutboxStore:
     async def has_due(self, up_to: int) -> bool:
         """See `OutboxStore.has_due`."""
         c = self._tables.outbox.c
+        # Not EXISTS, for which PostgreSQL reads the table, past all that was postponed.
+        due = select(c.id).where(c.id <= up_to, c.available_at <= clock())
+        first = due.order_by(c.available_at, c.id).limit(literal_column("1"))
         async with connected(self._single) as connection:
-            found = select(exists().where(c.id <= up_to, c.available_at <= clock()))
-            return bool((await connection.execute(found)).scalar_one())
+            return (await connection.execute(first)).first() is not None
 
     async def scheduled(self, *, limit: int, after: int | None) -> Sequence[ScheduledRow]:
         """See `WatchedOutboxStore.scheduled`."""
@@ -251,6 +284,10 @@ class SQLAlchemyOutboxStore:
     async def leases(self) -> Sequence[Lease]:
         """See `WatchedOutboxStore.leases`."""
         return await self._watching.leases()
+
+    async def waiting_of(self, correlation_id: str, *, limit: int) -> Sequence[WaitingRow]:
+        """See `SearchedOutboxStore.waiting_of`."""
+        return await self._watching.waiting_of(correlation_id, limit=limit)
 
     def listen(self, wake: Callable[[], None]) -> AbstractAsyncContextManager[None]:
         """See `OutboxStore.listen`: hears of this process's commits, on PostgreSQL of all."""

@@ -1,4 +1,4 @@
-"""The tables of the outbox: what waits, what was parked, and which relays are at work.
+"""The tables of the outbox: waiting rows, parked rows, and the running relays.
 
 | column of `outbox` | holds |
 |---|---|
@@ -17,8 +17,12 @@ NULL in it on purpose: of a table that was not analyzed yet, as one whose backlo
 PostgreSQL believes that few rows are NULL and would sort them all.
 
 `outbox_parked` has the same columns but `available_at`, and `reason` and `parked_at`; its `id` is
-the one that the row had. `outbox_relays` has a row for each relay at work, with its partitions and
+the one that the row had. `outbox_relays` has a row for each running relay, with its partitions and
 when its lease runs out, and one without a name, which is what they lock.
+
+`outbox_scheduled` has the events that were put with a `schedule_id`, which is unique in it, until
+their time comes: so neither the hot table nor its index knows of schedules. `outbox_recurring` has
+a row for each recurrence, with up to when its occurrences were put.
 """
 
 from __future__ import annotations
@@ -42,33 +46,18 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     insert,
     select,
     text,
 )
-from sqlalchemy.dialects import mysql
+from sqlalchemy.dialects import mysql, postgresql
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
 from events.errors import OutboxError, OutboxTableError
 from events.integration.implementation.sqlalchemy._clock import moment
 from events.integration.implementation.sqlalchemy._sql_mode import wrong_mode
-
-__all__ = [
-    "AT_ONCE",
-    "CURE",
-    "LONGEST_NAME",
-    "MOST_IDS",
-    "Row",
-    "Tables",
-    "default_table",
-    "insert_into",
-    "insert_rows",
-    "outbox_table",
-    "require_columns",
-    "require_table",
-    "schema_of",
-    "table_in",
-]
 
 Row: TypeAlias = Mapping[str, Any]
 
@@ -79,7 +68,7 @@ MOST_IDS = 1_000
 """Ids in one statement: databases limit the number of its parameters."""
 
 AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
-"""What `available_at` is for events that are to be sent as soon as they are committed."""
+"""The `available_at` of events that are sent as soon as they are committed."""
 
 
 CURE = (
@@ -96,13 +85,15 @@ ON_MYSQL: dict[str, Any] = {
 _FAN_OUT = "events.bus"
 
 _inserts: WeakKeyDictionary[Table, Insert] = WeakKeyDictionary()
+_companions: WeakKeyDictionary[Table, MetaData] = WeakKeyDictionary()
 
 
 def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None = None) -> Table:
     """Add the tables of the outbox to your MetaData, where `create_all` and Alembic see them.
 
-    Besides the one named, which is returned, these are `<name>_parked` and `<name>_relays`. Returns
-    the one that is there already if called again with the same name.
+    Returns the table with the given name. The others are `<name>_parked`, `<name>_relays`,
+    `<name>_scheduled` and `<name>_recurring`. A second call with the same name returns the existing
+    table.
     """
     given: object = metadata
     if not isinstance(given, MetaData):
@@ -135,15 +126,11 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
         schema=schema,
         **ON_MYSQL,
     )
+    add_schedule_tables(metadata, name, schema)
     return Table(
         name,
         metadata,
-        Column(
-            "id",
-            BigInteger().with_variant(Integer, "sqlite"),
-            primary_key=True,
-            autoincrement=True,
-        ),
+        Column("id", long_id(), primary_key=True, autoincrement=True),
         *message_columns(),
         Column("available_at", moment(), nullable=False),
         Column("attempts", Integer, nullable=False, server_default=text("0")),
@@ -155,6 +142,52 @@ def outbox_table(metadata: MetaData, name: str = "outbox", *, schema: str | None
     )
 
 
+def add_schedule_tables(metadata: MetaData, name: str, schema: str | None) -> None:
+    """Add what an outbox or bus of this name has for scheduled and recurring events."""
+    Table(
+        f"{name}_scheduled",
+        metadata,
+        Column("id", long_id(), primary_key=True, autoincrement=True),
+        Column(
+            "schedule_id",
+            # In the order of its characters, by which those with one prefix are found.
+            exact(LONGEST_NAME).with_variant(
+                postgresql.VARCHAR(LONGEST_NAME, collation="C"), "postgresql"
+            ),
+            nullable=False,
+        ),
+        *message_columns(),
+        Column("available_at", moment(), nullable=False),
+        UniqueConstraint("schedule_id", name=f"uq_{name}_scheduled"),
+        Index(f"ix_{name}_scheduled_due", "available_at", "id"),
+        schema=schema,
+        sqlite_autoincrement=True,
+        **ON_MYSQL,
+    )
+    Table(
+        f"{name}_recurring",
+        metadata,
+        Column("name", exact(LONGEST_NAME), primary_key=True),
+        Column("put_until", moment(), nullable=False),
+        schema=schema,
+        **ON_MYSQL,
+    )
+
+
+def companion(table: Table, what: str) -> Table:
+    """Return the table of this outbox or bus for what is `"scheduled"` or `"recurring"`."""
+    there = _companions.get(table)
+    if there is None:
+        there = _companions[table] = MetaData()
+        add_schedule_tables(there, table.name, table.schema)
+    return there.tables[f"{table.fullname}_{what}"]
+
+
+def long_id() -> TypeEngine[int]:
+    """Return the type of a row's number."""
+    return BigInteger().with_variant(Integer, "sqlite")
+
+
 def table_in(metadata: MetaData, name: str, schema: str | None) -> Table | None:
     """Return the table of this name, if it is there; the MetaData may have a schema of its own."""
     schema = schema or metadata.schema
@@ -162,6 +195,7 @@ def table_in(metadata: MetaData, name: str, schema: str | None) -> Table | None:
 
 
 def message_columns() -> list[Column[Any]]:
+    """Return the columns that each table of messages has."""
     long_text = Text().with_variant(mysql.LONGTEXT(), "mysql", "mariadb")
     long_bytes = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql", "mariadb")
     return [
@@ -186,7 +220,7 @@ def exact(length: int) -> String:
 class Tables:
     """An outbox table with its companions, found by their names.
 
-    Raises `OutboxTableError` if the table given is not what `outbox_table` makes.
+    Raises `OutboxTableError` if the table is not from `outbox_table`.
     """
 
     def __init__(self, table: Table) -> None:
@@ -197,9 +231,11 @@ class Tables:
         self.outbox = table
         self.parked = metadata.tables[f"{table.fullname}_parked"]
         self.relays = metadata.tables[f"{table.fullname}_relays"]
+        self.scheduled = companion(table, "scheduled")
+        self.recurring = companion(table, "recurring")
 
     def __iter__(self) -> Iterator[Table]:
-        return iter((self.outbox, self.parked, self.relays))
+        return iter((self.outbox, self.parked, self.relays, self.scheduled, self.recurring))
 
 
 def default_table() -> Table:
@@ -210,7 +246,7 @@ def default_table() -> Table:
 def require_table(given: object) -> None:
     """Raise TypeError for anything but a table, such as its name."""
     if not isinstance(given, Table):
-        raise TypeError(f"table= needs what outbox_table(metadata) returned, not {given!r}")
+        raise TypeError(f"table= must be the result of outbox_table(metadata), not {given!r}")
 
 
 def require_columns(table: Table, there: Collection[str], layout: Table | None = None) -> None:
@@ -220,7 +256,7 @@ def require_columns(table: Table, there: Collection[str], layout: Table | None =
     if missing:
         raise OutboxTableError(
             table.fullname,
-            f"it has no column {', '.join(missing)}, so it is of another layout: migrate it",
+            f"it has no column {', '.join(missing)}, so it has another layout: migrate it",
         )
 
 
@@ -238,7 +274,7 @@ def insert_into(table: Table) -> Insert:
     if statement is None:
         if fan_out_of(table) is None:  # SQLAlchemy would drop the surplus silently
             require_columns(table, table.columns.keys())
-        # inline: nobody asks for the new ids, and fetching them would cost.
+        # inline: the new ids are not needed, and fetching them would cost.
         statement = _inserts[table] = insert(table).inline()
     return statement
 
@@ -259,20 +295,24 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
         if rows:
             connection.execute(insert_into(table), rows)
     except DBAPIError as error:
-        if _is_of_the_table(error):
+        if is_of_the_table(error):
             cure = CURE if fan_out is None else fan_out.cure
             raise OutboxTableError(table.fullname, f"{error.orig}; {cure}") from error
         raise
 
 
 class FanOut(NamedTuple):
-    """What makes a table one of a bus: rows are written for each consumer that is in `consumers`.
+    """The additional columns of a bus's table: it gets a row for each consumer in `consumers`.
 
     `cure` says what to do if a table is missing.
     """
 
     consumers: Table
     cure: str
+
+    def __repr__(self) -> str:
+        """Return a text that Python can read, as Alembic writes it into a revision."""
+        return repr("made by bus_table")
 
 
 def fan_out_of(table: Table) -> FanOut | None:
@@ -299,8 +339,8 @@ def _for_each_consumer(connection: Connection, consumers: Table, rows: Sequence[
     ]
 
 
-def _is_of_the_table(error: DBAPIError) -> bool:
-    """Tell whether the table or a column is missing, by the database's code where it has one."""
+def is_of_the_table(error: DBAPIError) -> bool:
+    """Return whether the table or a column is missing, by the database's code where it has one."""
     state = getattr(error.orig, "sqlstate", None)
     if state is not None:
         return state in _UNDEFINED

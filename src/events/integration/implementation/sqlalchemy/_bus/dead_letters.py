@@ -2,22 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import Connection, case, delete, func, insert, literal, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    Select,
+    case,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from events.errors import BusUnavailableError
 from events.integration.cloudevents import own_id
 from events.integration.health import Backlog
-from events.integration.implementation.sqlalchemy._bus.tables import MESSAGE, BusTables
+from events.integration.implementation.sqlalchemy._bus.reaching import begun, connected
+from events.integration.implementation.sqlalchemy._bus.tables import (
+    MESSAGE,
+    REDRIVEN,
+    BusTables,
+)
 from events.integration.implementation.sqlalchemy._clock import aware, moment
-from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy._reading import message_of
-from events.integration.implementation.sqlalchemy.tables import AT_ONCE, MOST_IDS
+from events.integration.implementation.sqlalchemy.tables import MOST_IDS
 from events.integration.message import DeadLetter, Message
+from events.integration.pipeline.retry import describe
 
-__all__ = ["TableDeadLetters"]
+_HEADS = 2_000  # rows of a page, whose errors have 8,000 characters at most
+
+
+class RowReceipt:
+    """A `Receipt` by the row of an event, which its consumer deletes when it has handled it."""
+
+    def __init__(self, engine: AsyncEngine, left: Select[int]) -> None:
+        self._engine = engine
+        self._left = left
+
+    async def is_handled(self) -> bool:
+        """See `Receipt`."""
+        try:
+            async with connected(self._engine) as connection:
+                return not (await connection.scalars(self._left)).one()
+        except (SQLAlchemyError, OSError) as error:
+            raise BusUnavailableError(repr(self._engine.url), describe(error)) from error
 
 
 class TableDeadLetters:
@@ -36,12 +74,8 @@ class TableDeadLetters:
         """See `DeadLetterStore.read`."""
         d = self._dead.c
         columns = (d.event_id, d.topic, d.key, d.type, d.headers, d.body)
-        query = select(d.id, *columns, d.reason, d.error, d.attempts, d.died_at)
-        query = query.where(d.consumer == consumer).order_by(d.id).limit(limit)
-        if after is not None:
-            query = query.where(d.id > int(after))
-        async with connected(self._engine) as connection:
-            found = (await connection.execute(query)).all()
+        query = select(d.consumer, d.id, *columns, d.reason, d.error, d.attempts, d.died_at)
+        found = await self._page(query, consumer, int(after or 0), limit)
         return [
             DeadLetter(
                 str(number),
@@ -52,8 +86,49 @@ class TableDeadLetters:
                 attempts,
                 aware(died_at),
             )
-            for number, *message, reason, error, attempts, died_at in found
+            for _, number, *message, reason, error, attempts, died_at in found
         ]
+
+    async def scan_heads(self, consumer: str) -> AsyncGenerator[Sequence[DeadLetter]]:
+        """See `HeadSource.scan_heads`. Neither bodies nor headers leave the database."""
+        d = self._dead.c
+        columns = (d.event_id, d.topic, d.type, d.reason, d.error, d.attempts, d.died_at)
+        query = select(d.consumer, d.id, *columns)
+        after, full = 0, True
+        while full:
+            found = await self._page(query, consumer, after, _HEADS)
+            full = len(found) == _HEADS
+            if full:
+                after = found[-1].id
+            yield [
+                DeadLetter(
+                    str(number),
+                    consumer,
+                    Message(topic, type_, event_id, b"", {}),
+                    reason,
+                    error,
+                    attempts,
+                    aware(died_at),
+                )
+                for _, number, event_id, topic, type_, reason, error, attempts, died_at in found
+            ]
+
+    async def _page(
+        self, query: Select[*tuple[Any, ...]], consumer: str, after: int, limit: int
+    ) -> Sequence[Row[*tuple[Any, ...]]]:
+        """Return the next rows of a consumer, along the index.
+
+        On PostgreSQL the condition has no end, and rows of the next consumer are left out here:
+        with an end it sorts all rows of the consumer for each page while it has no statistics.
+        """
+        d = self._dead.c
+        behind: ColumnElement[bool] = (d.consumer == consumer) & (d.id > after)
+        if self._engine.dialect.name == "postgresql":
+            behind = tuple_(d.consumer, d.id) > tuple_(literal(consumer), literal(after))
+        query = query.where(behind).order_by(d.consumer, d.id).limit(limit)
+        async with connected(self._engine) as connection:
+            found = (await connection.execute(query)).all()
+        return [row for row in found if row.consumer == consumer]
 
     async def redrive(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
         """See `DeadLetterStore.redrive`."""
@@ -61,12 +136,28 @@ class TableDeadLetters:
         self._redriven()
         return found
 
+    async def redrive_with_receipt(self, consumer: str, id: str) -> RowReceipt | None:
+        """See `ReceiptSource`. A row is there until it is handled, or dead."""
+        d = self._dead.c
+        if not id.isdecimal():
+            return None
+        query = select(d.event_id, d.consumer_id).where(d.id == int(id), d.consumer == consumer)
+        async with connected(self._engine) as connection:
+            found = (await connection.execute(query)).first()
+        if found is None or not await self.redrive(consumer, [id]):
+            return None
+        r = self._rows.c
+        left = select(func.count()).where(
+            r.event_id == found.event_id, r.consumer_id == found.consumer_id
+        )
+        return RowReceipt(self._engine, left)
+
     async def discard(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
         """See `DeadLetterStore.discard`."""
         return await self._take_all(consumer, ids, back=False)
 
     async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
-        """See `BacklogSource`. A row that is being handled waits like the others."""
+        """See `BacklogSource`. A row that is being handled counts as waiting, and nowhere else."""
         rows, consumers, dead = self._rows.c, self._consumers.c, self._dead.c
         now = datetime.now(UTC)
         theirs = (rows.consumer_id == consumers.id) & (consumers.consumer == consumer)
@@ -80,9 +171,21 @@ class TableDeadLetters:
             total, delayed, oldest = (await connection.execute(counts)).one()
             letters = (await connection.scalars(kept)).one()
         age = None if oldest is None else max(0.0, (now - aware(oldest)).total_seconds())
-        return Backlog(total - int(delayed), letters, delayed=int(delayed), oldest_age=age)
+        return Backlog(total - int(delayed), letters, 0, int(delayed), age)
 
     async def _take_all(self, consumer: str, ids: Sequence[str], *, back: bool) -> list[str]:
+        """Take these in one transaction, which a cancellation does not break off half-way.
+
+        On SQLite a connection that was left in one would lock all others out.
+        """
+        taking = asyncio.create_task(self._take_in_one(consumer, ids, back=back))
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            await asyncio.wait([taking])
+            raise
+
+    async def _take_in_one(self, consumer: str, ids: Sequence[str], *, back: bool) -> list[str]:
         # In order, so that two who take the same do not deadlock.
         rest, found = sorted({int(each) for each in ids if each.isdecimal()}), list[int]()
         async with begun(self._engine) as connection:
@@ -108,7 +211,7 @@ class TableDeadLetters:
                         d.consumer_id,
                         *(d[name] for name in MESSAGE),
                         literal(0),
-                        literal(AT_ONCE, moment()),
+                        literal(REDRIVEN, moment()),
                     )
                     .where(these)
                     .order_by(d.id),

@@ -12,15 +12,13 @@ from sqlalchemy import Connection, bindparam, delete, insert, select
 from sqlalchemy.orm import Session
 
 from events.errors import InvalidTopologyError
-from events.integration.implementation.sqlalchemy._bus.queue import QueuedDelivery
+from events.integration.implementation.sqlalchemy._bus.rows import Found
 from events.integration.implementation.sqlalchemy._bus.tables import BusTables
 from events.integration.implementation.sqlalchemy._claim import Claim, Row
 from events.integration.implementation.sqlalchemy._transactional import Transactional
 from events.integration.implementation.sqlalchemy.sessions import Sessions
 from events.integration.message import Delivery
 from events.integration.pipeline import Serving
-
-__all__ = ["RowTransactions"]
 
 _TIMEOUT = 10.0  # seconds to wait for a database that is locked or away
 
@@ -59,21 +57,21 @@ class RowTransactions(Transactional):
         return f"{type(self).__name__}({self._removal.table.fullname!r})"
 
     def check(self, serving: Serving) -> None:
-        """Refuse an inbox beside it, and a place in front of what it gets its sessions from."""
+        """Refuse an inbox in addition, and a place in front of the provider of its sessions."""
         if sum(isinstance(each, Transactional) for each in serving.middlewares) > 1:
             raise InvalidTopologyError(
                 repr(self),
-                "with sessions= the bus handles each event once by itself: leave the inbox out, or "
-                "leave sessions= out if the handlers write to another database",
+                "with sessions= the bus itself handles each event once: omit the inbox, or omit "
+                "sessions= if the handlers write to another database",
             )
         self._source.check(serving.middlewares[: serving.middlewares.index(self)])
 
     def claim_now(self, session: Session, delivery: Delivery) -> Claim:
         """See `Transactional.claim_now`."""
-        assert isinstance(delivery, QueuedDelivery)  # noqa: S101 - of this bus alone
+        assert isinstance(delivery, Found)  # noqa: S101 - of this bus alone
         return Claim(session, self._removal, {"row": delivery.row})
 
     def committed(self, delivery: Delivery) -> None:
         """See `Transactional.committed`."""
-        assert isinstance(delivery, QueuedDelivery)  # noqa: S101 - of this bus alone
+        assert isinstance(delivery, Found)  # noqa: S101 - of this bus alone
         self._removed(delivery.row)

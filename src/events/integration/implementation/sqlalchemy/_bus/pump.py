@@ -1,4 +1,4 @@
-"""The loop of one bus: renew, read for whoever has room, rest, and again.
+"""The loop of one bus: renew, read for consumers with room, rest, repeat.
 
           .-- lease renewed, partitions given or taken <--- every third of a lease --.
           v                                                                     |
@@ -32,10 +32,9 @@ from events.integration.implementation.sqlalchemy._bus.seats import Seats
 from events.integration.implementation.sqlalchemy._bus.settling import Settler
 from events.integration.implementation.sqlalchemy._bus.sharing import Seat
 from events.integration.outbox.partitions import Tenure
+from events.integration.pipeline.lifecycle import failure_of
 from events.integration.pipeline.retry import describe
 from events.integration.transport import Deliver, Subscription
-
-__all__ = ["Pump", "PumpOptions"]
 
 logger = logging.getLogger("events.integration")
 
@@ -45,12 +44,12 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _EVERY = 1 / 3  # of a lease, between two times that it is renewed
 _WAITING = 1 / 100  # of a lease, the same while partitions are missing, or drained
 _MARGIN = 0.1  # of a lease, in which nothing is handed over any more
-_PATIENCE = 1 / 4  # of a lease: how long the database may take to answer
+_ANSWER_TIMEOUT = 1 / 4  # of a lease: how long the database may take to answer
 _LEAVING = 5.0  # seconds
 
 
 class PumpOptions(Struct, frozen=True):
-    """How often it polls at least, and how long a lease lasts, in seconds."""
+    """The poll interval and the duration of a lease, in seconds."""
 
     poll_interval: float
     lease: float
@@ -78,17 +77,18 @@ class Pump:
         self._tenure = Tenure()
         self._queues: dict[int, Queue] = {}
         self._settler = Settler(rows, self._freed, self._in_outage)
-        self._attend_at = 0.0
+        self._renew_at = 0.0
         self._has_new = False
-        self._attending: list[asyncio.Future[None]] = []
+        self._renewals: list[asyncio.Future[None]] = []
         self._halted = asyncio.Event()
         self._woken = asyncio.Event()
         self._nudged = True
         self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(self._ended)
 
     @property
     def connected(self) -> bool:
-        """Tell whether the database answers."""
+        """Return whether the database answers."""
         return self._outage.is_over
 
     @property
@@ -106,8 +106,10 @@ class Pump:
         """Begin to hand over what waits for the consumer of this number."""
         queue = Queue(number, subscription, deliver, self._settler.settle)
         self._queues[number] = queue
-        self._has_new = True  # so it attends once for all that are subscribed in a row
+        self._has_new = True  # so it renews once for all that are subscribed in a row
         self._woken.set()
+        if self._task.done():
+            self._ended(self._task)
         return queue
 
     async def close(self, queue: Queue) -> None:
@@ -118,10 +120,10 @@ class Pump:
                 await queue.empty()
         if self._queues.get(queue.number) is queue:
             del self._queues[queue.number]
-            if not self._halted.is_set():
+            if not self._task.done() and not self._halted.is_set():
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_LEAVING):
-                        await self._attend_soon()
+                        await self._renew_soon()
         if not queue.closed.done():
             queue.closed.set_result(None)
 
@@ -134,12 +136,24 @@ class Pump:
         if not self._task.done():
             self._task.cancel()
             await asyncio.wait([self._task])
-        for waiter in self._attending:
+        for waiter in self._renewals:
             waiter.cancel()
 
-    async def _attend_soon(self) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """End the consumers too, if that was a mistake: nothing would read for them."""
+        error = None if task.cancelled() else task.exception()
+        if self._halted.is_set() and error is None:
+            return
+        error = error or RuntimeError("its task was cancelled")
+        self._outage.begin("reading", describe(error))
+        for queue in self._queues.values():
+            if not queue.closed.done():
+                queue.closed.set_exception(error)
+                queue.closed.exception()  # marks it as retrieved
+
+    async def _renew_soon(self) -> None:
         renewed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._attending.append(renewed)
+        self._renewals.append(renewed)
         self.wake()
         await renewed
 
@@ -150,8 +164,9 @@ class Pump:
         self._nudged = True
         self._woken.set()
 
-    def _freed(self) -> None:
-        self._woken.set()
+    def _freed(self, queue: Queue) -> None:
+        if queue.has_room and (queue.may_have_more or queue.wants_more):
+            self._woken.set()
 
     def _in_outage(self, reason: str) -> None:
         self._outage.begin("settling", reason)
@@ -170,8 +185,8 @@ class Pump:
             while not self._halted.is_set():
                 self._woken.clear()
                 try:
-                    async with asyncio.timeout(max(self._options.lease * _PATIENCE, 1.0)):
-                        await self._attend_if_due()
+                    async with asyncio.timeout(max(self._options.lease * _ANSWER_TIMEOUT, 1.0)):
+                        await self._renew_if_due()
                         if self._nudged or loop.time() >= poll_at:
                             idle = _FIRST_POLL if self._nudged else 2 * idle
                             idle = min(idle, self._options.poll_interval)
@@ -179,8 +194,8 @@ class Pump:
                             await self._poll()
                             poll_at = loop.time() + idle
                         handed_over = await self._read()
-                except Exception as error:  # noqa: BLE001 - the loop is never quietly dead
-                    self._outage.begin("reading", describe(error))
+                except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it goes on
+                    self._outage.begin("reading", describe(failure_of(error)))
                     self._nudged = True
                     await self._rest(backoff.take(), self._halted)
                     continue
@@ -190,7 +205,7 @@ class Pump:
                 if handed_over:
                     idle, poll_at = _FIRST_POLL, loop.time() + _FIRST_POLL
                     continue
-                await self._rest(min(poll_at, self._attend_at) - loop.time(), self._woken)
+                await self._rest(min(poll_at, self._renew_at) - loop.time(), self._woken)
             await self._leave()
 
     async def _rest(self, seconds: float, until: asyncio.Event) -> None:
@@ -198,17 +213,17 @@ class Pump:
             async with asyncio.timeout(max(seconds, 0.0)):
                 await until.wait()
 
-    async def _attend_if_due(self) -> None:
+    async def _renew_if_due(self) -> None:
         loop = asyncio.get_running_loop()
-        asked = self._has_new or self._attending
+        asked = self._has_new or self._renewals
         wider = any(queue.wants_more for queue in self._queues.values())
-        if not asked and not wider and loop.time() < self._attend_at and self._holds:
+        if not asked and not wider and loop.time() < self._renew_at and self._holds:
             return
-        waiting, self._attending = self._attending, []
+        waiting, self._renewals = self._renewals, []
         try:
-            await self._attend()
+            await self._renew()
         except BaseException:
-            self._attending += waiting
+            self._renewals += waiting
             self._has_new = True
             raise
         for waiter in waiting:
@@ -219,11 +234,11 @@ class Pump:
     def _holds(self) -> bool:
         return self._tenure.remaining > self._options.lease * _MARGIN
 
-    async def _attend(self) -> None:
+    async def _renew(self) -> None:
         granted = self._tenure.begin()
         self._has_new = False
         queues = dict(self._queues)
-        windows = {n: max(q.widest, len(q.at_hand)) for n, q in queues.items()}
+        windows = {n: max(q.widest, len(q.in_flight)) for n, q in queues.items()}
         me = replace(self._seat, windows=windows)
         taken = await self._seats.take(me, {n: q.busy for n, q in queues.items()})
         granted(taken.own.length)
@@ -233,10 +248,10 @@ class Pump:
             queue.grant(taken.held[number], windows[number])
             settled = settled and queue.held.is_settled
         every = _EVERY if settled else _WAITING
-        self._attend_at = asyncio.get_running_loop().time() + self._options.lease * every
+        self._renew_at = asyncio.get_running_loop().time() + self._options.lease * every
 
     async def _poll(self) -> None:
-        """Find out who has something due."""
+        """Find the consumers with due rows."""
         ready = {n: q for n, q in self._queues.items() if q.has_room and q.held.read}
         if len(ready) <= _FEW:
             for queue in ready.values():
@@ -262,5 +277,5 @@ class Pump:
             async with asyncio.timeout(_LEAVING):
                 await self._seats.leave(self._seat)
         except Exception as error:  # noqa: BLE001 - as the database's driver raises what it does
-            logger.info("the partitions could not be given back, and run out: %s", describe(error))
+            logger.info("cannot release the partitions; their lease expires: %s", describe(error))
         self._tenure.end()

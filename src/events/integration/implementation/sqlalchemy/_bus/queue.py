@@ -1,18 +1,18 @@
-"""What one registration takes: how much of it is at hand, where it reads on, and how far.
+"""The reading state of one registration: what is in flight, and where the next read begins.
 
 Rows are handed over a windowful at a time. The window grows while it is settled quickly and shrinks
 while it is not, so that where handlers are slow, little is held that another bus could handle.
 
 A row that ends its process is not marked by it: rows are not written to before they are handled. So
 the first rows of partitions that were a dead bus's, as many as its window was wide, are in doubt.
-They are handed over one at a time, each after its attempt was counted in the table. What dies of
-such a row has cost that row an attempt and no other; in the end it is a dead letter.
+They are handed over one at a time, each after a crash was counted in the table, which its
+settlement takes back. So what dies of such a row has cost that row a crash and no other; in the end
+it is a dead letter, see `pipeline.crashes`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable
 
 from msgspec.structs import replace
@@ -20,17 +20,11 @@ from msgspec.structs import replace
 from events.errors import OutboxError
 from events.integration.implementation.sqlalchemy._bus.rows import Found, Rows
 from events.integration.implementation.sqlalchemy._bus.sharing import Held, Seat
-from events.integration.message import (
-    UNDECODABLE,
-    Delivery,
-    Reject,
-    Settlement,
-)
+from events.integration.message import UNDECODABLE, Reject, Settlement
+from events.integration.outbox import PARTITIONS
 from events.integration.transport import Deliver, Subscription
 
-__all__ = ["Queue", "QueuedDelivery"]
-
-_AT_HAND = 16  # deliveries per handler where some wait behind their key
+_PER_HANDLER = 16  # deliveries per handler where some wait behind their key
 _WIDEST = 500
 _MAX_BYTES = 8 << 20
 _QUICK, _SLOW = 0.25, 1.0  # seconds in which a windowful is settled
@@ -39,14 +33,8 @@ _LONGEST = 2.0  # seconds; what was postponed waits for a scan
 _BUSY = 0.05  # seconds between two scans while there is more
 
 
-class QueuedDelivery(Delivery, frozen=True, gc=False, kw_only=True):
-    """A delivery that knows its row."""
-
-    row: int
-
-
 class Queue:
-    """One registration at work. `settled` is called with each row and its settlement."""
+    """A running registration. `settled` is called with each row and its settlement."""
 
     def __init__(
         self,
@@ -58,44 +46,39 @@ class Queue:
         self.number = number
         self.held = Held(0, 0)
         self.paused = False
-        self.at_hand: dict[int, Found] = {}  # handed over, and not settled in the database
+        self.in_flight: dict[int, Found] = {}  # handed over, and not settled in the database
         self.last_poll: float | None = None
         self.may_have_more = True
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._subscription = subscription
+        self._name = subscription.consumer
         self._deliver = deliver
         self._settled = settled
-        self._least = subscription.concurrency * (_AT_HAND if subscription.ordered else 1)
+        self._least = subscription.concurrency * (_PER_HANDLER if subscription.ordered else 1)
         self._window = self.widest = self._least  # the widest is what the seat says
         self._granted = self._least
-        self._suspect = 0  # partitions
+        self._in_doubt = 0  # partitions
         self._doubtful = 0  # rows in them
         self._after: int | None = None
         self._scan_at = 0.0
         self._counted = 0
         self._since = asyncio.get_running_loop().time()
-        self._partitions: Counter[int] = Counter()
+        self._unsettled = [0] * PARTITIONS
         self._empty = asyncio.Event()
         self._empty.set()
 
     @property
     def has_room(self) -> bool:
-        """Tell whether it is worth while to read."""
-        return not self.paused and len(self.at_hand) <= self._window // 2
+        """Return whether a read is worthwhile."""
+        return not self.paused and len(self.in_flight) <= self._window // 2
 
     @property
     def busy(self) -> int:
         """Return the partitions in which something is unsettled."""
-        return sum(1 << partition for partition in self._partitions)
-
-    @property
-    def scan_at(self) -> float | None:
-        """Return when what was passed over is looked for; None if nothing can have been."""
-        return None if self._after is None else self._scan_at
+        return sum(1 << partition for partition, rows in enumerate(self._unsettled) if rows)
 
     @property
     def wants_more(self) -> bool:
-        """Tell whether the window is to be wider than the seat says."""
+        """Return whether the window is to be wider than the seat says."""
         return self.widest > self._granted
 
     def grant(self, held: Held, window: int) -> None:
@@ -106,54 +89,55 @@ class Queue:
         self._granted = window
         self._window = min(self.widest, window)
         if held.taken:
-            self._suspect |= held.taken
+            self._in_doubt |= held.taken
             self._doubtful += held.doubtful
-        self._suspect &= held.read
+        self._in_doubt &= held.read
 
     async def read(self, rows: Rows, seat: Seat) -> int:
         """Hand over what is due, as far as there is room; return how much that was."""
-        in_doubt = await self._read_one_in_doubt(rows, seat) if self._suspect else 0
+        in_doubt = await self._read_one_in_doubt(rows, seat) if self._in_doubt else 0
         return in_doubt + await self._read(rows, seat)
 
     async def _read_one_in_doubt(self, rows: Rows, seat: Seat) -> int:
-        if any(row.is_marked for row in self.at_hand.values()):
+        if any(row.is_marked for row in self.in_flight.values()):
             return 0
-        partitions, known = self._suspect, frozenset(self.at_hand)
+        partitions, known = self._in_doubt, frozenset(self.in_flight)
         found = list[Found]()
         if self._doubtful:
+            me = self.number, self._name
             found, _ = await rows.due(
-                seat, self.number, partitions, limit=1, max_bytes=_MAX_BYTES, known=known
+                seat, me, partitions, limit=1, max_bytes=_MAX_BYTES, known=known
             )
         if not found:
-            self._suspect = self._doubtful = 0
+            self._in_doubt = self._doubtful = 0
             self.give_back()
             return 0
         self._doubtful -= 1
-        await rows.mark(found[0].id)
-        self._hand_over(replace(found[0], is_marked=True))
+        await rows.mark(found[0].row)
+        self._hand_over(replace(found[0], is_marked=True, crashes=found[0].crashes + 1))
         return 1
 
     async def _read(self, rows: Rows, seat: Seat) -> int:
-        partitions = self.held.read & ~self._suspect
+        partitions = self.held.read & ~self._in_doubt
         if not partitions or not self.has_room:
             return 0
         now = asyncio.get_running_loop().time
-        limit = max(self._window - len(self.at_hand), 1)
+        limit = max(self._window - len(self.in_flight), 1)
         began = now()
         after = self._after if began < self._scan_at else None
         found, is_full = await rows.due(
             seat,
-            self.number,
+            (self.number, self._name),
             partitions,
             limit=limit,
             max_bytes=_MAX_BYTES,
             after=after,
-            known=frozenset(self.at_hand),  # of now: what is settled meanwhile is still read
+            known=frozenset(self.in_flight),  # of now: what is settled meanwhile is still read
         )
         ended = now()
         self.last_poll = ended
-        self.may_have_more = is_full or bool(self._suspect)
-        last = max((row.id for row in found if not row.was_postponed), default=0)
+        self.may_have_more = is_full or bool(self._in_doubt)
+        last = max((row.row for row in found if not row.was_postponed), default=0)
         if after is None:
             # If there is more, it is behind the last one, be that among what had been passed over.
             reached = self._after or 0
@@ -169,35 +153,21 @@ class Queue:
         return len(found)
 
     def _hand_over(self, row: Found) -> None:
-        self.at_hand[row.id] = row
-        self._partitions[row.partition] += 1
+        self.in_flight[row.row] = row
+        self._unsettled[row.partition] += 1
         self._empty.clear()
         if row.fault is not None:
             self._settled(self, row, _unreadable(row, row.fault))
             return
-        message = row.message
-        future = self._deliver(
-            QueuedDelivery(
-                message.topic,
-                self._subscription.consumer,
-                message.id,
-                message.body,
-                message.headers,
-                row.attempts + 1,
-                message.key,
-                row=row.id,
-            )
-        )
+        future = self._deliver(row)
         future.add_done_callback(lambda done: self._settled(self, row, done.result()))
 
     def forget(self, row: Found) -> None:
-        """Note that the row is settled in the database, or somebody else's again."""
-        if self.at_hand.pop(row.id, None) is None:
+        """Note that the row is settled in the database, or another bus's again."""
+        if self.in_flight.pop(row.row, None) is None:
             return
-        self._partitions[row.partition] -= 1
-        if not self._partitions[row.partition]:
-            del self._partitions[row.partition]
-        if not self.at_hand:
+        self._unsettled[row.partition] -= 1
+        if not self.in_flight:
             self._empty.set()
         self._adapt()
 
@@ -213,7 +183,7 @@ class Queue:
             self._window = self.widest = max(self._window // 2, self._least)
 
     def give_back(self) -> None:
-        """Have the next read begin anew: something that was read is there again."""
+        """Have the next read start from the beginning: a row that was read is available again."""
         self._after = None
         self.may_have_more = True
 
@@ -223,4 +193,4 @@ class Queue:
 
 
 def _unreadable(row: Found, fault: OutboxError) -> Reject:
-    return Reject(UNDECODABLE, str(fault), row.attempts + 1)
+    return Reject(UNDECODABLE, str(fault), row.attempt)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     select,
     tuple_,
     update,
@@ -32,35 +33,37 @@ from events.errors import OutboxError
 from events.integration.implementation.sqlalchemy._bus.sharing import Seat
 from events.integration.implementation.sqlalchemy._bus.tables import MESSAGE, BusTables
 from events.integration.implementation.sqlalchemy._clock import aware, clock, moment
+from events.integration.implementation.sqlalchemy._keeping import Keeping, cannot_keep
 from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._opening import begun, connected
-from events.integration.implementation.sqlalchemy._reading import message_of
+from events.integration.implementation.sqlalchemy._reading import read_row
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
     MOST_IDS,
     Row,
     insert_rows,
 )
-from events.integration.message import Message
+from events.integration.message import Delivery, Message
 from events.integration.outbox import partition_of
 
-__all__ = ["Found", "Postponed", "Refused", "Rows"]
-
+_NO_TOPIC = ""  # which no topic is called
 _HIGHEST = (1 << 63) - 1  # no row has this id
+_ID, _SIZE = 0, 7  # where a row that is due has them; by name it takes ten times as long
 _encode_json = msgspec.json.Encoder().encode
 
 
-class Found(Struct, frozen=True):
-    """A row that is due. `fault` says what is wrong with it, if it cannot be handed over."""
+class Found(Delivery, frozen=True, gc=False, kw_only=True):
+    """A row that is due, as it is handed over.
 
-    id: int
+    `fault` says what is wrong with it, if it cannot be.
+    """
+
+    row: int
     partition: int
-    message: Message
-    attempts: int
     was_postponed: bool
     fault: OutboxError | None = None
     is_marked: bool = False
-    """Whether the table counts this attempt already."""
+    """Whether the table counts this delivery among the crashes, until it is settled."""
 
 
 class Postponed(Struct, frozen=True):
@@ -69,15 +72,17 @@ class Postponed(Struct, frozen=True):
     id: int
     after: float
     attempts: int
+    crashes: int = 0
 
 
 class Refused(Struct, frozen=True):
-    """A row that is to be a dead letter."""
+    """A row that is to be a dead letter, and what it is to be if that cannot be."""
 
     id: int
     reason: str
     error: str
     attempts: int
+    otherwise: Postponed
 
 
 def _message_row(message: Message) -> Row:
@@ -95,15 +100,60 @@ def _message_row(message: Message) -> Row:
     }
 
 
+def _fitting(rows: Sequence[Any], max_bytes: int) -> int:
+    """Return how many of these come to no more than so many bytes; one does in any case."""
+    weight = 0
+    for index, row in enumerate(rows):
+        weight += row[_SIZE]
+        if index and weight > max_bytes:
+            return index
+    return len(rows)
+
+
+def _found(
+    rows: Sequence[Any],
+    consumer: str,
+    postponed: int,
+    bodies: Mapping[int, object],
+    too_long: Collection[int],
+) -> Iterator[Found]:
+    """Make deliveries of rows, the first so many of which had been postponed."""
+    for index, row in enumerate(rows):
+        number, partition, event_id, topic, key, headers, body, _, attempts, crashes = row
+        if number in too_long:
+            if number not in bodies:
+                continue  # it was deleted by hand
+            body = bodies[number]
+        decoded, body, fault = read_row(headers, body)
+        was_postponed = index < postponed
+        yield Found(
+            topic,
+            consumer,
+            event_id,
+            body,
+            decoded,
+            attempts + 1,
+            key,
+            crashes,
+            was_postponed and not attempts,
+            row=number,
+            partition=partition,
+            was_postponed=was_postponed,
+            fault=fault,
+        )
+
+
 class Rows:
     """The rows of one bus. Each verb is one transaction."""
 
     def __init__(self, engine: AsyncEngine, single: AsyncEngine, tables: BusTables) -> None:
         """Take an engine whose transactions see what was committed, and one for one statement."""
+        self.system = engine.dialect.name  # as observers call it
         self._engine = engine
         self._single = single
         self._tables = tables
         self._many = Many(engine, tables.rows)
+        self._keeping = Keeping(engine, single, tables.consumers)
         r, m = tables.rows.c, tables.members.c
         size = func.length if engine.dialect.name == "sqlite" else func.octet_length
         self._size = size(r.body, type_=BigInteger())
@@ -137,10 +187,14 @@ class Rows:
         self._postpone = (
             update(tables.rows)
             .where(row)
-            .values(available_at=bindparam("then"), attempts=bindparam("attempts_"))
+            .values(
+                available_at=bindparam("then"),
+                attempts=bindparam("attempts_"),
+                crashes=bindparam("crashes_"),
+            )
         )
         c = tables.consumers.c
-        self._bury = insert(tables.dead_letters).from_select(
+        self._to_dead_letters = insert(tables.dead_letters).from_select(
             ["consumer_id", "consumer", *MESSAGE, "attempts", "reason", "error", "died_at"],
             select(
                 r.consumer_id,
@@ -153,25 +207,44 @@ class Rows:
             ).where(row, c.id == r.consumer_id),
         )
         self._remove = delete(tables.rows).where(row)
-        self._mark = update(tables.rows).where(row).values(attempts=r.attempts + 1)
+        self._mark = update(tables.rows).where(row).values(crashes=r.crashes + 1)
 
     # --- consumers and publishing ---------------------------------------------------------------
 
     async def consumer(self, topic: str, consumer: str) -> int:
         """Return the number of this consumer of this topic, which gets what is sent from now on."""
         c = self._tables.consumers.c
-        number = select(c.id).where(c.topic == topic, c.consumer == consumer)
-        while True:
-            async with connected(self._single) as connection:
-                found = (await connection.execute(number)).scalar_one_or_none()
-            if found is not None:
-                return int(found)
-            try:
-                async with begun(self._engine) as connection:
-                    values = {"topic": topic, "consumer": consumer}
-                    await connection.execute(insert(self._tables.consumers), values)
-            except IntegrityError:  # another process has made it meanwhile
-                continue
+        number = select(c.id).where(
+            c.topic == bindparam("topic"), c.consumer == bindparam("consumer")
+        )
+        make, values = insert(self._tables.consumers), {"topic": topic, "consumer": consumer}
+        row = f"consumer {consumer!r} of topic {topic!r}"
+        return int(await self._keeping.ensured(number, make, values, row))
+
+    async def paused(self, consumers: Collection[str]) -> frozenset[str]:
+        """Return which of these are paused: there is a row of them without a topic."""
+        c = self._tables.consumers.c
+        query = select(c.consumer).where(c.topic == _NO_TOPIC, c.consumer.in_(consumers))
+        async with connected(self._single) as connection:
+            return frozenset((await connection.execute(query)).scalars())
+
+    async def set_paused(self, consumer: str, *, paused: bool) -> bool:
+        """Add that row or remove it; tell whether that changed anything."""
+        c = self._tables.consumers.c
+        mark = {"topic": _NO_TOPIC, "consumer": consumer}
+        try:
+            async with begun(self._engine) as connection:
+                if paused:
+                    await connection.execute(insert(self._tables.consumers), mark)
+                    return True
+                these = (c.topic == _NO_TOPIC) & (c.consumer == consumer)
+                removed = await connection.execute(delete(self._tables.consumers).where(these))
+                return removed.rowcount > 0
+        except IntegrityError as error:
+            if await self.paused([consumer]):  # it was there already
+                return False
+            mark_of = f"the mark that {consumer!r} is paused"
+            raise cannot_keep(self._tables.consumers, mark_of, error) from error
 
     def write(self, connection: Connection, messages: Sequence[Message]) -> None:
         """Write messages in the connection's transaction, a row for each consumer."""
@@ -189,11 +262,11 @@ class Rows:
                 r.event_id,
                 r.topic,
                 r.key,
-                r.type,
                 r.headers,
                 case((self._size <= longest, r.body)).label("body"),
                 self._size.label("size"),
                 r.attempts,
+                r.crashes,
             )
             .where(
                 *where,
@@ -210,7 +283,7 @@ class Rows:
     async def due(
         self,
         seat: Seat,
-        consumer: int,
+        consumer: tuple[int, str],
         partitions: int,
         *,
         limit: int,
@@ -218,8 +291,9 @@ class Rows:
         after: int | None = None,
         known: Collection[int],
     ) -> tuple[list[Found], bool]:
-        """Return what is due in these partitions, and whether there is more.
+        """Return what is due for this consumer in these partitions, and whether there is more.
 
+        The consumer is its number and its name.
         A scan, without `after`, reads from the beginning, past what is known, and what was
         postponed as well. No more than these bytes of bodies is returned, but one row in any case.
         """
@@ -227,43 +301,33 @@ class Rows:
         values: dict[str, Any] = {
             "member": seat.member,
             "token": seat.token,
-            "consumer": consumer,
+            "consumer": consumer[0],
             "partitions": partitions,
             "longest": longest,
         }
+        late = list[Any]()
         async with connected(self._single) as connection:
             if after is not None:
                 values |= {"after": after, "limit": limit}
-                found = [(r, False) for r in (await connection.execute(self._on, values)).all()]
-                is_full = len(found) >= limit
-                found = [(r, late) for r, late in found if r.id not in known]
+                first = (await connection.execute(self._on, values)).all()
+                is_full = len(first) >= limit
+                rest = [row for row in first if row[_ID] not in known]
             else:
                 values["limit"] = limit + len(known)
-                late = (await connection.execute(self._postponed, values)).all()
+                late = list((await connection.execute(self._postponed, values)).all())
                 first = (await connection.execute(self._at_once, values)).all()
                 is_full = max(len(late), len(first)) >= values["limit"]
-                half = [r for r in late if r.id not in known]
-                rest = [r for r in first if r.id not in known]
-                share = max(limit - len(rest), (limit + 1) // 2)
-                is_full = is_full or len(half) + len(rest) > limit
-                found = [(r, True) for r in half[:share]]
-                found += [(r, False) for r in rest[: limit - len(found)]]
-            rows, weight = list[tuple[Any, bool]](), 0
-            for r, was_postponed in found:
-                if rows and weight + r.size > max_bytes:
-                    is_full = True
-                    break
-                weight += r.size
-                rows.append((r, was_postponed))
-            bodies = await self._long(connection, [r.id for r, _ in rows if r.size > longest])
-        due = list[Found]()
-        for r, was_postponed in rows:
-            if r.size > longest and r.id not in bodies:
-                continue  # somebody has deleted it by hand
-            body = bodies[r.id] if r.size > longest else r.body
-            message, fault = message_of(r.event_id, r.topic, r.key, r.type, r.headers, body)
-            due.append(Found(r.id, r.partition_id, message, r.attempts, was_postponed, fault))
-        return due, is_full
+                late = [row for row in late if row[_ID] not in known]
+                rest = [row for row in first if row[_ID] not in known]
+                is_full = is_full or len(late) + len(rest) > limit
+                late = late[: max(limit - len(rest), (limit + 1) // 2)]
+            rows: list[Any] = [*late, *rest][:limit]
+            if (fitting := _fitting(rows, max_bytes)) < len(rows):
+                is_full = True
+                del rows[fitting:]
+            too_long = [row[_ID] for row in rows if row[_SIZE] > longest]
+            bodies = await self._long(connection, too_long)
+        return list(_found(rows, consumer[1], len(late), bodies, set(too_long))), is_full
 
     async def _long(self, connection: AsyncConnection, ids: Sequence[int]) -> dict[int, object]:
         if not ids:
@@ -274,24 +338,30 @@ class Rows:
     async def waiting(self, consumers: Mapping[int, int]) -> set[int]:
         """Return which of these consumers have something due in these partitions."""
         r = self._tables.rows.c
+        # Not EXISTS, for which PostgreSQL reads the table, past all that was postponed.
         due = [
-            exists().where(
+            select(r.id)
+            .where(
                 r.consumer_id == consumer,
                 r.available_at <= clock(),
                 literal(partitions, BigInteger()).bitwise_rshift(r.partition_id).bitwise_and(1)
                 != 0,
             )
+            .order_by(r.consumer_id, r.available_at, r.id)
+            .limit(literal_column("1"))
+            .scalar_subquery()
             for consumer, partitions in consumers.items()
         ]
         async with connected(self._single) as connection:
             found = (await connection.execute(select(*due))).one()
-        return {consumer for consumer, is_due in zip(consumers, found, strict=True) if is_due}
+        return {consumer for consumer, row in zip(consumers, found, strict=True) if row is not None}
 
     # --- settling -------------------------------------------------------------------------------
 
     async def settle(self, done: Sequence[int], postponed: Sequence[Postponed]) -> None:
         """Remove what was handled, and have the rest be due later."""
-        async with begun(self._engine) as connection:
+        is_one = not postponed and len(done) <= MOST_IDS  # statement: no BEGIN, no COMMIT
+        async with begun(self._single if is_one else self._engine) as connection:
             for start in range(0, len(done), MOST_IDS):
                 await connection.execute(*self._many.delete(done[start : start + MOST_IDS]))
             if postponed:
@@ -301,21 +371,22 @@ class Rows:
                         "row": row.id,
                         "then": now + timedelta(seconds=row.after),
                         "attempts_": row.attempts,
+                        "crashes_": row.crashes,
                     }
                     for row in postponed
                 ]
                 await connection.execute(self._postpone, changes)
 
     async def mark(self, row: int) -> None:
-        """Count the attempt that is about to begin, in case it ends the process."""
-        async with begun(self._engine) as connection:
+        """Count a crash before the handler begins, in case it ends the process."""
+        async with begun(self._single) as connection:
             await connection.execute(self._mark, {"row": row})
 
-    async def bury(self, rows: Sequence[Refused]) -> None:
+    async def to_dead_letters(self, rows: Sequence[Refused]) -> None:
         """Move rows to the dead letters."""
         async with begun(self._engine) as connection:
             await connection.execute(
-                self._bury,
+                self._to_dead_letters,
                 [
                     {
                         "row": row.id,

@@ -3,10 +3,11 @@
     Ack      the row is removed
     Retry    the row is due later, with so many attempts
     Reject   the row moves to the dead letters; where that cannot be, it is due a little later
-    Release  nothing: the row is there, for whoever reads its partition next; an attempt that was
+    Release  nothing: the row stays, for the next reader of its partition; a crash that was
              counted beforehand is taken back
 
 It is tried until the database takes it, as a row that was handled and stays would be handled again.
+Each try is a round trip, which an observer sees as such.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeAlias
 
 from events.integration.brokering.backoff import Backoff
@@ -25,9 +27,9 @@ from events.integration.implementation.sqlalchemy._bus.rows import (
     Rows,
 )
 from events.integration.message import Ack, Reject, Retry, Settlement
+from events.integration.observation import current_observer
+from events.integration.pipeline.lifecycle import failure_of
 from events.integration.pipeline.retry import describe
-
-__all__ = ["Settler"]
 
 logger = logging.getLogger("events.integration")
 
@@ -36,15 +38,20 @@ _Settled: TypeAlias = tuple[Queue, Found, Settlement]
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0
 _DEAD_LETTER_RETRY = 1.0  # seconds until a row is tried again that could not become a dead letter
 _LEAVING = 5.0  # seconds
+_MOST = 250  # rows that are gathered for one transaction; half of the widest window, see `queue`
+_UNOBSERVED = nullcontext()
 
 
 class Settler:
-    """Settles rows in batches. `freed` is called after each, `in_outage` before each repeat."""
+    """Settles rows in batches.
+
+    `freed` is called with the queue when rows of it are settled, `in_outage` before each repeat.
+    """
 
     def __init__(
         self,
         rows: Rows,
-        freed: Callable[[], None],
+        freed: Callable[[Queue], None],
         in_outage: Callable[[str], None],
     ) -> None:
         self._rows = rows
@@ -56,10 +63,10 @@ class Settler:
 
     def settle(self, queue: Queue, row: Found, settlement: Settlement) -> None:
         """Settle a row soon, together with others."""
-        if row.id in self._gone:
-            self._gone.discard(row.id)
+        if row.row in self._gone:
+            self._gone.discard(row.row)
             queue.forget(row)
-            self._freed()
+            self._freed(queue)
             return
         self._waiting.append((queue, row, settlement))
         if self._task is None:
@@ -80,43 +87,70 @@ class Settler:
     async def _run(self) -> None:
         try:
             while self._waiting:
+                await self._gather()
                 batch, self._waiting = self._waiting, []
                 await self._until_taken(batch)
                 for queue, row, settlement in batch:
                     queue.forget(row)
                     if not isinstance(settlement, (Ack, Retry, Reject)):
                         queue.give_back()
-                self._freed()
+                for queue in {queue for queue, _, _ in batch}:
+                    self._freed(queue)
         finally:
             self._task = None
+
+    async def _gather(self) -> None:
+        """Wait while each turn of the event loop settles more: handlers that wait for nothing do.
+
+        What they settle one after another is one statement then.
+        """
+        before = 0
+        while before < len(self._waiting) < _MOST:
+            before = len(self._waiting)
+            await asyncio.sleep(0)
 
     async def _until_taken(self, batch: Sequence[_Settled]) -> None:
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         done, postponed, refused = _sorted(batch)
-        postponed += await self._bury(refused)
+        postponed += await self._to_dead_letters(refused, batch)
         while done or postponed:
             try:
-                await self._rows.settle(done, postponed)
-            except Exception as error:  # noqa: BLE001 - drivers raise what they do, and it goes on
-                self._in_outage(describe(error))
+                with self._observed(batch, [*done, *(row.id for row in postponed)]):
+                    await self._rows.settle(done, postponed)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - drivers raise what
+                self._in_outage(describe(failure_of(error)))  # they do, and it goes on
                 await backoff.pause()
             else:
                 return
 
-    async def _bury(self, refused: Sequence[Refused]) -> list[Postponed]:
+    async def _to_dead_letters(
+        self, refused: Sequence[Refused], batch: Sequence[_Settled]
+    ) -> list[Postponed]:
         """Make dead letters of these, and return those of which that could not be."""
         if not refused:
             return []
         try:
-            await self._rows.bury(refused)
-        except Exception as error:  # noqa: BLE001 - as above
+            with self._observed(batch, [row.id for row in refused]):
+                await self._rows.to_dead_letters(refused)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as above
+            failure = failure_of(error)
             logger.error(  # noqa: TRY400 - the reason is enough
                 "%d events cannot become dead letters, and stay in their queues: %s",
                 len(refused),
-                describe(error),
+                describe(failure),
             )
-            return [Postponed(r.id, _DEAD_LETTER_RETRY, r.attempts - 1) for r in refused]
+            return [row.otherwise for row in refused]
         return []
+
+    def _observed(
+        self, batch: Sequence[_Settled], rows: Sequence[int]
+    ) -> AbstractContextManager[None]:
+        observer = current_observer()
+        if observer is None:
+            return _UNOBSERVED
+        these = frozenset(rows)
+        deliveries = [row for _, row, _ in batch if row.row in these]
+        return observer.settling(deliveries, self._rows.system)
 
 
 def _sorted(
@@ -125,12 +159,16 @@ def _sorted(
     done, postponed, refused = list[int](), list[Postponed](), list[Refused]()
     for _, row, settlement in batch:
         if isinstance(settlement, Ack):
-            done.append(row.id)
+            done.append(row.row)
         elif isinstance(settlement, Retry):
-            postponed.append(Postponed(row.id, settlement.after, settlement.attempt))
+            postponed.append(Postponed(row.row, settlement.after, settlement.attempt))
         elif isinstance(settlement, Reject):
-            error = settlement.error
-            refused.append(Refused(row.id, settlement.reason, error, settlement.attempts))
+            again = settlement.attempts - 1
+            if row.crashes:  # the attempts of crashes are recounted each time
+                again = row.attempt - 1
+            otherwise = Postponed(row.row, _DEAD_LETTER_RETRY, again, row.crashes)
+            error, attempts = settlement.error, settlement.attempts
+            refused.append(Refused(row.row, settlement.reason, error, attempts, otherwise))
         elif row.is_marked:
-            postponed.append(Postponed(row.id, 0.0, row.attempts))
+            postponed.append(Postponed(row.row, 0.0, row.attempt - 1, row.crashes - 1))
     return done, postponed, refused

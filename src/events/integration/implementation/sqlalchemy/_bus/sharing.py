@@ -1,4 +1,4 @@
-"""Who takes what: the partitions of each consumer, leased to the buses that serve it.
+"""The partitions of each consumer, leased to the buses that serve it.
 
 As with relays (`events.integration.outbox.partitions`), a row belongs to a partition by its key, a
 partition is held by one bus at most, until its lease runs out by the database's clock. One bus
@@ -10,7 +10,7 @@ serves many consumers, so it has one *seat* for all of them: partitions by consu
 
 Of a partition that is drained nothing more is read; it is given up when what was read is settled.
 The seat of a bus whose lease has run out stays until others have taken all that it held. What it
-had at hand when it died, no more than its window, may be what it died of, see `queue`.
+had in flight when it died, no more than its window, may be what it died of, see `queue`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ from msgspec.structs import replace
 
 from events.integration.outbox import PARTITIONS
 
-__all__ = ["ALL", "Held", "Seat", "Taken", "holdings", "take", "text_of"]
-
 ALL = (1 << PARTITIONS) - 1
 """The set of all partitions, as bits."""
 
 
 class Seat(Struct, frozen=True):
-    """What one bus holds by the consumer's number: partitions, and how much it may have at hand.
+    """The leases of one bus by the consumer's number: partitions, and its in-flight limit.
 
     `remaining` is in seconds.
     """
@@ -48,18 +46,18 @@ class Held(Struct, frozen=True):
     partitions: int
     read: int
     taken: int = 0
-    """Those that were a dead bus's until now."""
+    """Partitions that belonged to a bus that died."""
     doubtful: int = 0
-    """How many rows that one may have had at hand."""
+    """The number of rows that the dead bus may have had in flight."""
 
     @property
     def is_settled(self) -> bool:
-        """Tell whether it waits for no partition, and nobody waits for one of its."""
+        """Return whether it waits for no partition, and no member for one of its."""
         return self.partitions == self.read
 
 
 class Taken(Struct, frozen=True):
-    """What a bus decided: what it holds by consumer, the seats that change, and those that end."""
+    """A bus's decision: its leases by consumer, the seats that change, and those that end."""
 
     own: Seat
     held: Mapping[int, Held]

@@ -1,23 +1,26 @@
-"""The tables of the bus: what waits for each consumer, dead letters, and who takes from what.
+"""The tables of the bus: waiting events, consumers, dead letters, and running buses.
 
 | table | has a row for each |
 |---|---|
 | `bus` | event that waits for a consumer, or is being handled by it |
-| `bus_consumers` | consumer of a topic; a publisher writes a row into `bus` for each of them |
+| `bus_consumers` | consumer of a topic; a publisher writes a row into `bus` for each of them; |
+| | and paused consumer, without a topic |
 | `bus_dead_letters` | event that a consumer could not handle |
-| `bus_members` | bus that is at work: which partitions of which consumers it has, and until when |
+| `bus_members` | running bus: which partitions of which consumers it has, and until when |
+| `bus_scheduled` | event that was put with a `schedule_id`, and waits for its time |
+| `bus_recurring` | recurrence: up to when its occurrences were put |
 
 `available_at` of `bus` is `AT_ONCE` for what was not postponed, so what is due is found along one
-index, whatever waits for later.
+index, whatever waits for later. Of what was redriven it is `REDRIVEN`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 from sqlalchemy import (
-    BigInteger,
     Column,
     Double,
     Index,
@@ -29,22 +32,23 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.types import TypeEngine
 
 from events.integration.implementation.sqlalchemy._clock import moment
 from events.integration.implementation.sqlalchemy.tables import (
+    AT_ONCE,
     LONGEST_NAME,
     ON_MYSQL,
     FanOut,
+    add_schedule_tables,
+    companion,
     exact,
     info_of,
+    long_id,
     message_columns,
     require_columns,
     require_table,
     table_in,
 )
-
-__all__ = ["CURE", "MESSAGE", "BusTables", "bus_table", "default_bus_table"]
 
 CURE = (
     "add it to your MetaData with bus_table(metadata), then create it with metadata.create_all or "
@@ -54,12 +58,16 @@ CURE = (
 MESSAGE = ("event_id", "topic", "key", "partition_id", "type", "headers", "body", "created_at")
 """The columns that hold a message."""
 
+REDRIVEN: Final = AT_ONCE + timedelta(seconds=1)
+"""The `available_at` of redriven dead letters: due, and different from that of new rows."""
+
 
 def bus_table(metadata: MetaData, name: str = "bus", *, schema: str | None = None) -> Table:
     """Add the tables of the bus to your MetaData, where `create_all` and Alembic see them.
 
-    Besides the one named, which is returned, these are `<name>_consumers`, `<name>_dead_letters`
-    and `<name>_members`. Returns the one that is there already if called again with the same name.
+    Returns the table with the given name. The others are `<name>_consumers`,
+    `<name>_dead_letters`, `<name>_members`, `<name>_scheduled` and `<name>_recurring`. A second
+    call with the same name returns the existing table.
     """
     given: object = metadata
     if not isinstance(given, MetaData):
@@ -80,7 +88,7 @@ def bus_table(metadata: MetaData, name: str = "bus", *, schema: str | None = Non
     Table(
         f"{name}_dead_letters",
         metadata,
-        Column("id", _long_id(), primary_key=True, autoincrement=True),
+        Column("id", long_id(), primary_key=True, autoincrement=True),
         Column("consumer_id", Integer, nullable=False),
         Column("consumer", exact(LONGEST_NAME), nullable=False),
         *_message(),
@@ -102,22 +110,20 @@ def bus_table(metadata: MetaData, name: str = "bus", *, schema: str | None = Non
         schema=schema,
         **ON_MYSQL,
     )
+    add_schedule_tables(metadata, name, schema)
     return Table(
         name,
         metadata,
-        Column("id", _long_id(), primary_key=True, autoincrement=True),
+        Column("id", long_id(), primary_key=True, autoincrement=True),
         Column("consumer_id", Integer, nullable=False),
         *_message(),
         Column("available_at", moment(), nullable=False),
         Column("attempts", Integer, nullable=False, server_default=text("0")),
+        Column("crashes", Integer, nullable=False, server_default=text("0")),
         Index(f"ix_{name}_due", "consumer_id", "available_at", "id"),
         info=info_of(FanOut(consumers, CURE)),
         **options,
     )
-
-
-def _long_id() -> TypeEngine[int]:
-    return BigInteger().with_variant(Integer, "sqlite")
 
 
 def _message() -> list[Column[Any]]:
@@ -127,7 +133,7 @@ def _message() -> list[Column[Any]]:
 class BusTables:
     """A bus's table with its companions, found by their names.
 
-    Raises `OutboxTableError` if the table given is not what `bus_table` makes.
+    Raises `OutboxTableError` if the table is not from `bus_table`.
     """
 
     def __init__(self, table: Table) -> None:
@@ -139,9 +145,12 @@ class BusTables:
         self.consumers = metadata.tables[f"{table.fullname}_consumers"]
         self.dead_letters = metadata.tables[f"{table.fullname}_dead_letters"]
         self.members = metadata.tables[f"{table.fullname}_members"]
+        self.scheduled = companion(table, "scheduled")
+        self.recurring = companion(table, "recurring")
 
     def __iter__(self) -> Iterator[Table]:
-        return iter((self.rows, self.consumers, self.dead_letters, self.members))
+        work = (self.rows, self.consumers, self.dead_letters, self.members)
+        return iter((*work, self.scheduled, self.recurring))
 
 
 def default_bus_table() -> Table:
