@@ -1,7 +1,7 @@
-"""Traces and metrics of events, by the API of OpenTelemetry.
+"""Traces and metrics of events, with the API of OpenTelemetry.
 
-Needs the extra `opentelemetry`: `pip install "integration-events[opentelemetry]"`. The SDK, and
-where its data goes, is the application's choice.
+Needs the extra `opentelemetry`: `pip install "integration-events[opentelemetry]"`. The application
+chooses and configures the SDK.
 """
 
 from events.domain.implementation.opentelemetry import (
@@ -33,8 +33,8 @@ def instrument(
 ) -> None:
     """Trace and measure all buses, outboxes, relays, inboxes and dispatchers of this process.
 
-    Call it once, at the start, after the SDK is set up. A provider that is None is the global one.
-    `baggage` sends the current baggage along with events: whoever receives them can read it.
+    Call it once, at startup, after the SDK is set up. None means the global provider. `baggage`
+    sends the current baggage along with events; every receiver can read it.
     """
     instrument_integration_events(
         OpenTelemetryObserver(

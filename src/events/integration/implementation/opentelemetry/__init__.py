@@ -7,7 +7,7 @@ try:
 except ImportError as error:
     raise MissingExtraError(__name__, "opentelemetry") from error
 
-from events.integration.implementation.opentelemetry.figures import Measuring
+from events.integration.implementation.opentelemetry.gauges import Measuring
 from events.integration.implementation.opentelemetry.observer import (
     MeterProvider,
     OpenTelemetryObserver,

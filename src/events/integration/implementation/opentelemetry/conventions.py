@@ -2,14 +2,12 @@
 
 Those that begin with `messaging.` and `cloudevents.` are OpenTelemetry's semantic conventions
 v1.44, whose state is "Development": they are written out here, so that they change with a release
-of ours and not with one of theirs. Those that begin with `events.` are ours.
+of ours and not with one of OpenTelemetry's. Those that begin with `events.` are ours.
 """
 
 from __future__ import annotations
 
 from msgspec import Struct
-
-__all__ = ["ATTRIBUTES", "METRICS", "SPANS", "VERSION", "Metric", "SpanKind"]
 
 VERSION = "1.44.0"
 SCHEMA_URL = f"https://opentelemetry.io/schemas/{VERSION}"
@@ -30,17 +28,22 @@ EVENT_SOURCE = "cloudevents.event_source"
 ATTEMPT = "events.attempt"
 REASON = "events.reason"
 STATE = "events.state"
+SCOPE = "events.scope"
+IN_PROCESS, EVERYWHERE = "process", "everywhere"
 
 ATTRIBUTES = {
-    SYSTEM: "`rabbitmq`, and our own values `redis`, `nats`, `memory`; `other` for a bus of yours",
-    OPERATION_NAME: "`create`, `send` or `process`",
+    SYSTEM: (
+        "`rabbitmq`, and our own values: `redis`, `nats`, `memory`; of a database `postgresql`, "
+        "`mysql`, `mariadb` or `sqlite`; `other` for a bus of yours without a `system`"
+    ),
+    OPERATION_NAME: "`create`, `send`, `process` or `settle`; in metrics `receive` too",
     OPERATION_TYPE: "the same",
     DESTINATION: "the topic's name",
     GROUP: "the consumer's name",
     MESSAGE_ID: "the event's id",
     CONVERSATION: "the correlation id",
     BODY_SIZE: "the bytes of the body",
-    BATCH: "how many messages were sent together",
+    BATCH: "how many messages were sent, or settled, together",
     ERROR: "the class of the error, where there is one",
     EVENT_ID: "the event's id",
     EVENT_TYPE: "the event's type",
@@ -48,6 +51,7 @@ ATTRIBUTES = {
     ATTEMPT: "the number of the attempt, from 1",
     REASON: "why a dead letter is one",
     STATE: "`waiting`, `in_flight`, `delayed` or `dead_letter`",
+    SCOPE: "`process` of a pause of this process alone, `everywhere` of a mark at the broker",
 }
 """Attributes, and what they hold. Ids are in spans alone, never in metrics."""
 
@@ -84,7 +88,13 @@ SPANS = (
         "process {topic}",
         "CONSUMER",
         "each attempt to handle an event",
-        'the event\'s creation; with `trace="parent"` that is its parent, in a first attempt',
+        'its creation; with `trace="parent"` that is the parent of the very first attempt',
+    ),
+    SpanKind(
+        "settle {topic}",
+        "CLIENT",
+        "settlements go to the broker, and it answers: Redis Streams, and a database",
+        "the creation of each event",
     ),
     SpanKind("handle {event type}", "INTERNAL", "a handler of a domain event runs", "nothing"),
 )
@@ -104,8 +114,12 @@ _SENT = (SYSTEM, OPERATION_NAME, DESTINATION, ERROR)
 _CONSUMED = (SYSTEM, OPERATION_NAME, DESTINATION, GROUP, ERROR)
 _AT = (SYSTEM, DESTINATION, GROUP)
 
-SEND_DURATION = Metric(
-    "messaging.client.operation.duration", "histogram", "s", "Duration of a send.", _SENT
+CLIENT_DURATION = Metric(
+    "messaging.client.operation.duration",
+    "histogram",
+    "s",
+    "Duration of a send, or of a settlement that the broker answers.",
+    _CONSUMED,
 )
 SENT = Metric(
     "messaging.client.sent.messages",
@@ -149,13 +163,20 @@ DUPLICATES = Metric(
 IN_FLIGHT = Metric(
     "events.consumer.in_flight", "updowncounter", "{message}", "Handlings under way.", _AT
 )
+PAUSED = Metric(
+    "events.consumer.paused",
+    "updowncounter",
+    "{consumer}",
+    "1 while a consumer is paused.",
+    (GROUP, SCOPE),
+)
 PENDING = Metric("events.outbox.pending", "gauge", "{message}", "Rows that wait to be sent.", ())
 OLDEST_AGE = Metric(
     "events.outbox.oldest_age", "gauge", "s", "How long the oldest due row has waited.", ()
 )
 PARKED = Metric("events.outbox.parked", "gauge", "{message}", "Rows that were given up.", ())
 RELAY_HEALTHY = Metric(
-    "events.relay.healthy", "gauge", "1", "1 if the relay is alive and without trouble, else 0.", ()
+    "events.relay.healthy", "gauge", "1", "1 if the relay is alive and in no outage, else 0.", ()
 )
 ALIVE = Metric(
     "events.consumer.alive",
@@ -173,7 +194,7 @@ BACKLOG = Metric(
 )
 
 METRICS = (
-    SEND_DURATION,
+    CLIENT_DURATION,
     SENT,
     CONSUMED,
     PROCESS_DURATION,
@@ -182,6 +203,7 @@ METRICS = (
     DEAD_LETTERS,
     DUPLICATES,
     IN_FLIGHT,
+    PAUSED,
     PENDING,
     OLDEST_AGE,
     PARKED,
