@@ -21,16 +21,14 @@ else:
     _annotations = inspect.get_annotations
     _signature = partial(inspect.signature, follow_wrapped=False)
 
-__all__ = ["annotations_of", "drop_annotations"]
-
 
 def annotations_of(cls: type) -> Mapping[str, Any]:
-    """Give a class's own annotations, as far as they can be evaluated already."""
+    """Return a class's own annotations, as far as they can be evaluated now."""
     return _annotations(cls)
 
 
 def signature_of(function: Callable[..., Any]) -> inspect.Signature:
-    """Give the signature without asking what its annotations stand for: that may be unknown.
+    """Return the signature without evaluating its annotations, whose names may be undefined.
 
     A decorator takes what it takes, whatever the function inside of it needs.
     """

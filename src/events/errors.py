@@ -4,16 +4,16 @@
     ├── MissingExtraError (ImportError)     a third-party library is not installed
     ├── DomainEventError
     │   ├── EventTypeMissingError (TypeError)   an event without a `type` was instantiated
-    │   ├── InvalidDomainEventError (TypeError) a `type` that is no string, or no event at all
+    │   ├── InvalidDomainEventError (TypeError) a `type` that is not a string, or not an event
     │   ├── HandlerDefinitionError (TypeError)  a handler for something that is not an event
     │   ├── HandlerNotRegisteredError (LookupError)
     │   ├── HandlerNotBuiltError                a factory or container cannot build a handler
     │   ├── DispatcherBusyError                 `process` while the dispatcher is processing
-    │   └── EventChainTooLongError              handlers keep publishing events in a circle
+    │   └── EventChainTooLongError              handlers keep publishing events in a cycle
     └── IntegrationEventError
-        ├── EventDefinitionError (TypeError)    no type, no version, or a key that is taken
+        ├── EventDefinitionError (TypeError)    no type, no version, or both in use elsewhere
         ├── EventEncodeError (ValueError)       an event that has no JSON form
-        ├── EventDecodeError (ValueError)       a payload or a body that is not what it says
+        ├── EventDecodeError (ValueError)       a payload or a body that cannot be decoded
         │   ├── MalformedEventError             not JSON, no type, no version
         │   ├── UnknownEventError               no class for its type and version
         │   └── InvalidEventError               a field that does not fit its class
@@ -21,23 +21,24 @@
         │   ├── BusNotStartedError              used before `startup` or after `shutdown`
         │   │   └── WrongEventLoopError         used in another event loop than it was started in
         │   ├── InvalidTopologyError (ValueError)   a topic or registration that cannot work
-        │   ├── UnsupportedByBusError           the bus declares that it cannot do this
+        │   ├── UnsupportedByBusError           the bus does not have this feature
         │   ├── MessageTooLargeError (ValueError)   a body or headers over the limit
-        │   ├── BusUnavailableError             the broker has not taken the message
+        │   ├── BusUnavailableError             the broker is out of reach; nothing was sent
         │   ├── SendRefusedError                the broker refuses the message for good
-        │   ├── SendOutcomeUnknownError         the broker may or may not have taken it
+        │   ├── SendOutcomeUnknownError         the broker may or may not have taken the message
         │   ├── BatchSendError                  some events of a `send_many` were not taken
-        │   ├── ConsumerStoppedError            a consumer ended that should have run on
+        │   ├── ConsumerStoppedError            a consumer ended unexpectedly
         │   ├── NoSuchDeadLetterError (LookupError)
         │   └── CanaryFailedError               the first dead letter of a redrive was not handled
         ├── OutboxError
-        │   ├── OutboxTableError                a table is missing or of another layout
-        │   ├── RelayNameTakenError             another relay runs, or ran, under this name
+        │   ├── OutboxTableError                a table is missing or has another layout
+        │   ├── RelayNameTakenError             another relay has the lease of this name
+        │   ├── ScheduleIdTakenError            another event is scheduled under this id
         │   └── NoSuchParkedRowError (LookupError)
         └── InboxError
-            └── InboxTableError                 the table is missing or of another layout
+            └── InboxTableError                 the table is missing or has another layout
 
-Errors hold the objects they speak of as attributes and render their text when asked.
+Errors keep the objects that they are about as attributes, and render their text in `str()`.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ __all__ = [
     "OutboxError",
     "OutboxTableError",
     "RelayNameTakenError",
+    "ScheduleIdTakenError",
     "SendOutcomeUnknownError",
     "SendRefusedError",
     "UnknownEventError",
@@ -89,7 +91,7 @@ __all__ = [
 
 
 class EventsError(Exception):
-    """Base of every error that this package raises on purpose."""
+    """Base of all errors that this package defines."""
 
     def __reduce__(self) -> tuple[Callable[..., EventsError], tuple[Any, ...]]:
         # Exception pickles its positional args alone; ours hold named attributes.
@@ -106,7 +108,7 @@ def _rebuild(
 
 @dataclass(eq=False)
 class MissingExtraError(EventsError, ImportError):
-    """Raised on importing an implementation whose third-party library is not installed."""
+    """Raised when a module is imported whose third-party library is not installed."""
 
     module: str
     extra: str
@@ -127,7 +129,7 @@ class DomainEventError(EventsError):
 
 @dataclass(eq=False)
 class EventTypeMissingError(DomainEventError, TypeError):
-    """Raised on instantiating a domain event whose class gives no `type`."""
+    """Raised when a domain event is instantiated whose class has no `type`."""
 
     event_class: type
 
@@ -135,13 +137,13 @@ class EventTypeMissingError(DomainEventError, TypeError):
         name = self.event_class.__qualname__
         return (
             f"{name} has no type, so it is abstract and cannot be instantiated: "
-            f'give it one in its class body, as in `type = "order.completed"`'
+            f'set a type in the class body, as in `type = "order.completed"`'
         )
 
 
 @dataclass(eq=False)
 class InvalidDomainEventError(DomainEventError, TypeError):
-    """Raised on defining an event whose `type` is no string, and on publishing a non-event."""
+    """Raised when an event's `type` is not a string, or when a non-event is published."""
 
     event_class: type
     reason: str
@@ -152,7 +154,7 @@ class InvalidDomainEventError(DomainEventError, TypeError):
 
 @dataclass(eq=False)
 class HandlerDefinitionError(DomainEventError, TypeError):
-    """Raised on defining or registering a handler for something that is not an event."""
+    """Raised when a handler is defined or registered for something that is not an event."""
 
     handler: object
     reason: str
@@ -164,7 +166,7 @@ class HandlerDefinitionError(DomainEventError, TypeError):
 
 @dataclass(eq=False)
 class HandlerNotRegisteredError(DomainEventError, LookupError):
-    """Raised on removing a handler from a registry that does not have it for that event."""
+    """Raised when a handler is removed that is not registered for that event."""
 
     handler: type
     event_class: type
@@ -172,13 +174,13 @@ class HandlerNotRegisteredError(DomainEventError, LookupError):
     def __str__(self) -> str:
         return (
             f"{self.handler.__qualname__} is not registered for {self.event_class.__qualname__}: "
-            f"remove it for the event class that it was added for"
+            f"remove it for the event class under which you added it"
         )
 
 
 @dataclass(eq=False)
 class HandlerNotBuiltError(DomainEventError):
-    """Raised when a factory or a container cannot build a handler; chained to what it said."""
+    """Raised when a factory or a container cannot build a handler; chained to its error."""
 
     handler: type
     cure: str
@@ -188,22 +190,22 @@ class HandlerNotBuiltError(DomainEventError):
 
 
 class DispatcherBusyError(DomainEventError):
-    """Raised on calling `process`, or entering `async with`, while the dispatcher processes."""
+    """Raised when `process` is called, or `async with` entered, during a running `process`."""
 
     def __str__(self) -> str:
         return (
-            "this dispatcher is processing events already. In a handler, store the event and "
-            "leave the rest to the running `process()`; in another task or unit of work, use "
-            "another dispatcher"
+            "this dispatcher is already processing events. In a handler, store the event: the "
+            "running `process()` handles it. In another task or unit of work, use another "
+            "dispatcher"
         )
 
 
 @dataclass(eq=False)
 class EventChainTooLongError(DomainEventError):
-    """Raised when events cause events for longer than the dispatcher's limit.
+    """Raised when a chain of events that cause events exceeds the dispatcher's limit.
 
-    `chain` holds the types from the event that began it to the one that was not handled. `caused`
-    is set when the chain is short, but so many events were caused side by side in one `process()`.
+    `chain` holds the types from the first event to the one that was not handled. `caused` is set
+    if not the length of the chain but the number of events in one `process()` is over the limit.
     """
 
     chain: Sequence[str]
@@ -218,11 +220,11 @@ class EventChainTooLongError(DomainEventError):
         what = (
             f"a chain of domain events is longer than {self.limit:,}"
             if self.caused is None
-            else f"handlers caused {self.caused:,} domain events and did not come to an end"
+            else f"handlers caused {self.caused:,} domain events without an end"
         )
         return (
-            f"{what}: {' -> '.join(shown)}; a handler publishes what it handles itself. "
-            f"Break the circle, or raise the dispatcher's limit if the chain is meant"
+            f"{what}: {' -> '.join(shown)}; handlers probably publish events in a cycle. "
+            f"Break the cycle, or raise the dispatcher's limit if the chain is intended"
         )
 
 
@@ -238,7 +240,7 @@ class IntegrationEventError(EventsError):
 
 @dataclass(eq=False)
 class EventDefinitionError(IntegrationEventError, TypeError):
-    """Raised on defining an integration event class that cannot be registered or decoded."""
+    """Raised when an integration event class cannot be registered, encoded or decoded."""
 
     event_class: type
     reason: str
@@ -259,7 +261,7 @@ class EventEncodeError(IntegrationEventError, ValueError):
 
 
 class EventDecodeError(IntegrationEventError, ValueError):
-    """Base of what a payload or a body can have wrong with it. Retrying cannot help."""
+    """Base of the errors of a payload or a body that cannot be decoded. Retrying cannot help."""
 
 
 @dataclass(eq=False)
@@ -274,7 +276,7 @@ class MalformedEventError(EventDecodeError):
 
 @dataclass(eq=False)
 class UnknownEventError(EventDecodeError):
-    """Raised when no class, and no chain of upcasters, leads from a type and version to here."""
+    """Raised when a type and version have neither a class nor a chain of upcasters to one."""
 
     type: str
     version: int
@@ -300,12 +302,12 @@ class InvalidEventError(EventDecodeError):
 
 
 class BusError(IntegrationEventError):
-    """Base of what can go wrong between a program and its broker."""
+    """Base of the errors of a bus and its broker."""
 
 
 @dataclass(eq=False)
 class BusNotStartedError(BusError):
-    """Raised on using a bus before `startup` or after `shutdown`."""
+    """Raised when a bus is used before `startup` or after `shutdown`."""
 
     bus: object
     doing: str
@@ -319,22 +321,22 @@ class BusNotStartedError(BusError):
 
 @dataclass(eq=False)
 class WrongEventLoopError(BusNotStartedError):
-    """Raised on using a bus in another event loop than the one that it was started in.
+    """Raised when a bus is used in another event loop than the one that it was started in.
 
-    Its connections and handlers live there: what waits for them elsewhere would wait for ever.
+    Its connections and handlers belong to that loop; code in another loop would wait for ever.
     """
 
     def __str__(self) -> str:
         return (
             f"cannot {self.doing}: {self.bus!r} was started in another event loop; use it there "
-            f"(`asyncio.run_coroutine_threadsafe` from another thread, `loop_scope` of a fixture "
-            f"and its tests), or start a bus of its own in this one"
+            f"(`asyncio.run_coroutine_threadsafe` from another thread, the same `loop_scope` for "
+            f"a fixture and its tests), or start another bus in this loop"
         )
 
 
 @dataclass(eq=False)
 class InvalidTopologyError(BusError, ValueError):
-    """Raised on making or registering a topic or registration that cannot work."""
+    """Raised when a topic or a registration cannot work."""
 
     subject: str
     reason: str
@@ -345,7 +347,7 @@ class InvalidTopologyError(BusError, ValueError):
 
 @dataclass(eq=False)
 class UnsupportedByBusError(BusError):
-    """Raised on asking a bus for what its transport's declared features exclude."""
+    """Raised when a bus lacks a feature: see `TransportFeatures`."""
 
     bus: object
     feature: str
@@ -357,9 +359,9 @@ class UnsupportedByBusError(BusError):
 
 @dataclass(eq=False)
 class MessageTooLargeError(BusError, ValueError):
-    """Raised by `send` for a body or headers over the limit; nothing was sent. Sizes are in bytes.
+    """Raised by `send` when the body or the headers exceed the limit; nothing was sent.
 
-    `part` tells which of the two it is.
+    `part` names which of the two. Sizes are in bytes.
     """
 
     topic: str
@@ -371,7 +373,7 @@ class MessageTooLargeError(BusError, ValueError):
     def __str__(self) -> str:
         has = f"a body of {self.size:,} bytes"
         cure = (
-            "send a reference to the data, or raise that limit, which is `max_body_size` or "
+            "send a reference to the data, or raise the limit, which is `max_body_size` or "
             "the broker's own"
         )
         if self.part == "headers":
@@ -385,21 +387,27 @@ class MessageTooLargeError(BusError, ValueError):
 
 @dataclass(eq=False)
 class BusUnavailableError(BusError):
-    """Raised when the broker has not taken the message: sending it again cannot duplicate it."""
+    """Raised when the broker is out of reach, or does not do what it was asked for.
+
+    On a send it has not taken the message: sending it again cannot duplicate it. `doing` is what
+    was tried, as in `"read the dead letters of 'mails'"`, where that is known.
+    """
 
     bus: str
     reason: str
+    doing: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.bus} is not available, nothing was sent: {self.reason}"
+        cannot = "" if self.doing is None else f"cannot {self.doing}: "
+        return f"{cannot}{self.bus} is not available: {self.reason}"
 
 
 @dataclass(eq=False)
 class SendRefusedError(BusError):
-    """Raised when the broker refuses the message for good, such as for want of a permission.
+    """Raised when the broker refuses the message permanently, for example without permission.
 
-    Nothing was sent, and sending it again has the same result until somebody changes the broker.
-    The outbox parks such a row instead of waiting. `reason` holds the broker's own words.
+    Nothing was sent. Sending it again has the same result until the broker's configuration
+    changes. The outbox parks such a row instead of waiting. `reason` is the broker's own text.
     """
 
     bus: str
@@ -408,17 +416,17 @@ class SendRefusedError(BusError):
 
     def __str__(self) -> str:
         return (
-            f"{self.bus} refuses what is sent to topic {self.topic!r}: {self.reason}; "
+            f"{self.bus} refuses messages to topic {self.topic!r}: {self.reason}; "
             f"change this at the broker, then send again"
         )
 
 
 @dataclass(eq=False)
 class SendOutcomeUnknownError(BusError):
-    """Raised when the deadline passed while the broker held the message.
+    """Raised when the broker may or may not have taken the message.
 
-    It may or may not have been taken: send again with the same `id`, and an inbox at the other
-    end keeps the effect single.
+    The message was on its way when the deadline passed. Send it again with the same `id`: a
+    consumer with an inbox then applies it once.
     """
 
     bus: str
@@ -436,7 +444,7 @@ class SendOutcomeUnknownError(BusError):
 class BatchSendError(BusError):
     """Raised by `send_many` when some of its events were not taken, or may not have been.
 
-    `failures` maps their positions in the batch to what became of them; the others were taken.
+    `failures` maps their positions in the batch to their errors; the others were accepted.
     """
 
     bus: str
@@ -446,14 +454,14 @@ class BatchSendError(BusError):
     def __str__(self) -> str:
         position, error = next(iter(self.failures.items()))
         return (
-            f"{self.bus} did not take {len(self.failures)} of {self.size} events; the first of "
-            f"them, number {position}: {error}; send those in `failures` again"
+            f"{self.bus} did not take {len(self.failures)} of {self.size} events; the first, "
+            f"number {position}: {error}; send the events in `failures` again"
         )
 
 
 @dataclass(eq=False)
 class ConsumerStoppedError(BusError):
-    """Raised by `run()` when a consumer ended that nobody stopped; chained to what ended it."""
+    """Raised by `run()` when a consumer ended that was not stopped; chained to the cause."""
 
     consumer: str
     topic: str
@@ -464,7 +472,7 @@ class ConsumerStoppedError(BusError):
 
 @dataclass(eq=False)
 class NoSuchDeadLetterError(BusError, LookupError):
-    """Raised on redriving or discarding dead letters that the consumer does not have."""
+    """Raised when dead letters are redriven or discarded that the consumer does not have."""
 
     consumer: str
     ids: Sequence[str]
@@ -472,16 +480,16 @@ class NoSuchDeadLetterError(BusError, LookupError):
     def __str__(self) -> str:
         return (
             f"consumer {self.consumer!r} has no dead letter {', '.join(self.ids)}: "
-            f"it was redriven or discarded before, or the id is of another consumer"
+            f"it was already redriven or discarded, or the id belongs to another consumer"
         )
 
 
 @dataclass(eq=False)
 class CanaryFailedError(BusError):
-    """Raised when the first of the dead letters to redrive was not seen to be handled.
+    """Raised when a redrive stops after the first dead letter, the canary.
 
-    The others are still dead letters. `error` is that of its new dead letter, or None if nothing is
-    known of it yet.
+    The canary failed again, and `error` is the error of its new dead letter; or its outcome is not
+    known, and `error` is None. The others are still dead letters.
     """
 
     consumer: str
@@ -491,14 +499,14 @@ class CanaryFailedError(BusError):
     def __str__(self) -> str:
         if self.error is not None:
             return (
-                f"event {self.id} died again at {self.consumer!r}, so no more were sent back: "
-                f"{self.error}"
+                f"event {self.id} failed again at {self.consumer!r}, so the other dead letters "
+                f"were not redriven: {self.error}"
             )
         return (
-            f"it is not known yet whether {self.consumer!r} has handled event {self.id}, so no "
-            f"more were sent back: it is at work, or its broker does not tell. Wait longer "
-            f"(--canary-wait), or take it for handled if it does not die again meanwhile "
-            f"(--trust-silence)"
+            f"the outcome of event {self.id} at {self.consumer!r} is not known, so the other dead "
+            f"letters were not redriven: the handler is still running, or the broker does not "
+            f"report outcomes. Wait longer (--canary-wait), or count the event as handled if it "
+            f"does not fail again in that time (--trust-silence)"
         )
 
 
@@ -511,20 +519,20 @@ class OutboxError(IntegrationEventError):
 
 @dataclass(eq=False)
 class OutboxTableError(OutboxError):
-    """Raised when the outbox table is missing, or is of another layout than this version's."""
+    """Raised when a table of the outbox or of the bus is missing, or has another layout."""
 
     table: str
     reason: str
 
     def __str__(self) -> str:
-        return f"outbox table {self.table!r}: {self.reason}"
+        return f"table {self.table!r}: {self.reason}"
 
 
 @dataclass(eq=False)
 class RelayNameTakenError(OutboxError):
-    """Raised while the lease of another relay of this name has not run out.
+    """Raised while another relay has the lease of this name.
 
-    `alive` says that it was renewed meanwhile, so that other relay is no dead predecessor.
+    `alive` is true if that lease was renewed meanwhile, so the other relay is running.
     """
 
     relay: str
@@ -535,25 +543,38 @@ class RelayNameTakenError(OutboxError):
     def __str__(self) -> str:
         if self.alive:
             return (
-                f"two relays run under the name {self.relay!r}: give each its own, or none, then "
-                f"each gets one"
+                f"two relays run under the name {self.relay!r}: give each its own name, or none: "
+                f"a relay without a name gets a unique one"
             )
         return (
-            f"the lease of a relay named {self.relay!r} runs for {self.remaining:.0f} s yet: this "
-            f"one takes over then, if the other has died"
+            f"another relay named {self.relay!r} has a lease for {self.remaining:.0f} s: this "
+            f"relay takes over when that lease expires, if the other has died"
+        )
+
+
+@dataclass(eq=False)
+class ScheduleIdTakenError(OutboxError):
+    """Raised when an event is scheduled under the id of another scheduled event."""
+
+    schedule_id: str
+
+    def __str__(self) -> str:
+        return (
+            f"an event is already scheduled under the id {self.schedule_id!r}: replace it with "
+            f"replace=True, or cancel it first"
         )
 
 
 @dataclass(eq=False)
 class NoSuchParkedRowError(OutboxError, LookupError):
-    """Raised when parked rows are to be redriven or discarded that are not there."""
+    """Raised when parked rows are redriven or discarded that do not exist."""
 
     ids: Sequence[int]
 
     def __str__(self) -> str:
         return (
-            f"no parked rows {', '.join(map(str, self.ids))}: they were redriven or discarded "
-            f"already, or deleted as keep_parked says"
+            f"no parked rows {', '.join(map(str, self.ids))}: they were already redriven or "
+            f"discarded, or deleted after `keep_parked`"
         )
 
 
@@ -566,7 +587,7 @@ class InboxError(IntegrationEventError):
 
 @dataclass(eq=False)
 class InboxTableError(InboxError):
-    """Raised when the inbox table is missing, or is of another layout than this version's."""
+    """Raised when the inbox table is missing, or has another layout than this version needs."""
 
     table: str
     reason: str

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 from events.domain.event import DomainEvent
 from events.errors import InvalidDomainEventError
 
-__all__ = ["AggregateRoot", "AggregateRootMixin"]
-
 logger = logging.getLogger("events.domain")
 
 
@@ -22,7 +20,7 @@ A = TypeVar("A")
 
 
 class _Unpopped(list[DomainEvent]):
-    """The events of one aggregate. It logs a warning if it is collected with events in it."""
+    """The events of one aggregate. Logs a warning if it is collected with events in it."""
 
     __slots__ = ("_owner",)
 
@@ -31,7 +29,7 @@ class _Unpopped(list[DomainEvent]):
         self._owner = owner
 
     def take(self) -> list[DomainEvent]:
-        """Empty it into a list of the caller's."""
+        """Return the events as a new list, and empty this one."""
         taken = self[:]
         self.clear()
         return taken
@@ -39,9 +37,9 @@ class _Unpopped(list[DomainEvent]):
     def __del__(self) -> None:
         if self and not sys.is_finalizing():
             logger.warning(
-                "%s is gone with %d domain events that no dispatcher took (%s): call "
-                "`dispatcher.from_entity(...)` with it before you commit. Where the unit of work "
-                "failed, nothing is lost",
+                "%s was collected with %d domain events that no dispatcher took (%s): call "
+                "`dispatcher.from_entity(...)` with it before any code that may fail, and before "
+                "you commit. If the unit of work failed, ignore this warning",
                 self._owner,
                 len(self),
                 ", ".join(dict.fromkeys(str(event.type) for event in self)),
@@ -49,9 +47,9 @@ class _Unpopped(list[DomainEvent]):
 
 
 class _Published:
-    """`AggregateRoot.events`: seen on instances alone, so that a subclass may have its own.
+    """`AggregateRoot.events`: visible on instances only, so that a subclass may define its own.
 
-    What makes fields of annotations looks at the class for a default, and must find none.
+    Libraries that make fields of annotations look at the class for a default, and must find none.
     """
 
     def __get__(self, aggregate: AggregateRootMixin | None, owner: type) -> list[DomainEvent]:
@@ -61,16 +59,16 @@ class _Published:
 
 
 class AggregateRootMixin:
-    """`AggregateRoot` for a base with a layout of its own, such as pydantic's `BaseModel`.
+    """`AggregateRoot` for classes with another base that has slots, such as pydantic's `BaseModel`.
 
-    It has no slot for the events. The class that has both bases gives it one; classes derived from
-    that need none:
+    The mixin has no slot for the events. Add it in the class that has both bases; its subclasses
+    inherit it:
 
         class Aggregate(AggregateRootMixin, BaseModel):
             __slots__ = ("_unpopped_events",)
 
     Raises:
-        InvalidDomainEventError: on defining a class without the slot.
+        InvalidDomainEventError: a class without the slot is defined.
     """
 
     __slots__ = ()
@@ -86,15 +84,16 @@ class AggregateRootMixin:
         if not hasattr(cls, "_unpopped_events"):
             raise InvalidDomainEventError(
                 cls,
-                "has no slot for its events: derive it from AggregateRoot, or, beside a base with "
-                'slots of its own, write `__slots__ = ("_unpopped_events",)` in its body',
+                "has no slot for its events: derive it from AggregateRoot; if another base has "
+                'slots, write `__slots__ = ("_unpopped_events",)` in the class body',
             )
 
     def publish_event(self, event: DomainEvent) -> None:
         """Keep an event until a dispatcher takes it (`from_entity`), or `pop_events` does.
 
         Raises:
-            InvalidDomainEventError: it is no event. Found here, as later nobody knows who it was.
+            InvalidDomainEventError: it is not an event. Raised here, where the traceback shows
+                the publisher.
         """
         given: object = event
         if not isinstance(given, DomainEvent):
@@ -108,10 +107,10 @@ class AggregateRootMixin:
             pending.append(event)
 
     def pop_events(self) -> list[DomainEvent]:
-        """Take the events away, oldest first. The list is the caller's.
+        """Remove the events and return them as a new list, oldest first.
 
-        Override it to add those of entities inside the aggregate. A dispatcher that was given the
-        aggregate calls it after each event.
+        Override it to add the events of entities inside the aggregate. A dispatcher calls the
+        override after each event.
         """
         pending = unpopped(self)
         return [] if pending is None else pending.take()
@@ -130,18 +129,18 @@ class AggregateRootMixin:
 class AggregateRoot(AggregateRootMixin):
     """Mix into an entity to publish domain events on it.
 
-    Needs no `super().__init__()`: dataclasses, attrs classes, slotted and frozen classes and
-    objects that an ORM loads without `__init__` all work. The events are kept in a slot beside the
-    entity's own state, so they are no part of its `vars`, equality, repr or mapping, and stay
-    behind when it is copied or pickled: what was published once is handled once.
+    No `super().__init__()` is needed: dataclasses, attrs classes, slotted and frozen classes and
+    objects that an ORM loads without `__init__` all work. The events are kept in a slot, apart from
+    the entity's state. They are not part of its `vars`, equality, repr or mapping, and a copy or a
+    pickle does not have them: an event that is published once is handled once.
 
-    `events` is a copy of what was published and not yet popped, oldest first. A subclass may have
-    a field, a relationship or a property of its own by that name, which then takes its place.
+    `events` is a copy of the published events that were not popped yet, oldest first. A subclass
+    may define a field, a relationship or a property with that name instead.
 
     An aggregate that is collected with unpopped events logs a warning that names them.
 
-    A class that has slots of its own cannot be a base beside it: of a pydantic `BaseModel` Python
-    says "multiple bases have instance lay-out conflict". `AggregateRootMixin` works there, and
+    Another base with slots, such as pydantic's `BaseModel`, cannot be combined with this class:
+    Python raises "multiple bases have instance lay-out conflict". Use `AggregateRootMixin` there.
     `@pydantic.dataclasses.dataclass` works with `AggregateRoot`.
     """
 
@@ -149,29 +148,29 @@ class AggregateRoot(AggregateRootMixin):
 
 
 def unpopped(aggregate: AggregateRootMixin) -> _Unpopped | None:
-    """Return the list that holds the events, or None while nothing was ever published."""
+    """Return the list that holds the events, or None if no event was ever published."""
     try:
-        # Past the `__getattr__` of proxies, and of those that have an answer to every name.
+        # Past the `__getattr__` of proxies and mocks.
         pending: _Unpopped | None = object.__getattribute__(aggregate, "_unpopped_events")
-    except AttributeError:  # no `__init__` is there to fill it
+    except AttributeError:  # no `__init__` fills the slot
         return None
     return pending
 
 
 def _no_event(given: object) -> InvalidDomainEventError:
     if isinstance(given, type):
-        reason = f"is a class, where an event is needed: publish `{given.__name__}(...)`"
+        reason = f"is a class, not an event: publish `{given.__name__}(...)`"
         return InvalidDomainEventError(given, reason)
     reason = "is not a DomainEvent: publish an instance of one of its subclasses"
     return InvalidDomainEventError(type(given), reason)
 
 
 def pops_its_own_alone(entity: object) -> TypeGuard[AggregateRootMixin]:
-    """Return whether its events are all in its own slot, so that `having_events` sees them."""
+    """Return whether all its events are in its own slot, where `having_events` looks."""
     pop_events: object = getattr(type(entity), "pop_events", None)
     return pop_events is AggregateRootMixin.pop_events
 
 
 def having_events(aggregates: Iterable[A]) -> list[A]:
-    """Pick those with unpopped events; a dispatcher asks after every event, so it is quick."""
+    """Return the aggregates with unpopped events. Called after every event, so it is quick."""
     return [each for each in aggregates if getattr(each, "_unpopped_events", None)]

@@ -1,7 +1,7 @@
-"""`DomainEventDispatcher`: take events from aggregates, and run their handlers to the end.
+"""`DomainEventDispatcher`: take events from aggregates, and run their handlers.
 
-One dispatcher serves one unit of work. Its queue holds steps, and each step knows the one that
-caused it, so that a circle can be shown as the chain that it is:
+One dispatcher serves one unit of work. Its queue holds steps. Each step refers to the one that
+caused it, so an error can show a cycle as a chain:
 
     store_event, from_entity ──► queue ──process──► handlers ──► done, when the queue is empty
                                    ▲                   │
@@ -24,46 +24,44 @@ from events.domain.event_handler.handler import DomainEventHandler
 from events.domain.observation import ObservedHandler, observed
 from events.errors import DispatcherBusyError, EventChainTooLongError, InvalidDomainEventError
 
-__all__ = ["DomainEventDispatcher"]
-
 # An event, the step whose handlers caused it, and its place in that chain. A plain tuple: one is
 # made for every event.
 _Step: TypeAlias = "tuple[DomainEvent, _Step | None, int]"
 
 logger = logging.getLogger("events.domain")
 
-# A circle that branches grows too wide to ever get long, so width is limited as well.
+# A cycle that branches gets wide before it gets long, so the width is limited as well.
 _CAUSED_PER_LIMIT = 100
 
 
 class _HasEvents(Protocol):
-    """What `from_entity` takes: an `AggregateRoot`, or what can do the same."""
+    """What `from_entity` takes: an `AggregateRoot`, or any object with `pop_events`."""
 
     def pop_events(self) -> Sequence[DomainEvent]: ...
 
 
 class DomainEventDispatcher:
-    """Handle the events of one unit of work, in its transaction, before it commits.
+    """Handle the domain events of one unit of work, in its transaction, before it commits.
 
         async with DomainEventDispatcher(factory) as dispatcher:
             order.complete()
             dispatcher.from_entity(order)
         await session.commit()
 
-    Events are handled first in, first out; the handlers of one run one after another, in the
-    order of their registration, in the caller's task: they may share a session. Make one
-    dispatcher for each unit of work, and use it from one task: it keeps the handlers that it has
-    made and the aggregates that it has seen, and `process` called while it is running is refused.
+    Events are handled first in, first out. The handlers of an event run one after another, in the
+    order of their registration, in the caller's task, so they may share a session. Make one
+    dispatcher for each unit of work, and use it from one task: it keeps its handlers and its
+    aggregates, and `process` raises an error while another `process` is running.
 
-    `async with` processes at its exit, and lets go of the aggregates. If the body raised, or was
-    cancelled, it drops all events instead. Blocks may be nested: the inner one processes what
-    there is, and the outer one the rest.
+    `async with` processes the events at its exit, and releases the aggregates. If the body raised,
+    or was cancelled, it drops all events instead. Blocks may be nested: the inner block processes
+    the events so far, the outer one the rest.
 
     Args:
-        handler_factory: makes the handlers of an event type, and is asked once for each type.
-        limit: how long a chain may get in which each event was caused by handling the one before.
-            Events stored side by side are no chain; but handlers that cause more than a hundred
-            times as many in one `process` are taken to go round in a circle, too.
+        handler_factory: makes the handlers of an event type, once for each type.
+        limit: the length of the longest chain in which each event caused the next one. Events
+            that are stored side by side are no chain, but handlers that cause more than a hundred
+            times `limit` events in one `process` also raise `EventChainTooLongError`.
     """
 
     def __init__(
@@ -73,14 +71,14 @@ class DomainEventDispatcher:
         limit: int = 1000,
     ) -> None:
         if limit < 1:
-            raise ValueError(f"limit is {limit}: not even one event could be handled")
+            raise ValueError(f"limit must be 1 or more, not {limit}")
         if isinstance(handler_factory, type) or not hasattr(handler_factory, "create"):
             _refuse_factory(handler_factory)
         self._factory = handler_factory
         self._limit = limit
         self._queue: deque[_Step] = deque()
         self._handling: _Step | None = None  # something exactly while `process` awaits
-        # By the class of an event its handlers, and what `make_at_once` keeps here.
+        # The handlers by the class of their event, and what `make_at_once` keeps here.
         self._handlers: dict[type, Any] = {}
         self._seen: dict[int, _HasEvents] = {}
         self._asked: tuple[
@@ -90,23 +88,23 @@ class DomainEventDispatcher:
         self._watch: _Watch | None = None
 
     def store_event(self, event: DomainEvent) -> None:
-        """Put an event at the end of the queue; `process` handles it."""
+        """Append an event to the queue; `process` handles it."""
         if not self._entered and self._watch is None:  # a block processes by itself
             self._watch = _Watch(self._queue)
         cause = self._handling
         self._queue.append((event, cause, 1 if cause is None else cause[2] + 1))
 
     def store_events(self, events: Iterable[DomainEvent]) -> None:
-        """Put events at the end of the queue, in their order."""
+        """Append events to the queue, in their order."""
         for event in events:
             self.store_event(event)
 
     def from_entity(self, entity: _HasEvents) -> None:
         """Take the entity's events, now and whenever handlers publish more on it.
 
-        The dispatcher keeps a reference to it, until a failure or the end of `async with`. Anything
-        that has a `pop_events` may be given. One that is not `AggregateRoot`'s own, such as one
-        that collects the events of child entities, is called after each event.
+        The dispatcher keeps a reference to the entity until a failure or the end of `async with`.
+        The entity may be any object with `pop_events`. If it overrides `AggregateRoot.pop_events`,
+        for example to collect the events of child entities, that is called after each event.
         """
         if id(entity) not in self._seen and not pops_its_own_alone(entity):
             if not isinstance(entity, AggregateRootMixin):
@@ -116,14 +114,14 @@ class DomainEventDispatcher:
         self.store_events(entity.pop_events())
 
     async def process(self) -> None:
-        """Handle events until none is left, also those that handlers store or publish meanwhile.
+        """Handle events until none is left, including those that handlers store or publish.
 
-        The first error is raised as it is, with a note that names event and handler. After it,
-        and after a cancellation, nothing is left behind: the queue is empty, and so are the
-        aggregates that were seen.
+        The first error is raised unchanged, with a note that names the event and the handler.
+        After an error or a cancellation, the queue and the events of the aggregates are dropped.
 
         Raises:
-            DispatcherBusyError: it is running already, in a caller further up or another task.
+            DispatcherBusyError: `process` is already running, further up the stack or in another
+                task.
             EventChainTooLongError: events cause events without an end.
         """
         if self._handling is not None:
@@ -179,9 +177,9 @@ class DomainEventDispatcher:
             else:
                 return handlers
         raise TypeError(
-            f"{self._factory!r} gave {made!r} as the handlers of {event_type.__qualname__}: "
-            f"`async def create(self, event_type)` must return a sequence of handlers, which it "
-            f"has made, in the order in which they run"
+            f"{self._factory!r} returned {made!r} as the handlers of {event_type.__qualname__}: "
+            f"`async def create(self, event_type)` must return a sequence of handler instances, "
+            f"in the order in which they run"
         )
 
     async def __aenter__(self) -> Self:
@@ -228,7 +226,7 @@ class DomainEventDispatcher:
 
 
 class _Watch:
-    """Tells, when a dispatcher has gone, of events that it was given and nobody had it process."""
+    """Logs a warning when a dispatcher is collected with events that were never processed."""
 
     __slots__ = ("_queue",)
 
@@ -239,8 +237,8 @@ class _Watch:
         if self._queue:
             logger.warning(
                 "%d domain events were never processed (%s): use `async with dispatcher:`, or "
-                "await its `process()` before you commit. Where the unit of work failed in "
-                "between, nothing is lost",
+                "await its `process()` before you commit. If the unit of work failed before "
+                "that, ignore this warning",
                 len(self._queue),
                 ", ".join(dict.fromkeys(step[0].type for step in self._queue)),
             )
@@ -249,16 +247,16 @@ class _Watch:
 def _refuse_factory(given: object) -> None:
     cure = "write SimpleDomainEventHandlerFactory(), or a class with `create`"
     if hasattr(given, "get"):
-        cure = "a registry is given to a factory: SimpleDomainEventHandlerFactory(registry=...)"
+        cure = "pass a registry to a factory: SimpleDomainEventHandlerFactory(registry=...)"
     raise TypeError(f"handler_factory must be a DomainEventHandlerFactory, not {given!r}: {cure}")
 
 
 def _check_entity(given: object) -> None:
-    """Raise unless it does what an aggregate does."""
+    """Raise unless the entity has `pop_events`."""
     if isinstance(given, DomainEvent):
-        cure = "an event is stored by `store_event`"
+        cure = "store an event with `store_event`"
     elif isinstance(given, type) or not hasattr(given, "pop_events"):
-        cure = "give one at a time, and derive its class from AggregateRoot"
+        cure = "pass one instance at a time, and derive its class from AggregateRoot"
     else:
         return
     raise TypeError(f"from_entity takes an AggregateRoot, not {given!r}: {cure}")
@@ -274,7 +272,7 @@ def _note(
     error: BaseException, event: DomainEvent, handler: DomainEventHandler[Any] | None
 ) -> None:
     doing = "making the handlers of" if handler is None else f"{_name(handler)} was handling"
-    with suppress(Exception):  # an exception that is frozen takes no note
+    with suppress(Exception):  # a frozen exception refuses notes
         error.add_note(
             f"while {doing} {type(event).__qualname__} ({getattr(event, 'type', None)!r})"
         )

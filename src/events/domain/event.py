@@ -1,4 +1,4 @@
-"""`DomainEvent`: something that happened in the domain, told within one transaction."""
+"""`DomainEvent`: something that happened in the domain, handled in one transaction."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from events._annotations import drop_annotations
 from events.errors import EventTypeMissingError, InvalidDomainEventError
 
-__all__ = ["DomainEvent"]
-
 
 class DomainEvent:
-    """Subclass with a `type` to say that something happened; usually a dataclass.
+    """Something that happened in the domain. Subclass it with a `type`, usually as a dataclass.
 
-    `type` belongs to the class and is never a field of its instances, however it is written, so
-    the first positional argument is the first field that you wrote:
+    `type` belongs to the class and is never a field of its instances, so the first positional
+    argument is the first field that you wrote:
 
         @dataclass(frozen=True)
         class OrderCancelled(DomainEvent):
@@ -23,14 +21,14 @@ class DomainEvent:
             order: Order
 
     `type: str = "order.cancelled"` does the same at runtime, also before fields without a
-    default, and so does a property, whose text only instances have; type checkers take the form
-    above only. A subclass without a `type` of its own has its parent's. A class without any is
-    abstract: it can be subclassed and handled, not made.
+    default. So does a property, whose value only instances have. Type checkers accept only the
+    form above. A subclass inherits the `type` of its parent. A class without any `type` is
+    abstract: you can subclass and handle it, but not instantiate it.
 
     Raises:
-        EventTypeMissingError: on making an instance of a class without a `type`.
-        InvalidDomainEventError: on defining a class whose `type` is not a non-empty string, and on
-            giving arguments to one that is no dataclass.
+        EventTypeMissingError: a class without a `type` is instantiated.
+        InvalidDomainEventError: the `type` of a class is not a non-empty string, or a class that
+            is not a dataclass is given arguments.
     """
 
     __slots__ = ()
@@ -46,7 +44,7 @@ class DomainEvent:
             if (args or kwargs) and not _has_init_behind_ours(self.__class__):
                 raise InvalidDomainEventError(
                     self.__class__,
-                    "takes no arguments, as it is no dataclass and has no `__init__`: "
+                    "takes no arguments, because it is not a dataclass and has no `__init__`: "
                     "add `@dataclass` to it",
                 )
             super().__init__(*args, **kwargs)
@@ -59,8 +57,8 @@ class DomainEvent:
         if given is not _NOTHING and not (isinstance(given, str | property) and given):
             raise InvalidDomainEventError(
                 cls,
-                f"its type is {given!r}: make it a non-empty string in the class body, "
-                f'as in `type = "order.completed"`, or leave it out for an abstract event',
+                f"its type is {given!r}: set a non-empty string in the class body, "
+                f'as in `type = "order.completed"`, or omit it for an abstract event',
             )
         drop_annotations(cls, "type")
         if not hasattr(cls, "type") and "__new__" not in cls.__dict__:
@@ -77,8 +75,8 @@ def _has_init_behind_ours(cls: type[Any]) -> bool:
 
 
 def _refuse_abstract(cls: type[Any], *_args: object, **_kwargs: object) -> Any:
-    # Sits on abstract classes, where a decorator may replace `__init__`; their concrete
-    # children inherit it and pay for the check, children of `DomainEvent` itself do not.
+    # Set on abstract classes, where a decorator may replace `__init__`. Their concrete
+    # subclasses inherit the check and pay for it; direct subclasses of `DomainEvent` do not.
     if not hasattr(cls, "type"):
         raise EventTypeMissingError(cls)
     return object.__new__(cls)

@@ -1,6 +1,6 @@
-"""What can be observed of domain events: a handler begins, and ends.
+"""The observer of domain events: it is called around each handler.
 
-One observer serves a process. There is none by default, and then nothing is called.
+A process has one observer, or none, which is the default and costs nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ E = TypeVar("E", bound=DomainEvent)
 
 
 class Observer:
-    """Base of what watches the handlers of domain events."""
+    """Base of the observers of domain event handlers."""
 
     def handling(
         self, event: DomainEvent, handler: DomainEventHandler[Any]
     ) -> AbstractContextManager[None]:
-        """Run around one handler of one event. It sees what the handler raises."""
+        """Return a context manager for one handler of one event; it receives handler errors."""
         del event, handler
         return nullcontext()
 
@@ -32,9 +32,9 @@ _observer: Observer | None = None
 
 
 def observe(observer: Observer | None) -> Observer | None:
-    """Have this one observe the process from now on, or nobody; return the one before.
+    """Set the observer of the process, or remove it with None; return the previous one.
 
-    A dispatcher keeps the one that it met when it made the handlers of an event.
+    A dispatcher keeps the observer that was set when it made the handlers of an event.
     """
     global _observer
     before, _observer = _observer, observer
@@ -42,13 +42,13 @@ def observe(observer: Observer | None) -> Observer | None:
 
 
 def current_observer() -> Observer | None:
-    """Return the one that observes the process, or None."""
+    """Return the observer of the process, or None."""
     return _observer
 
 
 @contextmanager
 def observing(observer: Observer) -> Generator[None]:
-    """Have this one observe the process within the block."""
+    """Set the observer of the process within the block."""
     before = observe(observer)
     try:
         yield
@@ -57,20 +57,20 @@ def observing(observer: Observer) -> Generator[None]:
 
 
 class ObservedHandler(DomainEventHandler[E], Generic[E]):
-    """A handler as its observer sees it. Handlers that nobody observes stay as they are."""
+    """A handler that calls an observer."""
 
     def __init__(self, handler: DomainEventHandler[E], observer: Observer) -> None:
         self.handler = handler
         self._observer = observer
 
     async def handle(self, event: E) -> None:
-        """Have the handler handle the event, observed."""
+        """Call the handler within the observer's context manager."""
         with self._observer.handling(event, self.handler):
             await self.handler.handle(event)
 
 
 def observed(handlers: Sequence[DomainEventHandler[Any]]) -> Sequence[DomainEventHandler[Any]]:
-    """Have the handlers observed, if somebody observes the process."""
+    """Wrap the handlers if the process has an observer."""
     if _observer is None:
         return handlers
     return [ObservedHandler(handler, _observer) for handler in handlers]

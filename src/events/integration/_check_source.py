@@ -1,7 +1,7 @@
-"""Writes the source of a class's checks, from what msgspec says of its fields.
+"""Generates the source of a class's checks from msgspec's description of its fields.
 
-Each class of values becomes straight lines of comparisons, as of a hand-written function: a loop
-over descriptions of fields, with a call for each, takes four times as long.
+The source of each class is a straight sequence of comparisons, as in a hand-written function. A
+loop over descriptions of fields, with a call for each, takes four times as long.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from uuid import UUID
 
 import msgspec
 from msgspec import inspect
-
-__all__ = ["UnsupportedFieldError", "find_of", "fits_of", "why_not_built"]
 
 Fits: TypeAlias = Callable[[Any], bool]
 Step: TypeAlias = str | list[Any] | set[Any]
@@ -69,9 +67,9 @@ class UnsupportedFieldError(TypeError):
 
 
 def fits_of(info: inspect.DataclassType) -> Fits:
-    """Make the quick check of a class's events: True says that they arrive as they are.
+    """Return the quick check of a class's events.
 
-    False says that this is not certain.
+    The check returns True if an event certainly arrives unchanged; False means not certain.
 
     Raises:
         UnsupportedFieldError: a field has no JSON form. It names the field.
@@ -81,21 +79,21 @@ def fits_of(info: inspect.DataclassType) -> Fits:
 
 
 def find_of(info: inspect.DataclassType) -> Find:
-    """Make what appends the places, and their values, that `fits_of` is not certain of."""
+    """Return a function that appends the places and values of which `fits_of` is not certain."""
     find: Find = _Writer(finding=True).compiled(info)
     return find
 
 
 def _has_whole_minutes(value: datetime | time) -> bool:
-    """Tell whether a UTC offset can be written as RFC 3339 does."""
+    """Return whether RFC 3339 can express a UTC offset."""
     offset = value.utcoffset()
     return offset is not None and not offset.seconds % 60 and not offset.microseconds
 
 
 class _Writer:
-    """Writes one class's function, and functions for the classes that occur in it more than once.
+    """Writes the function of one class, and of the classes that occur in it more than once.
 
-    `place` is the source of the steps to a value; where nothing is looked for, it serves errors.
+    `place` is the source of the steps to a value. In the quick check it is for errors only.
     """
 
     def __init__(self, *, finding: bool) -> None:
@@ -109,7 +107,7 @@ class _Writer:
         self._seen: set[type] = set()
 
     def compiled(self, info: inspect.DataclassType) -> Any:
-        """Give the function for events of a class."""
+        """Return the function for events of a class."""
         self._seen.add(_class_of(info))
         self._function("check", partial(self._members, info, ()), ends_well=False)
         while self._left:
@@ -143,7 +141,7 @@ class _Writer:
             self._line("return True")
 
     def _name(self, value: object = None) -> str:
-        """Give a new name, for a variable or for a value that the lines refer to."""
+        """Return a new name, for a variable or for a value that the source refers to."""
         self._names += 1
         name = f"n{self._names}"
         if value is not None:
@@ -161,7 +159,7 @@ class _Writer:
             self._fail(place, value)
 
     def _call(self, key: object, write: _Write, place: tuple[str, ...], value: str) -> None:
-        """Check a value by a function of its own."""
+        """Check a value by a separate function."""
         if key not in self._functions:
             self._functions[key] = self._name()
             self._left.append((self._functions[key], write))
@@ -219,8 +217,8 @@ class _Writer:
             case inspect.CustomType() | inspect.RawType() | inspect.ExtType():
                 what = getattr(info, "cls", type(info))
                 raise UnsupportedFieldError(
-                    f"field {_field(place)}: {what!r} has no JSON form: give what the receiver "
-                    f"needs of it, as str, UUID, Decimal and the like, or as a dataclass of these"
+                    f"field {_field(place)}: {what!r} has no JSON form: use fields that the "
+                    f"receiver needs, as str, UUID, Decimal and the like, or a dataclass of these"
                 )
             case inspect.IntType():
                 return {int: self._constraint(info, int, place)}
@@ -237,7 +235,7 @@ class _Writer:
             case inspect.TimeType():
                 return {time: partial(self._offset, place, info.tz)}
             case inspect.EnumType():
-                # Flags may be combined to what is no member.
+                # A combination of flags may not be a member.
                 flags = issubclass(info.cls, Flag)
                 return {info.cls: partial(self._fail, place) if flags else None}
             case inspect.LiteralType():
@@ -434,17 +432,17 @@ def _path(place: tuple[str, ...]) -> str:
 
 
 def _field(place: tuple[str, ...]) -> str:
-    """Name a place for people: `customer.tags[]`."""
+    """Return the readable name of a place: `customer.tags[]`."""
     return "".join(step.strip("'") if step[0] == "'" else "[]" for step in place).lstrip(".")
 
 
 def _class_of(info: _Class) -> type:
-    """Give the class itself of `Change[str]` too."""
+    """Return the class; `Change` for `Change[str]`."""
     return get_origin(info.cls) or info.cls
 
 
 def why_not_built(cls: type) -> str | None:
-    """Say why a receiver could not build instances of a class, and the cure."""
+    """Return why a receiver could not build instances of a class, and the cure."""
     if "__pydantic_validator__" not in vars(cls):
         return None
     return (
@@ -455,7 +453,7 @@ def why_not_built(cls: type) -> str | None:
 
 
 def _may_be_wrong_since_made(cls: Any) -> bool:
-    """Tell whether values were checked by the class when it was made, and changed since."""
+    """Return whether a class checks its values when it is made and allows changes later."""
     if not hasattr(cls, "__post_init__"):
         return False
     parameters = getattr(cls, "__dataclass_params__", None) or getattr(
@@ -482,6 +480,6 @@ def _check_key(info: inspect.DictType, place: tuple[str, ...]) -> None:
         known = isinstance(key, KEYS) or _is_any(key)
     if not known:
         raise UnsupportedFieldError(
-            f"field {_field(place)}: its keys do not come back from JSON as they were: let all be "
+            f"field {_field(place)}: its keys cannot be restored from JSON: let all be "
             f"of one type, such as str, int, UUID, date or an Enum"
         )

@@ -1,7 +1,7 @@
-"""What is looked for in an event's class, so that a slip in it is told with its cure.
+"""Checks of an event's class, with errors that name the cure.
 
-`check_definition` runs when the class is made. `@dataclass` has not done its work by then, so the
-others run when the class is first used.
+`check_definition` runs when the class is defined, which is before `@dataclass`. The other checks
+run when the class is first used.
 """
 
 from __future__ import annotations
@@ -16,28 +16,26 @@ from events._annotations import annotations_of
 from events.errors import EventDefinitionError
 from events.integration._versioned import Versioned
 
-__all__ = ["check_class", "check_definition", "info_of", "is_abstract", "own_fields"]
-
-EXAMPLE = 'give both in the class body, as in `type = "user.registered"` and `version = 1`'
+EXAMPLE = 'set both in the class body, as in `type = "user.registered"` and `version = 1`'
 RESERVED = frozenset({"type", "version", "registry", "to_dict", "from_dict", "upcast"})
 
 
 def is_abstract(event_class: type[Versioned]) -> bool:
-    """Tell whether a class is a base for events and none itself."""
+    """Return whether a class is an abstract base of events."""
     return event_class.__event_abstract__
 
 
 def own_fields(event_class: type) -> tuple[Field[Any], ...]:
-    """Give a class's fields: those of dataclasses, or none."""
+    """Return the fields of a dataclass; none for other classes."""
     return fields(event_class) if is_dataclass(event_class) else ()
 
 
 def check_definition(cls: type[Versioned]) -> None:
-    """Check what a class gives as `type` and `version`; either may come from an abstract base.
+    """Check the `type` and `version` of a class; either may come from an abstract base.
 
     Raises:
-        EventDefinitionError: one is missing, or of another kind, or its parent's; or its `upcast`
-            is no classmethod.
+        EventDefinitionError: one of them is missing or invalid, both are the parent's, or `upcast`
+            is not a classmethod.
     """
     type_: object = getattr(cls, "type", None)
     version: object = getattr(cls, "version", None)
@@ -50,12 +48,12 @@ def check_definition(cls: type[Versioned]) -> None:
             )
     if not isinstance(type_, str) or not type_ or not type_.isprintable():
         raise EventDefinitionError(
-            cls, f"its type is {type_!r}, where a printable, non-empty str is needed: {EXAMPLE}"
+            cls, f"its type must be a printable, non-empty str, not {type_!r}: {EXAMPLE}"
         )
-    # A bool is an int, and `version = True` is a slip.
+    # A bool is an int, and `version = True` is a mistake.
     if type(version) is not int or version < 1:
         raise EventDefinitionError(
-            cls, f"its version is {version!r}, where an int from 1 on is needed: {EXAMPLE}"
+            cls, f"its version must be an int of 1 or more, not {version!r}: {EXAMPLE}"
         )
     bases: tuple[Any, ...] = cls.__mro__[1:]
     for base in bases:
@@ -66,17 +64,17 @@ def check_definition(cls: type[Versioned]) -> None:
             raise EventDefinitionError(
                 cls,
                 f"it inherits type {type_!r} and version {version} from {base.__event_name__}: "
-                f"give it a type or a version of its own",
+                f"set another type or version in its body",
             )
     upcast = cls.__dict__.get("upcast")
     if upcast is not None and not isinstance(upcast, classmethod):
-        raise EventDefinitionError(cls, "its `upcast` is no classmethod: add `@classmethod` to it")
+        raise EventDefinitionError(cls, "its `upcast` is not a classmethod: add `@classmethod`")
 
 
 def _maker_of(event_class: type) -> type:
     """Return the class whose `__init__` makes the events.
 
-    A `Protocol`'s is none: it looks for the next, and puts that into the event's class.
+    The `__init__` of a `Protocol` does not count: it looks for the next one and copies it.
     """
     inits = [
         (cls, cls.__dict__["__init__"])
@@ -87,10 +85,10 @@ def _maker_of(event_class: type) -> type:
 
 
 def check_class(event_class: type[Versioned]) -> None:
-    """Check that all that an event's instances hold is a field of a dataclass.
+    """Check that all attributes of an event's instances are fields of a dataclass.
 
     Raises:
-        EventDefinitionError: it is not, or the class is abstract.
+        EventDefinitionError: they are not, or the class is abstract.
     """
     if is_abstract(event_class):
         raise EventDefinitionError(event_class, "it is abstract: use one of its subclasses")
@@ -98,8 +96,8 @@ def check_class(event_class: type[Versioned]) -> None:
     if "__dataclass_fields__" not in maker.__dict__ and "__init_subclass__" not in maker.__dict__:
         raise EventDefinitionError(
             event_class,
-            f"{maker.__qualname__} has an `__init__` but is no dataclass, so what it sets would "
-            f"not be sent: declare fields and add `@dataclass`",
+            f"{maker.__qualname__} has an `__init__` but is not a dataclass, so attributes that "
+            f"it sets would not be sent: declare fields and add `@dataclass`",
         )
     for cls in event_class.__mro__:
         if "__dataclass_fields__" in cls.__dict__ or not hasattr(cls, "__event_codec__"):
@@ -107,8 +105,8 @@ def check_class(event_class: type[Versioned]) -> None:
         if declared := _declared(cls):
             raise EventDefinitionError(
                 event_class,
-                f"{cls.__qualname__} declares fields ({', '.join(declared)}) but is no dataclass: "
-                f"add `@dataclass` to it",
+                f"{cls.__qualname__} declares fields ({', '.join(declared)}) but is not a "
+                f"dataclass: add `@dataclass` to it",
             )
     for field in own_fields(event_class):
         if field.name in RESERVED:
@@ -118,7 +116,7 @@ def check_class(event_class: type[Versioned]) -> None:
 
 
 def _declared(cls: type) -> list[str]:
-    """Name what a class body declares as fields, dataclass or not."""
+    """Return the names that a class body declares as fields, dataclass or not."""
     return [
         name
         for name, hint in annotations_of(cls).items()
@@ -127,14 +125,14 @@ def _declared(cls: type) -> list[str]:
 
 
 def info_of(event_class: type[Versioned]) -> inspect.DataclassType:
-    """Have msgspec look at a class.
+    """Return msgspec's description of a class.
 
     Raises:
-        EventDefinitionError: msgspec cannot carry one of the fields. It names the field.
+        EventDefinitionError: msgspec cannot encode or decode one of the fields. It names the field.
     """
     try:
         info = inspect.type_info(event_class)
-        # Decoders are more particular than `type_info`.
+        # Decoders are stricter than `type_info`.
         msgspec.json.Decoder(event_class)
     except Exception as exc:
         raise EventDefinitionError(event_class, _why_unsupported(event_class, exc)) from exc
@@ -142,7 +140,7 @@ def info_of(event_class: type[Versioned]) -> inspect.DataclassType:
 
 
 def _why_unsupported(cls: Any, exc: Exception, path: str = "", seen: tuple[Any, ...] = ()) -> str:
-    """Find the field that msgspec cannot carry, down to the class that declares it."""
+    """Find the field that msgspec cannot encode, in the class that declares it."""
     origin = get_origin(cls) or cls
     for name, hint in _hints(origin).items():
         place = f"field {path}{name}"
@@ -156,7 +154,8 @@ def _why_unsupported(cls: Any, exc: Exception, path: str = "", seen: tuple[Any, 
             continue
         if isinstance(hint, InitVar):
             return (
-                f"{place}: an `InitVar` is not sent, so no receiver could give it: make it a field"
+                f"{place}: an `InitVar` is not sent, so a receiver could not pass it: make it a "
+                f"field"
             )
         try:
             msgspec.json.Decoder(hint)
@@ -171,7 +170,7 @@ def _why_unsupported(cls: Any, exc: Exception, path: str = "", seen: tuple[Any, 
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """Give what the annotations of a class stand for, or the NameError of each that fails."""
+    """Return the evaluated annotations of a class, and the NameError of each that fails."""
     try:
         return get_type_hints(cls, include_extras=True)
     except NameError:
@@ -189,7 +188,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _classes_in(hint: Any) -> list[Any]:
-    """Give the classes with fields that a hint is made of."""
+    """Return the classes with fields that a type hint contains."""
     if hasattr(get_origin(hint) or hint, "__annotations__"):
         return [hint]
     return [cls for each in get_args(hint) for cls in _classes_in(each)]

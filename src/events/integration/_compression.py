@@ -1,6 +1,6 @@
-"""Bodies that arrive compressed: `content-encoding: gzip` is read, other compressions are refused.
+"""Compressed bodies: `content-encoding: gzip` is decompressed, other compressions are refused.
 
-How far a body is unpacked is bounded, whatever it claims: some kilobytes can hold gigabytes.
+The decompressed size is limited, because a few kilobytes can expand to gigabytes.
 """
 
 from __future__ import annotations
@@ -12,26 +12,24 @@ from msgspec.structs import replace
 from events.errors import MalformedEventError
 from events.integration.message import Delivery
 
-__all__ = ["unpacked"]
-
 _GZIP = ("gzip", "x-gzip")
 _COMPRESSIONS = ("br", "compress", "deflate", "lz4", "snappy", "zlib", "zstd")
 _AS_GZIP = 31  # zlib's number for a window of 32 KiB and gzip's frame
 
 
 def unpacked(delivery: Delivery, limit: int) -> Delivery:
-    """Return a delivery with its body uncompressed; the header that told of it is then gone.
+    """Return a delivery with its body decompressed, and without the header.
 
-    What comes out is cut off one byte above the limit, so that it is seen to be too large. Names
-    that are no compression, such as `utf-8`, which AMQP clients write there, change nothing.
+    The result is cut off one byte above the limit, so later checks see that it is too large. Names
+    that are not a compression, such as `utf-8` from some AMQP clients, are ignored.
 
     Raises:
-        MalformedEventError: the compression is not known, or the bytes do not fit it.
+        MalformedEventError: the compression is unknown, or the bytes are invalid.
     """
     encoding = delivery.headers["content-encoding"].strip().lower()
     if encoding in _COMPRESSIONS:
         raise MalformedEventError(
-            f"its content-encoding is {encoding!r}, and only gzip can be read: "
+            f"its content-encoding is {encoding!r}, and only gzip is supported: "
             f"send it as gzip, or uncompressed"
         )
     if encoding not in _GZIP:
@@ -49,11 +47,11 @@ def _gunzipped(data: bytes, most: int) -> bytes:
             part = member.decompress(data, left)
         except zlib.error as exc:
             raise MalformedEventError(
-                f"its content-encoding is gzip, and its body is not: {exc}"
+                f"its content-encoding is gzip, but its body is not gzip: {exc}"
             ) from exc
         parts.append(part)
         left -= len(part)
         if left > 0 and not member.eof:
-            raise MalformedEventError("its content-encoding is gzip, and its body is cut off")
+            raise MalformedEventError("its content-encoding is gzip, but its body is truncated")
         data = member.unused_data
     return b"".join(parts)

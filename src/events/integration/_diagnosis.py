@@ -1,12 +1,10 @@
-"""What is wrong with a body that cannot be read, where the parser's own words mislead."""
+"""Better errors for bodies that cannot be read, where the parser's text misleads."""
 
 from __future__ import annotations
 
 import re
 
 from events.integration.cloudevents import fault_of_envelope
-
-__all__ = ["diagnosis"]
 
 GZIP = b"\x1f\x8b"
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")  # of UTF-8 and UTF-16
@@ -19,7 +17,7 @@ _lone_surrogate = re.compile(
 
 
 def diagnosis(body: bytes) -> str | None:
-    """Say what is wrong and what its producer should do, or None if nothing of these is."""
+    """Return what is wrong and what the producer should do, or None if it is none of these."""
     if not body.strip():
         return (
             "it has no data, only an empty body: send a JSON object "
@@ -27,7 +25,7 @@ def diagnosis(body: bytes) -> str | None:
         )
     if body.startswith(GZIP):
         return (
-            "it is compressed with gzip, and does not say so: "
+            "it is compressed with gzip, but has no header that says so: "
             "send the header `content-encoding: gzip`, or do not compress it"
         )
     if body.startswith(_MARKS):

@@ -1,11 +1,11 @@
-"""What a receiver could not read, or would read as something else, is found before it is sent.
+"""Find values that a receiver could not read, or would read differently, before they are sent.
 
-msgspec writes some values as something that reads back differently, or not at all: JSON has no NaN,
-no seconds in a UTC offset and no types in a field of type Any; an instance of a subclass loses what
-the subclass adds; and nothing else looks whether a field of type str holds one.
+msgspec encodes some values such that they decode differently, or not at all. JSON has no NaN, no
+seconds in a UTC offset and no types in a field of type Any. An instance of a subclass loses the
+fields of the subclass. And Python does not check that a field of type str holds a str.
 
-A quick check of types is made for each class of events. What it is not certain of is decoded as a
-receiver would, and compared. So the decoder alone decides what can be read.
+Each class of events has a quick check of types. An event that does not pass it is decoded as a
+receiver would, and compared, so only the decoder decides what can be read.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ CLASSES: Final = ("__dataclass_fields__", "__struct_fields__", "__attrs_attrs__"
 
 
 class UnfitError(ValueError):
-    """A value that would not arrive as it is, and where it stands."""
+    """A value that would not arrive unchanged, and its place in the event."""
 
     def __init__(self, place: Place, reason: str) -> None:
         super().__init__(f"{path_of(place)}: {reason}")
 
 
 class JsonChecks:
-    """Checks the events of one class. `fits` is quick; ask `verify` about those that do not."""
+    """Checks the events of one class: `fits` is quick, `verify` is exact."""
 
     def __init__(self, info: inspect.DataclassType) -> None:
         """Make the checks.
@@ -58,17 +58,17 @@ class JsonChecks:
         return find_of(self._info)
 
     def doubtful(self, event: object) -> list[tuple[Place, Any]]:
-        """List the values that are not certain to arrive, and where they stand."""
+        """Return the values that may not arrive unchanged, with their places."""
         found: list[tuple[Place, Any]] = []
         self._find(event, (), found)
         return found
 
     def verify(self, event: object, decode: Callable[[], object]) -> None:
-        """Look into an event that does not fit at once. `decode` does what a receiver does.
+        """Check an event that `fits` does not accept; `decode` does what a receiver does.
 
         Raises:
-            UnfitError: a value would arrive as another.
-            Exception: what `decode` raised.
+            UnfitError: a value would arrive as another one.
+            Exception: any error of `decode`.
         """
         found = self.doubtful(event)
         for place, value in found:
@@ -81,7 +81,7 @@ class JsonChecks:
 
 
 def path_of(place: Place) -> str:
-    """Write a place as messages have it."""
+    """Return a place as it is written in messages."""
     return "$" + "".join(
         step if isinstance(step, str) else f"[{next(iter(step))!r}]" for step in place
     )
@@ -108,25 +108,28 @@ def _why_no_json(value: object) -> str | None:
         if offset is None:
             return f"{value!r} has a zone but no UTC offset: use UTC"
         if offset.seconds % 60 or offset.microseconds:
-            return f"{value!r} has a UTC offset that is no whole minutes: use UTC"
+            return f"{value!r} has a UTC offset with seconds, which RFC 3339 has not: use UTC"
     return None
 
 
 def _why_changed(sent: object, received: object) -> str | None:
-    """Say how a value that can be read would differ."""
+    """Return how a value that can be read would differ."""
     was, becomes = type(sent), type(received)
     if received is MISSING:
-        return f"{sent!r}, a {was.__qualname__}, would come back as another type: give it a type"
+        return (
+            f"{sent!r}, a {was.__qualname__}, would be decoded as another type: annotate the "
+            f"field with its type"
+        )
     if was is not becomes and any(hasattr(becomes, name) for name in CLASSES):
         return (
-            f"it is a {was.__qualname__}, of which only what {becomes.__qualname__} has would "
-            f"arrive: give the field the class that it holds"
+            f"it is a {was.__qualname__}, of which only the fields of {becomes.__qualname__} would "
+            f"arrive: annotate the field with {was.__qualname__}"
         )
     if sent == received:
         return None
     if was is becomes:
-        return f"it would come back as {received!r}"
+        return f"it would be decoded as {received!r}"
     return (
-        f"a {was.__qualname__} would come back as a {becomes.__qualname__}: "
-        f"give the field the type that it holds"
+        f"a {was.__qualname__} would be decoded as a {becomes.__qualname__}: "
+        f"annotate the field with {was.__qualname__}"
     )

@@ -1,11 +1,9 @@
-"""What an event class is to the modules below `event`, which makes and reads it with their help."""
+"""The event class as the modules below `event` see it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypeVar
-
-__all__ = ["Versioned", "VersionedT", "Versions"]
 
 
 class Versioned:
@@ -24,10 +22,10 @@ class Versioned:
 
 
 class Versions(Protocol):
-    """Where the classes of a type are found."""
+    """Finds the classes of a type."""
 
     def versions(self, type: str) -> Mapping[int, type[Any]]:
-        """Give the classes of a type by version."""
+        """Return the classes of a type by version."""
         ...
 
 

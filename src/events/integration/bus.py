@@ -1,4 +1,4 @@
-"""The users' port: what code that sends and receives events may rely on, whatever the bus."""
+"""`IntegrationEventBus`, the port for code that sends and receives events on any bus."""
 
 from __future__ import annotations
 
@@ -11,16 +11,14 @@ from events.errors import InvalidTopologyError
 from events.integration.event import IntegrationEvent
 from events.integration.topology import IntegrationEventBusRegistration, Topic
 
-__all__ = ["IntegrationEventBus"]
-
 
 class IntegrationEventBus(ABC):
     """Send integration events and hand them to consumers.
 
-    To write a bus of your own, call `super().__init__(registrations)`, implement `send`, and
-    override `startup`, `shutdown` and `register` (calling `await super().register(registration)`)
-    as far as it needs them; `registrations` lists what was registered, in order. To write one for a
-    broker, a `Transport` under `TransportIntegrationEventBus` is less work and promises more.
+    To write a bus, call `super().__init__(registrations)`, implement `send`, and override
+    `startup`, `shutdown` and `register` (calling `await super().register(registration)`) if the bus
+    needs them. `registrations` lists the registrations in order. For a broker, a `Transport` under
+    `TransportIntegrationEventBus` is less work and has more guarantees.
     """
 
     def __init__(
@@ -28,29 +26,29 @@ class IntegrationEventBus(ABC):
     ) -> None:
         given: object = registrations
         if isinstance(given, IntegrationEventBusRegistration):
-            raise InvalidTopologyError(f"registration of {given}", "give a list: [registration]")
+            raise InvalidTopologyError(f"registration of {given}", "pass a list: [registration]")
         self.registrations: list[IntegrationEventBusRegistration] = list(registrations or ())
 
     @abstractmethod
     async def send(self, topic: Topic, event: IntegrationEvent) -> None:
-        """Return when the bus has taken responsibility for the event; raise if it has not."""
+        """Send an event: return when the bus has taken responsibility for it, else raise."""
 
     async def startup(self) -> None:  # noqa: B027 - a bus that needs none leaves it out
-        """Connect and start the registered consumers. Calling it twice does no harm."""
+        """Connect and start the registered consumers. A second call has no effect."""
 
     async def shutdown(self) -> None:  # noqa: B027 - as startup
-        """Stop the consumers and disconnect. Calling it twice does no harm."""
+        """Stop the consumers and disconnect. A second call has no effect."""
 
     async def register(self, registration: IntegrationEventBusRegistration) -> None:
         """Add a registration, before or after `startup`.
 
-        Raises `InvalidTopologyError` if it could not work.
+        Raises `InvalidTopologyError` if it cannot work.
         """
         registration.check()
         self.registrations.append(registration)
 
     async def unregister(self, registration: IntegrationEventBusRegistration) -> None:
-        """Take a registration away: this one, or the one of the same consumer and topic.
+        """Remove this registration, or the one of the same consumer and topic.
 
         Raises `InvalidTopologyError` if there is none.
         """
@@ -59,7 +57,7 @@ class IntegrationEventBus(ABC):
     def _registered(
         self, registration: IntegrationEventBusRegistration
     ) -> IntegrationEventBusRegistration:
-        if registration in self.registrations:  # of two alike, the very one
+        if registration in self.registrations:  # identity first, then consumer and topic
             return registration
         for each in self.registrations:
             if (each.consumer.name, each.topic) == (registration.consumer.name, registration.topic):

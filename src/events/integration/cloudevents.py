@@ -5,12 +5,12 @@ Binary mode follows the HTTP binding 1.0.2: an attribute is a header with the pr
 `datacontenttype` (section 3.1.1). The binding of NATS 1.0.3-wip, section 3.1, names and encodes
 them alike. Structured mode follows the JSON event format 1.0.2, section 3.
 
-Headers that are no attributes have no place in an envelope. They travel in an extension attribute
-of ours, `eventheaders`: a JSON object in a string.
+An envelope has no place for headers that are not attributes. They are sent in an extension
+attribute of this package, `eventheaders`: a JSON object in a string.
 
-What arrives is in structured mode if its content type says so, or if no header names a type and the
+A delivery is in structured mode if its content type says so, or if no header names a type and the
 body is an envelope: producers forget the content type, and some transports have none. Attributes of
-an envelope win over headers, and a CloudEvents id over any id of the broker's.
+an envelope take precedence over headers, and a CloudEvents id over the broker's id.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ JSON = "application/json"
 CLOUDEVENT = "application/cloudevents"
 HEADERS = "eventheaders"
 INTEGERS = frozenset({"eventversion"})
-# Headers by these names would not come back: the envelope has its own use for them.
+# Headers with these names would be lost: the envelope uses them itself.
 NO_ATTRIBUTES = frozenset({"data", "datacontenttype", HEADERS})
 FIXED = frozenset({"specversion", "id"})
 REQUIRED = ("specversion", "id", "source", "type")
@@ -58,7 +58,7 @@ _skip = msgspec.json.Decoder(msgspec.Raw).decode
 
 
 class Envelope(msgspec.Struct, frozen=True):
-    """What a structured message holds: as in binary mode, with `headers` as a `Message` has them.
+    """The contents of a structured message, as in binary mode; `headers` are as in `Message`.
 
     `id` is None for a bare body, one without an envelope; its headers are then empty.
     """
@@ -71,7 +71,7 @@ class Envelope(msgspec.Struct, frozen=True):
 
 @lru_cache(1024)
 def _attribute_of(header: str) -> str | None:
-    """Return the attribute that a header has as its own place in an envelope, if there is one."""
+    """Return the envelope's attribute for a header, if there is one."""
     name = header.removeprefix("ce-")
     if name != header and name not in NO_ATTRIBUTES and _is_name(name):
         return name
@@ -80,14 +80,14 @@ def _attribute_of(header: str) -> str | None:
 
 @lru_cache(1024)
 def _header_of(attribute: str) -> str | None:
-    """Return the header of an attribute; None if no attribute is called so."""
+    """Return the header of an attribute; None if the name is not valid for an attribute."""
     return f"ce-{attribute}" if _is_name(attribute) else None
 
 
 def to_structured(message: Message) -> bytes:
     """Put a message into one JSON envelope, for transports that have no headers.
 
-    What is not JSON goes in as `data_base64`, so every body survives byte for byte.
+    A body that is not JSON becomes `data_base64`, so every body is preserved byte for byte.
     """
     attributes: dict[str, str | int] = {"specversion": "1.0", "id": message.id, "source": "/"}
     attributes["type"] = message.type
@@ -111,10 +111,10 @@ def to_structured(message: Message) -> bytes:
 
 
 def from_structured(data: bytes) -> Envelope:
-    """Take a message out of its envelope; whatever is no envelope is a bare body.
+    """Return the contents of an envelope; anything else is treated as a bare body.
 
     An envelope has non-empty strings as `specversion` ("1.x"), `id`, `source` and `type`. Without
-    `data` and `data_base64` its body is empty. Never raises: `fault_of_envelope` says what is
+    `data` and `data_base64`, its body is empty. Never raises: `fault_of_envelope` returns what is
     wrong.
     """
     try:
@@ -124,22 +124,22 @@ def from_structured(data: bytes) -> Envelope:
 
 
 def fault_of_envelope(data: bytes) -> str | None:
-    """Say why what looks like an envelope is none; None for an envelope, and for anything else."""
+    """Return why a body that looks like an envelope is invalid; None for any other body."""
     if MARK not in data:
         return None
     try:
         _open(data)
     except _InvalidEnvelopeError as error:
-        return f"it is no valid CloudEvents envelope: {error}"
+        return f"it is not a valid CloudEvents envelope: {error}"
     except (ValueError, TypeError, RecursionError):
         return None  # it does not look like one
     return None
 
 
 def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
-    """Take a delivery out of its envelope, if it is in one; its id and key become those within.
+    """Return a delivery without its envelope, with the id and key from the envelope.
 
-    `expected` is for transports that have no headers: there, every body may be an envelope.
+    `expected` is for transports without headers, where every body may be an envelope.
     """
     headers = delivery.headers
     if not (expected or _may_be_enveloped(headers, delivery.body)):
@@ -157,27 +157,36 @@ def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
 
 
 def own_id(headers: Mapping[str, str], body: bytes) -> str | None:
-    """Return a message's CloudEvents id, in whichever mode it came; None if it has none."""
+    """Return a message's CloudEvents id, in either mode, or None."""
     if headers.get("content-type") != JSON or "ce-type" not in headers:
         found = from_structured(body).id if _may_be_enveloped(headers, body) else None
         if found is not None:
             return found
     said = headers.get("ce-id")
+    if said and "%" not in said and '"' not in said:  # the usual case
+        return said
     return decoded(said) or None if said else None
 
 
-def says_type(body: bytes) -> bool:
-    """Tell whether a body may be an event without the help of headers: it is not JSON, or typed."""
+def describes_itself(body: bytes) -> bool:
+    """Return whether a body may be an event without any headers.
+
+    It may if it is an envelope, or has a type and a version. A `type` alone may be a field.
+    """
     try:
-        return isinstance(_look(body).type, str)
+        said = _look(body)
     except (ValueError, RecursionError):
         return True
+    return isinstance(said.type, str) and (
+        said.specversion is not None
+        or (isinstance(said.version, int) and not isinstance(said.version, bool))
+    )
 
 
 def _may_be_enveloped(headers: Mapping[str, str], body: bytes) -> bool:
     described = "ce-type" in headers
     content_type = headers.get("content-type")
-    if content_type == JSON and described:  # as nearly always
+    if content_type == JSON and described:  # the usual case
         return False
     if content_type is None:
         content_type = attribute(headers, "datacontenttype") or ""
@@ -186,15 +195,17 @@ def _may_be_enveloped(headers: Mapping[str, str], body: bytes) -> bool:
     return not described and MARK in body
 
 
-class _Typed(msgspec.Struct):
+class _Described(msgspec.Struct):
     type: object = None
+    version: object = None
+    specversion: object = None
 
 
-_look = msgspec.json.Decoder(_Typed).decode
+_look = msgspec.json.Decoder(_Described).decode
 
 
 class _InvalidEnvelopeError(ValueError):
-    """It looks like an envelope, and its text says why it is none."""
+    """A body that looks like an envelope but is invalid; the text says why."""
 
 
 def _open(data: bytes) -> Envelope:
@@ -205,10 +216,10 @@ def _open(data: bytes) -> Envelope:
         value = attributes.get(name)
         if not isinstance(value, str) or not value:
             what = f"its `{name}` is {value!r}" if name in attributes else f"it has no `{name}`"
-            raise _InvalidEnvelopeError(f"{what}, where a non-empty string is needed")
+            raise _InvalidEnvelopeError(f"{what}: it must be a non-empty string")
     if not attributes["specversion"].startswith("1."):
         version = attributes["specversion"]
-        raise _InvalidEnvelopeError(f"its `specversion` is {version!r}, and 1.x can be read")
+        raise _InvalidEnvelopeError(f"its `specversion` is {version!r}: only 1.x is supported")
     content_type = attributes.pop("datacontenttype", None)
     content_type = JSON if content_type is None else _canonical("datacontenttype", content_type)
     body = _data_of(attributes.pop("data_base64", None), body, content_type)
@@ -225,7 +236,7 @@ def _open(data: bytes) -> Envelope:
 
 
 def _data_of(encoded: object, data: bytes | None, content_type: str) -> bytes:
-    """Return the body: of `data_base64`, of `data`, or none."""
+    """Return the body from `data_base64` or `data`, or an empty one."""
     if encoded is not None:
         try:
             if isinstance(encoded, str):
@@ -241,17 +252,17 @@ def _data_of(encoded: object, data: bytes | None, content_type: str) -> bytes:
         return msgspec.json.decode(data, type=str).encode()
     except ValueError:
         raise _InvalidEnvelopeError(
-            f"its `data` is no string, as `datacontenttype` {content_type!r} needs it"
+            f"its `data` is not a string, as its `datacontenttype` {content_type!r} requires"
         ) from None
 
 
 def _parts(data: bytes) -> tuple[dict[str, Any], bytes | None, bool]:
-    """Part an envelope into its attributes and the bytes of its `data`.
+    """Split an envelope into its attributes and the bytes of its `data`.
 
-    The last tells whether the strings among the attributes need no encoding, as nearly always.
+    The last result is true if the strings among the attributes need no encoding, as usual.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: it is not a JSON object.
     """
     # Within a string the quotes would be escaped, so this is a member's name; and of the envelope
     # itself, if what is before it and what is behind it make sense. Ours do.
@@ -268,7 +279,7 @@ def _parts(data: bytes) -> tuple[dict[str, Any], bytes | None, bool]:
 
 
 def _other_headers(attributes: dict[str, Any]) -> dict[str, str]:
-    """Take our own extension out of the attributes; someone else's of that name stays."""
+    """Remove this package's extension from the attributes; a foreign one of that name stays."""
     if HEADERS not in attributes:
         return {}
     try:
@@ -280,7 +291,7 @@ def _other_headers(attributes: dict[str, Any]) -> dict[str, str]:
 
 
 def _canonical(name: str, value: object) -> str:
-    """Write an attribute's value as text (CloudEvents 1.0.2, section 2.4, type system)."""
+    """Return an attribute's value as text (CloudEvents 1.0.2, section 2.4, type system)."""
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -288,17 +299,17 @@ def _canonical(name: str, value: object) -> str:
     if isinstance(value, int):
         return str(value)
     raise _InvalidEnvelopeError(
-        f"its attribute `{name}` is {value!r}, where a string, a number or a truth value is needed"
+        f"its attribute `{name}` must be a string, a number or a boolean, not {value!r}"
     )
 
 
 def _is_object(body: bytes) -> bool:
-    """Tell whether these bytes can stand in an envelope and be taken out again as they are."""
+    """Return whether an envelope can carry these bytes unchanged."""
     if not (body.startswith(b"{") and body.endswith(b"}")):
         return False
     try:
         _skip(body)
-        # msgspec skips over strings without a look at their encoding.
+        # msgspec does not check the encoding of strings that it skips.
         return body.isascii() or bool(body.decode())
     except (ValueError, RecursionError):
         return False

@@ -1,8 +1,8 @@
-"""One event class to bytes and back: built once per class, on its first use.
+"""`EventCodec`: encodes and decodes one event class; made once per class, on its first use.
 
-msgspec does the work. What is added: the constant beginning `{"type":...,"version":...` is spliced
-in front of the fields, values that would not arrive as they are, or not at all, are refused
-(`_json_checks`), and every error becomes one of ours.
+msgspec does the work. The codec adds the constant prefix `{"type":...,"version":...` to the
+fields, refuses values that would not arrive unchanged (`_json_checks`), and converts every error
+to one of `events.errors`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from events.integration._json_checks import JsonChecks, UnfitError, UnsupportedF
 from events.integration._versioned import Versioned, VersionedT
 from events.integration.cloudevents import encode_value
 
-__all__ = ["EventCodec", "codec_of"]
-
 _encode_json = msgspec.json.Encoder().encode
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -40,7 +38,7 @@ _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 class EventCodec(Generic[VersionedT]):
     """Encodes and decodes the events of one concrete class. Safe to share between threads.
 
-    `prefix` is what the body of each of its events begins with, unless it has no fields at all.
+    `prefix` is the beginning of each body, unless the class has no fields at all.
     """
 
     __slots__ = (
@@ -60,15 +58,15 @@ class EventCodec(Generic[VersionedT]):
         """Build it.
 
         Raises:
-            EventDefinitionError: the class is abstract, no dataclass, or has a field of a type
-                that msgspec cannot carry. It names the field.
+            EventDefinitionError: the class is abstract or not a dataclass, or msgspec cannot
+                encode the type of a field. It names the field.
         """
         check_class(event_class)
         self.event_class = event_class
         self.type = event_class.type
         self.version = event_class.version
         head = _encode_json({"type": self.type, "version": self.version})
-        # A class without fields has one body, whose end is all that differs.
+        # A class without fields has only one body, with another end.
         self._empty = None if own_fields(event_class) else head
         self.prefix = head[:-1] + b","
         self.header_type = encode_value(self.type)
@@ -83,17 +81,21 @@ class EventCodec(Generic[VersionedT]):
             self._fits = self._checks.fits
             self._decode = msgspec.json.Decoder(event_class).decode
 
-    def encode(self, event: VersionedT) -> bytes:
-        """Give the flat JSON object that goes on the wire.
+    def encode(self, event: VersionedT, *, check: bool = True) -> bytes:
+        """Return the flat JSON object that is sent.
+
+        Without `check`, values that the class could not decode are written as msgspec writes them:
+        a NaN as null, and a 5 in a `str` field as 5.
 
         Raises:
-            EventEncodeError: a field holds what JSON cannot carry, or the class could not read.
+            EventEncodeError: JSON cannot represent the value of a field, or the class could not
+                decode it.
         """
         if self._empty is not None:
             return self._empty
         try:
             body = _encode_json(event)
-            if not self._fits(event):
+            if check and not self._fits(event):
                 self._checks.verify(event, partial(self.decode, body))
         except Exception as exc:
             raise EventEncodeError(self.event_class, self._why(event, exc)) from exc
@@ -102,7 +104,7 @@ class EventCodec(Generic[VersionedT]):
         return body.replace(b"{", self.prefix, 1)
 
     def decode(self, body: bytes) -> VersionedT:
-        """Make the event of a body, whatever type and version the body itself names.
+        """Return the event of a body, without regard to the type and version in the body.
 
         Raises:
             MalformedEventError: the body is not JSON.
@@ -117,7 +119,7 @@ class EventCodec(Generic[VersionedT]):
 
     def to_dict(self, event: VersionedT) -> dict[str, Any]:
         """See `IntegrationEvent.to_dict`."""
-        # Through the bytes, so that it is to the letter what a partner's JSON parser gives.
+        # Through the bytes, so that it is exactly what a partner's JSON parser returns.
         body = self.encode(event)
         try:
             return read_object(body)
@@ -125,7 +127,7 @@ class EventCodec(Generic[VersionedT]):
             raise EventEncodeError(self.event_class, self._why(event, exc)) from exc
 
     def _why(self, event: VersionedT, error: Exception) -> str:
-        """Say what cannot be encoded, or read, and where it stands."""
+        """Return what cannot be encoded or decoded, and its place."""
         if isinstance(error, UnfitError):
             return str(error)
         doubtful = self._checks.doubtful(event)
@@ -133,8 +135,8 @@ class EventCodec(Generic[VersionedT]):
             if isinstance(error, InvalidEventError):
                 # The decoder does not know keys and indices.
                 path = path_of(doubtful[0][0]) if len(doubtful) == 1 else error.path
-                return f"{path}: {error.reason}: no consumer could read it"
-            return f"no consumer could read it: {error}"
+                return f"{path}: {error.reason}: no consumer could decode it"
+            return f"no consumer could decode it: {error}"
         members = [((f".{each.name}",), each.name) for each in own_fields(self.event_class)]
         places = doubtful + [(place, getattr(event, name, None)) for place, name in members]
         for place, value in places:
@@ -145,10 +147,10 @@ class EventCodec(Generic[VersionedT]):
         return _said(error)
 
     def convert(self, payload: dict[str, Any], *, exact: bool = False) -> VersionedT:
-        """Make the event of a payload, whatever type and version the payload itself names.
+        """Return the event of a payload, without regard to the type and version in the payload.
 
-        The event may share what a field of type Any holds with the payload: give a copy. `exact`
-        says that it holds numbers of `read_exactly`.
+        The event may share values of fields of type Any with the payload: pass a copy. `exact`
+        means that the payload contains numbers of `read_exactly`.
 
         Raises:
             InvalidEventError: a field is missing or does not fit.
@@ -164,7 +166,7 @@ class EventCodec(Generic[VersionedT]):
 
 
 def codec_of(event_class: type[VersionedT]) -> EventCodec[VersionedT]:
-    """Give the class's codec, making it the first time.
+    """Return the class's codec, and make it on the first call.
 
     Raises:
         EventDefinitionError: see `EventCodec`.
@@ -176,7 +178,7 @@ def codec_of(event_class: type[VersionedT]) -> EventCodec[VersionedT]:
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """Read a JSON object of whatever content.
+    """Parse any JSON object.
 
     Raises:
         MalformedEventError: it is something else.
@@ -188,14 +190,14 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 class _ExactFloat(float):
-    """A number that has more digits than a float keeps. To an upcaster it is a float."""
+    """A number with more digits than a float can hold. An upcaster sees it as a float."""
 
     __slots__ = ("text",)
     text: str
 
 
 def read_exactly(body: bytes) -> tuple[dict[str, Any], bool]:
-    """Read a JSON object, keeping all digits of its numbers, and tell whether a float has not.
+    """Parse a JSON object with all digits of its numbers; also return whether a float lost any.
 
     Raises:
         MalformedEventError: it is something else.
@@ -228,7 +230,7 @@ _encode_exactly = msgspec.json.Encoder(enc_hook=_written).encode
 
 
 def malformed(exc: Exception) -> MalformedEventError:
-    """Say of a body that cannot be read why."""
+    """Return the error of a body that cannot be parsed."""
     if isinstance(exc, RecursionError):
         return MalformedEventError("it is nested too deeply")
     if isinstance(exc, UnicodeDecodeError):
@@ -239,7 +241,7 @@ def malformed(exc: Exception) -> MalformedEventError:
 def decode_error(
     exc: Exception, event_class: type[Versioned]
 ) -> InvalidEventError | MalformedEventError:
-    """Say of a body or a payload that does not fit a class where and why."""
+    """Return the error of a body or a payload that does not fit a class, with the field."""
     if isinstance(exc, msgspec.ValidationError):
         reason, _, path = str(exc).partition(" - at `")
         return InvalidEventError(event_class, path.rstrip("`") or "$", reason)

@@ -1,4 +1,4 @@
-"""`IntegrationEvent`: a versioned message to other services, its key and its registry.
+"""`IntegrationEvent`, a versioned message to other services, with its key and its registry.
 
 An event class is a standard dataclass with a `type` and a `version`:
 
@@ -8,20 +8,19 @@ An event class is a standard dataclass with a `type` and a `version`:
         version = 1
         email: str
 
-Both may be annotated (`type: str = "user.registered"`) and stand before fields without a default:
-the annotation is taken out before `@dataclass` looks, so neither ever becomes a field.
+Both may be annotated (`type: str = "user.registered"`), also before fields without a default: the
+annotation is removed before `@dataclass` runs, so neither becomes a field.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field, fields
-from os.path import realpath
 from reprlib import recursive_repr
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from events._annotations import drop_annotations
+from events._class_names import full_name
 from events.errors import EventDefinitionError
 from events.integration import personal
 from events.integration._class_checks import check_definition
@@ -29,11 +28,9 @@ from events.integration._versioned import Versioned
 from events.integration.codec import EventCodec, codec_of
 from events.integration.upcasting import event_from_payload
 
-__all__ = ["EventKey", "EventRegistry", "IntegrationEvent"]
-
 
 class EventKey(NamedTuple):
-    """What names an event class on the wire."""
+    """The identity of an event class on the wire: its type and version."""
 
     type: str
     version: int
@@ -42,17 +39,17 @@ class EventKey(NamedTuple):
 class IntegrationEvent(Versioned):
     """A message to other services. Subclass it as a dataclass with a `type` and a `version`.
 
-    A subclass without them is an error unless it says so: `class Base(IntegrationEvent,
-    abstract=True)`. Fields may be of every type that msgspec can read and write as JSON.
+    A subclass without them is an error, unless it is declared as `class Base(IntegrationEvent,
+    abstract=True)`. Fields may have any type that msgspec can encode and decode as JSON.
 
-    To receive older versions, give the class of version n+1 an upcaster from version n:
+    To receive older versions, add an upcaster from version n to the class of version n+1:
 
         @classmethod
         def upcast(cls, payload: dict[str, Any]) -> dict[str, Any]:
             return {**payload, "name": payload["first_name"]}
 
-    It gets version n's fields, with `type` and `version` as received, and returns version n+1's.
-    Version n needs no class any more.
+    It gets the fields of version n, with `type` and `version` as received, and returns those of
+    version n+1. Version n then needs no class.
     """
 
     __slots__ = ()
@@ -67,13 +64,13 @@ class IntegrationEvent(Versioned):
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         drop_annotations(cls, "type", "version")
-        # Dataclasses with slots make the class a second time of what is in it: without keywords,
-        # and without its qualified name at first.
+        # Dataclasses with slots define the class a second time, without keywords, and at first
+        # without its qualified name.
         if "__event_name__" not in cls.__dict__:
             cls.__event_name__ = f"{cls.__module__}.{cls.__qualname__}"
         if not isinstance(cls.registry, EventRegistry):
             raise EventDefinitionError(
-                cls, "`registry` is where its classes are found: rename a field of that name"
+                cls, "`registry` is reserved for the registry of event classes: rename the field"
             )
         if "__repr__" not in cls.__dict__:  # `@dataclass` keeps the one that it finds
             type.__setattr__(cls, "__repr__", _repr)
@@ -86,54 +83,54 @@ class IntegrationEvent(Versioned):
     if not TYPE_CHECKING:
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
-            # A dataclass has its own; only a class that is none comes here.
+            # A dataclass has its own `__init__`, so this class is not a dataclass.
             if args or kwargs:
-                raise EventDefinitionError(type(self), "it is no dataclass: add `@dataclass` to it")
+                raise EventDefinitionError(type(self), "it is not a dataclass: add `@dataclass`")
 
     def to_dict(self) -> dict[str, Any]:
-        """Give `{"type", "version", **fields}` with JSON-ready values, sharing none with the event.
+        """Return `{"type", "version", **fields}`: JSON-ready values that the event does not share.
 
         Raises:
-            EventEncodeError: a field holds what JSON cannot carry.
+            EventEncodeError: JSON cannot represent the value of a field.
         """
         return codec_of(self.__class__).to_dict(self)
 
     @classmethod
     def from_dict(cls, payload: Mapping[str, Any]) -> Self:
-        """Make the event that a payload of `to_dict`, or of `json.loads`, describes.
+        """Return the event of a payload that `to_dict` or `json.loads` returned.
 
-        Called on `IntegrationEvent` or on an abstract class it finds the class by `type` and
-        `version`; called on a concrete class it upcasts older versions to that one. Fields that
-        the class does not know are ignored: a newer producer may have added them.
+        Called on `IntegrationEvent` or an abstract class, it finds the class by `type` and
+        `version`. Called on a concrete class, it upcasts older versions to that class. Unknown
+        fields are ignored: a newer producer may have added them.
 
         Raises:
-            MalformedEventError: no `type` or no `version`.
-            UnknownEventError: no class for them here, and no upcaster leads to one.
-            InvalidEventError: a field that is missing or does not fit.
+            MalformedEventError: the payload has no `type` or no `version`.
+            UnknownEventError: they have no class here, and no upcaster to one.
+            InvalidEventError: a field is missing or does not fit.
         """
         return event_from_payload(cls, payload)
 
 
 class EventRegistry(Mapping[EventKey, type[IntegrationEvent]]):
-    """The event classes that exist, by key. `IntegrationEvent.registry` is the global one.
+    """The event classes by key. `IntegrationEvent.registry` is the global registry.
 
-    An abstract base with a `registry` of its own in its body keeps its subclasses apart.
+    An abstract base that defines its own `registry` separates its subclasses from the others.
     """
 
     def __init__(self) -> None:
         self._classes: dict[str, dict[int, type[IntegrationEvent]]] = {}
 
     def add(self, event_class: type[IntegrationEvent], key: EventKey | None = None) -> None:
-        """Add a class, as defining it does. One made again takes its former self's place.
+        """Add a class, as its definition does. A class that is defined again replaces the earlier.
 
         Raises:
-            EventDefinitionError: another class has the key.
+            EventDefinitionError: another class has the same type and version.
         """
         key = key or EventKey(event_class.type, event_class.version)
         versions = self._classes.setdefault(key.type, {})
         other = versions.get(key.version)
         if other is not None and other.__event_name__ != event_class.__event_name__:
-            if _is_of_the_same_file(other, event_class):
+            if full_name(other) == full_name(event_class):
                 raise EventDefinitionError(
                     event_class,
                     f"its module is loaded twice under two names, {other.__module__!r} and "
@@ -142,15 +139,15 @@ class EventRegistry(Mapping[EventKey, type[IntegrationEvent]]):
                 )
             raise EventDefinitionError(
                 event_class,
-                f"{other.__event_name__} has type {key.type!r} and version {key.version} already: "
-                f"give one of the two another type or version. Classes that are never used "
-                f"together, as in tests, can be kept apart by an abstract base with "
+                f"{other.__event_name__} already has type {key.type!r} and version {key.version}: "
+                f"change the type or version of one of the two. To separate classes that are "
+                f"never used together, as in tests, derive them from an abstract base with "
                 f"`registry = EventRegistry()` in its body",
             )
         versions[key.version] = event_class
 
     def remove(self, event_class: type[IntegrationEvent]) -> None:
-        """Forget a class; one that is not here is no error."""
+        """Remove a class. A class that is not in the registry is ignored."""
         versions = self._classes.get(event_class.type, {})
         if versions.get(event_class.version) is event_class:
             del versions[event_class.version]
@@ -158,7 +155,7 @@ class EventRegistry(Mapping[EventKey, type[IntegrationEvent]]):
                 del self._classes[event_class.type]
 
     def versions(self, type: str) -> Mapping[int, type[IntegrationEvent]]:
-        """Give the classes of a type by version, in no order."""
+        """Return the classes of a type by version, in no order."""
         return self._classes.get(type, {})
 
     def __getitem__(self, key: EventKey) -> type[IntegrationEvent]:
@@ -184,7 +181,7 @@ IntegrationEvent.registry = EventRegistry()
 
 @recursive_repr()
 def _repr(event: IntegrationEvent) -> str:
-    """Show an event as its dataclass would, after its type and version."""
+    """Return the `repr` of an event's dataclass, with its type and version in front."""
     shown: tuple[Field[Any], ...] = ()
     silent = False
     for base in event.__class__.__mro__:
@@ -206,10 +203,3 @@ def _repr(event: IntegrationEvent) -> str:
     }
     given = ", ".join(f"{name}={value}" for name, value in values.items())
     return f"{event.__class__.__qualname__}({given})"
-
-
-def _is_of_the_same_file(one: type, other: type) -> bool:
-    files = [getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in (one, other)]
-    if None in files or one.__qualname__ != other.__qualname__:
-        return False
-    return realpath(str(files[0])) == realpath(str(files[1]))

@@ -1,4 +1,4 @@
-"""What a bus says of itself to a readiness probe."""
+"""The health of a bus, for readiness probes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ __all__ = ["Backlog", "BusHealth", "ConsumerHealth"]
 
 
 class Backlog(Struct, frozen=True):
-    """What a consumer has yet to handle, as its broker tells. None is what that does not tell.
+    """What a consumer has yet to handle. A number that the broker does not report is None.
 
-    `waiting` is what nobody has taken, `in_flight` what some process has in hand, `delayed` what
-    waits for a retry. `oldest_age` is how many seconds ago the oldest of the waiting was sent.
+    `waiting` is what no process has taken, `in_flight` what a process has in flight, `delayed`
+    what waits for a retry. `oldest_age` is how many seconds ago the oldest of the waiting was sent.
+    `settled` is how many deliveries were settled, whatever became of them, in all processes and for
+    as long as the broker counts: the difference of two looks is a rate.
     """
 
     waiting: int
@@ -19,12 +21,13 @@ class Backlog(Struct, frozen=True):
     in_flight: int | None = None
     delayed: int | None = None
     oldest_age: float | None = None
+    settled: int | None = None
 
 
 class ConsumerHealth(Struct, frozen=True):
-    """One registration. `last_poll` is how many seconds ago the broker was last heard of.
+    """The health of one registration. `last_poll` is the time since the broker's last answer.
 
-    `error` is what keeps it from its work at this moment, in the broker's words, where it tries on.
+    `error` is the broker's text of a problem that the consumer has now, while it retries.
     """
 
     consumer: str
@@ -36,15 +39,19 @@ class ConsumerHealth(Struct, frozen=True):
 
 
 class BusHealth(Struct, frozen=True):
-    """A bus and its consumers at one moment. `error` says why it is not connected, where known."""
+    """The health of a bus and its consumers. `error` says why it is not connected, if known.
+
+    `paused` names the consumers that are paused in all processes; `consumers` omits them.
+    """
 
     started: bool
     connected: bool
     consumers: tuple[ConsumerHealth, ...]
     error: str | None = None
+    paused: tuple[str, ...] = ()
 
     @property
     def healthy(self) -> bool:
-        """Tell whether the bus is started, connected, and has every consumer alive and at work."""
+        """Return whether the bus is started and connected, and every consumer is alive."""
         at_work = all(c.alive and c.error is None for c in self.consumers)
         return self.started and self.connected and at_work

@@ -1,17 +1,15 @@
-"""What a message may weigh, on every bus."""
+"""Size limits of a message, on every bus."""
 
 from __future__ import annotations
 
 from events.errors import MessageTooLargeError
 from events.integration.message import Message
 
-__all__ = ["MAX_HEADERS_SIZE", "check_size"]
-
 MAX_HEADERS_SIZE = 64 << 10
-"""Bytes that the names and values of a message's headers may take together.
+"""The maximum size of a message's headers in bytes, names and values together.
 
-Brokers carry them in one piece, such as RabbitMQ's frames of 128 KiB, and a dead letter adds to
-them. So there is room for that, whatever a message was sent with.
+Brokers limit headers, such as RabbitMQ to a frame of 128 KiB, and a dead letter adds some. This
+limit leaves room for them.
 """
 
 _LONGEST_CHARACTER = 4  # bytes of one in UTF-8
@@ -20,10 +18,20 @@ _joined = "".join
 
 
 def check_size(message: Message, max_body_size: int) -> None:
-    """Raise `MessageTooLargeError` if the message is more than a bus may be given."""
+    """Raise `MessageTooLargeError` if the body or the headers are too large."""
+    check_body_size(message, max_body_size)
+    check_headers_size(message)
+
+
+def check_body_size(message: Message, max_body_size: int) -> None:
+    """Raise `MessageTooLargeError` if the body is too large; `Serializer` checks the headers."""
     size = len(message.body)
     if size > max_body_size:
         raise MessageTooLargeError(message.topic, message.type, size, max_body_size)
+
+
+def check_headers_size(message: Message) -> None:
+    """Raise `MessageTooLargeError` if the headers are too large."""
     headers = message.headers
     characters = len(_joined([*headers, *headers.values()]))
     if characters * _LONGEST_CHARACTER > MAX_HEADERS_SIZE:  # which is quickly known, and rare

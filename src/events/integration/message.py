@@ -1,12 +1,11 @@
-"""What crosses the seam between a bus and its transport: bytes and headers, nothing above them.
+"""The data between a bus and its transport: bytes and headers, without events.
 
 A `Message` goes out, a `Delivery` comes in, a `Settlement` goes back. All are frozen. Headers map
-lower-case names to strings; those of CloudEvents bear the prefix `ce-`, as in the HTTP and NATS
-bindings of CloudEvents 1.0, whatever the transport. A transport that must write them otherwise
-translates on its own side.
+lower-case names to strings. Those of CloudEvents have the prefix `ce-`, as in the HTTP and NATS
+bindings of CloudEvents 1.0, on every transport. A transport with another notation translates them.
 
-Neither message nor delivery can be part of a cycle, so the garbage collector leaves them alone
-(`gc=False`). A subclass that can be, by what it adds, says `gc=True`; headers must not lead back.
+Messages and deliveries cannot be part of a reference cycle, so the garbage collector ignores them
+(`gc=False`). A subclass whose fields can refer back to it sets `gc=True`; headers must not.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ __all__ = [
 
 
 class Message(Struct, frozen=True, gc=False):
-    """A message on its way out.
+    """A message to be sent.
 
-    `id` is made once and never changes: retries, redeliveries and duplicates bear the same. `type`
-    is what brokers route by. `key` groups messages whose order matters; None has no order.
+    `id` is made once and never changes: retries, redeliveries and duplicates share it. Brokers
+    route by `type`. `key` groups messages whose order matters; messages without a key have none.
     """
 
     topic: str
@@ -63,12 +62,13 @@ class Message(Struct, frozen=True, gc=False):
 
 
 class Delivery(Struct, frozen=True, gc=False):
-    """A message as a transport hands it to one consumer.
+    """A message that a transport delivers to one consumer.
 
-    `attempt` counts from 1: the transport adds one for each redelivery that followed a failure, and
-    none for a `Release`. `crashes` says how many deliveries before this one, in a row, ended with
-    no settlement, as when a process dies; the bus makes attempts of them. `id` is the message's own
-    where it bears one, else one that stays the same over redeliveries.
+    `attempt` counts from 1: the transport adds one for each redelivery after a failure, and none
+    for a `Release`. `crashes` is the number of deliveries directly before this one that ended
+    without a settlement, as when a process dies; the bus counts them as attempts. `id` is the
+    message's id, or, if it has none, an id that stays the same over redeliveries. `redriven` is
+    true on the first attempt of a redriven dead letter.
     """
 
     topic: str
@@ -79,6 +79,7 @@ class Delivery(Struct, frozen=True, gc=False):
     attempt: int = 1
     key: str | None = None
     crashes: int = 0
+    redriven: bool = False
 
     @property
     def correlation_id(self) -> str:
@@ -87,7 +88,7 @@ class Delivery(Struct, frozen=True, gc=False):
 
     @property
     def causation_id(self) -> str | None:
-        """Return the id of the event whose handler sent this one."""
+        """Return the id of the event whose handler sent this event, or None."""
         return attribute(self.headers, "causationid") or None
 
 
@@ -96,11 +97,11 @@ def _correlation_id(message: Message | Delivery) -> str:
 
 
 class Ack(Struct, frozen=True):
-    """The consumer is done with it."""
+    """The delivery is handled: do not deliver it again."""
 
 
 class Retry(Struct, frozen=True):
-    """Deliver it again after `after` seconds; `attempt` were used up so far."""
+    """Deliver it again after `after` seconds; `attempt` attempts were made so far."""
 
     after: float
     attempt: int
@@ -110,11 +111,11 @@ UNDECODABLE = "undecodable"
 TOO_LARGE = "too-large"
 UNRETRYABLE = "unretryable"
 RETRIES_EXHAUSTED = "retries-exhausted"
-CRASHED = "crashed"  # the process ended at it, each time
+CRASHED = "crashed"  # the process died during each attempt
 
 
 class Reject(Struct, frozen=True):
-    """Keep it as a dead letter: `reason`, one of those above, for machines, `error` for people."""
+    """Keep it as a dead letter. `reason` is one of the constants above, `error` is for people."""
 
     reason: str
     error: str
@@ -122,17 +123,18 @@ class Reject(Struct, frozen=True):
 
 
 class Release(Struct, frozen=True):
-    """Give it back as if it had never been delivered: no attempt is counted."""
+    """Return it to the broker as if it had never been delivered: no attempt is counted."""
 
 
 Settlement: TypeAlias = Ack | Retry | Reject | Release
-"""What a transport does with a delivery: one of four, each of them final."""
+"""The instruction to a transport for a delivery. Each is final."""
 
 
 class DeadLetter(Struct, frozen=True):
-    """A message that its consumer could not handle, kept with all that was known.
+    """A message that its consumer could not handle, with the reason.
 
-    `id` names this dead letter at its consumer; `message.id` is the event's own. Times have a zone.
+    `id` identifies the dead letter at its consumer; `message.id` is the event's id. Times have a
+    zone.
     """
 
     id: str
@@ -149,22 +151,22 @@ _correlation: ContextVar[str | None] = ContextVar("events.correlation", default=
 
 
 def set_current_delivery(delivery: Delivery) -> None:
-    """Make this the current delivery of the running task, which handles nothing else."""
+    """Set the current delivery of the running task, which handles only this one."""
     _current.set(delivery)
-    if _correlation.get() is not None:  # of whoever registered the consumer; never of this delivery
+    if _correlation.get() is not None:  # inherited from the code that registered the consumer
         _correlation.set(None)
 
 
 def current_delivery() -> Delivery | None:
-    """Return the delivery that is being handled in this task, or None outside of a handler."""
+    """Return the delivery that this task handles, or None outside of a handler."""
     return _current.get()
 
 
 @contextmanager
 def correlate(correlation_id: str) -> Generator[None]:
-    """Give what is sent or put within the block this correlation id, as that of an HTTP request.
+    """Set the correlation id, such as that of an HTTP request, of all events sent in the block.
 
-    Within a handler it takes the place of the delivery's own.
+    Within a handler, it replaces that of the delivery.
     """
     token = _correlation.set(correlation_id)
     try:

@@ -2,8 +2,8 @@
 
     email: Annotated[str, PII]
 
-What is marked is masked in the event's `repr`, in log lines about it and in the errors that dead
-letters keep, and marked in schemas as `x-pii`. It is sent as it is: this is no encryption.
+Marked values are masked in the event's `repr`, in log lines about it and in the errors of dead
+letters, and marked in schemas as `x-pii`. They are sent in clear text: this is not encryption.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from typing import Any, Final, cast
 import msgspec
 from msgspec import inspect
 
-__all__ = ["MASK", "PII", "has_personal_data", "masked", "shown"]
-
 PII: Final = msgspec.Meta(extra_json_schema={"x-pii": True})
-"""Marks a field as personal data, as in `email: Annotated[str, PII]`, or a type within one."""
+"""Marks a field, or a type within a field, as personal data: `email: Annotated[str, PII]`."""
 
 MASK: Final = "***"
 
@@ -34,7 +32,7 @@ _SHORTEST = 3  # of a text that is masked wherever it occurs
 
 
 def shown(event_class: type, name: str, value: object) -> str:
-    """Return the `repr` of a field's value, with what is personal masked."""
+    """Return the `repr` of a field's value, with personal data masked."""
     info = _personal_fields(event_class).get(name)
     if info is None:
         return repr(value)
@@ -45,14 +43,14 @@ def shown(event_class: type, name: str, value: object) -> str:
 
 
 def has_personal_data(event_class: type) -> bool:
-    """Tell whether anything in an event of this class is marked."""
+    """Return whether a class of events has fields that are marked as personal."""
     return bool(_personal_fields(event_class))
 
 
 def masked(text: str, event_class: type, holder: object) -> str:
     """Return a text, such as an error's, without the personal values of an event or a payload.
 
-    They are found as they are, and as `repr` and JSON escape them.
+    It finds the values unchanged, and as `repr` and JSON escape them.
     """
     values: set[str] = set()
     for name, info in _personal_fields(event_class).items():
@@ -64,7 +62,7 @@ def masked(text: str, event_class: type, holder: object) -> str:
 
 
 def _forms(value: str) -> Iterator[str]:
-    """Give a text as it is, and without their quotes as Python and JSON write it."""
+    """Return a text unchanged, and as Python and JSON escape it, without quotes."""
     yield value
     yield repr(value)[1:-1]
     yield repr(f"{value}'\"")[1:-4]  # an apostrophe is escaped where there are both quotes
@@ -74,7 +72,7 @@ def _forms(value: str) -> Iterator[str]:
 
 @lru_cache(1024)
 def _personal_fields(event_class: type) -> Mapping[str, Any]:
-    """Give the fields that are personal, or hold what is, by name."""
+    """Return the fields that are personal or contain personal data, by name."""
     try:
         info = inspect.type_info(event_class)
     except Exception:  # noqa: BLE001 - whatever it is, using the class says so
@@ -146,7 +144,7 @@ def _shown_items(info: Any, value: Any) -> str:
             types_of = types_of[:1] * len(held)
         inner = ", ".join(_shown(of, each) for of, each in zip(types_of, held, strict=False))
         return f"[{inner}]"
-    return MASK  # not of its type, so nobody knows what it is
+    return MASK  # not of its type, so it may be personal
 
 
 def _fits(info: Any, value: object) -> bool:
@@ -161,11 +159,11 @@ def _fits(info: Any, value: object) -> bool:
 
 
 def _values(info: Any, value: object) -> Iterator[str]:
-    """Give the texts of what is personal in a value, or in what JSON has of one."""
+    """Return the personal texts in a value or in its JSON form."""
     if isinstance(info, inspect.Metadata):
-        yield from _leaves(value) if _is_marked(info) else _values(info.type, value)
+        yield from _leaves(info, value) if _is_marked(info) else _values(info.type, value)
     elif value is None:
-        return  # and so have its members no value, however deep they are
+        return  # so its members have no value at any depth
     elif isinstance(info, _FIELDS):
         for each in info.fields:
             if _is_personal(each.type, ()):
@@ -176,7 +174,7 @@ def _values(info: Any, value: object) -> Iterator[str]:
 
 
 def _pairs(info: Any, value: object) -> Iterator[tuple[Any, object]]:
-    """Give what a value holds, each with the types that it may be of."""
+    """Return the members of a value, each with its possible types."""
     held: list[object] = []
     if isinstance(info, inspect.UnionType):
         held = [value]
@@ -188,18 +186,42 @@ def _pairs(info: Any, value: object) -> Iterator[tuple[Any, object]]:
     yield from ((part, each) for part in _parts(info) for each in held)
 
 
-def _leaves(value: object) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for each in cast("Mapping[object, object]", value).values():
-            yield from _leaves(each)
-    elif isinstance(value, list | tuple | set | frozenset):
-        for item in cast("list[object]", value):
-            yield from _leaves(item)
-    elif names := getattr(value, "__dataclass_fields__", getattr(value, "__struct_fields__", ())):
-        for name in names:
-            yield from _leaves(getattr(value, name, None))
+def _leaves(info: Any, value: object) -> Iterator[str]:
+    """Return all texts in a personal value, with the keys of dicts, without names of fields."""
+    members = _members(info, value)
+    if members is not None:
+        for part, each in members:
+            yield from _leaves(part, each)
     elif value is not None and not isinstance(value, bool):
         yield str(value)
+
+
+def _has_members(info: Any) -> bool:
+    while isinstance(info, inspect.Metadata):
+        info = info.type
+    return isinstance(info, (*_FIELDS, inspect.DictType, inspect.AnyType))
+
+
+def _members(info: Any, value: Any) -> list[tuple[Any, object]] | None:
+    """Return the members of a value, each with its type if known, or None."""
+    while isinstance(info, inspect.Metadata):
+        info = info.type
+    if isinstance(info, inspect.UnionType):
+        if not isinstance(value, Mapping):
+            return [(each, value) for each in info.types]
+        return [(each, value) for each in info.types if _has_members(each)] or [(None, value)]
+    types: dict[str, Any] = {each.name: each.type for each in getattr(info, "fields", ())}
+    if isinstance(value, Mapping):
+        given = cast("Mapping[object, object]", value)
+        if not (info is None or isinstance(info, inspect.DictType | inspect.AnyType)):
+            return [(types.get(str(name)), each) for name, each in given.items()]
+        key, item = _parts(info) or (None, None)
+        return [(key, each) for each in given] + [(item, each) for each in given.values()]
+    if isinstance(value, list | tuple | set | frozenset):
+        held = list(cast("Any", value))
+        return [(part, each) for part in _parts(info) or (None,) for each in held]
+    names = getattr(value, "__dataclass_fields__", getattr(value, "__struct_fields__", None))
+    return names and [(types.get(name), getattr(value, name, None)) for name in names]
 
 
 def _member(holder: object, name: str) -> object:

@@ -1,19 +1,19 @@
-"""The byte port: what a broker's client must be able to do, in four verbs.
+"""`Transport`, the port of a broker: connect, publish, subscribe and close, on bytes.
 
-A transport moves messages. It knows nothing of events, handlers or their exceptions: it hands each
-delivery to the bus and carries out the settlement that comes back, so how failures are treated is
-decided in one place for every broker. Its states are
+A transport moves messages, without events, handlers or their exceptions. It passes each delivery to
+the bus and carries out the settlement that the bus returns. So one place decides for all brokers
+what happens after a failure. The states of a transport are
 
     closed --connect--> connected --close--> closed
 
-and between the two it reconnects by itself, for ever, with backoff; `connected` tells which side of
-that it is on.
+Between `connect` and `close` it reconnects by itself, without limit, with backoff; `connected`
+returns whether it has a connection now.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from msgspec import Struct
@@ -25,35 +25,41 @@ __all__ = [
     "BacklogSource",
     "DeadLetterStore",
     "Deliver",
+    "PauseStore",
+    "Receipt",
+    "ReceiptSource",
+    "ScannedDeadLetters",
     "Subscribed",
     "Subscription",
+    "TailSource",
+    "TopologySource",
     "Transport",
     "TransportFeatures",
 ]
 
 Deliver: TypeAlias = Callable[[Delivery], "asyncio.Future[Settlement]"]
-"""Hand over a delivery. The future belongs to the bus: await it or add a callback, never cancel it.
+"""Pass a delivery to the bus. The bus owns the future: await it or add a callback, never cancel it.
 
-It has no exception: whatever the handler did comes out as a settlement. Handlers run in tasks that
-the bus owns, so a transport that loses its connection cancels none of them; the settlement of a
-delivery that its broker has taken back is dropped.
+The future never has an exception: each outcome of a handler is a settlement. Handlers run in the
+bus's tasks, so a transport that loses its connection does not cancel them. It drops the settlement
+of a delivery that the broker has taken back.
 """
 
 
 class TransportFeatures(Struct, frozen=True, kw_only=True):
-    """What a transport promises; `register`, the contract suites and the docs read it.
+    """The guarantees of a transport; `register`, the contract suites and the docs read them.
 
-    - `durability`: what an accepted message outlives: a restart of the `"broker"`, and so of all
-      processes; of the `"process"` that sent it; or `"nothing"`, kept in that process alone.
-    - `delivery`: `"group"`, each consumer name gets every message and its processes share the work,
-      or `"broadcast"`, every registration gets everything while it is connected.
-    - `before_first_start`: what happens to a message that was sent before a consumer name was ever
-      seen: it `"waits"` or is `"gone"`.
-    - `headers`: carries headers beside the body; without them a message travels in CloudEvents
-      structured mode.
-    - `delayed_retry`: `Retry` goes through the broker; without it every retry waits in place.
-    - `dead_letters`: `Reject` keeps the message; without it the message is logged and dropped.
-    - `ordered`: one consumer gets the messages of one sender as they were sent, failures aside.
+    - `durability`: what an accepted message survives: a restart of the `"broker"` and of all
+      processes; a restart of the `"process"` that sent it; or `"nothing"`.
+    - `delivery`: `"group"`: each consumer name gets every message, and its processes share the
+      work; or `"broadcast"`: every registration gets every message while it is connected.
+    - `before_first_start`: what happens to a message that was sent before the first start of a
+      consumer: it `"waits"` or is `"gone"`.
+    - `headers`: messages have headers; without them, they are in CloudEvents structured mode.
+    - `delayed_retry`: `Retry` goes through the broker; without it, every retry waits in place.
+    - `dead_letters`: `Reject` keeps the message; without it, the message is logged and dropped.
+    - `ordered`: one consumer gets the messages of one sender in the order they were sent, unless
+      one fails.
     """
 
     durability: Literal["nothing", "process", "broker"]
@@ -66,11 +72,11 @@ class TransportFeatures(Struct, frozen=True, kw_only=True):
 
 
 class Subscription(Struct, frozen=True, kw_only=True):
-    """What the bus asks a transport for.
+    """A bus's request for the messages of a topic, for one consumer.
 
-    `types` are the event types wanted: a transport may filter by them, the bus does so anyway. At
-    most `concurrency` deliveries are handled at once; `ordered` says that some of them wait for
-    others of their key, so a few more at hand keep the handlers busy.
+    `types` are the requested event types; a transport may filter by them, and the bus does so in
+    any case. At most `concurrency` deliveries are handled at once. If `ordered`, deliveries wait
+    for others of their key, so a few more in flight keep the handlers busy.
     """
 
     topic: str
@@ -81,67 +87,149 @@ class Subscription(Struct, frozen=True, kw_only=True):
 
 
 class Subscribed(Protocol):
-    """A running subscription, owned by the bus that asked for it."""
+    """A running subscription; the bus that made it owns it."""
 
     @property
     def last_poll(self) -> float | None:
-        """Return when the broker was last heard of, by the event loop's clock."""
+        """The time of the broker's last answer, by the event loop's clock, or None if unknown."""
         ...
 
     async def pause(self) -> None:
-        """Take no more deliveries. What was handed over can still be settled."""
+        """Take no more deliveries. Earlier ones can still be settled."""
         ...
 
     async def close(self) -> None:
-        """Return when each settlement has reached the broker, or its message is back there."""
+        """Close; return when the broker has each settlement, or its message back."""
         ...
 
     async def wait_closed(self) -> None:
-        """Return after `close`; raise what ended the subscription if it ended by itself."""
+        """Return after `close`; raise the error if the subscription ended by itself."""
         ...
 
 
 class DeadLetterStore(Protocol):
-    """What a transport offers whose features include `dead_letters`. Oldest come first."""
+    """The dead letters of a transport whose features include `dead_letters`, oldest first."""
 
     async def read(self, consumer: str, *, limit: int, after: str | None) -> Sequence[DeadLetter]:
         """Return up to `limit` dead letters that come after the one with the id `after`."""
         ...
 
     async def redrive(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
-        """Send these back to that consumer alone, attempts anew; return the ids that were there."""
+        """Send these back to that consumer only, with 0 attempts; return the ids that existed."""
         ...
 
     async def discard(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
-        """Remove these for good; return the ids that were there."""
+        """Delete these; return the ids that existed."""
+        ...
+
+
+class Receipt(Protocol):
+    """Reports whether a consumer has handled an event that was redriven."""
+
+    async def is_handled(self) -> bool:
+        """Return whether the event is handled. False if it failed again, and while it waits."""
+        ...
+
+
+@runtime_checkable
+class ReceiptSource(Protocol):
+    """A store of dead letters that can report the outcome of a redriven event."""
+
+    async def redrive_with_receipt(self, consumer: str, id: str) -> Receipt | None:
+        """Send one back as `redrive` does; return None if it did not exist."""
+        ...
+
+
+@runtime_checkable
+class ScannedDeadLetters(Protocol):
+    """A store of dead letters for which one pass costs less than page after page."""
+
+    def scan(self, consumer: str) -> AsyncGenerator[DeadLetter]:
+        """Yield each dead letter once, in any order, in flat memory. Close it if you stop early.
+
+        Sorted by id, they are in the order of `read`.
+        """
         ...
 
 
 @runtime_checkable
 class BacklogSource(Protocol):
-    """What a transport offers besides, whose broker tells what waits there."""
+    """A transport whose broker reports how many messages wait."""
 
     async def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
-        """Return what this consumer has yet to handle of these topics, and its dead letters."""
+        """Return how many events of these topics wait for this consumer, and its dead letters."""
+        ...
+
+
+@runtime_checkable
+class TailSource(Protocol):
+    """A transport that can show the messages sent to a topic without consuming them.
+
+    Consumers get the same messages as without it, and nothing remains at the broker, even if the
+    process is killed.
+    """
+
+    async def tail(
+        self,
+        topic: str,
+        types: Collection[str],
+        show: Callable[[Message], object],
+        begun: Callable[[], object],
+    ) -> None:
+        """Call `begun`, then `show` with each message that is sent to a topic, until cancelled.
+
+        `types` is for brokers that subscribe by type; others show all messages. Raises
+        `BusUnavailableError` if the connection is lost, `InvalidTopologyError` if the topic does
+        not exist.
+        """
+        ...
+
+
+@runtime_checkable
+class TopologySource(Protocol):
+    """A transport that can check the existing topology."""
+
+    async def check(self, subscription: Subscription) -> None:
+        """Raise `InvalidTopologyError` if the broker's objects do not fit; they may be missing.
+
+        It changes nothing at the broker.
+        """
+        ...
+
+
+@runtime_checkable
+class PauseStore(Protocol):
+    """A transport whose broker stores which consumers are paused."""
+
+    async def paused(self, consumers: Collection[str]) -> frozenset[str]:
+        """Return which of these are paused, or raise `BusUnavailableError`."""
+        ...
+
+    async def set_paused(self, consumer: str, *, paused: bool) -> bool:
+        """Mark a consumer as paused or not; return whether that changed anything."""
+        ...
+
+    async def declare(self, subscription: Subscription) -> None:
+        """Keep events for this consumer, as `subscribe` does, without delivering them."""
         ...
 
 
 class Transport(Protocol):
-    """A broker, as a bus sees it. Used from one event loop, by one bus."""
+    """The connection of one bus to its broker. Used from one event loop."""
 
     @property
     def features(self) -> TransportFeatures:
-        """Return what this transport promises."""
+        """Return the guarantees of this transport."""
         ...
 
     @property
     def connected(self) -> bool:
-        """Tell whether the broker is within reach at this moment."""
+        """Return whether the transport is connected to its broker at this moment."""
         ...
 
     @property
     def dead_letters(self) -> DeadLetterStore | None:
-        """Return the dead letters' store, or None if the features exclude it."""
+        """Return the store of dead letters, or None without that feature."""
         ...
 
     async def connect(self) -> None:
@@ -149,18 +237,18 @@ class Transport(Protocol):
         ...
 
     def publish(self, message: Message) -> Awaitable[None]:
-        """Hand over a message now; the awaitable ends when the broker has responsibility for it.
+        """Send a message now; the awaitable returns when the broker is responsible for it.
 
-        Calls leave in the order they were made, many in flight. The awaitable raises
+        Messages are sent in the order of the calls, many in flight. The awaitable raises
         `BusUnavailableError` if the broker has not taken the message within the transport's
-        deadline, `SendOutcomeUnknownError` if it may have. Cancelling it gives up waiting, no more.
+        deadline, `SendOutcomeUnknownError` if it may have. Cancelling it only ends the waiting.
         """
         ...
 
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> Subscribed:
-        """Declare what the consumer needs at the broker and start to deliver."""
+        """Declare the consumer's objects at the broker, and start to deliver."""
         ...
 
     async def close(self) -> None:
-        """Let what is being published end within the deadline, then disconnect."""
+        """Wait for sends in flight, up to the deadline, then disconnect."""
         ...

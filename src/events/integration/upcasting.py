@@ -1,8 +1,8 @@
-"""From an older version of an event to a newer one, step by step.
+"""Upcasting: from an older version of an event to a newer one, step by step.
 
-The class of version n+1 may have, in its own body, an `upcast` from version n. A chain of them
-leads from the version that was received to one that is wanted. The classes of the versions in
-between are asked in turn, so they must exist; the received version itself needs no class.
+The class of version n+1 may define an `upcast` from version n. A chain of upcasters converts the
+received version to a registered one. The classes of all versions in between must exist; the
+received version needs no class.
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ from events.integration._class_checks import is_abstract
 from events.integration._versioned import Versioned, VersionedT, Versions
 from events.integration.codec import codec_of, malformed, read_exactly
 
-__all__ = ["event_from_payload", "gaps", "resolve", "upcast"]
-
 
 def resolve(
     registry: Versions, type: str, version: int, wanted: Mapping[int, type[VersionedT]]
 ) -> tuple[type[VersionedT], Sequence[type[Versioned]]]:
-    """Find the wanted class for a version, and the classes whose upcasters lead there, in order.
+    """Find the class for a version, and the classes whose upcasters lead to it, in order.
 
-    The exact version wins; else the nearest newer one that a chain reaches.
+    The exact version takes precedence, then the nearest newer version that a chain reaches.
 
     Raises:
-        UnknownEventError: there is none.
+        UnknownEventError: there is no such class.
     """
     if version in wanted:
         return wanted[version], ()
@@ -44,10 +42,10 @@ def upcast(
     key: tuple[str, int],
     steps: Iterable[type[Versioned]],
 ) -> dict[str, Any]:
-    """Take a payload through upcasters, which may change it: give them one of their own.
+    """Pass a payload through upcasters, which may change it: pass a copy.
 
     Raises:
-        InvalidEventError: one of them raised, or returned something else than a dict.
+        InvalidEventError: an upcaster raised, or did not return a dict.
     """
     payload["type"], payload["version"] = key
     for step in steps:
@@ -74,7 +72,7 @@ def event_from_payload(event_class: type[VersionedT], payload: Mapping[str, Any]
 
 
 def event_from_body(event_class: type[VersionedT], body: bytes) -> VersionedT:
-    """Do what `IntegrationEvent.from_dict` does, with all digits of the body's numbers."""
+    """Return the event of a body, as `IntegrationEvent.from_dict`, with all digits of numbers."""
     payload, exact = read_exactly(body)
     target, steps, key = _found(event_class, payload)
     return codec_of(target).convert(upcast(payload, key, steps) if steps else payload, exact=exact)
@@ -83,7 +81,7 @@ def event_from_body(event_class: type[VersionedT], body: bytes) -> VersionedT:
 def _found(
     event_class: type[VersionedT], payload: Mapping[str, Any]
 ) -> tuple[type[VersionedT], Sequence[type[Versioned]], tuple[str, int]]:
-    """Find the class for a payload, and what leads there."""
+    """Find the class for a payload, and the upcasters to it."""
     type_, version = key = _key_in(payload)
     wanted: dict[int, type[VersionedT]]
     if is_abstract(event_class):
@@ -98,10 +96,10 @@ def _found(
 
 
 def gaps(events: Iterable[type[Versioned]]) -> list[str]:
-    """Say which known older versions of a registration's events it could not take, and the cure.
+    """Return which older versions a registration cannot decode, each with the cure.
 
-    Known are the versions that have a class, and those that an upcaster leads from. A version that
-    the registration names itself is no gap. Empty means that all is well.
+    Known versions are those with a class, and those for which an upcaster exists. A version that
+    the registration names is not a gap. The result is empty if there is no gap.
     """
     wanted: defaultdict[str, dict[int, type[Versioned]]] = defaultdict(dict)
     for event_class in events:
@@ -122,7 +120,7 @@ def gaps(events: Iterable[type[Versioned]]) -> list[str]:
 
 
 def has_upcaster(event_class: type[Versioned]) -> bool:
-    """Tell whether a class has its own: an inherited one leads to its parent's version."""
+    """Return whether a class defines `upcast` itself: an inherited one is its parent's."""
     return "upcast" in event_class.__dict__
 
 
@@ -132,7 +130,7 @@ def _chain(
     steps: list[type[Versioned]] = []
     for between in range(newer, version, -1):
         step = versions.get(between)
-        # Backwards, so that a version of 1,000,000 from outside ends at the first gap.
+        # Backwards, so that a version 1,000,000 in a foreign message ends at the first gap.
         if step is None or not has_upcaster(step):
             return None
         steps.append(step)
@@ -164,18 +162,16 @@ def _list(versions: Iterable[int]) -> str:
 
 
 def _key_in(payload: Mapping[str, Any]) -> tuple[str, int]:
-    """Read type and version.
+    """Return type and version.
 
     Raises:
-        MalformedEventError: one is missing or of another kind.
+        MalformedEventError: one is missing or has a wrong type.
     """
     if not isinstance(payload, Mapping):
-        raise MalformedEventError(f"a mapping is needed, not {payload!r}")
+        raise MalformedEventError(f"it must be a mapping, not {payload!r}")
     type_, version = payload.get("type"), payload.get("version")
     if not isinstance(type_, str):
-        raise MalformedEventError(f"its `type` is {type_!r}, where a string is needed")
+        raise MalformedEventError(f"its `type` must be a string, not {type_!r}")
     if not isinstance(version, int) or isinstance(version, bool):
-        raise MalformedEventError(
-            f"{type_!r} has {version!r} as its `version`, where an integer is needed"
-        )
+        raise MalformedEventError(f"the `version` of {type_!r} must be an integer, not {version!r}")
     return type_, version

@@ -6,10 +6,10 @@
      2 bits   variant, 0b10
     62 bits   random
 
-An id that would not be greater than the last takes the last one's time plus a tick of 1/4096 ms;
-a clock that is put back further than a minute is believed, rather than held against it for ever.
-The random bits come from the operating system's generator, fetched in bulk since a system call per
-id would cost half as much again; a forked child throws its parent's supply away.
+If an id would not be greater than the last one, it gets the last one's time plus a tick of
+1/4096 ms. If the clock is set back by more than a minute, new ids follow the clock. The random bits
+come from the operating system's generator, in bulk, because a system call per id would cost half as
+much again. A forked child discards its parent's supply.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ from __future__ import annotations
 import os
 from time import time_ns
 
-__all__ = ["uuid7"]
-
-SUPPLY = 4096
+SUPPLY = 512
 LEEWAY = 60_000 << 12
-VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+VARIANT = bytes(0b10 << 6 | each & 0b111111 for each in range(256))
 FRACTIONS = [f"{fraction:03x}" for fraction in range(1 << 12)]
 
 
 def _no_supply() -> None:
-    """Begin anew in a forked child: what is left of the supply is its parent's."""
+    """Discard the supply in a forked child: it belongs to the parent."""
     _supply.clear()
 
 
@@ -36,34 +34,34 @@ _this_milli = (-1, "")
 
 
 def uuid7(now: int | None = None) -> str:
-    """Give a new id in its canonical form. `now` is `time.time_ns()`, for those who have it."""
+    """Return a new id in its canonical form. Pass `time.time_ns()` as `now` if you have it."""
     global _last, _this_milli  # noqa: PLW0603
-    millis, nanos = divmod(time_ns() if now is None else now, 1_000_000)
-    # Twelve bits of fraction: 2**12 ticks in the 10**6 ns of a millisecond.
-    tick = millis << 12 | (nanos << 12) // 1_000_000
-    if _last - LEEWAY < tick <= _last:
+    # A millisecond of 10**6 ns has 2**12 ticks: the milliseconds, and 12 bits of fraction.
+    tick = ((time_ns() if now is None else now) << 6) // 15_625
+    if tick <= _last and _last - LEEWAY < tick:
         tick = _last + 1
     _last = tick
     try:
         random = _supply.pop()
     except IndexError:
         random = _restocked()
-    # Read and written as one, since threads share it.
+    # One tuple, so that threads read and write both values at once.
     kept, text = _this_milli
-    if tick >> 12 != kept:
-        time = f"{tick >> 12:012x}"
+    milli = tick >> 12
+    if milli != kept:
+        time = f"{milli:012x}"
         text = f"{time[:8]}-{time[8:]}-7"
-        _this_milli = (tick >> 12, text)
+        _this_milli = (milli, text)
     return text + FRACTIONS[tick & 0xFFF] + random
 
 
 def _restocked() -> str:
     """Draw a supply of random halves, and give one of them."""
-    drawn = os.urandom(SUPPLY).hex()
-    halves = [
-        f"-{VARIANT[drawn[at]]}{drawn[at + 1 : at + 4]}-{drawn[at + 4 : at + 16]}"
-        for at in range(0, len(drawn), 16)
-    ]
+    heads = bytearray(os.urandom(SUPPLY * 2))
+    heads[::2] = heads[::2].translate(VARIANT)
+    tails = os.urandom(SUPPLY * 6)
+    pairs = zip(heads.hex(" ", 2).split(), tails.hex(" ", 6).split(), strict=True)
+    halves = [f"-{head}-{tail}" for head, tail in pairs]
     _supply.extend(halves[1:])
     return halves[0]
 

@@ -1,4 +1,4 @@
-"""What can be told of a handler class by its `handle`, without calling it."""
+"""What the `handle` of a handler class says about it, without calling it."""
 
 from __future__ import annotations
 
@@ -15,31 +15,29 @@ if sys.version_info >= (3, 14):
 else:
     _signature = partial(inspect.signature, follow_wrapped=False)
 
-__all__ = ["is_abstract", "why_it_cannot_handle"]
-
 
 def is_abstract(cls: type) -> bool:
-    """Find out whether methods are missing, while the class is still being made."""
-    # As ABCMeta finds out, but it does so only after `__init_subclass__`; `inspect.isabstract`
-    # knows that, but is taken in by classes that a decorator made again, as for slots.
+    """Return whether methods are missing, while the class is still being made."""
+    # ABCMeta computes this only after `__init_subclass__`. `inspect.isabstract` handles that, but
+    # is wrong for classes that a decorator makes a second time, as for slots.
     names = {name for base in cls.__bases__ for name in getattr(base, "__abstractmethods__", ())}
     names.update(cls.__dict__)
     return any(getattr(getattr(cls, name, None), "__isabstractmethod__", False) for name in names)
 
 
 def why_it_cannot_handle(handler: type) -> str | None:
-    """Say what is wrong with the `handle` of a concrete handler class; None if nothing is."""
+    """Return what is wrong with the `handle` of a concrete handler class, or None."""
     handle = inspect.getattr_static(handler, "handle", None)
     if not inspect.isfunction(handle):
-        return None  # a descriptor knows best
+        return None  # a descriptor cannot be checked
     signature = _signature(handle)
     try:
         signature.bind(handler, object())
     except TypeError as error:
-        return f"its `handle` must take the event and nothing more: {error}"
+        return f"its `handle` must take the event as its only argument: {error}"
     if inspect.iscoroutinefunction(handle) or hasattr(handle, "__wrapped__"):
         return None
-    # One that says what it returns is believed, and a lambda most likely calls what is async.
+    # A return annotation is trusted, and a lambda most likely calls something async.
     returned: object = signature.return_annotation
     nothing = returned in (None, "None", inspect.Signature.empty)
     if nothing and handle.__name__ != "<lambda>":

@@ -15,23 +15,21 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from events.domain.event import DomainEvent
 from events.errors import HandlerDefinitionError
 
-__all__ = ["event_classes"]
-
 
 def event_classes(handler: type, root: type) -> tuple[type[DomainEvent], ...] | None:
-    """Find the events of a handler class; `root` is `DomainEventHandler`.
+    """Return the events of a handler class; `root` is `DomainEventHandler`.
 
-    None stands for a type variable that is still open, so the handler is a generic base.
+    Returns None if the argument is a type variable, so the handler is a generic base.
 
     Raises:
-        HandlerDefinitionError: the argument is missing, unknown as yet, or not an event.
+        HandlerDefinitionError: the argument is missing, not defined yet, or not an event.
     """
     argument = _argument(handler, root)
     if argument is None:
         raise HandlerDefinitionError(
             handler,
-            "does not say which events it handles: give the class that it inherits from its "
-            "type argument, as in `DomainEventHandler[OrderPaid]`, or `[DomainEvent]` for all",
+            "does not name the events that it handles: add a type argument to its base class, "
+            "as in `DomainEventHandler[OrderPaid]`, or `[DomainEvent]` for all events",
         )
     members = list(_union_members(argument))
     if any(isinstance(member, TypeVar) for member in members):
@@ -43,7 +41,7 @@ def event_classes(handler: type, root: type) -> tuple[type[DomainEvent], ...] | 
 
 
 def _argument(handler: type, root: type) -> Any:
-    """What `handler` passes to the root; a base nearer to it, or written before, goes first."""
+    """Return what `handler` passes to the root; nearer and earlier bases take precedence."""
     bases: tuple[Any, ...] = vars(handler).get("__orig_bases__", handler.__bases__)
     for base in sorted(bases, key=lambda base: _origin(base) is not root):
         origin = _origin(base)
@@ -68,7 +66,7 @@ def _origin(base: Any) -> Any:
 
 
 def _resolved(handler: type, argument: Any) -> Any:
-    """Look strings up in the module of the class that has them, as far as that has come."""
+    """Evaluate strings in the module of the class, as far as that module has been executed."""
     if argument is None:
         return None
 
@@ -81,8 +79,8 @@ def _resolved(handler: type, argument: Any) -> Any:
     except NameError as error:
         raise HandlerDefinitionError(
             handler,
-            f"its event is given as text that means nothing yet ({error}): define or import the "
-            f"event above the handler, at module level and outside of `if TYPE_CHECKING`",
+            f"its event is a string whose name is not defined here ({error}): define or import "
+            f"the event above the handler, at module level and outside of `if TYPE_CHECKING`",
         ) from error
 
 
@@ -100,11 +98,11 @@ def _why_not_an_event(given: Any) -> str:
     origin = get_origin(given)
     if isinstance(origin, type) and issubclass(origin, DomainEvent):
         return (
-            f"handles {given!r}, but which {origin.__qualname__} an event is cannot be told when "
-            f"it runs: make it a class of its own, as in `class Mine({origin.__qualname__}[...])`"
+            f"handles {given!r}, but an event has no type arguments at runtime: "
+            f"define a subclass, as in `class Mine({origin.__qualname__}[...])`"
         )
     name = given.__qualname__ if isinstance(given, type) else repr(given)
     return (
-        f"handles {name}, which is not a DomainEvent: derive it from DomainEvent, or name the "
+        f"handles {name}, which is not a DomainEvent: derive it from DomainEvent, or name an "
         f"event class; `DomainEventHandler[DomainEvent]` receives every event"
     )

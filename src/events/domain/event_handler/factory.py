@@ -1,7 +1,7 @@
-"""`DomainEventHandlerFactory`, the port by which a dispatcher gets its handlers.
+"""`DomainEventHandlerFactory`, the port from which a dispatcher gets its handlers.
 
-`SimpleDomainEventHandlerFactory` needs no container; `events.domain.implementation` has one that
-asks dishka.
+`SimpleDomainEventHandlerFactory` needs no container; `events.domain.implementation` has a factory
+for dishka.
 """
 
 from __future__ import annotations
@@ -13,38 +13,36 @@ from events.domain.event import DomainEvent
 from events.domain.event_handler.handler import DomainEventHandler, DomainEventHandlerRegistry
 from events.errors import HandlerNotBuiltError
 
-__all__ = ["DomainEventHandlerFactory", "SimpleDomainEventHandlerFactory"]
-
 
 class DomainEventHandlerFactory(Protocol):
     """Make the handlers of events, for one unit of work.
 
-    A dispatcher asks once for each type of event that it meets, and keeps what it got. A handler
-    class that handles two types of events should be one instance in both answers: a factory that
-    builds its handlers keeps them for as long as the unit of work lasts, and no longer.
+    A dispatcher calls `create` once for each type of event, and keeps the handlers. A handler class
+    that handles two types of events should be the same instance in both results, so a factory
+    keeps the handlers that it made until the unit of work ends.
     """
 
     async def create(self, event_type: type[DomainEvent], /) -> Sequence[DomainEventHandler[Any]]:
-        """Make the handlers of an event type, in the order in which they run; none is fine.
+        """Return the handlers of an event type, in the order in which they run; it may be empty.
 
         Raises:
-            HandlerNotBuiltError: it is not known how to make one; the text says what to do.
+            HandlerNotBuiltError: a handler cannot be made; the text names the cure.
         """
         ...
 
 
 class SimpleDomainEventHandlerFactory:
-    """Make handlers by plain callables, without a container: for tests and small programs.
+    """Make handlers with plain callables, without a container: for tests and small programs.
 
         SimpleDomainEventHandlerFactory({ShipOrder: lambda: ShipOrder(session)})
 
-    Each dispatcher gets one handler of each class, for all its events; so does who calls `create`
-    without a dispatcher.
+    Each dispatcher gets one handler of each class, for all its events. Direct calls of `create`
+    share one as well.
 
     Args:
-        makers: a callable without arguments by handler class. A class that is not in it is
-            called without arguments itself. What a maker raises is raised as it is.
-        registry: which handlers an event has; by default all that were defined.
+        makers: for each handler class, a callable without arguments. A class without one is
+            called without arguments itself. Errors of a maker are raised unchanged.
+        registry: the handlers of each event; by default all handlers that were defined.
     """
 
     def __init__(
@@ -57,10 +55,11 @@ class SimpleDomainEventHandlerFactory:
         self._made: dict[type, DomainEventHandler[Any]] = {}  # without a dispatcher
 
     async def create(self, event_type: type[DomainEvent]) -> Sequence[DomainEventHandler[Any]]:
-        """Make the handlers of an event type, by their makers or by calling their classes.
+        """Return the handlers of an event type, made by their makers or by calling their classes.
 
         Raises:
-            HandlerNotBuiltError: a class has no maker and needs arguments, or its maker is none.
+            HandlerNotBuiltError: a class needs arguments and has no maker, or its maker does not
+                return a handler.
         """
         return self._make_all(event_type, self._made)
 
@@ -80,7 +79,7 @@ class SimpleDomainEventHandlerFactory:
         if maker is not None:
             if not callable(maker):
                 raise HandlerNotBuiltError(
-                    handler_class, f"its maker is {maker!r}: give a callable, as in `lambda: ...`"
+                    handler_class, f"its maker is {maker!r}: pass a callable, as in `lambda: ...`"
                 )
             handler: DomainEventHandler[Any] = maker()
             if isinstance(handler, type) or not hasattr(handler, "handle"):
@@ -92,7 +91,7 @@ class SimpleDomainEventHandlerFactory:
             name = handler_class.__qualname__
             raise HandlerNotBuiltError(
                 handler_class,
-                f"{error}. Say how to make it: "
+                f"{error}. Pass a maker: "
                 f"SimpleDomainEventHandlerFactory({{{name}: lambda: {name}(...)}})",
             ) from error
         return built
@@ -103,10 +102,10 @@ def make_at_once(
     event_type: type[DomainEvent],
     made: dict[type, Any],
 ) -> list[DomainEventHandler[Any]] | None:
-    """Make handlers without a coroutine, if the factory is the simple one; None if it is not.
+    """Make handlers without a coroutine, if the factory is the simple one; else return None.
 
-    `made` keeps them by their class for the unit of work: of those that share the factory, each has
-    handlers of its own, as they may hold its session.
+    `made` keeps them by class for one unit of work. Units of work that share a factory do not
+    share handlers, which may hold a session.
     """
     if type(factory).create is not SimpleDomainEventHandlerFactory.create:
         return None
@@ -116,7 +115,9 @@ def make_at_once(
 
 def _not_made(handler_class: type, given: object) -> HandlerNotBuiltError:
     if not isinstance(given, Coroutine):
-        return HandlerNotBuiltError(handler_class, f"its maker gave {given!r}: return a handler")
+        return HandlerNotBuiltError(
+            handler_class, f"its maker returned {given!r}: return a handler"
+        )
     given.close()
     return HandlerNotBuiltError(
         handler_class,
@@ -126,7 +127,7 @@ def _not_made(handler_class: type, given: object) -> HandlerNotBuiltError:
 
 
 def checked_registry(given: DomainEventHandlerRegistry | None) -> DomainEventHandlerRegistry:
-    """Return the registry, or the one of all handlers for None; raise for what is none."""
+    """Return the registry, or for None the default one; raise for anything else."""
     if given is None:
         return DomainEventHandler.registry
     registry: object = given

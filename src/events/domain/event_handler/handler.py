@@ -1,6 +1,6 @@
-"""`DomainEventHandler`, and the registry that knows which handlers an event has.
+"""`DomainEventHandler`, and the registry that maps events to handlers.
 
-A handler registers itself when its class is defined, so importing its module is all it takes.
+A handler registers itself when its class is defined, so importing its module is enough.
 """
 
 from __future__ import annotations
@@ -12,17 +12,16 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from events._class_names import full_name
 from events.domain.event import DomainEvent
 from events.domain.event_handler._handle_method import is_abstract, why_it_cannot_handle
-from events.domain.event_handler._remade import full_name, is_copied_from
+from events.domain.event_handler._remade import is_copied_from
 from events.domain.event_handler._type_argument import event_classes
 from events.errors import (
     HandlerDefinitionError,
     HandlerNotRegisteredError,
     InvalidDomainEventError,
 )
-
-__all__ = ["DomainEventHandler", "DomainEventHandlerRegistry"]
 
 E = TypeVar("E", bound=DomainEvent, contravariant=True)  # noqa: PLC0105 - users write it, too
 Event = TypeVar("Event", bound=DomainEvent)
@@ -31,20 +30,19 @@ logger = logging.getLogger("events.domain")
 
 
 class DomainEventHandlerRegistry:
-    """Say which handlers an event has, in which order.
+    """Map event classes to their handlers, in the order in which they run.
 
-    An event's handlers are those registered for its class or any base of it, each once, in the
-    order in which they were first registered, whichever of the classes that was for. They are
-    found once per event class and kept until `add` or `remove` changes something.
+    An event's handlers are those registered for its class or any of its bases, each once, in the
+    order of their first registration.
 
-    `DomainEventHandler.registry` is the one that handlers enter by themselves. One of your own,
-    given to a factory instead, holds what you put in and no more.
+    Handlers register themselves in `DomainEventHandler.registry`. A registry that you make and
+    pass to a factory holds only the handlers that you add.
 
     Args:
         handlers: handler classes by event class, to begin with.
 
     Raises:
-        HandlerDefinitionError: on something that is not an event, or not a concrete handler.
+        HandlerDefinitionError: a key is not an event, or a value not a concrete handler.
     """
 
     def __init__(
@@ -57,8 +55,8 @@ class DomainEventHandlerRegistry:
         if not isinstance(given, Mapping):
             raise HandlerDefinitionError(
                 given,
-                "is no mapping of handlers by their event: write {Event: [Handler]}, or, for "
-                "handlers alone, DomainEventHandlerRegistry.of([Handler])",
+                "is not a mapping of events to handlers: write {Event: [Handler]}, or, for a "
+                "list of handlers, DomainEventHandlerRegistry.of([Handler])",
             )
         for event_class, its_handlers in (handlers or {}).items():
             for handler in listed(its_handlers):
@@ -66,7 +64,7 @@ class DomainEventHandlerRegistry:
 
     @property
     def handlers(self) -> dict[type[DomainEvent], list[type[DomainEventHandler[Any]]]]:
-        """The handlers by the event classes that they are registered for; a copy."""
+        """The handlers by event class; a copy."""
         by_event: dict[type[DomainEvent], list[type[DomainEventHandler[Any]]]] = {}
         for handler, events in self._events.items():
             for event in events:
@@ -75,10 +73,10 @@ class DomainEventHandlerRegistry:
 
     @classmethod
     def of(cls, handlers: Iterable[type[DomainEventHandler[Any]]]) -> Self:
-        """Make a registry of these handlers alone, each for the events that its class names.
+        """Make a registry of these handlers only, each for the events in its type argument.
 
         Raises:
-            HandlerDefinitionError: one of them is no concrete handler.
+            HandlerDefinitionError: one of them is not a concrete handler.
         """
         registry = cls()
         for handler in listed(handlers):
@@ -88,14 +86,14 @@ class DomainEventHandlerRegistry:
             events = event_classes(handler, DomainEventHandler)
             if events is None:
                 raise HandlerDefinitionError(
-                    handler, "leaves its event open: give its concrete subclasses instead"
+                    handler, "has a type variable as its event: pass its concrete subclasses"
                 )
             for event_class in events:
                 registry.add(event_class, handler)
         return registry
 
     def add(self, event: type[Event], handler: type[DomainEventHandler[Event]]) -> None:
-        """Register a handler for an event class and its subclasses; again changes nothing."""
+        """Register a handler for an event class and its subclasses. Repeating it has no effect."""
         _check(event, handler)
         events = self._events.get(handler, ())
         if event not in events:
@@ -106,7 +104,7 @@ class DomainEventHandlerRegistry:
         """Undo `add`, for the same event class.
 
         Raises:
-            HandlerNotRegisteredError: it was not registered for just that class.
+            HandlerNotRegisteredError: it was not registered for exactly that class.
         """
         events = self._events.get(handler, ())
         if event not in events:
@@ -119,7 +117,7 @@ class DomainEventHandlerRegistry:
         self._found = {}
 
     def get(self, event: type[Event]) -> list[type[DomainEventHandler[Event]]]:
-        """Find the handlers of an event class, in the order in which they run; a copy."""
+        """Return the handlers of an event class, in the order in which they run; a copy."""
         found = self._found.get(event)
         return list(self._find(event) if found is None else found)
 
@@ -134,30 +132,30 @@ class DomainEventHandlerRegistry:
         bases = set(event_class.__mro__)
         handlers = tuple(h for h, events in self._events.items() if not bases.isdisjoint(events))
         found[event_class] = handlers
-        self._tell_of_the_deaf(event_class)
+        self._warn_of_outdated_handlers(event_class)
         if not handlers:
             logger.debug(
-                "%s has no handlers; if some were written, are their modules imported?",
+                "%s has no handlers; if you wrote some, are their modules imported?",
                 event_class.__qualname__,
             )
         return handlers
 
-    def _tell_of_the_deaf(self, event_class: type[DomainEvent]) -> None:
-        """Warn of handlers of an earlier making of the class: they do not get the new one."""
+    def _warn_of_outdated_handlers(self, event_class: type[DomainEvent]) -> None:
+        """Warn about handlers of an earlier definition of the class: they do not get this one."""
         if "<locals>" in event_class.__qualname__:
             return
         name = _name(event_class)
-        deaf = [
+        outdated = [
             handler.__qualname__
             for handler, events in self._events.items()
             if any(e is not event_class and _name(e) == name for e in events)
         ]
-        if deaf:
+        if outdated:
             logger.warning(
-                "%s was defined again after its handlers, which do not receive the new one: "
-                "define these again as well: %s",
+                "%s was defined again after its handlers, which do not receive the new class: "
+                "also define these handlers again: %s",
                 event_class.__qualname__,
-                ", ".join(deaf),
+                ", ".join(outdated),
             )
 
     def _enter(
@@ -165,7 +163,7 @@ class DomainEventHandlerRegistry:
         handler: type[DomainEventHandler[Any]],
         events: tuple[type[DomainEvent], ...],
     ) -> None:
-        """Add a handler that was just defined, in the place of an earlier making of it."""
+        """Add a handler that was just defined; it replaces an earlier definition of its class."""
         earlier = self._earlier_making(handler, events)
         if earlier is None:
             self._events[handler] = events
@@ -177,8 +175,8 @@ class DomainEventHandlerRegistry:
                     continue
                 self._events[handler] = events
                 if other.__module__ != handler.__module__:
-                    # A file that was loaded under two names lives twice. What it defines itself
-                    # exists twice as well, and each handler has its own.
+                    # A file that was loaded under two names has two modules, each with its own
+                    # events and handlers.
                     own = tuple(event for event in its_events if event not in events)
                     self._events |= {other: own} if own else {}
         self._found = {}
@@ -190,7 +188,7 @@ class DomainEventHandlerRegistry:
         reloaded = (
             other
             for other, its_events in self._events.items()
-            if "<locals>" not in handler.__qualname__  # a function may well define several
+            if "<locals>" not in handler.__qualname__  # a function may define several
             and full_name(other) == full_name(handler)
             and [*map(full_name, its_events)] == [*map(full_name, events)]
         )
@@ -198,26 +196,26 @@ class DomainEventHandlerRegistry:
 
 
 class DomainEventHandler(ABC, Generic[E]):
-    """Subclass with an event and a `handle` to act on it within the same transaction.
+    """Act on a domain event within its transaction. Subclass it with an event and a `handle`.
 
         class ShipOrder(DomainEventHandler[OrderPaid]):
             def __init__(self, session: AsyncSession) -> None: ...
 
             async def handle(self, event: OrderPaid) -> None: ...
 
-    `DomainEventHandler[A | B]` receives both, a base class of events every subclass of it, and
-    `DomainEventHandler[DomainEvent]` everything.
+    `DomainEventHandler[A | B]` receives both events, a base class of events every subclass of it,
+    and `DomainEventHandler[DomainEvent]` every event.
 
     A subclass registers itself in `registry` when it is defined, unless it is abstract or its
-    event is still a type variable. A subclass of a handler is one more handler of the same
-    events: both run, in the order of their definition, and the subclass replaces nothing. To
-    vary a handler without running both, put what they share into an abstract base. A class made
-    again (by `@dataclass(slots=True)`, a reload, a notebook's cell, a file that is run as
-    `__main__` and imported as `main`) replaces its earlier self.
+    event is a type variable. A subclass of a handler is one more handler of the same events: both
+    run, in the order of their definition. To vary a handler without running both, put the common
+    code into an abstract base. A class that is defined again (by `@dataclass(slots=True)`, a
+    reload, a notebook cell, a file that is run as `__main__` and imported as `main`) replaces its
+    earlier definition.
 
     Raises:
-        HandlerDefinitionError: on defining a handler of something that is not an event, or whose
-            `handle` is not async or does not take the event alone.
+        HandlerDefinitionError: the class does not handle an event, or its `handle` is not async or
+            takes more than the event.
     """
 
     __slots__ = ()
@@ -246,23 +244,25 @@ def _name(cls: type) -> tuple[str, str]:
 
 
 def _check_spelling(cls: type) -> None:
-    """Find a `handel`, which would leave the handler abstract and so silently out of service."""
+    """Raise for a misspelled `handle`, with which the handler would be abstract and never run."""
     names = (name for name, value in vars(cls).items() if inspect.iscoroutinefunction(value))
     for name in get_close_matches("handle", names, n=1, cutoff=0.8):
         if name != "handle" and not name.startswith("_"):
             raise HandlerDefinitionError(
-                cls, f"has no `handle`, but an async `{name}`: give one of the two another name"
+                cls,
+                f"has no `handle`, but an async `{name}`: rename it to `handle`, or to a name "
+                f"that is less similar",
             )
 
 
 def listed(
     handlers: Iterable[type[DomainEventHandler[Any]]],
 ) -> Iterable[type[DomainEventHandler[Any]]]:
-    """Give the handlers back, unless a single class stands where a list of them is needed."""
+    """Return the handlers, or raise if a single class is given instead of a list."""
     given: object = handlers
     if isinstance(given, type):
         raise HandlerDefinitionError(
-            given, f"stands alone where handlers are listed: write [{given.__name__}]"
+            given, f"is a class, not a list of handlers: write [{given.__name__}]"
         )
     return handlers
 
@@ -281,5 +281,5 @@ def _check(event_class: Any, handler: Any) -> None:
         )
     if inspect.isabstract(given):
         raise HandlerDefinitionError(
-            given, "is abstract, so it could never be built: register its concrete subclasses"
+            given, "is abstract and cannot be instantiated: register its concrete subclasses"
         )

@@ -27,31 +27,32 @@ except ImportError as error:
 
 __all__ = ["SQLAlchemyDomainEvents"]
 
-# Of a session: what is attached to it, and the transaction in whose commit a handler failed.
+# Attributes of a session: what is attached to it, and the transaction whose commit failed in a
+# handler.
 _ATTRIBUTE = "_events_domain"
 _FAILED = "_events_domain_failed"
 
 
 class SQLAlchemyDomainEvents:
-    """Hand the aggregates of a session to a dispatcher, so that nobody calls `from_entity`.
+    """Pass the aggregates of a session to a dispatcher at each commit, instead of `from_entity`.
 
         SQLAlchemyDomainEvents(session, dispatcher)
         order = await session.get_one(Order, 7)
         order.complete()
         await session.commit()
 
-    The commit hands over every object with a `pop_events` that the session has or has flushed, and
-    runs `process` before its own flush, in the transaction: if a handler raises, `commit` raises
-    its error and nothing is committed: until `rollback`, the session refuses another commit, as it
-    does after a flush that failed. What handlers change or put into an outbox, and the events
-    of what they add, are part of the same commit. The end of a savepoint processes nothing. A
+    The commit passes on every object with a `pop_events` that the session has or has flushed. Then
+    it runs `process` before its own flush, in the transaction. If a handler raises, `commit` raises
+    that error and commits nothing; until `rollback`, the session refuses another commit, as after
+    a failed flush. The same commit includes the changes of handlers, the events that they put into
+    an outbox, and the events of objects that they add. Releasing a savepoint processes nothing. A
     rollback drops the events that were published since the transaction, or the savepoint, began.
 
-    It stays attached to the session for as long as that lives, over any number of commits;
-    `detach`, the end of `async with`, or another one for the same session ends it.
+    It stays attached to the session over any number of commits. `detach`, the end of `async with`,
+    or another `SQLAlchemyDomainEvents` for the same session detaches it.
 
     Raises:
-        TypeError: the session is no `AsyncSession`: handlers are awaited within its commit.
+        TypeError: the session is not an `AsyncSession`; its commit must await handlers.
     """
 
     def __init__(
@@ -60,8 +61,8 @@ class SQLAlchemyDomainEvents:
         given: object = session() if isinstance(session, async_scoped_session) else session
         if not isinstance(given, AsyncSession):
             raise TypeError(
-                f"SQLAlchemyDomainEvents takes an AsyncSession, not {given!r}: handlers are "
-                f"coroutines, which a session without asyncio cannot await in its commit"
+                f"SQLAlchemyDomainEvents takes an AsyncSession, not {given!r}: a session without "
+                f"asyncio cannot await handlers in its commit"
             )
         self._session = given.sync_session
         self._dispatcher = dispatcher
@@ -76,7 +77,7 @@ class SQLAlchemyDomainEvents:
         sqlalchemy_event.listen(self._session, "before_commit", _nothing)
 
     def detach(self) -> None:
-        """Take no more aggregates of the session. Calling it again changes nothing."""
+        """Stop passing on the aggregates of the session. Repeating it has no effect."""
         if vars(self._session).get(_ATTRIBUTE) is self:
             del vars(self._session)[_ATTRIBUTE]
             sqlalchemy_event.remove(self._session, "before_commit", _nothing)
@@ -94,8 +95,8 @@ class SQLAlchemyDomainEvents:
         self.detach()
 
     def process(self) -> None:
-        """Have the dispatcher handle everything, within the greenlet of a commit."""
-        # Asked after each event, it is part of the chain, whose length the dispatcher limits.
+        """Run the dispatcher within the greenlet of a commit."""
+        # The dispatcher collects after each event, so its limit covers events of the session too.
         self._dispatcher.from_entity(self._aggregates)
         try:
             await_only(self._dispatcher.process())
@@ -107,15 +108,15 @@ class SQLAlchemyDomainEvents:
 def _before_commit(session: Session) -> None:
     """Process the events of a session that is about to commit.
 
-    It listens to the class, as listeners of the class are called before those of the session. A
-    handler that is the first to put into an outbox adds one to the session: while those were
-    being called, that would be an error, and if none was there before, it would come too late.
+    The listener is on the class, because listeners of the class are called before those of the
+    session. A handler that is the first to use an outbox adds a listener to the session. That is
+    an error while the session's listeners are called, and too late if it had none before.
     """
     failed: SessionTransaction | None = vars(session).get(_FAILED)
     if failed is not None and failed is session.get_transaction():
         raise PendingRollbackError(
-            "a handler of a domain event failed in an earlier commit of this transaction, and its "
-            "events are dropped: call rollback() before anything else is committed"
+            "a handler of a domain event failed in an earlier commit of this transaction, and the "
+            "events were dropped: call rollback() before you commit anything else"
         )
     events: SQLAlchemyDomainEvents | None = vars(session).get(_ATTRIBUTE)
     if events is not None and not session.in_nested_transaction():
@@ -130,16 +131,16 @@ class _HasEvents(Protocol):
 
 
 class _Aggregates:
-    """What a session has that may have events, as one entity that the dispatcher asks.
+    """The objects of a session that may have events, as one entity for the dispatcher.
 
-    What is flushed is clean, and a session keeps nothing alive that is clean. It may still publish,
-    as many do that need their key for it, so it is kept until the transaction ends.
+    A session has only weak references to objects once they are flushed. They may still publish, as
+    many do that need their key for it, so they are kept here until the transaction ends.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._flushed: dict[int, _HasEvents] = {}
-        # Which aggregates had how many events when a savepoint began.
+        # How many events each aggregate had when a savepoint began.
         self._before: dict[SessionTransaction, list[tuple[AggregateRootMixin, int]]] = {}
         self._listeners: dict[str, Callable[..., None]] = {
             "before_flush": self._before_flush,
@@ -168,7 +169,7 @@ class _Aggregates:
         ]
 
     def _in_session(self) -> Iterator[object]:
-        """Yield all objects: one that has only published, and changed nothing, is clean."""
+        """Yield all objects, because an object that only published an event is not dirty."""
         yield from self._changed()
         yield from self._session.identity_map.values()
 

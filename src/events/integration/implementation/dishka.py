@@ -10,7 +10,7 @@
     ...
     await container.close()                         # stops it
 
-The scope is opened anew for each attempt and closed when it ends, so an attempt that failed leaves
+A new scope is opened for each attempt and closed when it ends, so an attempt that failed leaves
 no session behind for the next. It is a middleware: what stands after it in a bus's `middlewares`
 runs inside the scope and can ask `current_scope()` for what the handler will get.
 """
@@ -64,7 +64,7 @@ T = TypeVar("T")
 E_contra = TypeVar("E_contra", bound="IntegrationEvent", contravariant=True)
 
 _CURE = (
-    "give the bus middlewares=[DishkaScope(container)], "
+    "create the bus with middlewares=[DishkaScope(container)], "
     "or have IntegrationEventImplementationProvider make it"
 )
 
@@ -85,7 +85,7 @@ class DishkaScope:
     """A middleware that opens a REQUEST scope of the container around each attempt.
 
     The scope holds the `Delivery`. `component` is where `DishkaHandler` finds its handlers.
-    Closing the scope is part of the attempt: an error there has the event retried.
+    Closing the scope is part of the attempt: an error there fails the attempt.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class _FromScope(Generic[T]):
         if not any(isinstance(each, DishkaScope) for each in outer):
             raise InvalidTopologyError(
                 repr(self),
-                "no DishkaScope stands before it in the bus's middlewares, so there will be no "
+                "no DishkaScope precedes it in the bus's middlewares, so there will be no "
                 "scope to take it from: middlewares=[DishkaScope(container), ...]",
             )
 
@@ -155,9 +155,9 @@ def from_scope(
 
 
 class DishkaHandler(CheckedHandler, Generic[E_contra]):
-    """Stand for a handler class in an `EventHandlerConsumer`: resolve it, then call `handle`.
+    """A handler for an `EventHandlerConsumer` that resolves a class and calls its `handle`.
 
-    A bus without a `DishkaScope` refuses it when it starts, or at `register` once it has.
+    A bus without a `DishkaScope` refuses it at `startup`, or at a later `register`.
     """
 
     def __init__(self, handler: type[IntegrationEventHandler[E_contra]]) -> None:
@@ -182,7 +182,7 @@ class DishkaHandler(CheckedHandler, Generic[E_contra]):
         self.handler = handler
 
     def check(self, serving: Serving) -> None:
-        """Refuse a bus that opens no scope: each event would be a dead letter."""
+        """Refuse a bus that opens no scope, on which each event would become a dead letter."""
         if not any(isinstance(each, DishkaScope) for each in serving.middlewares):
             raise InvalidTopologyError(
                 f"registration of {serving.registration}",
@@ -191,7 +191,7 @@ class DishkaHandler(CheckedHandler, Generic[E_contra]):
             )
 
     async def __call__(self, event: E_contra) -> None:
-        """Resolve the handler in the current scope and have it handle the event."""
+        """Resolve the handler in the current scope, and call it."""
         scope, component = _scope_and_component()
         handler = await scope.get(self.handler, component)
         await handler.handle(event)
@@ -213,17 +213,16 @@ class MakeBus(Protocol):
 
 
 class IntegrationEventImplementationProvider(Provider):
-    """Provide the bus, started when first asked for and stopped when the container closes.
+    """Provide the bus: the first request starts it, and closing the container stops it.
 
     It provides the bus as `IntegrationEventBus`, as `TransportIntegrationEventBus`, which has
-    health and dead letters, and as the class that `make` is (APP), the `Delivery` (REQUEST, while
-    one is handled), and the handler classes of every `DishkaHandler` in the registrations
-    (REQUEST), so one that cannot be built is found when the container is made. To make a handler
-    yourself, provide it in a provider after this one. In a component (`to_component`), all of it
-    is there, and what the handlers ask for comes from there as well.
+    health and dead letters, and as the class `make` (APP); the `Delivery` (REQUEST, in a handler);
+    and the handler classes of every `DishkaHandler` in the registrations (REQUEST), so making the
+    container raises for a handler that cannot be built. To make a handler yourself, provide it in
+    a provider after this one. With `to_component`, all of these, and the dependencies of the
+    handlers, are in that component.
 
-    Ask the container for the bus when the application starts: without that, none of its consumers
-    runs.
+    Get the bus from the container when the application starts: otherwise its consumers do not run.
     """
 
     delivery = from_context(Delivery, scope=Scope.REQUEST)
@@ -245,7 +244,7 @@ class IntegrationEventImplementationProvider(Provider):
             )
         listed: object = registrations
         if isinstance(listed, IntegrationEventBusRegistration):
-            raise TypeError(f"registration of {listed}: give a list: [registration]")
+            raise TypeError(f"registration of {listed}: pass a list: [registration]")
         self._make = make
         self._registrations = list(registrations or ())
         self._middlewares = list(middlewares)
@@ -256,7 +255,7 @@ class IntegrationEventImplementationProvider(Provider):
             self.provide(handler, scope=Scope.REQUEST)
 
     def to_component(self, component: Component) -> ProviderWrapper:
-        """Put it into a component: its handlers come from there, and so does what they need."""
+        """Put it into a component; its handlers and their dependencies come from there."""
         self._component = component
         # dishka leaves out of a component what comes from the context.
         self.context_vars.clear()
@@ -277,7 +276,7 @@ class IntegrationEventImplementationProvider(Provider):
 
 
 class OutboxProvider(Provider):
-    """Provide the outbox of each unit of work, as `Outbox` and as the class that it is (REQUEST).
+    """Provide the outbox of each unit of work, as `Outbox` and as its own class (REQUEST).
 
         container = make_async_container(
             OutboxProvider(SQLAlchemyOutbox, AsyncSession, source="/shop"), Sessions()

@@ -1,4 +1,4 @@
-"""What happens around a delivery, whatever the broker."""
+"""The processing of a delivery, the same for every broker."""
 
 from events.integration.pipeline.middleware import (
     Handle,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-__all__ = ["LifecycleLock", "calling", "first_of"]
+from events.errors import OutboxError
 
 
 class LifecycleLock:
@@ -49,6 +49,21 @@ def calling(stop: Callable[[], object], *, on: Iterable[signal.Signals]) -> Gene
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
+
+
+def failure_of(error: Exception | asyncio.CancelledError) -> Exception:
+    """Return what is not the cancellation of the running task, which is raised, as an error.
+
+    Drivers let out the cancellation of something else at times, as of a connection that was lost.
+    """
+    if isinstance(error, Exception):
+        return error
+    task = asyncio.current_task()
+    if task is None or task.cancelling():
+        raise error
+    failure = OutboxError("bus or database gave up a call by cancelling it")
+    failure.__cause__ = error
+    return failure
 
 
 async def first_of(*awaited: Coroutine[Any, Any, object]) -> None:

@@ -1,7 +1,7 @@
-"""What runs around each handling of an event.
+"""Middleware: code that runs around each handling of an event.
 
-A `Middleware` is any callable of the right form. One that has something to open, to watch or to
-refuse is a `ManagedMiddleware`, which its bus looks after:
+A `Middleware` is any callable with the right signature. A `ManagedMiddleware` can also check
+registrations, and open and close resources with its bus:
 
     startup --> check, for each registration, before it receives --> attempts --> shutdown
 """
@@ -28,20 +28,9 @@ from events.integration.topology import (
 )
 from events.integration.topology.checks import why_not_awaited
 
-__all__ = [
-    "CheckedHandler",
-    "Handle",
-    "IncomingEvent",
-    "ManagedMiddleware",
-    "Middleware",
-    "Middlewares",
-    "Serving",
-    "compose",
-]
-
 
 class IncomingEvent(Struct, frozen=True):
-    """An event on its way to a consumer: what it is, how it came, and for whom."""
+    """An event that a consumer is about to handle, with its delivery and registration."""
 
     event: IntegrationEvent
     delivery: Delivery
@@ -54,9 +43,9 @@ Handle: TypeAlias = Callable[[IncomingEvent], Awaitable[None]]
 class Middleware(Protocol):
     """Run around each attempt to handle an event.
 
-    Await `call_next(incoming)` once to go on; return without it and the event counts as handled. An
-    exception, raised here or passed on, is what the retry policy sees. The first in a bus's list is
-    the outermost.
+    Await `call_next(incoming)` once to continue. If you return without it, the event counts as
+    handled. The retry policy sees the exception that you raise or do not catch. The first
+    middleware in a bus's list is the outermost.
     """
 
     async def __call__(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
@@ -65,10 +54,10 @@ class Middleware(Protocol):
 
 
 class Serving(Struct, frozen=True):
-    """What a bus is about to serve: a registration, and what will run around its handlings.
+    """A registration that a bus is about to serve, with its middleware.
 
-    `retry` is the policy that holds for it, its own or the bus's. `middlewares` are all of the
-    bus's, the outermost first.
+    `retry` is the policy of the registration or, by default, of the bus. `middlewares` are those
+    of the bus, the outermost first.
     """
 
     registration: IntegrationEventBusRegistration
@@ -77,9 +66,9 @@ class Serving(Struct, frozen=True):
 
 
 class ManagedMiddleware(ABC):
-    """Base of a middleware that lives with its bus. Override what it needs.
+    """Base of a middleware that starts and stops with its bus. Override what it needs.
 
-    A middleware of several buses is started and stopped by each of them.
+    Each of several buses starts and stops a middleware that they share.
     """
 
     @abstractmethod
@@ -87,38 +76,34 @@ class ManagedMiddleware(ABC):
         """Run around one attempt; see `Middleware`."""
 
     def check(self, serving: Serving) -> None:  # noqa: B027 - to be overridden where needed
-        """Raise `InvalidTopologyError` for a registration that it could not serve.
+        """Raise `InvalidTopologyError` for a registration that it cannot serve.
 
-        Called before the consumer receives, at the bus's `startup` and at `register`.
+        Called before the consumer receives events, at the bus's `startup` and at `register`.
         """
 
     async def startup(self) -> None:  # noqa: B027 - as above
-        """Open what attempts need. Called when the bus is connected; raising fails its startup."""
+        """Open resources. Called when the bus is connected; an error fails the bus's startup."""
 
     async def shutdown(self) -> None:  # noqa: B027 - as above
-        """Close it. Called when the last handler has ended, in whatever task stops the bus."""
+        """Close resources. Called after the last handler, in the task that stops the bus."""
 
 
 class CheckedHandler(ABC):
-    """Base of a handler in an `EventHandlerConsumer` that needs something of its bus."""
+    """Base of a handler in an `EventHandlerConsumer` that needs something from its bus."""
 
     @abstractmethod
     def check(self, serving: Serving) -> None:
-        """Raise `InvalidTopologyError` if it is not there; called as `ManagedMiddleware.check`."""
+        """Raise `InvalidTopologyError` if it is missing; called as `ManagedMiddleware.check`."""
 
 
 class Middlewares:
-    """Look after the managed ones among the middlewares of one bus."""
+    """Check, start and stop the managed middlewares of one bus."""
 
     def __init__(self, middlewares: Sequence[Middleware]) -> None:
-        """Take them.
-
-        Raises:
-            InvalidTopologyError: one of them could not run around an attempt.
-        """
+        """Raise `InvalidTopologyError` if a middleware cannot run around an attempt."""
         given: object = middlewares
         if not isinstance(given, Iterable):
-            raise InvalidTopologyError(f"middlewares {given!r}", "give a list of them")
+            raise InvalidTopologyError(f"middlewares {given!r}", "pass a list")
         self._all = tuple(middlewares)
         for each in self._all:
             reason = _why_not_a_middleware(each)
@@ -131,7 +116,7 @@ class Middlewares:
         return iter(self._all)
 
     def check(self, registration: IntegrationEventBusRegistration, retry: RetryPolicy) -> None:
-        """Have each say whether it can serve the registration, and its handlers if they could."""
+        """Call `check` of each middleware and each handler that has one."""
         serving = Serving(registration, retry, self._all)
         for middleware in self._managed:
             middleware.check(serving)
@@ -144,23 +129,23 @@ class Middlewares:
                         handler.check(serving)
 
     async def startup(self) -> None:
-        """Start them, the outermost first."""
+        """Start the middlewares, the outermost first."""
         for middleware in self._managed:
             await middleware.startup()
             self._started.push_async_callback(middleware.shutdown)
 
     async def shutdown(self) -> None:
-        """Stop those that were started, the innermost first, and raise what the last one raises."""
+        """Stop those that were started, the innermost first; raise the last error, if any."""
         await self._started.aclose()
 
 
 def _why_not_a_middleware(given: object) -> str | None:
-    """Say why it would fail on each event, or None if nothing speaks against it."""
+    """Return why it would fail on every event, or None if no reason is known."""
     if isinstance(given, type):
-        return f"it is a class: give an instance, as in {given.__name__}(...)"
+        return f"it is a class: pass an instance, as in {given.__name__}(...)"
     if not callable(given):
-        return "it cannot be called: give an async function, or an instance with `__call__`"
-    return why_not_awaited(given, "what comes in and `call_next`", object(), object())
+        return "it cannot be called: pass an async function, or an instance with `__call__`"
+    return why_not_awaited(given, "`incoming` and `call_next`", object(), object())
 
 
 def compose(middlewares: Sequence[Middleware], handle: Handle) -> Handle:
@@ -171,15 +156,15 @@ def compose(middlewares: Sequence[Middleware], handle: Handle) -> Handle:
 
 
 async def _around(middleware: Middleware, call_next: Handle, incoming: IncomingEvent) -> None:
-    """Run one middleware; an `await` that it forgot must not have the event count as handled."""
+    """Run one middleware; raise if it called `call_next` without awaiting it."""
     begun: Awaitable[None] | None = None
 
-    def going_on(incoming: IncomingEvent) -> Awaitable[None]:
+    def call_once(incoming: IncomingEvent) -> Awaitable[None]:
         nonlocal begun
         begun = call_next(incoming)
         return begun
 
-    await middleware(incoming, going_on)
+    await middleware(incoming, call_once)
     if (
         isinstance(begun, CoroutineType)
         and begun.cr_frame
@@ -187,5 +172,5 @@ async def _around(middleware: Middleware, call_next: Handle, incoming: IncomingE
     ):
         raise InvalidTopologyError(
             f"middleware {middleware!r}",
-            "it called `call_next` and did not await it: write `await call_next(incoming)`",
+            "it called `call_next` without awaiting it: write `await call_next(incoming)`",
         )

@@ -1,22 +1,22 @@
-"""The way of one registration's deliveries: bytes in, a settlement out.
+"""`Receiver` turns the deliveries of one registration into settlements.
 
     delivery --> too large, undecodable, unknown version --> Reject, at once
-        |------> its process died at it, time after time --> Reject
-        |------> a type that the registration does not name --> Ack; if others share, logged once
+        |------> its process died repeatedly      --> Reject
+        |------> a type that the registration does not name --> Ack; in groups, logged once
         |------> decoded --> its turn --> middlewares, consumer --> returned --> Ack
                                  ^             | raised
                                  '--- Wait --- judge --> Retry or Reject
 
-Cancellation by the shutdown is no failure: the handler's delivery is released, whatever it raises
-then. Anything else that comes out of a handler is one, a cancellation that nobody expected too, and
-a `GeneratorExit`. `KeyboardInterrupt` and `SystemExit` alone go on to the event loop.
+A cancellation by the shutdown is not a failure: the delivery is released, whatever the handler
+raises then. Every other exception of a handler is a failure, including an unexpected cancellation
+and a `GeneratorExit`. Only `KeyboardInterrupt` and `SystemExit` propagate to the event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from contextlib import suppress
 from functools import partial
 from traceback import format_exception
@@ -25,8 +25,9 @@ from types import MappingProxyType
 from msgspec.structs import replace
 
 from events.errors import EventDecodeError, InvalidEventError, MalformedEventError
+from events.integration import observation
 from events.integration._compression import unpacked
-from events.integration.cloudevents import attribute, unwrapped
+from events.integration.cloudevents import JSON, attribute, unwrapped
 from events.integration.codec import read_object
 from events.integration.event import IntegrationEvent
 from events.integration.message import (
@@ -41,19 +42,18 @@ from events.integration.message import (
     Settlement,
     set_current_delivery,
 )
-from events.integration.observation import Observer, current_observer
+from events.integration.observation import Observer
 from events.integration.personal import has_personal_data, masked
 from events.integration.pipeline.crashes import UNCOUNTED, counted, is_given_up, times_tried
 from events.integration.pipeline.middleware import IncomingEvent, Middleware, compose
+from events.integration.pipeline.place import with_place
 from events.integration.pipeline.retry import Wait, describe, judge
 from events.integration.pipeline.scheduler import DeliveryScheduler
 from events.integration.serialization import EventDecoder
 from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy
 from events.integration.transport import TransportFeatures
 
-__all__ = ["Receiver"]
-
-_SKIPPED_TYPES = 100  # are named in the log, each once: a producer may make up as many as it likes
+_SKIPPED_TYPES = 100  # that are logged, each once: a foreign producer may use any number of types
 _ACK = Ack()
 _ENDING = (KeyboardInterrupt, SystemExit)  # of the process
 
@@ -91,10 +91,10 @@ class Receiver:
         self._skipped: set[str | None] = set()
 
     def deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
-        """Decode the delivery and put it in line; see `events.integration.transport.Deliver`."""
+        """Decode the delivery and schedule it; see `events.integration.transport.Deliver`."""
         if delivery.crashes > UNCOUNTED:
             delivery = counted(delivery)
-        observer = current_observer()
+        observer = observation.in_place
         if observer is None:
             return self._deliver(delivery)
         observer.received(delivery, self._system)
@@ -109,13 +109,14 @@ class Receiver:
             observer.settled(delivery, self._system, settled.result())
 
     def _deliver(self, delivery: Delivery) -> asyncio.Future[Settlement]:
-        try:
-            delivery = self._opened(delivery)
-        except MalformedEventError as error:
-            return _done(self._reject(delivery, UNDECODABLE, describe(error)))
-        refused = self._refused(delivery)
-        if refused is not None:
-            return _done(refused)
+        if self._enveloped or not self._is_usual(delivery):
+            try:
+                delivery = self._opened(delivery)
+            except MalformedEventError as error:
+                return _done(self._reject(delivery, UNDECODABLE, describe(error)))
+            refused = self._refused(delivery)
+            if refused is not None:
+                return _done(refused)
         try:
             event = self._decoder.decode(delivery)
         except _ENDING:
@@ -123,45 +124,68 @@ class Receiver:
         except BaseException as error:  # noqa: BLE001 - the user's own classes and upcasters run here
             return _done(self._reject(delivery, UNDECODABLE, _undecodable(error, delivery.body)))
         if event is None:
-            self._tell_of_skipped(delivery)
+            self._log_skipped(delivery)
             return _done(_ACK)
-        # Read-only, so that a later attempt sees the headers as they came.
-        delivery = replace(delivery, headers=MappingProxyType(delivery.headers))
+        # Read-only, so that a later attempt sees unchanged headers.
+        if type(delivery.headers) is not MappingProxyType:
+            delivery = replace(delivery, headers=MappingProxyType(delivery.headers))
         order_by = self._registration.order_by
-        failure: BaseException | None = None
-        if order_by is not None:
-            work = partial(self._attempts, delivery, event, None)
-            try:
-                return self._scheduler.submit(work, order_by(event))
-            except _ENDING:
-                raise
-            except BaseException as error:  # noqa: BLE001 - the user's key: it fails like a handler
-                failure = error
-        return self._scheduler.submit(partial(self._attempts, delivery, event, failure))
+        if order_by is None:
+            return self._scheduler.submit(self._attempts, None, delivery, event, None)
+        return self._in_order(delivery, event, order_by)
+
+    def _in_order(
+        self,
+        delivery: Delivery,
+        event: IntegrationEvent,
+        order_by: Callable[[IntegrationEvent], Hashable],
+    ) -> asyncio.Future[Settlement]:
+        try:
+            return self._scheduler.submit(self._attempts, order_by(event), delivery, event, None)
+        except _ENDING:
+            raise
+        except BaseException as error:  # noqa: BLE001 - the user's key: it fails like a handler
+            return self._scheduler.submit(self._attempts, None, delivery, event, error)
+
+    def _is_usual(self, delivery: Delivery) -> bool:
+        """Return whether there is nothing to unpack and nothing to refuse, as usual."""
+        headers = delivery.headers
+        try:
+            return (
+                delivery.attempt == 1
+                and not delivery.crashes
+                and headers["ce-id"] == delivery.id
+                and headers["content-type"] == JSON
+                and "ce-type" in headers
+                and "content-encoding" not in headers
+                and len(delivery.body) <= self._max_body_size
+            )
+        except KeyError:
+            return False
 
     def _opened(self, delivery: Delivery) -> Delivery:
-        """Return it uncompressed, out of its envelope, and under its CloudEvents id."""
+        """Return the delivery uncompressed, without its envelope, with its CloudEvents id."""
         if "content-encoding" in delivery.headers:
             delivery = unpacked(delivery, self._max_body_size)
         delivery = unwrapped(delivery, expected=self._enveloped)
         said = delivery.headers.get("ce-id")
-        if said is not None and said != delivery.id:  # a broker's or its client's own
+        if said is not None and said != delivery.id:  # that of the broker or its client
             delivery = replace(delivery, id=attribute(delivery.headers, "id") or delivery.id)
         return delivery
 
     def _refused(self, delivery: Delivery) -> Reject | None:
-        """Reject what must not even be decoded."""
+        """Reject a delivery that must not be decoded."""
         size = len(delivery.body)
         if size > self._max_body_size:
             text = f"its body has {size:,} bytes, the limit is {self._max_body_size:,}"
             return self._reject(delivery, TOO_LARGE, text)
-        comes_again = delivery.attempt > 1 or delivery.crashes
-        if comes_again and is_given_up(delivery, self._retry, self._max_crashes):
-            # Decoding it may be what ends the process.
-            text = "no attempt is left, and the last one ended without a result, as a crash does"
+        redelivered = delivery.attempt > 1 or delivery.crashes
+        if redelivered and is_given_up(delivery, self._retry, self._max_crashes):
+            # Decoding it may kill the process.
+            text = "no attempt is left, and the last one ended without a result, as in a crash"
             if delivery.crashes:
                 times = f"{delivery.crashes} times in a row"
-                text = f"its process died, or stood still for too long, {times}"
+                text = f"its process died, or was blocked for too long, {times}"
             delivery = replace(delivery, attempt=times_tried(delivery))
             return self._reject(delivery, CRASHED, text)
         return None
@@ -169,20 +193,26 @@ class Receiver:
     async def _attempts(
         self, delivery: Delivery, event: IntegrationEvent, failure: BaseException | None
     ) -> Settlement:
-        """Handle the event until it is handled, given up, or the broker's again."""
+        """Attempt to handle the event until it is handled, rejected or returned to the broker."""
         first = delivery.attempt
-        task = asyncio.current_task()
         while True:
             try:
                 if failure is not None:
                     raise failure
                 set_current_delivery(delivery)
-                await self._process(IncomingEvent(event, delivery, self._registration))
+                incoming = IncomingEvent(event, delivery, self._registration)
+                observer = observation.in_place
+                await (
+                    self._handle(incoming)
+                    if observer is None
+                    else self._observed(incoming, observer)
+                )
             except BaseException as error:
-                if _ends(error, task):
+                if self._ends(error):
                     raise
+                task = asyncio.current_task()
                 if self._scheduler.has_cancelled(task):
-                    return self._give_back(0.0, delivery.attempt - 1, first)
+                    return self._returned(0.0, delivery.attempt - 1, first)
                 verdict = self._judge(delivery, _as_failure(error), event)
                 cancelled = isinstance(error, asyncio.CancelledError)
                 over = cancelled and task is not None and bool(task.cancelling())
@@ -190,17 +220,13 @@ class Receiver:
                 return _ACK
             if not isinstance(verdict, Wait):
                 return verdict
-            if over:  # somebody else cancelled this very task, so there is no waiting here
-                return self._give_back(verdict.seconds, delivery.attempt, first)
+            if over:  # other code cancelled this task, so it cannot wait
+                return self._returned(verdict.seconds, delivery.attempt, first)
             try:
                 await asyncio.sleep(verdict.seconds)
             except asyncio.CancelledError:
-                return self._give_back(verdict.seconds, delivery.attempt, first)
+                return self._returned(verdict.seconds, delivery.attempt, first)
             delivery = replace(delivery, attempt=delivery.attempt + 1)
-
-    def _process(self, incoming: IncomingEvent) -> Awaitable[None]:
-        observer = current_observer()
-        return self._handle(incoming) if observer is None else self._observed(incoming, observer)
 
     async def _observed(self, incoming: IncomingEvent, observer: Observer) -> None:
         event, trace = incoming.event, self._registration.trace
@@ -208,8 +234,8 @@ class Receiver:
         with observer.processing(incoming.delivery, self._system, trace, mask):
             await self._handle(incoming)
 
-    def _give_back(self, after: float, attempt: int, first: int) -> Settlement:
-        """Have the broker deliver it again; attempts that did fail it must not forget."""
+    def _returned(self, after: float, attempt: int, first: int) -> Settlement:
+        """Return it to the broker; attempts that failed before still count."""
         if attempt < first or not self._delayed_retry:
             return Release()
         return Retry(after, attempt)
@@ -217,10 +243,10 @@ class Receiver:
     def _consume(self, incoming: IncomingEvent) -> Awaitable[None]:
         return incoming.registration.consumer.on_event(incoming.event)
 
-    def _tell_of_skipped(self, delivery: Delivery) -> None:
-        """Log each skipped type once: it is somebody else's, or a handler was forgotten.
+    def _log_skipped(self, delivery: Delivery) -> None:
+        """Log each skipped type once: another consumer handles it, or a handler is missing.
 
-        Where everybody gets everything, nobody misses what is skipped here.
+        With broadcast delivery every registration gets it, so that is not logged.
         """
         if not self._shares:
             return
@@ -229,12 +255,25 @@ class Receiver:
             return
         self._skipped.add(said)
         logger.info(
-            "%s skips %s from topic %r, as all of a type that its registration does not name",
+            "%s skips %s from topic %r, and all others of its type: its registration does not "
+            "name the type",
             delivery.consumer,
             _named(delivery),
             delivery.topic,
             extra=_fields(delivery),
         )
+
+    def _ends(self, error: BaseException) -> bool:
+        """Return whether the process ends, or the event loop has ended and closes this coroutine.
+
+        Every other exception is a failure of the handler.
+        """
+        if not isinstance(error, GeneratorExit):
+            return isinstance(error, _ENDING)
+        try:
+            return not self._scheduler.runs(asyncio.current_task())
+        except RuntimeError:  # no event loop runs
+            return True
 
     def _judge(
         self, delivery: Delivery, error: BaseException, event: IntegrationEvent
@@ -242,7 +281,7 @@ class Receiver:
         verdict = judge(self._retry, error, delivery.attempt, delayed_retry=self._delayed_retry)
         if isinstance(verdict, Reject):
             return self._reject_event(delivery, verdict, error, event)
-        observer = current_observer()
+        observer = observation.in_place
         if observer is not None and isinstance(verdict, Wait):
             observer.retrying(delivery, self._system, verdict.seconds)
         logger.warning(
@@ -261,15 +300,18 @@ class Receiver:
     def _reject_event(
         self, delivery: Delivery, verdict: Reject, error: BaseException, event: IntegrationEvent
     ) -> Reject:
-        """Reject it with the error, in which no personal data of the event stays."""
-        if not has_personal_data(type(event)):
-            return self._reject(delivery, verdict.reason, verdict.error, error)
-        text = masked(verdict.error, type(event), event)
-        written = "".join(format_exception(error))
-        if (hidden := masked(written, type(event), event)) == written:
-            return self._reject(delivery, verdict.reason, text, error)
-        self._reject(delivery, verdict.reason, f"{text}\n{hidden}")
-        return Reject(verdict.reason, text, delivery.attempt)
+        """Reject it with the error and its place, without personal data of the event."""
+        text, hidden = verdict.error, None
+        if has_personal_data(type(event)):
+            text = masked(text, type(event), event)
+            written = "".join(format_exception(error))
+            hidden = masked(written, type(event), event)
+            hidden = None if hidden == written else hidden
+        if hidden is None:
+            self._reject(delivery, verdict.reason, text, error)
+        else:
+            self._reject(delivery, verdict.reason, f"{text}\n{hidden}")
+        return Reject(verdict.reason, with_place(text, error, type(event)), delivery.attempt)
 
     def _reject(
         self, delivery: Delivery, reason: str, text: str, error: BaseException | None = None
@@ -289,21 +331,8 @@ class Receiver:
         return Reject(reason, text, delivery.attempt)
 
 
-def _ends(error: BaseException, task: asyncio.Task[object] | None) -> bool:
-    """Tell whether the process ends, or the event loop did and this coroutine is closed.
-
-    Whatever else a handler raises is its failure.
-    """
-    if not isinstance(error, GeneratorExit):
-        return isinstance(error, _ENDING)
-    try:
-        return asyncio.current_task() is not task
-    except RuntimeError:  # no event loop runs
-        return True
-
-
 def _undecodable(error: BaseException, body: bytes) -> str:
-    """Describe why it is, without the personal data that its class would have held."""
+    """Describe a decoding error without the personal data in the body."""
     text = describe(error)
     if isinstance(error, InvalidEventError):
         with suppress(EventDecodeError):
@@ -312,13 +341,13 @@ def _undecodable(error: BaseException, body: bytes) -> str:
 
 
 def _named(delivery: Delivery) -> str:
-    """Return the event's type and id; the id alone where no header tells the type."""
+    """Return the event's type and id; only the id if no header has the type."""
     type_ = attribute(delivery.headers, "type")
     return delivery.id if type_ is None else f"{type_} {delivery.id}"
 
 
 def _fields(delivery: Delivery) -> dict[str, object]:
-    """Return what a structured logger files the line under."""
+    """Return the fields for structured loggers."""
     return {
         "consumer": delivery.consumer,
         "topic": delivery.topic,

@@ -1,4 +1,4 @@
-"""What becomes of a failed attempt: another one here, another one through the broker, or the end.
+"""The decision on a failed attempt: retry in this process, retry at the broker, or reject.
 
 attempt fails --> attempts left? --no--> dead letter
                       | yes
@@ -18,13 +18,11 @@ from events.errors import InvalidTopologyError
 from events.integration.message import RETRIES_EXHAUSTED, UNRETRYABLE, Reject, Retry
 from events.integration.topology import RetryPolicy
 
-__all__ = ["Verdict", "Wait", "describe", "given_up", "is_of", "judge"]
-
 _LONGEST = 10_000  # characters of an error that are kept: its beginning and its end
 
 
 class Wait(Struct, frozen=True):
-    """Wait in place for `seconds`, then try again."""
+    """Wait in this process for `seconds`, then retry."""
 
     seconds: float
 
@@ -35,8 +33,8 @@ Verdict: TypeAlias = Wait | Retry | Reject
 def judge(
     policy: RetryPolicy, error: BaseException, attempt: int, *, delayed_retry: bool
 ) -> Verdict:
-    """Say what becomes of an event whose attempt ended with this error."""
-    # What is wired up wrongly stays so for as long as this process lives.
+    """Return what happens next to an event whose attempt ended with this error."""
+    # A wrong definition stays wrong for as long as this process lives.
     reason = given_up(policy, error, attempt, for_good=InvalidTopologyError)
     if reason is not None:
         return Reject(reason, describe(error), attempt)
@@ -49,9 +47,9 @@ def judge(
 def given_up(
     policy: RetryPolicy, error: BaseException, attempt: int, *, for_good: type[BaseException]
 ) -> str | None:
-    """Return for which reason there is no other attempt after this error; None if there is one.
+    """Return the reason why there is no other attempt after this error, or None if there is one.
 
-    `for_good` is what no policy retries.
+    `for_good` are exception classes that no policy retries.
     """
     if is_of(error, for_good, *policy.dead_letter_on):
         return UNRETRYABLE
@@ -59,7 +57,7 @@ def given_up(
 
 
 def is_of(error: BaseException, *classes: type[BaseException]) -> bool:
-    """Tell whether it is of these classes, or a group of nothing else, as of a `TaskGroup`."""
+    """Return whether the error, or each error in its group, is of these classes."""
     grouped = _grouped(error)
     return isinstance(error, classes) or (
         bool(grouped) and all(is_of(each, *classes) for each in grouped)
@@ -67,10 +65,10 @@ def is_of(error: BaseException, *classes: type[BaseException]) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """Return the error as a dead letter keeps it: its class, its text, its notes, what it groups.
+    """Return the text of an error for dead letters: class, text, notes and grouped errors.
 
-    Whatever was raised, this does not fail, is not endless, and is text that brokers and databases
-    take: NUL characters and lone surrogates are written as escapes.
+    It works for every exception, its length is limited, and brokers and databases accept it: NUL
+    characters and lone surrogates are escaped.
     """
     try:
         text = "\n".join(_lines(error))
@@ -83,11 +81,23 @@ def describe(error: BaseException) -> str:
 
 
 def _lines(error: BaseException) -> Iterator[str]:
-    yield f"{type(error).__name__}: {error}"
+    yield f"{type(error).__name__}: {str(error) or _place_of(error)}"
     notes: Iterable[object] = getattr(error, "__notes__", ())
     yield from map(str, notes)
     for each in _grouped(error):
         yield from _lines(each)
+
+
+def _place_of(error: BaseException) -> str:
+    """Return where an error without a text was raised, such as a `TimeoutError`."""
+    place, left = "it has no text", error.__traceback__
+    while left is not None:
+        module: object = left.tb_frame.f_globals.get("__name__")
+        if not str(module).startswith("asyncio"):  # frames that only pass the exception on
+            name = left.tb_frame.f_code.co_qualname
+            place = f"it has no text, and was raised in {module}, {name}, line {left.tb_lineno}"
+        left = left.tb_next
+    return place
 
 
 def _grouped(error: BaseException) -> Sequence[BaseException]:

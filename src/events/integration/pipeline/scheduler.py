@@ -1,15 +1,15 @@
-"""When a delivery's turn comes: at most so many at once, and in order where order is asked for.
+"""Runs deliveries as jobs: at most `concurrency` at once, and in order for each key.
 
-A job is in one of three places:
+A job is in one of three states:
 
     waiting --> running --> settled          at most `concurrency` are running
     behind its key ----^                     while an earlier one of its key is waiting or running
 
-Everything is entered in order of arrival, so with a concurrency of 1 all jobs run in that order.
-Each job runs in a task of its own, and so in a context of its own: what one handler binds there, as
-loggers do, the next does not see. On closing, jobs that never ran are released, running ones end,
-those that outlast the grace are cancelled, and those that go on all the same are abandoned: they
-are released, so that whoever closes is not held up by them, and nobody waits for them any more.
+Jobs enter in order of arrival, so with a concurrency of 1 all jobs run in that order. Each job has
+its own task and so its own context: the next handler does not see what one handler binds there, as
+loggers do. On closing, jobs that have not started are released, and running jobs may end. Jobs that
+exceed the grace period are cancelled. Jobs that still run after that are abandoned: they are
+released, and closing does not wait for them.
 """
 
 from __future__ import annotations
@@ -24,32 +24,31 @@ from msgspec import Struct
 
 from events.integration.message import Release, Settlement
 
-__all__ = ["DeliveryScheduler"]
+_CANCEL_TIMEOUT = 5.0  # seconds that a cancelled job has to end
 
-_DEAF = 5.0  # seconds that a job has to end after it was cancelled
-
-Work: TypeAlias = Callable[[], Coroutine[Any, Any, Settlement]]
+Work: TypeAlias = Callable[..., Coroutine[Any, Any, Settlement]]
 
 
 class _Job(Struct, eq=False):
     work: Work
+    args: tuple[Any, ...]
     key: Hashable | None
     future: asyncio.Future[Settlement]
     task: asyncio.Task[Settlement] | None = None  # while it runs
 
 
 class DeliveryScheduler:
-    """Run the jobs of one registration. Made inside the event loop that it runs them in.
+    """Run the jobs of one registration, in tasks with its `name`.
 
-    Their tasks bear its `name`.
+    It is made in the event loop in which it runs the jobs.
     """
 
     def __init__(self, concurrency: int, name: str = "handler") -> None:
         self._concurrency = concurrency
         self._name = name
         self._loop = asyncio.get_running_loop()
-        # The registering code's context: a job must not inherit that of whoever delivers it, which
-        # on an in-process bus is the sender's handler.
+        # The context of the code that registers: a job must not inherit that of the code that
+        # delivers, which on an in-process bus is the sender's handler.
         self._context = copy_context()
         self._running: dict[asyncio.Task[Settlement], _Job] = {}
         self._waiting: deque[_Job] = deque()
@@ -57,15 +56,18 @@ class DeliveryScheduler:
         self._closing = False
         self._cancelled: set[asyncio.Task[Settlement]] = set()
         self._timers: list[asyncio.TimerHandle] = []
-        self._held: list[_Job] = []
+        self._held_back: list[_Job] = []
         self.abandoned = 0
 
-    def submit(self, work: Work, key: Hashable | None = None) -> asyncio.Future[Settlement]:
-        """Run `work` when its turn comes; the future gets its settlement and no exception.
+    def submit(
+        self, work: Work, key: Hashable | None = None, *args: Any
+    ) -> asyncio.Future[Settlement]:
+        """Run `work` with `args` when its turn comes; the future gets a settlement, never an error.
 
-        Jobs of one key run in order. A key of None has no order. Once closing, jobs are released.
+        Jobs of one key run in order; jobs without a key have none. After `close`, new jobs are
+        released.
         """
-        job = _Job(work, key, self._loop.create_future())
+        job = _Job(work, args, key, self._loop.create_future())
         if self._closing:
             job.future.set_result(Release())
         elif key is not None and key in self._behind:
@@ -85,23 +87,23 @@ class DeliveryScheduler:
         return len(self._running)
 
     def runs(self, task: asyncio.Task[Any] | None) -> bool:
-        """Tell whether the task is a job of this scheduler."""
+        """Return whether the task is a job of this scheduler."""
         return task in self._running
 
     def has_cancelled(self, task: asyncio.Task[Any] | None) -> bool:
-        """Tell whether the task is a job that this scheduler cancelled, as it outlasted a grace."""
+        """Return whether the task is a job that was cancelled after its grace period."""
         return task in self._cancelled
 
     async def close(self, grace: float) -> int:
-        """Release what waits, let the running end for `grace` seconds, then cancel the rest.
+        """Release waiting jobs, wait for running jobs for `grace` seconds, then cancel the rest.
 
-        Returns how many had to be cancelled; `abandoned` counts those that did not end even then.
-        While this waits, `hurry` shortens the grace.
+        Returns how many were cancelled; `abandoned` counts those that did not end after that.
+        `hurry` shortens the grace meanwhile.
         """
         self._closing = True
-        for job in (*self._unstarted(), *self._held):
+        for job in (*self._unstarted(), *self._held_back):
             job.future.set_result(Release())
-        self._held.clear()
+        self._held_back.clear()
         if self._running:
             self.hurry(grace)
             await asyncio.wait([job.future for job in self._running.values()])
@@ -110,7 +112,7 @@ class DeliveryScheduler:
         return len(self._cancelled)
 
     def hurry(self, grace: float) -> None:
-        """Cancel what still runs in `grace` seconds."""
+        """Cancel jobs that still run after `grace` seconds."""
         self._timers.append(self._loop.call_later(grace, self._cancel))
 
     def _cancel(self) -> None:
@@ -119,7 +121,7 @@ class DeliveryScheduler:
             task.cancel("the grace of the shutdown has passed")
         self._cancelled |= overdue
         if overdue:
-            self._timers.append(self._loop.call_later(_DEAF, self._abandon, overdue))
+            self._timers.append(self._loop.call_later(_CANCEL_TIMEOUT, self._abandon, overdue))
 
     def _abandon(self, tasks: Iterable[asyncio.Task[Settlement]]) -> None:
         for task in tasks:
@@ -142,31 +144,33 @@ class DeliveryScheduler:
         task.add_done_callback(self._done)
 
     async def _run(self, job: _Job) -> Settlement:
-        settlement = await job.work()
-        # Most jobs end here, and not a turn of the loop later, in a callback.
+        settlement = await job.work(*job.args)
+        # Most jobs end here, instead of one turn of the loop later in a callback.
         task = job.task
         if task is not None and not task.cancelling():
             task.remove_done_callback(self._done)
             del self._running[task]
             if not job.future.done():
                 job.future.set_result(settlement)
-            self._go_on(job)
+            if self._waiting or job.key is not None:
+                self._go_on(job)
         return settlement
 
     def _done(self, task: asyncio.Task[Settlement]) -> None:
         job = self._running.pop(task)
-        # A job turns all that a handler raises into a settlement, so what is left is a cancellation
-        # that it did not expect, or SystemExit on its way through the loop: it was not handled.
+        # A job turns all exceptions of a handler into a settlement. So this is an unexpected
+        # cancellation, or a SystemExit that propagates: the event was not handled.
         ending = not task.cancelled() and task.exception() is not None
         if ending and not self._closing:
-            self._held.append(job)  # released now, it would come again, and end the shutdown too
+            # If it were released now, its redelivery would end the shutdown too.
+            self._held_back.append(job)
         elif not job.future.done():
             failed = ending or task.cancelled()
             job.future.set_result(Release() if failed else task.result())
         self._go_on(job)
 
     def _go_on(self, job: _Job) -> None:
-        """Start what waited for this job to end."""
+        """Start the jobs that waited for this job to end."""
         if job.key is not None:
             behind = self._behind.get(job.key)
             if behind:

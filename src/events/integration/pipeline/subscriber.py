@@ -1,6 +1,6 @@
-"""One registration at work: its transport's subscription, its turn-taking, its end.
+"""`Subscriber`: the transport's subscription of a registration, its scheduler, and closing both.
 
-open --close--> pause the transport --> let handlers end --> settle --> closed, and forgotten
+open --close--> pause the transport --> wait for handlers --> settle --> closed and removed
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from events.integration.pipeline.scheduler import DeliveryScheduler
 from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Subscribed
 
-__all__ = ["Subscriber"]
-
 logger = logging.getLogger("events.integration")
 
 
 class Subscriber:
-    """Own a running subscription and the handlers that it feeds."""
+    """A running subscription with its handlers."""
 
     def __init__(
         self,
@@ -32,9 +30,9 @@ class Subscriber:
         *,
         gives_back: bool,
     ) -> None:
-        """Begin. `forget` is called when it is closed, whether or not anybody waits for that.
+        """Start. `forget` is called when it is closed, even if no caller waits for that.
 
-        `gives_back` tells whether what no handler ends with comes again.
+        `gives_back` is true if the broker redelivers what no handler has finished.
         """
         self.registration = registration
         self.scheduler = scheduler
@@ -43,6 +41,7 @@ class Subscriber:
         self._gives_back = gives_back
         self._closing: asyncio.Task[None] | None = None
         self._grace = math.inf
+        self._takes_none = asyncio.Event()
         self.ended = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -53,12 +52,12 @@ class Subscriber:
             raise
 
     async def close(self, grace: float) -> None:
-        """Stop, wait until the handlers have ended, and return when all is settled."""
+        """Stop, wait until the handlers have ended, and return when all deliveries are settled."""
         self.begin_close(grace)
         await self.wait_closed()
 
     def begin_close(self, grace: float) -> None:
-        """Have it closed. Of several calls the shortest grace counts."""
+        """Begin to close. Of several calls, the shortest grace counts."""
         self._grace = min(self._grace, grace)
         if self._closing is None:
             self._closing = asyncio.create_task(self._close(grace))
@@ -67,44 +66,50 @@ class Subscriber:
             self.scheduler.hurry(grace)
 
     async def wait_closed(self) -> None:
-        """Return when what `begin_close` began has come to its end."""
-        # Whoever waits may be cancelled; what it waits for must still come to its end.
+        """Return when the closing that `begin_close` began is complete."""
+        # The caller may be cancelled, but the closing must still complete.
         if self._closing is not None:
             await asyncio.shield(self._closing)
 
+    async def wait_paused(self) -> None:
+        """Return when, after `begin_close`, no more handlers start."""
+        await self._takes_none.wait()
+
     @property
     def closing(self) -> bool:
-        """Tell whether `close` was called."""
+        """Return whether `close` was called."""
         return self._closing is not None
 
     async def _close(self, grace: float) -> None:
         try:
             await self._subscribed.pause()
+            self._takes_none.set()
             cancelled = await self.scheduler.close(grace)
             if cancelled:
                 logger.warning(
-                    "%s: %d handlers outlasted the grace of %g s; their events are %s",
+                    "%s: %d handlers exceeded the grace of %g s; their events are %s",
                     self.registration,
                     cancelled,
                     self._grace,
-                    "delivered again" if self._gives_back else "lost, as this bus keeps none",
+                    "delivered again" if self._gives_back else "lost, because this bus keeps none",
                 )
             if self.scheduler.abandoned:
                 logger.error(
-                    "%s: %d handlers still run although they were cancelled, and are left to "
-                    "themselves: a handler must not swallow CancelledError",
+                    "%s: %d handlers were cancelled but still run, and are abandoned: a handler "
+                    "must not swallow CancelledError",
                     self.registration,
                     self.scheduler.abandoned,
                 )
         finally:
+            self._takes_none.set()
             await self._subscribed.close()
             await asyncio.wait([self.ended])
-            self.ended.exception()  # logged when it happened
+            self.ended.exception()  # it was logged when it happened
 
     def health(self) -> ConsumerHealth:
-        """Say how this consumer is."""
+        """Return the health of this consumer."""
         last = self._subscribed.last_poll
-        error: str | None = getattr(self._subscribed, "error", None)  # not every transport knows
+        error: str | None = getattr(self._subscribed, "error", None)  # optional for a transport
         return ConsumerHealth(
             consumer=self.registration.consumer.name,
             topic=self.registration.topic.name,

@@ -1,4 +1,4 @@
-"""Topics, consumers, and what ties them together."""
+"""Topics, consumers and registrations."""
 
 from events.integration.topology.consumer import (
     Consumer,

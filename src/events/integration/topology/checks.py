@@ -1,4 +1,4 @@
-"""What is wrong with a function before any event comes to it, as far as it can be known."""
+"""Checks of handler functions at registration, as far as their signatures show."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from events.integration.event import IntegrationEvent
 
 
 def why_not_a_handler(handler: object) -> str | None:
-    """Say why this could never handle an event, or None if nothing speaks against it.
+    """Return why this cannot handle any event, or None if no reason is known.
 
-    A wrong handler would fail on each event, attempt after attempt, so it is looked at early. What
-    cannot be told without a call is left alone.
+    A wrong handler would fail on each attempt of each event, so it is checked at registration, as
+    far as that is possible without a call.
     """
     if not callable(handler):
-        return "it cannot be called: give a function, or a method such as `instance.handle`"
+        return "it cannot be called: pass a function, or a method such as `instance.handle`"
     if isinstance(handler, type) and not hasattr(handler, "__await__"):
         return (
-            "it is a class: give a method of an instance, or, for dishka to make the instance, "
+            "it is a class: pass a method of an instance, or, for dishka to make the instance, "
             f"`DishkaHandler({handler.__name__})`"
         )
     return why_not_awaited(handler, "the event", object())
 
 
 def takes_another_than(handler: Callable[..., object], event: type[IntegrationEvent]) -> str | None:
-    """Name what a handler says it takes, if that is an event and not this one.
+    """Return the event that a handler's annotation names, if it is another one.
 
-    No type checker sees it in a mapping of handlers, whose values are all of one type. A handler
-    that stands for a function, as `DishkaHandler` does, has it as `__delegate__`.
+    Type checkers cannot see that in a mapping of handlers, whose values have one type. A handler
+    that calls another function, such as `DishkaHandler`, has that function as `__delegate__`.
     """
     given: Any = getattr(handler, "__delegate__", handler)
     function = _innermost(given)
@@ -51,7 +51,7 @@ def takes_another_than(handler: Callable[..., object], event: type[IntegrationEv
     for each in classes:
         if not (isinstance(each, type) and issubclass(each, IntegrationEvent)):
             return None
-        # Of one name: a text finds another class than a function's own, or it was made anew.
+        # Same name: a string annotation may find another class, or the class was defined again.
         if issubclass(event, each) or event.__name__ == each.__name__:
             return None
         others.append(each.__qualname__)
@@ -63,7 +63,7 @@ def _innermost(handler: Any) -> Any:
 
 
 def why_not_awaited(function: Callable[..., object], takes: str, *arguments: object) -> str | None:
-    """Say why calling it with so many arguments could never give what can be awaited."""
+    """Return why a call with so many arguments cannot return an awaitable."""
     try:
         signature = signature_of(function)
     except (TypeError, ValueError):  # of a callable in C
@@ -71,7 +71,7 @@ def why_not_awaited(function: Callable[..., object], takes: str, *arguments: obj
     try:
         signature.bind(*arguments)
     except TypeError as error:
-        return f"it must take {takes} and nothing more: {error}"
+        return f"it must take {takes} and no other argument: {error}"
     if _returns_nothing_to_await(function, signature):
         return "it is not async: write it as `async def`"
     return None
@@ -82,8 +82,8 @@ def _returns_nothing_to_await(handler: object, signature: inspect.Signature) -> 
         return False
     if inspect.iscoroutinefunction(handler) or hasattr(handler, "__wrapped__"):
         return False
-    # One that says what it returns is believed. A lambda most likely calls what is async, and so
-    # does what takes any arguments, as it stands for another function.
+    # A return annotation is trusted. A lambda most likely calls something async, and so does a
+    # function that takes any arguments, because it wraps another function.
     if any(each.kind is each.VAR_POSITIONAL for each in signature.parameters.values()):
         return False
     returned: object = signature.return_annotation

@@ -1,4 +1,4 @@
-"""Which consumer gets which events of which topic, and how."""
+"""`IntegrationEventBusRegistration`: a consumer, a topic, its events, and options."""
 
 from __future__ import annotations
 
@@ -15,24 +15,22 @@ from events.integration.topology.consumer.base import Consumer
 from events.integration.topology.retry import RetryPolicy
 from events.integration.topology.topic import Topic
 
-__all__ = ["IntegrationEventBusRegistration"]
-
 
 @dataclass(frozen=True, eq=False)
 class IntegrationEventBusRegistration:
-    """Tie a consumer to events of a topic.
+    """Register a consumer for events of a topic.
 
-    `events` may be any iterable of classes; a view such as `consumer.handlers.keys()` is read when
-    the registration reaches a bus, and so are the consumer's handlers, which it is when left out.
-    `concurrency` is how many events are handled at once in this
-    process: 1 means in order, one at a time. With `order_by`, a function of the event, events of
-    one key are handled in order and different keys at once; a key of None has no order. `retry`
+    `events` is an iterable of classes; by default, all events that the consumer has handlers for.
+    A view such as `consumer.handlers.keys()` is read when the registration is added to a bus, as is
+    the default. `concurrency` is how many events are handled at once in this process; 1 means one
+    at a time, in order. With `order_by`, a function of the event, events with the same key are
+    handled in order, and different keys at once; events whose key is None have no order. `retry`
     replaces the bus's policy.
 
-    `trace` says what the span of a handler is to the one in which its event was created: `"link"`
-    starts a trace of its own, `"parent"` goes on with that one. A retry always links.
+    `trace` is how the span of a handler relates to the span that created the event: `"link"` starts
+    a new trace, `"parent"` continues that trace. A retry always links.
 
-    A retry that goes through the broker lets later events pass: order holds between failures only.
+    During a retry through the broker, later events overtake: failures break the order.
     """
 
     consumer: Consumer
@@ -41,7 +39,7 @@ class IntegrationEventBusRegistration:
     events: Iterable[type[IntegrationEvent]] = cast("Iterable[type[IntegrationEvent]]", None)
     _: KW_ONLY
     concurrency: int = 1
-    # Any, as one function of a union of events cannot be told from a function of each.
+    # Any: types cannot express a function of any of these events.
     order_by: Callable[[Any], object] | None = None
     retry: RetryPolicy | None = None
     trace: TraceMode = "link"
@@ -60,12 +58,12 @@ class IntegrationEventBusRegistration:
     def _events_of_consumer(self) -> Collection[type[IntegrationEvent]]:
         consumer: object = self.consumer
         if not isinstance(consumer, Consumer):
-            return ()  # `check` says so
+            return ()  # `check` raises
         handled = consumer.handled_events()
         if handled is None:
             raise InvalidTopologyError(
                 f"registration of {self}",
-                f"a {type(consumer).__name__} does not say which events it handles: list them, "
+                f"a {type(consumer).__name__} does not list the events that it handles: list them, "
                 f"as in IntegrationEventBusRegistration(consumer, topic, [UserRegisteredV1])",
             )
         return handled
@@ -74,7 +72,7 @@ class IntegrationEventBusRegistration:
         return f"{self.consumer!r} on {self.topic!r}"
 
     def check(self) -> None:
-        """Raise `InvalidTopologyError` if this registration could not work on any bus."""
+        """Raise `InvalidTopologyError` if this registration cannot work on any bus."""
         for reason in self._faults():
             raise InvalidTopologyError(f"registration of {self}", reason)
 
@@ -103,7 +101,7 @@ class IntegrationEventBusRegistration:
         concurrency: object = self.concurrency
         order_by: object = self.order_by
         retry: object = self.retry
-        # A bool is an int, and `concurrency=True` is a slip.
+        # A bool is an int, and `concurrency=True` is a mistake.
         if type(concurrency) is not int:
             yield f"concurrency must be an int, not {concurrency!r}"
         elif concurrency < 1:
@@ -112,10 +110,10 @@ class IntegrationEventBusRegistration:
             if not callable(order_by):
                 yield f"order_by must be a function of the event, not {order_by!r}"
             elif inspect.iscoroutinefunction(order_by):
-                # Each coroutine would be a key of its own, and nothing in order.
-                yield f"order_by must return the key at once: write {order_by!r} as `def`"
+                # Each coroutine would be a different key.
+                yield f"order_by must return the key, not a coroutine: write {order_by!r} as `def`"
             if concurrency == 1:
-                yield "order_by needs concurrency of 2 or more; with 1, all are in order anyway"
+                yield "order_by needs a concurrency of 2 or more; with 1, all events are in order"
         if retry is not None and not isinstance(retry, RetryPolicy):
             yield f"retry must be a RetryPolicy, as in RetryPolicy(attempts=3), not {retry!r}"
         if self.trace not in get_args(TraceMode):

@@ -1,4 +1,4 @@
-"""How often, and after how long, a failed event is handled again."""
+"""Retry policies: how often, and after what delay, a failed event is handled again."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import cast
 
 from events.errors import InvalidTopologyError
 
-__all__ = ["RetryPolicy"]
-
-_GROWTHS = 64  # after so many, a delay grows no more
+_GROWTHS = 64  # attempts after which a delay does not grow
+_LONGEST = 366 * 86_400.0  # seconds; some brokers and databases hold no longer delay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryPolicy:
     """Retry with exponential backoff and jitter. Times are in seconds.
 
-    `attempts` counts the first one. The delay after attempt n is `delay * factor ** (n - 1)`, at
-    most `max_delay`, give or take the share `jitter`, so that consumers that failed together do not
-    come back together. Delays of at most `in_place` are waited for in the handler's own turn, which
-    keeps the order; longer ones go through the broker, so that a crash loses nothing and the events
-    behind move on. An exception of a class in `dead_letter_on`, or a group of nothing else, is not
-    retried at all.
+    `attempts` includes the first one. The delay after attempt n is `delay * factor ** (n - 1)`, at
+    most `max_delay` (itself at most a year), varied by the share `jitter`, so that consumers that
+    failed together do not retry together. A delay of at most `in_place` blocks the consumer's slot
+    in this process, which keeps the order. A longer delay goes through the broker, so a crash loses
+    nothing, and later events are handled meanwhile. An exception of a class in `dead_letter_on`, or
+    a group of only such exceptions, is not retried.
 
-    The defaults try eight times over about nine minutes. `RetryPolicy(attempts=1)` never retries.
+    The defaults make eight attempts over about nine minutes. `RetryPolicy(attempts=1)` never
+    retries.
     """
 
     attempts: int = 8
@@ -41,11 +41,12 @@ class RetryPolicy:
             if isinstance(given, bool) or not isinstance(given, int | float):
                 raise InvalidTopologyError(repr(self), f"{name} must be a number, not {given!r}")
         for holds, reason in (
-            (self.attempts >= 1, "attempts must be at least 1, as it counts the first one"),
+            (self.attempts >= 1, "attempts must be at least 1, because it includes the first one"),
             (self.delay >= 0, "delay must not be negative"),
-            (self.factor >= 1, "factor must be at least 1, or the delays shrink"),
+            (self.factor >= 1, "factor must be at least 1, so that delays do not shrink"),
             (self.max_delay >= 0, "max_delay must not be negative"),
-            (0 <= self.jitter < 1, "jitter is a share of the delay, from 0 to below 1"),
+            (self.max_delay <= _LONGEST, "max_delay must be a year at most"),
+            (0 <= self.jitter < 1, "jitter must be a share of the delay, from 0 to below 1"),
             (self.in_place >= 0, "in_place must not be negative"),
             (
                 _are_exceptions(self.dead_letter_on),
@@ -56,7 +57,7 @@ class RetryPolicy:
                 raise InvalidTopologyError(repr(self), reason)
 
     def delay_after(self, attempt: int) -> float:
-        """Return how long to wait after this attempt failed."""
+        """Return the delay after this failed attempt."""
         delay = self._delay_after(attempt)
         if not self.jitter:
             return delay
@@ -64,9 +65,9 @@ class RetryPolicy:
 
     @property
     def window(self) -> float:
-        """Return how long after its first failure an event may be tried again, at the longest.
+        """Return the longest time between an event's first failure and its last attempt.
 
-        The time that handlers and brokers take comes on top.
+        The time that handlers and brokers take is not included.
         """
         delays, growing = self.attempts - 1, min(self.attempts - 1, _GROWTHS + 1)
         total = sum(self._delay_after(attempt) for attempt in range(1, growing + 1))
@@ -74,7 +75,7 @@ class RetryPolicy:
         return total * (1 + self.jitter)
 
     def _delay_after(self, attempt: int) -> float:
-        # The exponent is bounded because a float's power overflows where max_delay has long cut in.
+        # The exponent is limited: the power would overflow long after max_delay applies.
         return min(self.delay * self.factor ** min(attempt - 1, _GROWTHS), self.max_delay)
 
 

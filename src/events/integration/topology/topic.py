@@ -1,4 +1,4 @@
-"""Where events go."""
+"""`Topic`, and the rules for names of topics and consumers."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from dataclasses import dataclass
 
 from events.errors import InvalidTopologyError
 
-__all__ = ["Topic", "check_name"]
-
-_LONGEST = 200  # bytes; brokers allow 255, and retry and dead-letter places are named after it
+_LONGEST = 200  # bytes; brokers allow 255, and names of retry queues are longer than the topic's
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """Name a stream of events that any number of consumers may follow.
+    """A named stream of events that any number of consumers may follow.
 
-    Two topics of one name are equal. Raises `InvalidTopologyError` for a name that no broker takes.
+    Topics with the same name are equal. Raises `InvalidTopologyError` for an invalid name.
     """
 
     name: str
@@ -25,13 +23,13 @@ class Topic:
 
 
 def check_name(kind: str, name: object) -> None:
-    """Raise `InvalidTopologyError` unless `name` can be used at every broker."""
+    """Raise `InvalidTopologyError` unless every broker accepts `name`."""
     if not isinstance(name, str):
         reason = f"its name must be a string, not {type(name).__name__}"
     elif not name:
-        reason = "its name is empty: give it one, as in 'users'"
+        reason = "its name is empty: use a name such as 'users'"
     elif name != name.strip() or not name.isprintable():
-        reason = "its name has white space around it or characters that cannot be printed"
+        reason = "its name has white space around it, or characters that cannot be printed"
     elif len(name.encode()) > _LONGEST:
         reason = f"its name is longer than {_LONGEST} bytes"
     else:

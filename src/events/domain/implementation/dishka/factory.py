@@ -14,20 +14,18 @@ from events.domain.event_handler import DomainEventHandler, DomainEventHandlerRe
 from events.domain.event_handler.factory import checked_registry
 from events.errors import HandlerNotBuiltError
 
-__all__ = ["DishkaDomainEventHandlerFactory"]
-
 
 class DishkaDomainEventHandlerFactory:
-    """Get handlers from a REQUEST container, so that they share its session; one each per scope.
+    """Get handlers from a REQUEST container, one of each class per scope, so they share a session.
 
-    A handler that the container provides comes from there, wherever its provider stands. Any
-    other is made here, its `__init__` filled from the container.
+    If the container provides a handler, it comes from the container. Any other handler is made
+    here, with the arguments of its `__init__` from the container.
 
     Args:
-        container: the REQUEST container; it stays its owner's to close.
-        registry: which handlers an event has; by default all that were defined.
-        recipes: what was learned of handlers in other scopes of the same application. Without
-            it, everything is learned anew.
+        container: the REQUEST container; its owner closes it.
+        registry: the handlers of each event; by default all handlers that were defined.
+        recipes: how other scopes of the application made their handlers. Without it, each scope
+            looks everything up again.
     """
 
     def __init__(
@@ -42,12 +40,12 @@ class DishkaDomainEventHandlerFactory:
         self._made: dict[type, DomainEventHandler[Any]] = {}
 
     async def create(self, event_type: type[DomainEvent]) -> Sequence[DomainEventHandler[Any]]:
-        """Get the handlers of an event type, each the same one each time.
+        """Return the handlers of an event type, the same instances each time.
 
-        What a provider raises, such as a database that cannot be reached, is raised as it is.
+        Errors of a provider, for example an unreachable database, are raised unchanged.
 
         Raises:
-            HandlerNotBuiltError: the container does not know what a handler needs.
+            HandlerNotBuiltError: the container does not provide what a handler needs.
         """
         made = self._made
         handlers: list[DomainEventHandler[Any]] = []
@@ -66,7 +64,7 @@ class DishkaDomainEventHandlerFactory:
         return handlers
 
     async def _ask(self, handler_class: type[Any]) -> Any:
-        """Get a handler that the container provides, or learn how to make it."""
+        """Get a handler from the container, or find out how to make it."""
         try:
             return await self._container.get(handler_class)
         except NoFactoryError as error:
@@ -84,7 +82,7 @@ class _Need:
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
-    """How to make a handler that the container does not provide: what its `__init__` needs."""
+    """How to make a handler that the container does not provide: the arguments of `__init__`."""
 
     make: Callable[..., Any]
     args: Sequence[_Need]
@@ -99,7 +97,7 @@ class _Recipe:
         except Exception as error:
             raise HandlerNotBuiltError(
                 handler_class,
-                f"{str(error).strip()}\nMend its `__init__`, or provide the handler itself",
+                f"{str(error).strip()}\nCorrect its `__init__`, or provide the handler itself",
             ) from error
         read = reader.factories[0]
         return cls(
@@ -124,12 +122,12 @@ class _Recipe:
 
 
 class HandlerRecipes(dict[type, _Recipe]):
-    """How to make each handler that a container does not provide: learned once, for all scopes."""
+    """How to make each handler that a container does not provide, for all scopes."""
 
 
 def _not_built(handler_class: type, error: Exception) -> HandlerNotBuiltError:
     return HandlerNotBuiltError(
         handler_class,
         f"{str(error).strip()}\n"
-        f"Provide what is missing in scope APP or REQUEST, or the handler itself",
+        f"Provide the missing dependency in scope APP or REQUEST, or the handler itself",
     )

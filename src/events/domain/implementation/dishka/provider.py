@@ -1,4 +1,4 @@
-"""`DomainEventImplementationProvider`: all that a container needs to dispatch domain events."""
+"""`DomainEventImplementationProvider`: everything that dispatching needs from a container."""
 
 from __future__ import annotations
 
@@ -28,18 +28,16 @@ from events.domain.implementation.dishka.factory import (
     HandlerRecipes,
 )
 
-__all__ = ["DomainEventImplementationProvider"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Shared:
-    """What all units of work of one application share."""
+    """Shared by all units of work of one application."""
 
     registry: DomainEventHandlerRegistry
     recipes: HandlerRecipes = field(default_factory=HandlerRecipes)
 
 
-# The same in a REQUEST, which has it without asking the container above.
+# The same in a REQUEST container, which then does not look into its parent.
 _SharedHere = NewType("_SharedHere", _Shared)
 
 
@@ -48,23 +46,22 @@ class DomainEventImplementationProvider(Provider):
 
         container = make_async_container(DomainEventImplementationProvider(), Sessions())
 
-    With `handlers`, these are all there are, whatever else was imported, and the container
-    provides them: one that cannot be built is found when the container is made. To make one of
-    them yourself, list your provider after this one.
+    With `handlers`, only these run, and the container provides them. `make_async_container` then
+    raises if one of them cannot be built. To make one of them yourself, list your provider after
+    this one.
 
         DomainEventImplementationProvider([AnnounceUser, CountUsers])
 
-    Without, all handlers that were defined take part, so mind that their modules are imported.
-    They then need no provider: what their `__init__` asks for comes from the REQUEST container
-    in which the dispatcher was made. Those that you do provide come from your provider, be it
-    listed before or after this one; in a scope of a REQUEST or longer.
+    Without `handlers`, all handlers that were defined run, so import their modules. They need no
+    provider: the arguments of their `__init__` come from the REQUEST container of the dispatcher.
+    If you provide a handler, in scope REQUEST or a longer one, it comes from your provider, listed
+    before or after this one. A handler with an unknown dependency raises `HandlerNotBuiltError` at
+    its first event.
 
     The registry is `DomainEventHandler.registry`, unless the container's context has another:
-    `make_async_container(..., context={DomainEventHandlerRegistry: mine})`. Your own provider,
-    listed after this one, takes the place of anything here, as always with dishka; for the
-    registry in scope APP, as it is found once for each application.
-
-    One that needs something unknown raises `HandlerNotBuiltError` at its first event.
+    `make_async_container(..., context={DomainEventHandlerRegistry: mine})`. As always in dishka, a
+    provider of yours that is listed after this one overrides it. Override the registry in scope
+    APP: each application looks it up once.
     """
 
     scope = Scope.REQUEST
@@ -81,23 +78,23 @@ class DomainEventImplementationProvider(Provider):
         self._last: tuple[AsyncContainer, _SharedHere] | None = None
 
     def to_component(self, component: Component) -> ProviderWrapper:
-        """Put it into a component: a provider is in one, as all that it makes is."""
+        """Return the provider for a dishka component, and remember the component."""
         self._component = component
         return super().to_component(component)
 
     @provide(scope=Scope.APP)
     def registry(self) -> DomainEventHandlerRegistry:
-        """Provide the registry of all handlers, or of those given; the context overrides it."""
+        """Provide the registry of all handlers, or of the given ones; the context overrides it."""
         return self._registry
 
     @provide(scope=Scope.APP)
     def shared(self, registry: DomainEventHandlerRegistry) -> _Shared:
-        """Provide what the units of work of this application share."""
+        """Provide what all units of work of this application share."""
         return _Shared(registry)
 
     @provide
     async def shared_here(self, container: AsyncContainer) -> _SharedHere:
-        """Provide the same, asked for once: dishka's way up costs more than the scope itself."""
+        """Provide the same from a cache: dishka's lookup in a parent costs more than the scope."""
         application = container
         while application.scope is not Scope.APP and application.parent_container is not None:
             application = application.parent_container
@@ -111,7 +108,7 @@ class DomainEventImplementationProvider(Provider):
     def factory(
         self, container: AsyncContainer, shared: _SharedHere
     ) -> DishkaDomainEventHandlerFactory:
-        """Provide the factory that asks this very scope."""
+        """Provide the factory that uses this scope."""
         return DishkaDomainEventHandlerFactory(container, shared.registry, shared.recipes)
 
     # Not cached, so that it costs nothing: the factory itself is.

@@ -11,8 +11,6 @@ from events.domain.event import DomainEvent
 from events.domain.event_handler.handler import DomainEventHandler
 from events.domain.observation import Observer
 
-__all__ = ["OpenTelemetryDomainObserver"]
-
 
 class OpenTelemetryDomainObserver(Observer):
     """Make the span `handle {event type}` of each handler, within the current one.

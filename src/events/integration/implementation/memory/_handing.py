@@ -1,4 +1,4 @@
-"""What the in-memory buses share: handing a message over, and waiting until all is handled."""
+"""Shared by the in-memory buses: deliver a message, and wait until all are handled."""
 
 from __future__ import annotations
 
@@ -6,27 +6,37 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Generic, TypeVar
 
 from msgspec.structs import replace
 
 from events.errors import BusUnavailableError
 from events.integration.message import Message, Settlement
 
-__all__ = ["Listening", "closed", "hand_over"]
+D = TypeVar("D")
 
 
-def hand_over(message: Message, publish: Callable[[Message], None]) -> asyncio.Future[None]:
+def hand_over(
+    message: Message,
+    publish: Callable[[Message], None],
+    end: Callable[[asyncio.Future[None]], None] | None = None,
+) -> asyncio.Future[None]:
     """Publish a message before this returns; the future lets others run.
 
-    Who sends in a loop must not starve those who are to receive it.
+    Who sends in a loop must not starve those who are to receive it. `end` may end it later.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     # A copy, read-only: the sender's dict is the sender's to change.
     headers = MappingProxyType(dict(message.headers))
     publish(replace(message, headers=headers))
-    loop.call_soon(_end, done)
+    (end or end_soon)(done)
     return done
+
+
+def end_soon(done: asyncio.Future[None]) -> None:
+    """End what `hand_over` gave, when others had their turn."""
+    asyncio.get_running_loop().call_soon(end_now, done)
 
 
 def closed(transport: str) -> asyncio.Future[None]:
@@ -36,16 +46,17 @@ def closed(transport: str) -> asyncio.Future[None]:
     return done
 
 
-def _end(done: asyncio.Future[None]) -> None:
+def end_now(done: asyncio.Future[None]) -> None:
+    """End it, unless it has ended."""
     if not done.done():
         done.set_result(None)
 
 
-class Listening(ABC):
+class Listening(ABC, Generic[D]):
     """The half of a `Subscribed` that ends: it waits for what was handed over."""
 
     def __init__(self) -> None:
-        self._unsettled: set[asyncio.Future[Settlement]] = set()
+        self._unsettled: dict[asyncio.Future[Settlement], D] = {}
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     @property

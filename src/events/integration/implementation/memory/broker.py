@@ -21,7 +21,7 @@ import heapq
 import itertools
 import logging
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from datetime import UTC, datetime
 from time import monotonic
 from typing import Protocol
@@ -32,22 +32,24 @@ from events.integration.cloudevents import own_id
 from events.integration.health import Backlog
 from events.integration.message import DeadLetter, Message, Reject, Release, Retry, Settlement
 
-__all__ = ["Entry", "InMemoryBroker", "Queue", "Taker"]
-
 logger = logging.getLogger("events.integration")
 
+_AT_ONCE = 1_000  # dead letters that are looked at before the event loop has its turn
 _DEAD_LETTER_RETRY = 1.0  # seconds until a message is tried again that no dead letter could hold
 
 
 class Entry:
     """A message at one consumer's queue. `number` is its place in line."""
 
-    __slots__ = ("attempt", "message", "number")
+    __slots__ = ("attempt", "message", "number", "redriven")
 
-    def __init__(self, number: int, message: Message, attempt: int = 1) -> None:
+    def __init__(
+        self, number: int, message: Message, attempt: int = 1, *, redriven: bool = False
+    ) -> None:
         self.number = number
         self.message = message
         self.attempt = attempt
+        self.redriven = redriven
 
 
 class Taker(Protocol):
@@ -55,7 +57,7 @@ class Taker(Protocol):
 
     @property
     def has_room(self) -> bool:
-        """Tell whether it can handle one more."""
+        """Return whether it can handle one more."""
         ...
 
     def take(self, entry: Entry, /) -> None:
@@ -64,7 +66,7 @@ class Taker(Protocol):
 
 
 class Queue:
-    """What one consumer has yet to handle of one topic, shared by all who bear its name."""
+    """The unhandled events of one consumer on one topic, shared by all with its name."""
 
     def __init__(self, broker: InMemoryBroker, topic: str, consumer: str) -> None:
         self.topic = topic
@@ -74,6 +76,7 @@ class Queue:
         self._ready: deque[Entry] = deque()
         self._delayed: list[tuple[float, int, Entry]] = []
         self._in_flight = 0
+        self.settled = 0
         self._takers: deque[Taker] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -92,9 +95,9 @@ class Queue:
         """Return how many messages are ready, delayed, and in flight."""
         return len(self._ready), len(self._delayed), self._in_flight
 
-    def put(self, message: Message, attempt: int = 1) -> None:
+    def put(self, message: Message, attempt: int = 1, *, redriven: bool = False) -> None:
         """Put a message at the end of the line."""
-        self._ready.append(Entry(next(self._numbers), message, attempt))
+        self._ready.append(Entry(next(self._numbers), message, attempt, redriven=redriven))
         self._hand_out()
 
     def join(self, taker: Taker) -> None:
@@ -128,6 +131,7 @@ class Queue:
     def settle(self, entry: Entry, settlement: Settlement) -> None:
         """Move a message that is in flight to where its settlement says."""
         self._in_flight -= 1
+        self.settled += 1
         if isinstance(settlement, Release):
             self._put_back(entry)
         elif isinstance(settlement, Retry):
@@ -156,9 +160,9 @@ class Queue:
             self._timer = None
         if self._delayed and self._takers:
             wait = max(0.0, self._delayed[0][0] - monotonic())
-            self._timer = asyncio.get_running_loop().call_later(wait, self._ripen)
+            self._timer = asyncio.get_running_loop().call_later(wait, self._promote)
 
-    def _ripen(self) -> None:
+    def _promote(self) -> None:
         self._timer = None
         now = monotonic()
         while self._delayed and self._delayed[0][0] <= now:
@@ -182,6 +186,7 @@ class InMemoryBroker:
         self._dead: defaultdict[str, dict[str, DeadLetter]] = defaultdict(dict)
         self._dead_numbers = itertools.count(1)
         self._quiet: set[asyncio.Future[None]] = set()
+        self.paused: set[str] = set()
 
     def pending(self) -> dict[tuple[str, str], int]:
         """Return how many messages each (topic, consumer) has yet to settle, none where it is 0."""
@@ -204,10 +209,12 @@ class InMemoryBroker:
     def backlog(self, consumer: str, topics: Sequence[str]) -> Backlog:
         """Return what this consumer has yet to handle of these topics."""
         there = [self._queues.get(topic, {}).get(consumer) for topic in topics]
-        queues = [queue.counts for queue in there if queue is not None]
-        ready, delayed, in_flight = (sum(each) for each in zip((0, 0, 0), *queues, strict=True))
+        queues = [queue for queue in there if queue is not None]
+        counts = [queue.counts for queue in queues]
+        ready, delayed, in_flight = (sum(each) for each in zip((0, 0, 0), *counts, strict=True))
         dead = len(self._dead.get(consumer, ()))
-        return Backlog(ready, dead, in_flight, delayed)
+        settled = sum(queue.settled for queue in queues)
+        return Backlog(ready, dead, in_flight, delayed, settled=settled)
 
     async def quiet(self) -> None:
         """Return when every message is handled or a dead letter, those in retry included."""
@@ -220,7 +227,7 @@ class InMemoryBroker:
                 self._quiet.discard(waiter)
 
     def settled(self) -> None:
-        """Tell those who wait for quiet to look again."""
+        """Wake the callers that wait until all messages are handled."""
         for waiter in self._quiet:
             if not waiter.done():
                 waiter.set_result(None)
@@ -242,7 +249,7 @@ class InMemoryBroker:
         dead = self._dead[queue.consumer]
         if len(dead) >= self.max_dead_letters:
             logger.error(
-                "%s has %d dead letters, no more are kept: %s stays in its queue; "
+                "%s has %d dead letters, the maximum, so %s stays in its queue; "
                 "redrive or discard some, or raise max_dead_letters",
                 queue.consumer,
                 len(dead),
@@ -267,11 +274,18 @@ class InMemoryBroker:
         letters = (d for d in self._dead[consumer].values() if int(d.id) > start)
         return list(itertools.islice(letters, limit))
 
+    async def scan_heads(self, consumer: str) -> AsyncGenerator[Sequence[DeadLetter]]:
+        """See `HeadSource.scan_heads`. The event loop has its turn between two batches."""
+        letters = iter(tuple(self._dead[consumer].values()))
+        while some := list(itertools.islice(letters, _AT_ONCE)):
+            yield some
+            await asyncio.sleep(0)
+
     async def redrive(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:
         """See `DeadLetterStore.redrive`."""
         letters = self._take_out(consumer, ids)
         for letter in letters:
-            self.queue(letter.message.topic, consumer).put(letter.message)
+            self.queue(letter.message.topic, consumer).put(letter.message, redriven=True)
         return [letter.id for letter in letters]
 
     async def discard(self, consumer: str, ids: Sequence[str]) -> Sequence[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Unpack
 
 from events.integration.brokering.read_ahead import READ_AHEAD
@@ -20,32 +20,34 @@ from events.integration.message import Delivery, Message, Settlement
 from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Deliver, Subscription, TransportFeatures
 
-__all__ = ["InMemoryIntegrationEventBus", "InMemoryTransport"]
-
 logger = logging.getLogger("events.integration")
 
-_AT_HAND = 16  # deliveries per handler where some wait behind their key
+_PER_HANDLER = 16  # deliveries per handler where some wait behind their key
 
 
-class InMemorySubscribed(Listening):
+class InMemorySubscribed(Listening[Entry]):
     """One registration's hold on its queue."""
 
     def __init__(self, queue: Queue, subscription: Subscription, deliver: Deliver) -> None:
         super().__init__()
         self._queue = queue
         self._deliver = deliver
-        self._bytes = 0  # of what is at hand
+        self._bytes = 0  # of what is in flight
         self._concurrency = subscription.concurrency
-        self._room = subscription.concurrency * (_AT_HAND if subscription.ordered else 1)
+        self._room = subscription.concurrency * (_PER_HANDLER if subscription.ordered else 1)
         self._taking = True
         queue.join(self)
 
     @property
     def has_room(self) -> bool:
-        at_hand = len(self._unsettled)
-        return at_hand < self._room and (self._bytes < READ_AHEAD or at_hand < self._concurrency)
+        """Return whether it takes more."""
+        in_flight = len(self._unsettled)
+        return in_flight < self._room and (
+            self._bytes < READ_AHEAD or in_flight < self._concurrency
+        )
 
     def take(self, entry: Entry) -> None:
+        """Hand over one entry."""
         message = entry.message
         delivery = Delivery(
             message.topic,
@@ -55,21 +57,22 @@ class InMemorySubscribed(Listening):
             message.headers,
             entry.attempt,
             message.key,
+            0,
+            entry.redriven,
         )
-        size = len(message.body)
-        self._bytes += size
+        self._bytes += len(message.body)
         future = self._deliver(delivery)
-        self._unsettled.add(future)
+        self._unsettled[future] = entry
+        future.add_done_callback(self._settled)
 
-        def settle(future: asyncio.Future[Settlement]) -> None:
-            self._unsettled.discard(future)
-            self._bytes -= size
-            self._queue.settle(entry, future.result())
-            self._queue.freed(self)
-
-        future.add_done_callback(settle)
+    def _settled(self, future: asyncio.Future[Settlement]) -> None:
+        entry = self._unsettled.pop(future)
+        self._bytes -= len(entry.message.body)
+        self._queue.settle(entry, future.result())
+        self._queue.freed(self)
 
     async def pause(self) -> None:
+        """See `Subscribed`."""
         if self._taking:
             self._taking = False
             self._queue.leave(self)
@@ -117,6 +120,23 @@ class InMemoryTransport:
         """See `BacklogSource`."""
         return self.broker.backlog(consumer, topics)
 
+    async def paused(self, consumers: Collection[str]) -> frozenset[str]:
+        """See `PauseStore`."""
+        return frozenset(self.broker.paused.intersection(consumers))
+
+    async def set_paused(self, consumer: str, *, paused: bool) -> bool:
+        """See `PauseStore`."""
+        changed = paused != (consumer in self.broker.paused)
+        if paused:
+            self.broker.paused.add(consumer)
+        else:
+            self.broker.paused.discard(consumer)
+        return changed
+
+    async def declare(self, subscription: Subscription) -> None:
+        """See `PauseStore`."""
+        self.broker.queue(subscription.topic, subscription.consumer)
+
     async def subscribe(self, subscription: Subscription, deliver: Deliver) -> InMemorySubscribed:
         """Make the consumer's queue if need be and start to deliver from it."""
         queue = self.broker.queue(subscription.topic, subscription.consumer)
@@ -130,8 +150,8 @@ class InMemoryTransport:
 class InMemoryIntegrationEventBus(TransportIntegrationEventBus):
     """Carry events within this process, with the retries, dead letters and order of a durable bus.
 
-    Give several buses one `broker` to have them share queues. Otherwise as
-    `TransportIntegrationEventBus`, with the options of `BusOptions`.
+    Buses with the same `broker` share queues. Otherwise as `TransportIntegrationEventBus`, with the
+    options of `BusOptions`.
     """
 
     def __init__(

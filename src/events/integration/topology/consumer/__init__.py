@@ -1,4 +1,4 @@
-"""Who receives events: the port, and a consumer made of functions."""
+"""Consumers: the port, and a consumer made of functions."""
 
 from events.integration.topology.consumer.base import Consumer
 from events.integration.topology.consumer.handler import (

@@ -1,4 +1,4 @@
-"""Who receives events."""
+"""`Consumer`, the port of consumers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from collections.abc import Collection
 from events.integration.event import IntegrationEvent
 from events.integration.topology.topic import check_name
 
-__all__ = ["Consumer"]
-
 
 class Consumer(ABC):
-    """Receive events under a name.
+    """A named receiver of events.
 
-    On a durable bus the name is the consumer's queue or group: every distinct name gets every
-    event, and processes that share a name share the work. Keep it stable over deployments.
+    On a durable bus, the name is that of the consumer's queue or group: each name gets every event,
+    and processes with the same name share the work. Do not change the name between deployments.
     """
 
     def __init__(self, name: str) -> None:
@@ -24,23 +22,23 @@ class Consumer(ABC):
 
     @abstractmethod
     async def on_event(self, event: IntegrationEvent) -> None:
-        """Handle one event; returning acknowledges it, raising has it retried.
+        """Handle one event. Returning acknowledges it, raising retries it.
 
-        The same event may come more than once. Cancelled when a shutdown's grace has passed; the
-        event is then delivered again.
+        The same event may be delivered more than once. It is cancelled when the grace period of a
+        shutdown has passed; the event is then redelivered.
         """
 
     def handled_events(self) -> Collection[type[IntegrationEvent]] | None:
-        """Give what a registration means that names no events; None if it has to name them."""
+        """Return the events of a registration that names none; None if it must name them."""
         return None
 
     def why_not(self, event_type: type[IntegrationEvent]) -> str | None:  # noqa: ARG002
-        """Say why it could never handle events of this class; None if nothing speaks against it.
+        """Return why it cannot handle events of this class, or None if no reason is known.
 
-        Asked when it is registered, where a mistake can still be mended.
+        Called at registration.
         """
         return None
 
     def __repr__(self) -> str:
-        # A subclass without `super().__init__` has no name yet, and its error shows it by this.
+        # For the error of a subclass that did not call `super().__init__` and has no name.
         return f"{type(self).__name__}({getattr(self, 'name', None)!r})"

@@ -1,4 +1,4 @@
-"""A consumer made of functions, any number for each event class."""
+"""`EventHandlerConsumer`, a consumer of functions, any number for each event class."""
 
 from __future__ import annotations
 
@@ -13,12 +13,10 @@ from events.integration.topology.registration import IntegrationEventBusRegistra
 from events.integration.topology.retry import RetryPolicy
 from events.integration.topology.topic import Topic
 
-__all__ = ["EventHandler", "EventHandlerConsumer", "EventHandlerRegistry"]
-
 E = TypeVar("E", bound="IntegrationEvent")
 A = TypeVar("A", bound=Awaitable[None])
 
-# Any, as a mapping cannot say that each value takes what its key makes.
+# Any: types cannot express that each value takes an instance of its key.
 EventHandler: TypeAlias = Callable[[Any], Awaitable[None]]
 """An async function of one event."""
 
@@ -27,17 +25,17 @@ EventHandlerRegistry: TypeAlias = dict[type[IntegrationEvent], list[EventHandler
 
 
 class EventHandlerConsumer(Consumer):
-    """Hand each event to the functions that are registered for its class.
+    """Call the functions that are registered for the class of each event.
 
-    The handlers of an event are awaited one after another, in their order. The first that raises
-    keeps the event from the later ones, and a retry calls all of them again: what must not be
-    repeated because something else failed belongs into a consumer of another name.
+    The handlers of an event are awaited one after another, in order. If one raises, the later ones
+    are not called, and a retry calls all of them again. Use another consumer, with another name,
+    for a handler that must not be repeated because another one failed.
 
     Args:
         name: See `Consumer`.
-        handlers: A list of functions for each event class, or one function alone. A dict is the
-            consumer's from now on, not copied: what is added to it before the consumer is
-            registered counts, and one function alone becomes a list in it.
+        handlers: For each event class, a list of functions or a single function. A dict is not
+            copied: handlers that you add to it before registration count, and the consumer
+            replaces a single function in it by a list.
     """
 
     def __init__(
@@ -65,7 +63,7 @@ class EventHandlerConsumer(Consumer):
         return self._handlers
 
     def add_handler(self, event_type: type[E], handler: Callable[[E], Awaitable[None]]) -> None:
-        """Call this function for events of this class, after those that are there already."""
+        """Call this function for events of this class, after the functions added before."""
         self._require_event(event_type, "add_handler(UserRegisteredV1, send_welcome)")
         self._handlers.setdefault(event_type, [])
         self._handlers_of(event_type).append(handler)
@@ -92,9 +90,9 @@ class EventHandlerConsumer(Consumer):
         order_by: Callable[[Any], object] | None = None,
         retry: RetryPolicy | None = None,
     ) -> IntegrationEventBusRegistration:
-        """Give the registration on this topic of all events that have handlers.
+        """Return the registration on this topic of all events that have handlers.
 
-        Handlers that are added before it reaches a bus take part; for the options see
+        It includes handlers that are added before it is given to a bus. For the options, see
         `IntegrationEventBusRegistration`.
         """
         return IntegrationEventBusRegistration(
@@ -104,7 +102,7 @@ class EventHandlerConsumer(Consumer):
     async def on_event(self, event: IntegrationEvent) -> None:
         """Await the handlers of the event's class, one after another."""
         handlers = self._handlers.get(type(event))
-        if type(handlers) is not list:  # none yet, or what a dict of the user's holds
+        if type(handlers) is not list:  # not a list yet, but a value of a user's dict
             handlers = self._handlers_of(type(event))
         if not handlers:
             raise InvalidTopologyError(
@@ -122,15 +120,15 @@ class EventHandlerConsumer(Consumer):
                     raise
                 raise TypeError(
                     f"{handler!r} returned {returned!r}, which cannot be awaited: write it as "
-                    f"`async def`, and have what wraps it return what it returned"
+                    f"`async def`, and return its result from any wrapper"
                 ) from error
 
     def handled_events(self) -> KeysView[type[IntegrationEvent]]:
-        """Give the classes that have handlers, as a live view."""
+        """Return the classes that have handlers, as a live view."""
         return self._handlers.keys()
 
     def why_not(self, event_type: type[IntegrationEvent]) -> str | None:
-        """Say what speaks against its handlers of this class."""
+        """Return why its handlers cannot handle this class, or None."""
         handlers = self._handlers_of(event_type)
         if not handlers:
             return (
@@ -140,7 +138,7 @@ class EventHandlerConsumer(Consumer):
         for handler in handlers:
             reason = why_not_a_handler(handler)
             if reason is None and (other := takes_another_than(handler, event_type)) is not None:
-                reason = f"it says that it takes {other}"
+                reason = f"its annotation is {other}"
             if reason is not None:
                 return f"{handler!r} cannot handle {event_type.__qualname__}: {reason}"
         return None
@@ -152,7 +150,7 @@ class EventHandlerConsumer(Consumer):
             )
 
     def _handlers_of(self, event: type[IntegrationEvent]) -> list[EventHandler]:
-        """Give the list of an event's handlers, which a user's dict may hold in another form."""
+        """Return the list of an event's handlers; a user's dict may hold a single one."""
         handlers = self._handlers.get(event, [])
         given: object = handlers
         if not isinstance(given, list):
