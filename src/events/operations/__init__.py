@@ -2,7 +2,7 @@
 
     letters = DeadLetters(bus, actor="anna")
     for group in await letters.groups():
-        print(group.count, group.consumer, group.type, group.fingerprint)
+        print(group.count, group.consumer, group.type, group.error, group.place)
     async for progress in letters.redrive(Selection(group=group.id), consumer=group.consumer):
         print(f"{progress.done} of {progress.total}")
 
@@ -19,7 +19,9 @@ from events.operations.dead_letters import DeadLetters, Progress, without_consum
 from events.operations.export import read_lines, to_line
 from events.operations.groups import Group, fingerprint
 from events.operations.outbox import OutboxRows, ParkedSelection
+from events.operations.rates import Rates
 from events.operations.selection import Selection
+from events.operations.story import HandledSource, Story, StoryEntry, story
 from events.operations.topology import (
     ConsumedType,
     ConsumerTopology,
@@ -38,14 +40,19 @@ __all__ = [
     "DeadLetters",
     "Finding",
     "Group",
+    "HandledSource",
     "OutboxRows",
     "ParkedSelection",
     "Progress",
+    "Rates",
     "Selection",
+    "Story",
+    "StoryEntry",
     "backlogs",
     "check",
     "fingerprint",
     "read_lines",
+    "story",
     "to_line",
     "to_mermaid",
     "to_text",

@@ -1,4 +1,4 @@
-"""Would this start: what can be known before it does."""
+"""Check whether an application would start, without starting it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from events._named import UserCodeError
 from events.errors import BusUnavailableError, EventsError, OutboxError
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.outbox import OutboxRelay
 from events.integration.pipeline.registry import check as check_registration
+from events.integration.pipeline.registry import subscription_of
+from events.integration.topology import IntegrationEventBusRegistration
+from events.integration.transport import TopologySource
 from events.operations.dead_letters import without_consumers
-
-__all__ = ["Finding", "check", "out_of_reach"]
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """What was looked at, and what is wrong with it, or None.
+    """One check: its subject, and what is wrong with it, or None.
 
-    `unavailable` tells that a broker or a database is out of reach, so no more is known.
+    `unavailable` means that a broker or a database is out of reach, so the result is not known.
     """
 
     what: str
@@ -27,17 +29,18 @@ class Finding(Struct, frozen=True, kw_only=True):
 
 
 async def check(parts: Sequence[object], *, connect: bool = True) -> list[Finding]:
-    """Look at the buses and relays of an application, and start none of their consumers.
+    """Check the buses and relays of an application, without starting their consumers.
 
-    Of each bus, the registrations: handlers, options, gaps in versions. Of each relay, its tables
-    and rights. With `connect`, each bus connects to its broker as well.
+    For each bus it checks the registrations: handlers, options, gaps in versions. For each relay it
+    checks tables and permissions. With `connect`, each bus also connects to its broker and checks
+    whether existing queues and streams fit its registrations. It creates nothing there.
     """
     found: list[Finding] = []
     for part in parts:
         if isinstance(part, TransportIntegrationEventBus):
             found += _registrations(part)
             if connect:
-                found.append(await _connects(part))
+                found += await _at_broker(part)
         elif isinstance(part, OutboxRelay) and connect:
             found.append(await _tables(part))
     return found
@@ -55,12 +58,29 @@ def _registrations(bus: TransportIntegrationEventBus) -> list[Finding]:
     return found
 
 
-async def _connects(bus: TransportIntegrationEventBus) -> Finding:
+async def _at_broker(bus: TransportIntegrationEventBus) -> list[Finding]:
+    found: list[Finding] = []
+    what = f"connection of {bus!r}"
     try:
-        async with without_consumers(bus):
-            return Finding(what=f"connection of {bus!r}")
+        async with without_consumers(bus) as registrations:
+            found.append(Finding(what=what))
+            if isinstance(bus.transport, TopologySource):
+                for registration in registrations:
+                    what = f"what {registration} has at the broker"
+                    found.append(await _serves(bus.transport, registration, what))
     except EventsError as error:
-        return _finding(f"connection of {bus!r}", error)
+        found.append(_finding(what, error))
+    return found
+
+
+async def _serves(
+    source: TopologySource, registration: IntegrationEventBusRegistration, what: str
+) -> Finding:
+    try:
+        await source.check(subscription_of(registration))
+    except EventsError as error:
+        return _finding(what, error)
+    return Finding(what=what)
 
 
 async def _tables(relay: OutboxRelay) -> Finding:
@@ -76,9 +96,11 @@ def _finding(what: str, error: EventsError) -> Finding:
     return Finding(what=what, problem=str(error), unavailable=out_of_reach(error))
 
 
-def out_of_reach(error: EventsError) -> bool:
-    """Tell whether it is that a broker or a database is down, rather than something wrong."""
+def out_of_reach(error: BaseException | None) -> bool:
+    """Return whether the error means that a broker or a database is down."""
+    if isinstance(error, UserCodeError):
+        error = error.__cause__
     if isinstance(error, OutboxError):
-        # What the database's library raised, and not an error of ours, such as a missing table.
+        # An error of the database's library, and not of this package, such as a missing table.
         return type(error) is OutboxError and isinstance(error.__cause__, Exception)
     return isinstance(error, BusUnavailableError)

@@ -1,50 +1,96 @@
-"""Consumers of one bus in this process: paused and resumed by name."""
+"""Consumers of one bus: what waits for them and how fast that goes, paused and resumed by name."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
+from time import monotonic
 
 from msgspec import Struct
 
 from events.errors import InvalidTopologyError, UnsupportedByBusError
 from events.integration.health import Backlog
 from events.integration.implementation.base import TransportIntegrationEventBus
+from events.integration.observation import current_observer, system_of
 from events.integration.topology import IntegrationEventBusRegistration, Topic
 from events.operations.audit import Audit, record
 
-__all__ = ["ConsumerBacklog", "Consumers", "backlogs"]
+
+class Pace(Struct, frozen=True):
+    """The change between two readings of a consumer's backlog, per second and in all processes.
+
+    `rate` is how many deliveries were settled; None if the broker does not count them. `growth` is
+    by how much the unhandled events grew, negative if they became fewer.
+    """
+
+    rate: float | None
+    growth: float
 
 
 class ConsumerBacklog(Struct, frozen=True, kw_only=True):
-    """What one consumer has yet to handle, of all its topics."""
+    """What one consumer has yet to handle, of all its topics together; `pace` on request."""
 
     consumer: str
     backlog: Backlog
+    pace: Pace | None = None
 
 
 async def backlogs(
     bus: TransportIntegrationEventBus,
     registrations: Iterable[IntegrationEventBusRegistration] | None = None,
+    *,
+    over: float | None = None,
 ) -> list[ConsumerBacklog]:
-    """Ask the broker what waits for each consumer, in all processes.
+    """Return what waits at the broker for each consumer, in all processes.
 
-    `registrations` are those of the bus, or those that `without_consumers` gave. Raises as
+    `registrations` are those of the bus, or those that `without_consumers` yields. With `over`,
+    read again after that many seconds and return the pace as well. Raises the errors of
     `bus.backlog`.
     """
     topics: dict[str, list[Topic]] = {}
     for each in bus.registrations if registrations is None else registrations:
         topics.setdefault(each.consumer.name, []).append(each.topic)
+
+    async def look() -> dict[str, tuple[float, Backlog]]:
+        return {n: (monotonic(), await bus.backlog(n, topics=t)) for n, t in topics.items()}
+
+    first = await look()
+    if over is None:
+        return [ConsumerBacklog(consumer=n, backlog=backlog) for n, (_, backlog) in first.items()]
+    await asyncio.sleep(over)
     return [
-        ConsumerBacklog(consumer=name, backlog=await bus.backlog(name, topics=some))
-        for name, some in topics.items()
+        ConsumerBacklog(consumer=n, backlog=backlog, pace=pace(*first[n], at, backlog))
+        for n, (at, backlog) in (await look()).items()
     ]
 
 
-class Consumers:
-    """Pause and resume consumers of a started bus, in this process alone.
+def pace(began: float, before: Backlog, ended: float, after: Backlog) -> Pace:
+    """Return the pace between two readings, taken at these times in seconds.
 
-    Other processes of the same consumer go on, and take its events meanwhile. A new process starts
-    unpaused. `actor` and `audit` are as of `DeadLetters`.
+    There is no rate if the count went down: the broker started it again, for example because the
+    consumer was removed there.
+    """
+    seconds = max(ended - began, 0.001)
+    rate: float | None = None
+    if before.settled is not None and after.settled is not None:
+        more = after.settled - before.settled
+        rate = more / seconds if more >= 0 else None
+    return Pace(rate, (_unhandled(after) - _unhandled(before)) / seconds)
+
+
+def _unhandled(of: Backlog) -> int:
+    return of.waiting + (of.delayed or 0) + (of.in_flight or 0)
+
+
+class Consumers:
+    """Pause and resume consumers of a started bus, in this process or in all of them.
+
+    For `actor` and `audit`, see `DeadLetters`.
+
+    - `pause`, `resume`: in this process only. Other processes of the consumer continue, and take
+      its events meanwhile. A new process starts unpaused.
+    - `pause_everywhere`, `resume_everywhere`: by a mark that the broker stores, over restarts. Each
+      process notices within five seconds. The bus need not run the consumer.
     """
 
     def __init__(
@@ -57,19 +103,20 @@ class Consumers:
 
     @property
     def paused(self) -> tuple[str, ...]:
-        """Return the names of those that are paused."""
+        """Return the names of the consumers that are paused in this process."""
         return tuple(self._paused)
 
     async def pause(self, consumer: str) -> None:
-        """Let running handlers end, and begin none until `resume`. Its events wait at the broker.
+        """Pause a consumer: running handlers end, and its events wait at the broker until `resume`.
 
-        Pausing it twice does no harm. Raises `UnsupportedByBusError` on a broadcast, where what is
-        sent meanwhile would be gone, and `InvalidTopologyError` if no consumer has this name.
+        A second pause has no effect. Raises `UnsupportedByBusError` on a broadcast, where events
+        would be lost meanwhile, and `InvalidTopologyError` if no consumer has this name.
         """
         if self._bus.transport.features.delivery == "broadcast":
             raise UnsupportedByBusError(
                 self._bus, "pause a consumer", "unregister it: a broadcast keeps nothing for it"
             )
+        begins = consumer not in self._paused
         active = [r for r in self._bus.registrations if r.consumer.name == consumer]
         paused = self._paused.setdefault(consumer, [])
         if not active and not paused:
@@ -80,11 +127,14 @@ class Consumers:
             await self._bus.unregister(registration)
         if active:
             self._record("pause", consumer, len(active))
+        observer = current_observer()
+        if begins and observer is not None:
+            observer.paused(consumer, system_of(self._bus.transport))
 
     async def resume(self, consumer: str) -> None:
-        """Return when it receives again. Resuming one that is not paused does no harm.
+        """Resume a consumer; return when it receives events again. Has no effect if not paused.
 
-        What fails to be registered again stays paused. Raises `InvalidTopologyError` if no consumer
+        If registering it again fails, it stays paused. Raises `InvalidTopologyError` if no consumer
         has this name.
         """
         if consumer not in self._paused:
@@ -98,19 +148,47 @@ class Consumers:
                 del paused[0]
                 count += 1
             del self._paused[consumer]
+            if (observer := current_observer()) is not None:
+                observer.resumed(consumer, system_of(self._bus.transport))
         finally:
             if count:
                 self._record("resume", consumer, count)
 
-    def _record(self, action: str, consumer: str, count: int) -> None:
+    async def paused_everywhere(self, consumers: Iterable[str] | None = None) -> frozenset[str]:
+        """Return which of these, by default of all registered, are paused in all processes.
+
+        Raises `UnsupportedByBusError` on a bus whose broker cannot store that.
+        """
+        return await self._bus.paused(consumers)
+
+    async def pause_everywhere(self, consumer: str) -> bool:
+        """Pause a consumer in all processes until `resume_everywhere`.
+
+        Its events wait at the broker. Returns false if it was already paused. Raises
+        `UnsupportedByBusError` as `paused_everywhere`, and `BusUnavailableError`.
+        """
+        changed = await self._bus.pause(consumer)
+        if changed:
+            self._record("pause", consumer, 1, "in all processes")
+        return changed
+
+    async def resume_everywhere(self, consumer: str) -> bool:
+        """Resume in all processes; return whether it was paused. Raises as `pause_everywhere`."""
+        changed = await self._bus.resume(consumer)
+        if changed:
+            self._record("resume", consumer, 1, "in all processes")
+        return changed
+
+    def _record(
+        self, action: str, consumer: str, count: int, where: str = "in this process"
+    ) -> None:
         record(
             self._audit,
             actor=self._actor,
             action=action,
             target=f"consumer {consumer}",
-            selection="in this process",
+            selection=where,
             count=count,
-            outcome="finished",
         )
 
 

@@ -1,10 +1,10 @@
 """The dead letters of a bus's consumers: found, grouped, sent back in batches, discarded.
 
-A redrive takes down first which dead letters there are, so one that dies anew is not sent back
+A redrive takes down first which dead letters there are, so one that fails again is not sent back
 again in the same run. Then
 
     chosen --canary--> outcome --handled--> batches --> finished
-                          '--died again, or not known--> CanaryFailedError
+                          '--failed, or not known-----> CanaryFailedError
 
 What was not reached stays a dead letter. So a redrive can be ended at any time, by leaving its
 loop or by a cancellation, and goes on when it is called again.
@@ -22,31 +22,24 @@ from msgspec import Struct
 
 from events.errors import (
     BusUnavailableError,
-    CanaryFailedError,
     NoSuchDeadLetterError,
     SendOutcomeUnknownError,
-    UnsupportedByBusError,
 )
 from events.integration.brokering.backoff import Backoff
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.message import DeadLetter
-from events.integration.topology import IntegrationEventBusRegistration, Topic
-from events.operations.audit import Audit, record
+from events.integration.topology import IntegrationEventBusRegistration
+from events.operations._canary import Canary
+from events.operations._reading import all_of, paged, scanned
+from events.operations.audit import Audit, recorded
 from events.operations.groups import Group, Groups
 from events.operations.selection import EVERYTHING, Selection
-
-__all__ = ["DeadLetters", "Progress", "without_consumers"]
-
-_SURE = 2  # counts one after the other, of nothing
-_FIRST_PAGE, _LARGEST_PAGE = 100, 10_000
-_PAGE_BYTES = 8 << 20  # of bodies and errors, about
-_OVERHEAD = 1_000  # bytes of a letter beside its body and error, about
 
 _Verb = Callable[[str, Sequence[str]], Awaitable[int]]
 
 
 class Progress(Struct, frozen=True, kw_only=True):
-    """How far a redrive or a discard is, at one consumer.
+    """The progress of a redrive or a discard, at one consumer.
 
     `total` were chosen, `done` of them are sent back or removed, `gone` were dead letters no longer
     when their turn came. `canary` is `"waiting"` while the outcome of the first one is waited for.
@@ -61,7 +54,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 
     @property
     def finished(self) -> bool:
-        """Tell whether none is left."""
+        """Return whether none is left."""
         return self.done + self.gone >= self.total
 
 
@@ -91,7 +84,7 @@ class DeadLetters:
 
     `consumers` are the names to look at; by default those that are registered with the bus.
     `actor` is who does what is done here, for the audit record that each write leaves in the log,
-    and with `audit` if it is given. While the broker is out of reach a redrive or discard tries on,
+    and with `audit` if it is given. While the broker is out of reach a redrive or discard retries,
     for `outage` seconds.
     """
 
@@ -119,11 +112,20 @@ class DeadLetters:
     # --- reading ------------------------------------------------------------------------------
 
     async def search(
-        self, selection: Selection = EVERYTHING, *, consumer: str | None = None
+        self,
+        selection: Selection = EVERYTHING,
+        *,
+        consumer: str | None = None,
+        after: str | None = None,
     ) -> AsyncGenerator[DeadLetter]:
-        """Give the dead letters of one consumer, or of each, oldest first, in flat memory."""
+        """Yield the dead letters of one consumer, or of each, oldest first, in flat memory.
+
+        `after` is the id of the one of this consumer behind which to begin.
+        """
+        if after is not None and consumer is None:
+            raise ValueError("after is an id of one consumer: name it, as in consumer='mails'")
         for name in self._names(consumer):
-            async with aclosing(self._all(name)) as letters:
+            async with aclosing(paged(self._bus, name, after)) as letters:
                 async for letter in letters:
                     if selection.includes(letter):
                         yield letter
@@ -145,25 +147,17 @@ class DeadLetters:
         Errors beyond the first 1,000 groups are counted as others, which no selection can name.
         """
         groups = Groups()
-        async with aclosing(self.search(selection, consumer=consumer)) as letters:
-            async for letter in letters:
-                groups.add(letter)
+        for name in self._names(consumer):
+            bodies = selection.text is not None
+            async with aclosing(all_of(self._bus, name, bodies=bodies)) as some:
+                async for letters in some:
+                    for letter in letters:
+                        if selection.includes(letter):
+                            groups.add(letter)
         return groups.largest_first()
 
     def _names(self, consumer: str | None) -> Sequence[str]:
         return self._consumers if consumer is None else (consumer,)
-
-    async def _all(self, consumer: str, after: str | None = None) -> AsyncGenerator[DeadLetter]:
-        limit = _FIRST_PAGE
-        while True:
-            page = await self._bus.dead_letters(consumer, limit=limit, after=after)
-            for letter in page:
-                yield letter
-            if len(page) < limit:
-                return
-            after = page[-1].id
-            size = sum(len(p.message.body) + len(p.error) + _OVERHEAD for p in page) // len(page)
-            limit = max(1, min(_LARGEST_PAGE, _PAGE_BYTES // size))
 
     # --- writing ------------------------------------------------------------------------------
 
@@ -180,7 +174,7 @@ class DeadLetters:
         """Send dead letters back to their consumer: one first, then the others in batches.
 
         `canary` is for how many seconds the outcome of the first one is waited for; None sends all
-        at once in batches. `CanaryFailedError` is raised if it died again, or if after that time
+        at once in batches. `CanaryFailedError` is raised if it failed again, or if after that time
         it is not known whether it was handled; with `trust_silence`, the latter is no failure.
         `rate` is how many a second. The audit record is written when the loop ends, or is left and
         closed: use `contextlib.aclosing`.
@@ -210,19 +204,21 @@ class DeadLetters:
     ) -> AsyncGenerator[Progress]:
         _check(batch=batch, rate=rate, canary=canary)
         verb: _Verb = self._bus.redrive if action == "redrive" else self._bus.discard
-        total = done = gone = 0
-        outcome: Literal["finished", "stopped", "failed"] = "stopped"
+        gone = 0
         state: Literal["waiting", "handled", "trusted"] | None = None
-        try:
+        target = f"dead letters of {consumer}"
+        with recorded(
+            self._audit, actor=self._actor, action=action, target=target, selection=selection
+        ) as written:
             chosen, known, first = await self._choose(selection, consumer)
-            total = len(chosen)
+            written.chosen = len(chosen)
 
             def now() -> Progress:
                 return Progress(
                     action=action,
                     consumer=consumer,
-                    total=total,
-                    done=done,
+                    total=written.chosen,
+                    done=written.count,
                     gone=gone,
                     canary=state,
                 )
@@ -230,35 +226,21 @@ class DeadLetters:
             yield now()
             ids = iter(chosen)
             if canary is not None and first is not None:
-                there = await self._through(verb, consumer, list(islice(ids, 1)))
-                done, gone = there, 1 - there
+                sent = Canary(self._bus, first, known)
+                there = await self._through(sent.redrive, consumer, list(islice(ids, 1)))
+                written.count, gone = there, 1 - there
                 if there:
                     state = "waiting"
                     yield now()
-                    state = await self._outcome(first, known, canary, trust_silence)
+                    state = await sent.outcome(canary, trust_silence=trust_silence)
                 yield now()
             while some := list(islice(ids, batch)):
-                if rate is not None and done:
+                if rate is not None and written.count:
                     await asyncio.sleep(len(some) / rate)
                 there = await self._through(verb, consumer, some)
-                done += there
+                written.count += there
                 gone += len(some) - there
                 yield now()
-            outcome = "finished"
-        except Exception:
-            outcome = "failed"
-            raise
-        finally:
-            if total:
-                record(
-                    self._audit,
-                    actor=self._actor,
-                    action=action,
-                    target=f"dead letters of {consumer}",
-                    selection=str(selection),
-                    count=done,
-                    outcome=outcome,
-                )
 
     async def _choose(
         self, selection: Selection, consumer: str
@@ -267,12 +249,16 @@ class DeadLetters:
         chosen: list[str] = []
         known: set[str] = set()
         first: DeadLetter | None = None
-        async with aclosing(self._all(consumer)) as letters:
-            async for letter in letters:
+        letters = scanned(self._bus, consumer)
+        async with aclosing(letters or paged(self._bus, consumer)) as all_:
+            async for letter in all_:
                 known.add(letter.id)
                 if selection.includes(letter):
-                    first = first or letter
+                    if first is None or (letters is not None and letter.id < first.id):
+                        first = letter
                     chosen.append(letter.id)
+        if letters is not None:
+            chosen.sort()  # as pages are
         return chosen, known, first
 
     async def _through(self, verb: _Verb, consumer: str, ids: Sequence[str]) -> int:
@@ -290,54 +276,6 @@ class DeadLetters:
                 if loop.time() >= deadline:
                     raise
                 await backoff.pause()
-
-    async def _outcome(
-        self,
-        letter: DeadLetter,
-        known: set[str],
-        seconds: float,
-        trust_silence: bool,  # noqa: FBT001
-    ) -> Literal["handled", "trusted"]:
-        """Return when the event of this letter was handled; raise if it died again.
-
-        It was handled if its consumer has nothing left to handle, and it is no dead letter. A
-        message may be on its way between two of the broker's counts, so they are asked for twice.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        backoff = Backoff(0.05, 1.0)
-        nothing_left = 0
-        while True:
-            over = loop.time() >= deadline
-            try:
-                nothing_left = nothing_left + 1 if await self._has_nothing_left(letter) else 0
-                again = await self._died_again(letter, known)
-            except BusUnavailableError:
-                again, nothing_left = None, 0  # an outage tells nothing
-            if again is not None:
-                raise CanaryFailedError(letter.consumer, letter.message.id, again.error)
-            if nothing_left == _SURE:
-                return "handled"
-            if over:
-                if trust_silence:
-                    return "trusted"
-                raise CanaryFailedError(letter.consumer, letter.message.id, None)
-            await backoff.pause()
-
-    async def _has_nothing_left(self, letter: DeadLetter) -> bool:
-        """Tell whether nothing is left to handle, where the broker counts what is in flight."""
-        try:
-            left = await self._bus.backlog(letter.consumer, topics=[Topic(letter.message.topic)])
-        except UnsupportedByBusError:
-            return False
-        return left.waiting == 0 and left.in_flight == 0 and not left.delayed
-
-    async def _died_again(self, letter: DeadLetter, known: set[str]) -> DeadLetter | None:
-        async with aclosing(self._all(letter.consumer, letter.id)) as letters:
-            async for each in letters:
-                if each.message.id == letter.message.id and each.id not in known:
-                    return each
-        return None
 
 
 def _check(*, batch: int, rate: float | None, canary: float | None) -> None:

@@ -11,11 +11,9 @@ from msgspec import Struct
 
 from events.integration.message import DeadLetter, Message
 
-__all__ = ["read_lines", "to_line"]
-
 
 class _Line(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A body that is text is `body`; any other is `body_base64`."""
+    """One line. A text body is in `body`, any other in `body_base64`."""
 
     id: str
     consumer: str
@@ -36,7 +34,7 @@ _decode = msgspec.json.Decoder(_Line).decode
 
 
 def to_line(letter: DeadLetter) -> str:
-    """Return a dead letter as one line of JSON, without its end of line."""
+    """Return a dead letter as one line of JSON, without the newline."""
     message = letter.message
     text, encoded = _text(message.body), None
     if text is None:
@@ -60,9 +58,9 @@ def to_line(letter: DeadLetter) -> str:
 
 
 def read_lines(lines: Iterable[str | bytes]) -> Iterator[DeadLetter]:
-    """Read what `to_line` wrote; empty lines are left out.
+    """Read lines from `to_line`; empty lines are ignored.
 
-    Raises `ValueError`, which names the line, for one that is no dead letter.
+    Raises `ValueError`, which names the line, for a line that is not a dead letter.
     """
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -74,7 +72,7 @@ def read_lines(lines: Iterable[str | bytes]) -> Iterator[DeadLetter]:
                 body = b64decode(read.body_base64, validate=True)
         except ValueError as error:
             raise ValueError(
-                f"line {number} is no dead letter that was exported by this package: {error}"
+                f"line {number} is not a dead letter that this package exported: {error}"
             ) from None
         message = Message(read.topic, read.type, read.message_id, body, read.headers, read.key)
         yield DeadLetter(

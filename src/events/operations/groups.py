@@ -1,18 +1,22 @@
-"""Dead letters that have one cause, taken together: by consumer, type, reason and fingerprint."""
+"""Dead letters that have one cause, taken together: by consumer, type, reason and fingerprint.
+
+The place in a fingerprint has no line number: a deploy that moves a function in its file must not
+split its group, nor change the id that an operator has copied.
+"""
 
 from __future__ import annotations
 
 import re
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 
 from msgspec import Struct
 
 from events.integration.message import DeadLetter
 
-__all__ = ["Group", "Groups", "fingerprint", "group_id"]
-
-_LONGEST = 400  # characters of an error that tell its cause
+_LONGEST = 400  # characters of an error's first line that tell its cause
+_LOOKED_AT = 2_048  # characters of an error: its place is in the second line
 _MOST = 1_000  # groups: errors whose text never repeats must not fill the memory
 _OTHERS = "others"
 
@@ -27,15 +31,32 @@ _volatile = re.compile(
     re.VERBOSE,
 ).sub
 
+_place = re.compile(r"at ((\S.{0,400}):\d+( in \S+))").fullmatch
+
 
 def fingerprint(error: str) -> str:
-    """Return the first line of an error without what differs from one event to the next.
+    r"""Return an error's class, file and function, or its first line without numbers and ids.
 
+    >>> fingerprint("ValueError: no user 4711\nat shop/mails.py:42 in send")
+    'ValueError at shop/mails.py in send'
     >>> fingerprint("ValueError: no user 4711, asked at 2026-11-29")
     'ValueError: no user #, asked at #'
     """
-    first = error.strip().partition("\n")[0][:_LONGEST]
-    return _volatile("#", first)
+    return _fingerprint(error[:_LOOKED_AT])
+
+
+@lru_cache(1_024)  # errors without numbers and ids are the same text each time
+def _fingerprint(error: str) -> str:
+    first, place = _read(error)
+    if place is None:
+        return _volatile("#", first)
+    return f"{first.partition(':')[0]} at {place[2]}{place[3]}"
+
+
+def _read(error: str) -> tuple[str, re.Match[str] | None]:
+    """Return the first line of an error, and its place if the second line has one."""
+    first, _, rest = error.strip().partition("\n")
+    return first[:_LONGEST], _place(rest.partition("\n")[0])
 
 
 def group_id(letter: DeadLetter) -> str:
@@ -52,13 +73,19 @@ def _id(key: tuple[str, ...]) -> str:
 
 
 class Group(Struct, frozen=True, kw_only=True):
-    """Dead letters of one consumer, type, reason and fingerprint. `sample` is the id of one."""
+    """Dead letters of one consumer, type, reason and fingerprint.
+
+    `sample` is the id of the one that died last, and `error` the first line of its error, numbers
+    and ids stripped. `place` is where that was raised, with its line, if it is known.
+    """
 
     id: str
     consumer: str
     type: str
     reason: str
     fingerprint: str
+    error: str
+    place: str | None
     count: int
     first: datetime
     last: datetime
@@ -66,12 +93,39 @@ class Group(Struct, frozen=True, kw_only=True):
 
 
 class _Count:
-    __slots__ = ("count", "first", "last", "sample")
+    __slots__ = ("count", "error", "first", "last", "sample")
 
     def __init__(self, letter: DeadLetter) -> None:
         self.count = 0
         self.first = self.last = letter.died_at
         self.sample = letter.id
+        self.error = letter.error[:_LOOKED_AT]
+
+    def add(self, letter: DeadLetter) -> None:
+        self.count += 1
+        died_at = letter.died_at
+        if died_at >= self.last:
+            self.last, self.sample = died_at, letter.id
+            self.error = letter.error[:_LOOKED_AT]
+        elif died_at < self.first:
+            self.first = died_at
+
+    def as_group(self, key: tuple[str, str, str, str]) -> Group:
+        consumer, type_, reason, print_ = key
+        error, place = _read(self.error)
+        return Group(
+            id=_id(key),
+            consumer=consumer,
+            type=type_,
+            reason=reason,
+            fingerprint=print_,
+            error=_volatile("#", error),
+            place=place and place[1],
+            count=self.count,
+            first=self.first,
+            last=self.last,
+            sample=self.sample,
+        )
 
 
 class Groups:
@@ -89,24 +143,9 @@ class Groups:
         count = self._counts.get(key)
         if count is None:
             count = self._counts[key] = _Count(letter)
-        count.count += 1
-        count.first = min(count.first, letter.died_at)
-        count.last = max(count.last, letter.died_at)
+        count.add(letter)
 
     def largest_first(self) -> list[Group]:
         """Return the groups, those with most letters first."""
-        groups = [
-            Group(
-                id=_id(key),
-                consumer=key[0],
-                type=key[1],
-                reason=key[2],
-                fingerprint=key[3],
-                count=count.count,
-                first=count.first,
-                last=count.last,
-                sample=count.sample,
-            )
-            for key, count in self._counts.items()
-        ]
+        groups = [count.as_group(key) for key, count in self._counts.items()]
         return sorted(groups, key=lambda group: (-group.count, group.id))

@@ -1,4 +1,4 @@
-"""The parked rows of an outbox: found, sent after all, discarded. The relay need not be started."""
+"""Find, redrive and discard the parked rows of an outbox. The relay need not be started."""
 
 from __future__ import annotations
 
@@ -7,21 +7,18 @@ from contextlib import aclosing
 from datetime import datetime
 from typing import Literal
 
-from msgspec import Struct
-
 from events.errors import NoSuchParkedRowError
 from events.integration.outbox import OutboxRelay, ParkedRow
-from events.operations.audit import Audit, record
-
-__all__ = ["OutboxRows", "ParkedSelection"]
+from events.operations.audit import Audit, recorded
+from events.operations.selection import Conditions
 
 _BATCH = 100
 
 
-class ParkedSelection(Struct, frozen=True, kw_only=True):
-    """Parked rows that meet each condition given; without one, all of them.
+class ParkedSelection(Conditions, frozen=True, kw_only=True):
+    """Parked rows that meet all given conditions; without conditions, all parked rows.
 
-    As `Selection` is for dead letters. `ids` are the rows' own.
+    It is like `Selection` for dead letters. `ids` are ids of rows.
     """
 
     ids: frozenset[int] | None = None
@@ -32,7 +29,7 @@ class ParkedSelection(Struct, frozen=True, kw_only=True):
     before: datetime | None = None
 
     def includes(self, row: ParkedRow) -> bool:
-        """Tell whether a row is one of them."""
+        """Return whether a row meets the conditions."""
         return (
             (self.ids is None or row.id in self.ids)
             and (self.topic is None or row.message.topic == self.topic)
@@ -41,15 +38,6 @@ class ParkedSelection(Struct, frozen=True, kw_only=True):
             and (self.before is None or row.parked_at < self.before)
             and (self.text is None or self.text.casefold() in row.error.casefold())
         )
-
-    def __str__(self) -> str:
-        """Name the conditions, for the audit."""
-        given = [
-            f"{name}={len(self.ids) if name == 'ids' and self.ids else value}"
-            for name in self.__struct_fields__
-            if (value := getattr(self, name)) is not None
-        ]
-        return ", ".join(given) or "all"
 
 
 _EVERYTHING = ParkedSelection()
@@ -64,7 +52,7 @@ class OutboxRows:
         self._audit = audit
 
     async def parked(self, selection: ParkedSelection = _EVERYTHING) -> AsyncGenerator[ParkedRow]:
-        """Give the rows that could not be sent, in the order of their ids, in flat memory."""
+        """Yield the rows that could not be sent, in the order of their ids, in flat memory."""
         after: int | None = None
         while page := await self._relay.parked(limit=_BATCH, after=after):
             for row in page:
@@ -73,44 +61,30 @@ class OutboxRows:
             after = page[-1].id
 
     async def redrive(self, selection: ParkedSelection) -> int:
-        """Have these sent after all, attempts anew; return how many there were.
+        """Queue these for sending again, with 0 attempts; return how many there were.
 
-        Ended half-way, it goes on when it is called again.
+        If it is interrupted, call it again to continue.
         """
         return await self._move("redrive", selection)
 
     async def discard(self, selection: ParkedSelection) -> int:
-        """Delete these for good; otherwise as `redrive`."""
+        """Delete these; otherwise as `redrive`."""
         return await self._move("discard", selection)
 
     async def _move(self, action: Literal["redrive", "discard"], selection: ParkedSelection) -> int:
         verb = self._relay.redrive if action == "redrive" else self._relay.discard
-        done = 0
-        outcome: Literal["finished", "stopped", "failed"] = "stopped"
-        # All ids first: a row that is parked anew must not be met again.
+        # All ids first: a row that is parked again must not be listed twice.
         async with aclosing(self.parked(selection)) as rows:
             ids = [row.id async for row in rows]
-        if not ids:
-            return 0
-        try:
+        target = "parked rows of the outbox"
+        with recorded(
+            self._audit, actor=self._actor, action=action, target=target, selection=selection
+        ) as written:
+            written.chosen = len(ids)
             for start in range(0, len(ids), _BATCH):
                 some = ids[start : start + _BATCH]
                 try:
-                    done += await verb(some)
-                except NoSuchParkedRowError as error:  # somebody else was faster
-                    done += len(some) - len(error.ids)
-            outcome = "finished"
-        except Exception:
-            outcome = "failed"
-            raise
-        finally:
-            record(
-                self._audit,
-                actor=self._actor,
-                action=action,
-                target="parked rows of the outbox",
-                selection=str(selection),
-                count=done,
-                outcome=outcome,
-            )
-        return done
+                    written.count += await verb(some)
+                except NoSuchParkedRowError as error:  # another process was faster
+                    written.count += len(some) - len(error.ids)
+        return written.count

@@ -1,4 +1,4 @@
-"""Who reads what: topics, consumers, types and versions, as text, JSON and Mermaid."""
+"""The topology: topics, consumers, types and versions, as text, JSON and Mermaid."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from events.integration.event import IntegrationEvent
 from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.upcasting import has_upcaster, resolve
 
-__all__ = ["ConsumedType", "ConsumerTopology", "to_mermaid", "to_text", "topology"]
-
 
 class ConsumedType(Struct, frozen=True, kw_only=True):
-    """An event type that a consumer reads: as these versions, and older ones by their upcasters."""
+    """An event type that a consumer reads, with its versions and the older ones it upcasts."""
 
     type: str
     versions: tuple[int, ...]
@@ -24,7 +22,7 @@ class ConsumedType(Struct, frozen=True, kw_only=True):
 
 
 class ConsumerTopology(Struct, frozen=True, kw_only=True):
-    """One registration. `attempts` is None where the bus's own retry policy counts."""
+    """One registration. `attempts` is None if the bus's retry policy applies."""
 
     consumer: str
     topic: str
@@ -35,7 +33,7 @@ class ConsumerTopology(Struct, frozen=True, kw_only=True):
 
 
 def topology(registrations: Iterable[IntegrationEventBusRegistration]) -> list[ConsumerTopology]:
-    """Return the registrations of a bus, by topic and consumer. Nothing needs to be started."""
+    """Return the registrations of a bus, by topic and consumer. The bus need not be started."""
     found = [
         ConsumerTopology(
             consumer=each.consumer.name,
@@ -114,5 +112,5 @@ def to_mermaid(consumers: Iterable[ConsumerTopology]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return it as Mermaid takes any text: what may mean something there, by its number."""
+    """Return a text for Mermaid, with special characters as numeric entities."""
     return "".join(c if c.isalnum() or c in " ._-,():" else f"#{ord(c)};" for c in text)
