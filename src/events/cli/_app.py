@@ -23,22 +23,21 @@ Nothing is started here: a command starts what it needs.
 from __future__ import annotations
 
 import argparse
-import importlib
 import inspect
-import os
-import sys
 import tomllib
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+from events._named import load_named, running
 from events.cli._exit import UsageError
-
-__all__ = ["add_app", "configured", "find", "load", "opened"]
 
 T = TypeVar("T")
 
+_GIVE = (
+    "give a bus, an OutboxRelay, several of them, or a function without arguments that makes them"
+)
 _WANTED = (
     'name the application by --app module:name, or in pyproject.toml as app = "module:name" under '
     "[tool.events]"
@@ -72,55 +71,63 @@ def configured(start: Path | None = None) -> dict[str, Any]:
     return {}
 
 
+def named(path: str | None) -> str:
+    """Return the path given, or the one that pyproject.toml names. Raises `UsageError`."""
+    path = path or configured().get("app")
+    if not path:
+        raise UsageError(_WANTED)
+    return str(path)
+
+
 def load(path: str | None) -> object:
     """Import what `module:name` names, or what pyproject.toml names if it is None.
 
     Raises:
-        UsageError: nothing is named, or it cannot be found. What a module raises that is found is
-            raised as it is.
+        UsageError: nothing is named, or it cannot be found.
+        UserCodeError: a module that is found cannot be imported.
     """
-    path = path or configured().get("app")
-    if not path:
-        raise UsageError(_WANTED)
-    module_name, colon, name = str(path).partition(":")
-    if not (module_name and colon and name):
-        raise UsageError(f"{path!r} is not of the form module:name; {_WANTED}")
-    # As `python -m` does, and a console script does not: what lies here can be imported.
-    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
-        sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
-        found: object = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise UsageError(
-            f"there is no module {error.name!r} to import, in {os.getcwd()} or installed"  # noqa: PTH109
-        ) from None
-    for part in name.split("."):
-        if not hasattr(found, part):
-            raise UsageError(f"{module_name!r} has no {name!r}")
-        found = getattr(found, part)
-    return found
+        return load_named(named(path))
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 @asynccontextmanager
 async def opened(app: object) -> AsyncGenerator[Sequence[object]]:
-    """Give the parts of an application: what it is, or what its function makes, until the end."""
-    made: object = app
-    if callable(app) and not _is_part(app):
-        made = app()
-    if inspect.isawaitable(made):
-        made = await made
-    parts, is_part = _parts(made), _is_part(made)
-    if isinstance(made, AbstractAsyncContextManager) and not is_part:
-        async with cast("AbstractAsyncContextManager[object]", made) as given:
-            yield _parts(given)
-    else:
-        yield parts
+    """Yield the parts of an application, or those that its function makes.
+
+    Raises `UserCodeError` if the function fails.
+    """
+    made = given = app
+    function = app if callable(app) and not _is_part(app) else None
+    if function is not None:
+        _require_no_arguments(function)
+    async with AsyncExitStack() as stack:
+        with running(str(getattr(app, "__module__", ""))):
+            if function is not None:
+                made = function()
+            if inspect.isawaitable(made):
+                made = await made
+            given, is_part = made, _is_part(made)
+            if isinstance(made, AbstractAsyncContextManager) and not is_part:
+                opening = cast("AbstractAsyncContextManager[object]", made)
+                given = await stack.enter_async_context(opening)
+        yield _parts(given)
+
+
+def _require_no_arguments(app: Callable[..., object]) -> None:
+    """Raise a `UsageError` for what cannot be called as it is, such as a web application."""
+    try:
+        inspect.signature(app).bind()
+    except ValueError:  # a class of an extension module: nothing says what it takes
+        return
+    except TypeError:
+        what = getattr(app, "__qualname__", f"of the class {type(app).__qualname__}")
+        raise UsageError(f"the application is {what}, which takes arguments: {_GIVE}") from None
 
 
 def _is_part(given: object) -> bool:
-    """Tell a bus or a relay, both of which are context managers, from a function that makes one."""
+    """Return whether this is a bus or a relay, not a function that makes one."""
     from events.integration.bus import IntegrationEventBus  # noqa: PLC0415 - not for --help
     from events.integration.outbox import OutboxRelay  # noqa: PLC0415
 
@@ -139,10 +146,21 @@ def find(parts: Sequence[object], kind: type[T], what: str) -> T:
     Raises:
         UsageError: there is none, or more than one.
     """
+    found = find_all(parts, kind, what)
+    if len(found) > 1:
+        raise UsageError(
+            f"the application gives {len(found)} of {what}: {_classes(parts)}; give one"
+        )
+    return found[0]
+
+
+def find_all(parts: Sequence[object], kind: type[T], what: str) -> list[T]:
+    """Return each part of this class. Raises `UsageError` where there is none."""
     found = [part for part in parts if isinstance(part, kind)]
-    if len(found) == 1:
-        return found[0]
-    given = ", ".join(type(part).__name__ for part in parts) or "nothing"
-    if found:
-        raise UsageError(f"the application gives {len(found)} of {what}: {given}; give one")
-    raise UsageError(f"the application gives no {what}: it gives {given}")
+    if not found:
+        raise UsageError(f"the application gives no {what}: it gives {_classes(parts)}; {_GIVE}")
+    return found
+
+
+def _classes(parts: Sequence[object]) -> str:
+    return ", ".join(type(part).__name__ for part in parts) or "nothing"

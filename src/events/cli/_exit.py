@@ -1,8 +1,6 @@
-"""How the command ends."""
+"""The exit statuses of the command."""
 
 from __future__ import annotations
-
-__all__ = ["FAILED", "OK", "UNAVAILABLE", "USAGE", "UsageError"]
 
 OK, FAILED, USAGE, UNAVAILABLE = 0, 1, 2, 3
 

@@ -1,24 +1,35 @@
-"""What the commands share that look at a bus, or write to it, without running its consumers."""
+"""Shared by the commands that read or change a bus without running its consumers."""
 
 from __future__ import annotations
 
 import argparse
-import getpass
 import re
-import socket
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 from events.cli._app import configured, find, load, opened
 from events.cli._exit import UsageError
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.operations import AuditFile, DeadLetters, without_consumers
+from events.operations.audit import this_user
+from events.operations.selection import Conditions
 
-__all__ = ["actor_of", "add_writing", "audit_of", "dead_letters", "moment", "whole"]
+T = TypeVar("T")
 
 _AGES = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def add_conditions(verb: argparse.ArgumentParser, *, text_in: str) -> None:
+    """Add the conditions that parked rows and dead letters have in common."""
+    verb.add_argument("--type", metavar="TYPE", help="of this event type")
+    verb.add_argument("--reason", help="of this reason, such as retries-exhausted")
+    verb.add_argument("--text", help=f"with this text in {text_in}")
+    verb.add_argument(
+        "--before", type=moment, metavar="TIME", help="2026-01-31T12:00, or an age as 90m, 2h, 3d"
+    )
 
 
 def add_writing(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +49,22 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_all(verb: argparse.ArgumentParser) -> None:
+    """Add what a command needs that changes all that it chooses."""
+    verb.add_argument("--all", action="store_true", help="all that the other options leave")
+    add_writing(verb)
+
+
+def require_choice(selection: Conditions, arguments: argparse.Namespace, options: str) -> None:
+    """Raise `UsageError` where nothing says what to change, not even `--all`."""
+    if selection == type(selection)() and not arguments.all:
+        raise UsageError(f"say which to {arguments.verb}: {options}, or --all")
+
+
 def actor_of(arguments: argparse.Namespace) -> str:
     """Return who does it."""
     given: str | None = getattr(arguments, "actor", None)
-    return given or f"{getpass.getuser()}@{socket.gethostname()}"
+    return given or this_user()
 
 
 def audit_of(arguments: argparse.Namespace) -> AuditFile | None:
@@ -52,13 +75,22 @@ def audit_of(arguments: argparse.Namespace) -> AuditFile | None:
 
 def moment(text: str) -> datetime:
     """Read a time: ISO 8601, local unless it names a zone, or an age as `90m`, `2h`, `3d`."""
+    return _time(text, "an age", -1)
+
+
+def future(text: str) -> datetime:
+    """Read a time as `moment` does, where `90m` is from now on."""
+    return _time(text, "a span", 1)
+
+
+def _time(text: str, span: str, direction: int) -> datetime:
     if found := re.fullmatch(r"(\d+)([smhd])", text):
-        return datetime.now(UTC) - timedelta(**{_AGES[found[2]]: int(found[1])})
+        return datetime.now(UTC) + direction * timedelta(**{_AGES[found[2]]: int(found[1])})
     try:
         return datetime.fromisoformat(text).astimezone()
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is neither a time as 2026-01-31T12:00 nor an age as 90m, 2h or 3d"
+            f"{text!r} is neither a time as 2026-01-31T12:00 nor {span} as 90m, 2h or 3d"
         ) from None
 
 
@@ -69,9 +101,35 @@ def whole(text: str) -> int:
     return int(text)
 
 
+async def count_of(found: AsyncGenerator[object]) -> int:
+    """Return how many are found."""
+    async with aclosing(found) as each:
+        return sum([1 async for _ in each])
+
+
+async def up_to(limit: int, found: AsyncGenerator[T]) -> list[T]:
+    """Return as many as are found, or `limit` and one more, which says that there are more."""
+    some: list[T] = []
+    async with aclosing(found) as each:
+        async for one in each:
+            some.append(one)
+            if len(some) > limit:
+                break
+    return some
+
+
+def chosen_of(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Return the conditions of these names that were given, and the ids, if the verb takes any."""
+    ids: Sequence[object] = getattr(arguments, "ids", None) or ()
+    return {
+        "ids": frozenset(ids) if ids else None,
+        **{name: getattr(arguments, name) for name in names},
+    }
+
+
 @asynccontextmanager
 async def dead_letters(arguments: argparse.Namespace) -> AsyncGenerator[DeadLetters]:
-    """Give the dead letters of the application's bus, which does not consume meanwhile."""
+    """Yield the dead letters of the application's bus, which does not consume meanwhile."""
     async with opened(load(arguments.app)) as parts:
         bus = find(parts, TransportIntegrationEventBus, "bus over a broker")
         async with without_consumers(bus) as registrations:

@@ -1,7 +1,8 @@
-"""What a command prints: text that cannot control the terminal, or one JSON object a line."""
+"""The output of commands: text without control characters, or one JSON object a line."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime
@@ -9,11 +10,15 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["note", "plain", "print_json", "print_table", "when"]
+
+def add_json(*parsers: argparse.ArgumentParser) -> None:
+    """Add the option `--json`, for output to other programs."""
+    for parser in parsers:
+        parser.add_argument("--json", action="store_true", help="print one JSON object a line")
 
 
 def plain(text: str, *, lines: bool = False) -> str:
-    """Return the text with what is not printable as escapes; `lines` keeps the ends of lines."""
+    """Return the text with unprintable characters escaped; `lines` keeps newlines."""
     return "".join(
         c if c.isprintable() or (lines and c in "\n\t") else c.encode("unicode_escape").decode()
         for c in text
@@ -21,8 +26,13 @@ def plain(text: str, *, lines: bool = False) -> str:
 
 
 def when(time: datetime) -> str:
-    """Return a time as it is local to the terminal."""
+    """Return a time in the local time zone."""
     return time.astimezone().isoformat(sep=" ", timespec="seconds")
+
+
+def first_line(error: str | None) -> str:
+    """Return the first line of an error, for tables."""
+    return (error or "").strip().partition("\n")[0]
 
 
 def print_json(value: Any) -> None:
@@ -31,7 +41,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows in columns; the last column is as wide as it is."""
+    """Print rows in columns; the last column has no fixed width."""
     table = [list(heads), *([plain(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in table) for column in range(len(heads) - 1)]
     for row in table:
@@ -40,5 +50,5 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 
 
 def note(text: str) -> None:
-    """Say something that is no result: to standard error."""
+    """Print a message that is not a result to standard error."""
     sys.stderr.write(plain(text) + "\n")

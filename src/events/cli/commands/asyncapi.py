@@ -11,8 +11,6 @@ from events.cli._app import add_app
 from events.cli._exit import OK
 from events.cli.commands.schema import service_of
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `events asyncapi`."""
@@ -22,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FILE",
-        help="write it there, in YAML if the name ends so (default: JSON, to the terminal)",
+        help="the output file, YAML if its name ends so (default: JSON, to the terminal)",
     )
     parser.add_argument(
         "--document-version", default="1.0.0", metavar="VERSION", help="default: %(default)s"

@@ -10,8 +10,6 @@ from events.cli._app import add_app
 from events.cli._exit import OK, UsageError
 from events.cli.commands.schema import service_of
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `events catalog`."""
@@ -35,14 +33,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the site."""
-    from events.contracts.catalog import write_site  # noqa: PLC0415 - not for --help
+    from events.contracts.catalog.site import write_site  # noqa: PLC0415 - not for --help
     from events.contracts.foreign import read_contracts  # noqa: PLC0415
     from events.contracts.lock import Lock, lock_of  # noqa: PLC0415
 
     locks: list[Lock] = []
     for path in arguments.locks:
         if not path.is_file():
-            raise UsageError(f"{path}: there is no such file")
+            raise UsageError(f"{path}: the file does not exist")
         locks.append(read_contracts(path))
     if not locks:
         locks = [lock_of(asyncio.run(service_of(arguments.app)))]

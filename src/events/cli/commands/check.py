@@ -6,19 +6,17 @@ import argparse
 import asyncio
 import sys
 
+from events._named import UserCodeError, traceback_of
 from events.cli._app import add_app, load, opened
 from events.cli._exit import FAILED, OK, UNAVAILABLE, UsageError
-from events.cli._output import plain, print_json
-from events.errors import EventsError
-from events.operations.checking import Finding, check
-
-__all__ = ["add_arguments", "run"]
+from events.cli._output import add_json, plain, print_json
+from events.operations.checking import Finding, check, out_of_reach
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `events check`."""
     add_app(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    add_json(parser)
     parser.add_argument(
         "--offline", action="store_true", help="ask neither a broker nor a database"
     )
@@ -47,7 +45,7 @@ async def _findings(arguments: argparse.Namespace) -> list[Finding]:
             if not found and not arguments.offline:
                 raise UsageError("the application gives neither a bus nor an OutboxRelay to check")
             return found
-    except EventsError as error:  # on defining an event class, a handler, a bus
-        return [Finding(what="the application", problem=str(error))]
-    except ImportError as error:
-        return [Finding(what="imports of the application", problem=str(error))]
+    except UserCodeError as error:  # on importing it, on defining an event class or a bus
+        sys.stderr.write(traceback_of(error) or "")
+        down = out_of_reach(error)
+        return [Finding(what="the application", problem=str(error), unavailable=down)]

@@ -10,8 +10,6 @@ from typing import Any, cast
 
 from events.cli._exit import OK
 
-__all__ = ["add_arguments", "run"]
-
 _SCRIPT = """\
 _events() {{
     local words="" at="" each
@@ -59,6 +57,8 @@ def _collect(parser: argparse.ArgumentParser, at: str, words: dict[str, list[str
     here = words[at] = []
     actions: list[Any] = parser._actions  # noqa: SLF001 - argparse shows them nowhere else
     for action in actions:
+        if action.help == argparse.SUPPRESS:
+            continue
         here += [option for option in action.option_strings if option.startswith("--")]
         choices: object = action.choices
         if isinstance(choices, Mapping):  # of verbs

@@ -14,77 +14,85 @@ import msgspec
 
 from events.cli._app import add_app
 from events.cli._exit import FAILED, OK, UsageError
-from events.cli._operating import add_writing, dead_letters, moment, whole
-from events.cli._output import note, plain, print_json, print_table, when
-from events.integration.message import DeadLetter
+from events.cli._operating import (
+    add_all,
+    add_conditions,
+    chosen_of,
+    dead_letters,
+    moment,
+    require_choice,
+    up_to,
+    whole,
+)
+from events.cli._output import add_json, first_line, note, plain, print_json, print_table, when
 from events.operations import DeadLetters, Progress, Selection, read_lines, to_line
-
-__all__ = ["add_arguments", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verbs and their arguments."""
+    parser.epilog = (
+        "First `groups` for the causes, then `show` for one of them. When the cause is fixed, "
+        "`redrive --group ID` sends one back, waits for its outcome, and sends the others."
+    )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     groups = verbs.add_parser("groups", help="count dead letters by consumer, type and error")
     listed = verbs.add_parser("list", help="list dead letters, oldest first")
-    show = verbs.add_parser("show", help="show one dead letter with all that is known of it")
-    redrive = verbs.add_parser("redrive", help="send dead letters back to their consumer")
-    discard = verbs.add_parser("discard", help="remove dead letters for good")
+    show = verbs.add_parser("show", help="show one dead letter with all its details")
+    redrive = verbs.add_parser(
+        "redrive",
+        help="send dead letters back to their consumer",
+        description="Send dead letters back to their consumer: one first, and the others after it "
+        "was handled.",
+    )
+    discard = verbs.add_parser("discard", help="delete dead letters")
     export = verbs.add_parser("export", help="write dead letters as JSON lines")
 
     for verb in (groups, listed, show, redrive, discard, export):
         add_app(verb)
         verb.add_argument(
-            "--consumer", metavar="NAME", help="of this consumer alone (default: of each)"
+            "--consumer", metavar="NAME", help="only of this consumer (default: of all)"
         )
     show.add_argument("id", help="the id of a dead letter, as `events dead list` prints it")
     for verb in (groups, listed, redrive, discard, export):
         _add_selection(verb)
-    for verb in (groups, listed, show, redrive, discard):
-        verb.add_argument("--json", action="store_true", help="print one JSON object a line")
+    add_json(groups, listed, show, redrive, discard)
     listed.add_argument("--limit", type=whole, default=100, help="default: %(default)s")
     export.add_argument(
         "--output", type=Path, metavar="FILE", help="a new file (default: standard output)"
     )
     for verb in (redrive, discard):
         verb.add_argument("--id", action="append", dest="ids", metavar="ID", help="repeatable")
-        verb.add_argument("--all", action="store_true", help="all that the other options leave")
         verb.add_argument(
             "--from",
             dest="source",
             type=Path,
             metavar="FILE",
-            help="those of a file that `events dead export` wrote",
+            help="the dead letters in a file that `events dead export` wrote",
         )
         verb.add_argument(
-            "--batch", type=whole, default=100, help="how many at once; default: %(default)s"
+            "--batch", type=whole, default=100, help="the size of a batch; default: %(default)s"
         )
-        verb.add_argument("--rate", type=_amount, metavar="N", help="at most so many a second")
-        add_writing(verb)
-    redrive.add_argument("--no-canary", action="store_true", help="do not wait for the first one")
+        verb.add_argument("--rate", type=_amount, metavar="N", help="the maximum per second")
+        add_all(verb)
+    redrive.add_argument("--no-canary", action="store_true", help="do not redrive one first")
     redrive.add_argument(
         "--canary-wait",
         type=_amount,
         default=30.0,
         metavar="SECONDS",
-        help="how long to wait for what becomes of the first one; default: %(default)g",
+        help="how long to wait for the outcome of the first one; default: %(default)g",
     )
     redrive.add_argument(
         "--trust-silence",
         action="store_true",
-        help="go on if the first one has not died again by then",
+        help="continue if the first one has not failed again by then",
     )
 
 
 def _add_selection(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--group", metavar="ID", help="of this group, as `events dead groups` has it")
-    verb.add_argument("--type", metavar="TYPE", help="of this event type")
-    verb.add_argument("--reason", help="of this reason, such as retries-exhausted")
-    verb.add_argument("--text", help="with this text in the error or the body")
-    verb.add_argument(
-        "--since", type=moment, metavar="TIME", help="2026-01-31T12:00, or an age as 90m, 2h, 3d"
-    )
-    verb.add_argument("--before", type=moment, metavar="TIME", help="as --since")
+    verb.add_argument("--group", metavar="ID", help="of this group: see `events dead groups`")
+    verb.add_argument("--since", type=moment, metavar="TIME", help="as --before")
+    add_conditions(verb, text_in="the error or the body")
 
 
 def _amount(text: str) -> float:
@@ -93,7 +101,7 @@ def _amount(text: str) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
 
 
@@ -117,8 +125,8 @@ async def _run(verb: Any, arguments: argparse.Namespace) -> int:
 
 
 def _selection(arguments: argparse.Namespace, **more: Any) -> Selection:
-    names = ("group", "type", "reason", "text", "since", "before")
-    return Selection(**{name: getattr(arguments, name) for name in names}, **more)
+    given = chosen_of(arguments, "group", "type", "reason", "text", "since", "before")
+    return Selection(**{**given, **more})
 
 
 async def _groups(letters: DeadLetters, arguments: argparse.Namespace) -> int:
@@ -131,7 +139,7 @@ async def _groups(letters: DeadLetters, arguments: argparse.Namespace) -> int:
         note("no dead letters")
         return OK
     print_table(
-        ("group", "count", "consumer", "type", "reason", "first", "last", "error"),
+        ("group", "count", "consumer", "type", "reason", "first", "last", "place", "error"),
         (
             (
                 g.id,
@@ -141,21 +149,18 @@ async def _groups(letters: DeadLetters, arguments: argparse.Namespace) -> int:
                 g.reason,
                 when(g.first),
                 when(g.last),
-                g.fingerprint,
+                g.place or "-",
+                g.error,
             )
             for g in groups
         ),
     )
+    note("next: `events dead list --group ID`; after the repair `events dead redrive --group ID`")
     return OK
 
 
 async def _list(letters: DeadLetters, arguments: argparse.Namespace) -> int:
-    found: list[DeadLetter] = []
-    async with aclosing(letters.search(_selection(arguments))) as searched:
-        async for letter in searched:
-            found.append(letter)
-            if len(found) > arguments.limit:
-                break
+    found = await up_to(arguments.limit, letters.search(_selection(arguments)))
     listed = found[: arguments.limit]
     if arguments.json:
         for letter in listed:
@@ -171,7 +176,7 @@ async def _list(letters: DeadLetters, arguments: argparse.Namespace) -> int:
                     each.message.type,
                     each.reason,
                     each.attempts,
-                    each.error.strip().partition("\n")[0],
+                    first_line(each.error),
                 )
                 for each in listed
             ),
@@ -230,7 +235,7 @@ async def _export(letters: DeadLetters, arguments: argparse.Namespace) -> int:
         raise UsageError(f"--output {arguments.output}: {error.strerror}") from None
     with file:
         count = await _write(letters, arguments, file)
-    note(f"{count} dead letters are in {arguments.output}; they are dead letters still")
+    note(f"wrote {count} dead letters to {arguments.output}; they remain dead letters")
     return OK
 
 
@@ -250,7 +255,8 @@ async def _move(letters: DeadLetters, arguments: argparse.Namespace) -> int:
     complete, any_chosen = True, False
     for consumer, selection in _targets(letters, arguments).items():
         if arguments.dry_run:
-            count = await _count_of(letters, selection, consumer)
+            groups = await letters.groups(selection, consumer=consumer)
+            count = sum(group.count for group in groups)
             last = Progress(action=arguments.verb, consumer=consumer, total=count)
         else:
             last = await _moved(_begun(letters, selection, consumer, arguments))
@@ -258,22 +264,19 @@ async def _move(letters: DeadLetters, arguments: argparse.Namespace) -> int:
         any_chosen |= last.total > 0
         _report(last, arguments)
     if not any_chosen:
-        note("no dead letters are chosen: nothing to do")
+        note("no dead letters match: nothing to do")
     return OK if complete else FAILED
 
 
 def _targets(letters: DeadLetters, arguments: argparse.Namespace) -> Mapping[str, Selection]:
-    """Return the selection for each consumer, from the file or the options; refuse none at all."""
-    selection = _selection(arguments, ids=frozenset(arguments.ids) if arguments.ids else None)
+    """Return the selection for each consumer, from the file or the options; raise without any."""
+    selection = _selection(arguments)
     if arguments.source is None:
-        if selection == Selection() and not arguments.all:
-            raise UsageError(
-                f"say which to {arguments.verb}: --id, --group, --type, --reason, --text, --since, "
-                f"--before, --from, or --all"
-            )
+        options = "--id, --group, --type, --reason, --text, --since, --before, --from"
+        require_choice(selection, arguments, options)
         return dict.fromkeys(letters.consumers, selection)
     if arguments.ids:
-        raise UsageError("give --id or --from, not both")
+        raise UsageError("use --id or --from, not both")
     ids: dict[str, set[str]] = {}
     try:
         with arguments.source.open("rb") as file:
@@ -288,11 +291,6 @@ def _targets(letters: DeadLetters, arguments: argparse.Namespace) -> Mapping[str
         for consumer, some in ids.items()
         if arguments.consumer in {None, consumer}
     }
-
-
-async def _count_of(letters: DeadLetters, selection: Selection, consumer: str) -> int:
-    async with aclosing(letters.search(selection, consumer=consumer)) as found:
-        return sum([1 async for _ in found])
 
 
 def _begun(
@@ -313,7 +311,7 @@ def _begun(
 
 
 async def _moved(begun: AsyncGenerator[Progress]) -> Progress:
-    """Follow it to its end; ended before that, say how far it came and how it goes on."""
+    """Run it to its end; if it is interrupted, print how far it came and how to continue."""
     last: Progress | None = None
     try:
         async with aclosing(begun) as steps:
@@ -323,8 +321,8 @@ async def _moved(begun: AsyncGenerator[Progress]) -> Progress:
     except BaseException:
         if last is not None:
             note(
-                f"{last.consumer}: stopped after {last.done} of {last.total}; the others are dead "
-                f"letters still: run the same command again to go on"
+                f"{last.consumer}: stopped after {last.done} of {last.total}; the others remain "
+                f"dead letters: run the same command again to continue"
             )
         raise
     assert last is not None  # noqa: S101 - the first step comes before any work
@@ -333,7 +331,7 @@ async def _moved(begun: AsyncGenerator[Progress]) -> Progress:
 
 def _say(progress: Progress) -> None:
     if progress.canary == "waiting":
-        note(f"{progress.consumer}: one was sent back, waiting for what becomes of it")
+        note(f"{progress.consumer}: one was redriven, waiting for its outcome")
     elif progress.done:
         note(f"{progress.consumer}: {progress.done} of {progress.total}")
 
@@ -347,5 +345,5 @@ def _report(last: Progress, arguments: argparse.Namespace) -> None:
     if arguments.dry_run:
         sys.stdout.write(f"{plain(last.consumer)}: {last.total} would be {verb}\n")
     elif last.total:
-        gone = f", {last.gone} were gone before their turn" if last.gone else ""
+        gone = f", {last.gone} no longer existed" if last.gone else ""
         sys.stdout.write(f"{plain(last.consumer)}: {last.done} of {last.total} {verb}{gone}\n")

@@ -12,8 +12,6 @@ from events.cli._output import note, plain, print_json
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.operations.topology import to_mermaid, to_text, topology
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `events describe`."""
@@ -24,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the topology; no broker is asked."""
+    """Print the topology, without connecting to a broker."""
     return asyncio.run(_run(arguments))
 
 

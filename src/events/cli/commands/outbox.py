@@ -1,24 +1,43 @@
-"""`events outbox`: what is in the outbox, and what could not be sent from it."""
+"""`events outbox`: what is in the outbox, and what could not be sent from it.
+
+What is scheduled may also wait in a bus on a database, which needs no relay.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from typing import Any, Final
 
-from events.cli._app import add_app, find, load, opened
+from events.cli._app import add_app, find, find_all, load, opened
 from events.cli._exit import FAILED, OK, UsageError
-from events.cli._operating import actor_of, add_writing, audit_of, moment, whole
-from events.cli._output import note, plain, print_json, print_table, when
+from events.cli._operating import (
+    actor_of,
+    add_all,
+    add_conditions,
+    audit_of,
+    chosen_of,
+    count_of,
+    future,
+    require_choice,
+    up_to,
+    whole,
+)
+from events.cli._output import add_json, first_line, note, plain, print_json, print_table, when
 from events.errors import EventsError, OutboxError
-from events.integration.outbox import PARTITIONS, OutboxRelay, ParkedRow
+from events.integration.outbox import (
+    PARTITIONS,
+    OutboxRelay,
+    ParkedRow,
+    ScheduledEvent,
+    ScheduledRow,
+)
 from events.integration.pipeline.retry import describe
 from events.operations.outbox import OutboxRows, ParkedSelection
-
-__all__ = ["add_arguments", "run"]
+from events.operations.schedules import ScheduledEvents, ScheduleSelection, Scheduling
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,22 +49,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parked = verbs.add_parser("parked", help="list the rows that could not be sent, and why")
     redrive = verbs.add_parser("redrive", help="have parked rows sent after all")
     discard = verbs.add_parser("discard", help="delete parked rows for good")
-    for verb in (stats, scheduled, partitions, parked, redrive, discard):
+    cancel = verbs.add_parser("cancel", help="take scheduled events back")
+    reschedule = verbs.add_parser("reschedule", help="have scheduled events sent at another time")
+    every = (stats, scheduled, partitions, parked, redrive, discard, cancel, reschedule)
+    for verb in every:
         add_app(verb)
-        verb.add_argument("--json", action="store_true", help="print one JSON object a line")
+    add_json(*every)
     scheduled.add_argument("--limit", type=whole, default=100, help="default: %(default)s")
+    for verb in (scheduled, cancel, reschedule):
+        verb.add_argument("--topic", metavar="NAME", help="under a schedule id, of this topic")
+        verb.add_argument("--prefix", metavar="TEXT", help="whose schedule id begins so")
+        verb.add_argument(
+            "--before", type=future, metavar="TIME", help="due before 2026-01-31T12:00, or in 90m"
+        )
+    reschedule.add_argument(
+        "--to", type=future, metavar="TIME", required=True, help="2026-01-31T12:00, or in 90m"
+    )
+    for verb in (cancel, reschedule):
+        verb.add_argument("ids", nargs="*", metavar="SCHEDULE", help="as `scheduled` shows them")
+        add_all(verb)
     for verb in (parked, redrive, discard):
         verb.add_argument("--topic", metavar="NAME", help="of this topic")
-        verb.add_argument("--type", metavar="TYPE", help="of this event type")
-        verb.add_argument("--reason", help="of this reason, such as retries-exhausted")
-        verb.add_argument("--text", help="with this text in the error")
-        verb.add_argument(
-            "--before", type=moment, metavar="TIME", help="2026-01-31T12:00, or an age as 90m"
-        )
+        add_conditions(verb, text_in="the error")
     for verb in (redrive, discard):
         verb.add_argument("ids", nargs="*", type=int, metavar="ID", help="as `parked` shows them")
-        verb.add_argument("--all", action="store_true", help="all that the other options leave")
-        add_writing(verb)
+        add_all(verb)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,31 +82,28 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 async def _run(arguments: argparse.Namespace) -> int:
-    verbs = {
-        "stats": _stats,
-        "scheduled": _scheduled,
-        "partitions": _partitions,
-        "parked": _parked,
-        "redrive": _move,
-        "discard": _move,
-    }
-    async with _opened(arguments) as relay:
+    async with opened(load(arguments.app)) as parts:
+        of_schedules = _OF_SCHEDULES.get(arguments.verb)
+        places: list[Any] = (
+            find_all(parts, Scheduling, "OutboxRelay, and no bus on a database")
+            if of_schedules
+            else [find(parts, OutboxRelay, "OutboxRelay")]
+        )
         try:
-            await relay.check()
-            return await verbs[arguments.verb](relay, arguments)
+            for place in places:
+                if isinstance(place, OutboxRelay):
+                    await place.check()
+            if of_schedules:
+                return await of_schedules(places, arguments)
+            return await _OF_THE_OUTBOX[arguments.verb](places[0], arguments)
         except (EventsError, UsageError):
             raise
         except Exception as error:  # whatever the database's library raises
             reason = describe(error).splitlines()[0]
+            where = ", ".join(map(repr, places))
             raise OutboxError(
-                f"{arguments.verb} failed on {relay!r}, is its database up? {reason}"
+                f"{arguments.verb} failed on {where}, is its database up? {reason}"
             ) from error
-
-
-@asynccontextmanager
-async def _opened(arguments: argparse.Namespace) -> AsyncGenerator[OutboxRelay]:
-    async with opened(load(arguments.app)) as parts:
-        yield find(parts, OutboxRelay, "OutboxRelay")
 
 
 async def _stats(relay: OutboxRelay, arguments: argparse.Namespace) -> int:
@@ -94,27 +119,31 @@ async def _stats(relay: OutboxRelay, arguments: argparse.Namespace) -> int:
     return OK
 
 
-async def _scheduled(relay: OutboxRelay, arguments: argparse.Namespace) -> int:
-    found = await relay.scheduled(limit=arguments.limit + 1)
+def _schedules(arguments: argparse.Namespace) -> ScheduleSelection:
+    return ScheduleSelection(**chosen_of(arguments, "topic", "prefix", "before"))
+
+
+async def _scheduled(places: Sequence[Scheduling], arguments: argparse.Namespace) -> int:
+    """Print what waits under a schedule id and, without a condition, the other outbox rows."""
+    most = arguments.limit + 1
+    selection = _schedules(arguments)
+    found: list[ScheduledEvent | ScheduledRow] = []
+    for place in places:
+        if len(found) < most:
+            events = ScheduledEvents(place, actor="").find(selection)
+            found += await up_to(arguments.limit - len(found), events)
+    if selection == ScheduleSelection():
+        for place in places:
+            if isinstance(place, OutboxRelay) and len(found) < most:
+                found += await place.scheduled(limit=most - len(found))
     rows = found[: arguments.limit]
     if arguments.json:
         for row in rows:
             print_json(row)
     elif rows:
         print_table(
-            ("id", "not before", "topic", "type", "event id", "attempts", "error"),
-            (
-                (
-                    row.id,
-                    when(row.available_at),
-                    row.topic,
-                    row.type,
-                    row.event_id,
-                    row.attempts,
-                    (row.error or "").strip().partition("\n")[0],
-                )
-                for row in rows
-            ),
+            ("schedule", "id", "not before", "topic", "type", "event id", "attempts", "error"),
+            map(_shown, rows),
         )
     else:
         note("no scheduled rows")
@@ -123,8 +152,33 @@ async def _scheduled(relay: OutboxRelay, arguments: argparse.Namespace) -> int:
     return OK
 
 
+def _shown(row: ScheduledEvent | ScheduledRow) -> Sequence[object]:
+    at = (when(row.available_at), row.topic, row.type, row.event_id)
+    if isinstance(row, ScheduledEvent):  # its number is one of another table, and chooses nothing
+        return (row.schedule_id, "", *at, 0, "")
+    return ("", row.id, *at, row.attempts, first_line(row.error))
+
+
+async def _change(places: Sequence[Scheduling], arguments: argparse.Namespace) -> int:
+    """Cancel or reschedule."""
+    selection = _schedules(arguments)
+    require_choice(selection, arguments, "schedule ids, --topic, --prefix, --before")
+    count = 0
+    for place in places:
+        events = ScheduledEvents(place, actor=actor_of(arguments), audit=audit_of(arguments))
+        if arguments.dry_run:
+            count += await count_of(events.find(selection))
+        elif arguments.verb == "cancel":
+            count += await events.cancel(selection)
+        else:
+            count += await events.reschedule(selection, arguments.to)
+    done = {"cancel": "cancelled", "reschedule": "rescheduled"}[arguments.verb]
+    left = "do not wait any more, or are not chosen"
+    return _report(arguments, selection, count, "scheduled events", done, left)
+
+
 async def _partitions(relay: OutboxRelay, arguments: argparse.Namespace) -> int:
-    """Print the relays, and say which partitions nobody holds: their rows wait."""
+    """Print the relays, and the partitions without a relay: their rows wait."""
     leases = await relay.leases()
     held: set[int] = set()
     for lease in leases:
@@ -150,13 +204,12 @@ async def _partitions(relay: OutboxRelay, arguments: argparse.Namespace) -> int:
             ),
         )
     if free:
-        note(f"nobody holds {len(free)} of {PARTITIONS} partitions: {' '.join(map(str, free))}")
+        note(f"no relay holds {len(free)} of {PARTITIONS} partitions: {' '.join(map(str, free))}")
     return OK
 
 
-def _selection(arguments: argparse.Namespace, **more: Any) -> ParkedSelection:
-    names = ("topic", "type", "reason", "text", "before")
-    return ParkedSelection(**{name: getattr(arguments, name) for name in names}, **more)
+def _selection(arguments: argparse.Namespace) -> ParkedSelection:
+    return ParkedSelection(**chosen_of(arguments, "topic", "type", "reason", "text", "before"))
 
 
 async def _parked(relay: OutboxRelay, arguments: argparse.Namespace) -> int:
@@ -177,7 +230,7 @@ async def _parked(relay: OutboxRelay, arguments: argparse.Namespace) -> int:
                     row.message.id,
                     row.reason,
                     row.attempts,
-                    row.error.strip().partition("\n")[0],
+                    first_line(row.error),
                 )
                 for row in found
             ),
@@ -206,27 +259,46 @@ def _fields(row: ParkedRow) -> dict[str, Any]:
 
 
 async def _move(relay: OutboxRelay, arguments: argparse.Namespace) -> int:
-    selection = _selection(arguments, ids=frozenset(arguments.ids) if arguments.ids else None)
-    if selection == ParkedSelection() and not arguments.all:
-        raise UsageError(
-            f"say which to {arguments.verb}: ids, --topic, --type, --reason, --text, --before, "
-            f"or --all"
-        )
+    selection = _selection(arguments)
+    require_choice(selection, arguments, "ids, --topic, --type, --reason, --text, --before")
     rows = OutboxRows(relay, actor=actor_of(arguments), audit=audit_of(arguments))
     if arguments.dry_run:
-        async with aclosing(rows.parked(selection)) as chosen:
-            count = sum([1 async for _ in chosen])
+        count = await count_of(rows.parked(selection))
     elif arguments.verb == "redrive":
         count = await rows.redrive(selection)
     else:
         count = await rows.discard(selection)
+    done = {"redrive": "put back", "discard": "discarded"}[arguments.verb]
+    left = "are no parked rows that are chosen"
+    return _report(arguments, selection, count, "parked rows", done, left)
+
+
+def _report(
+    arguments: argparse.Namespace,
+    selection: ParkedSelection | ScheduleSelection,
+    count: int,
+    what: str,
+    done: str,
+    left: str,
+) -> int:
     if arguments.json:
         print_json({"action": arguments.verb, "count": count, "dry_run": arguments.dry_run})
     else:
         would = "would be " if arguments.dry_run else ""
-        verb = {"redrive": "put back", "discard": "discarded"}[arguments.verb]
-        sys.stdout.write(plain(f"{count} parked rows {would}{verb}") + "\n")
+        sys.stdout.write(plain(f"{count} {what} {would}{done}") + "\n")
     if selection.ids is not None and count < len(selection.ids):
-        note(f"{len(selection.ids) - count} of the ids are no parked rows that are chosen")
+        note(f"{len(selection.ids) - count} of the ids {left}")
         return FAILED
     return OK
+
+
+_OF_SCHEDULES: Final[
+    dict[str, Callable[[Sequence[Scheduling], argparse.Namespace], Awaitable[int]]]
+] = {"scheduled": _scheduled, "cancel": _change, "reschedule": _change}
+_OF_THE_OUTBOX: Final[dict[str, Callable[[OutboxRelay, argparse.Namespace], Awaitable[int]]]] = {
+    "stats": _stats,
+    "partitions": _partitions,
+    "parked": _parked,
+    "redrive": _move,
+    "discard": _move,
+}

@@ -7,8 +7,6 @@ import argparse
 from events.cli._app import configured
 from events.cli._exit import UsageError
 
-__all__ = ["add_arguments", "run"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `events relay`."""
@@ -16,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs="*",
         metavar="MODULE:FACTORY | DATABASE BROKER",
-        help="what makes the relay, as in myservice.relay:make_relay; or two URLs, each of which "
-        "may be env:NAME (default: relay under [tool.events] in pyproject.toml)",
+        help="the factory of the relay, as in myservice.relay:make_relay; or two URLs, each of "
+        "which may be env:NAME (default: relay under [tool.events] in pyproject.toml)",
     )
     parser.add_argument("--log-level", default="INFO", help="default: %(default)s")
 
@@ -35,7 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     verb = words[2:] or [word for word in words[1:] if ":" not in word]
     if verb:
         raise UsageError(
-            f"`events relay` runs a relay, and does not take {' '.join(verb)!r}: its rows are for "
-            f"`events outbox` and `events-relay`"
+            f"`events relay` does not take {' '.join(verb)!r}: for the rows of the outbox, use "
+            f"`events outbox` or `events-relay`"
         )
     return main([*words, "run", "--log-level", arguments.log_level], prog="events relay")

@@ -11,8 +11,7 @@ from typing import Any
 
 from events.cli._app import add_app, find, load, opened
 from events.cli._exit import FAILED, OK, UsageError
-
-__all__ = ["add_arguments", "run", "service_of"]
+from events.cli._output import add_json, print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     lock = verbs.add_parser("lock", help="write the lock file")
     check = verbs.add_parser("check", help="compare the code with the lock file, for each consumer")
-    diff = verbs.add_parser("diff", help="say what differs between the lock file and the code")
+    diff = verbs.add_parser("diff", help="show the differences between the lock file and the code")
     for verb in (lock, check, diff):
         add_app(verb)
         verb.add_argument(
@@ -31,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help="default: %(default)s",
         )
     lock.add_argument(
-        "--accept-breaking", action="store_true", help="write it although consumers break"
+        "--accept-breaking",
+        action="store_true",
+        help="write the lock file although consumers break",
     )
     for verb in (check, diff):
         verb.add_argument(
@@ -50,9 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TYPE.vN",
-        help="an event whose errors are known: warn of them",
+        help="report the errors of this event only as warnings",
     )
     check.add_argument("--format", choices=["text", "json", "github", "sarif"], default="text")
+    check.add_argument(
+        "--json", action="store_const", const="json", dest="format", help="short for --format json"
+    )
+    add_json(diff)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,7 +88,7 @@ def _lock(service: Any, arguments: argparse.Namespace) -> int:
         if found:
             broken = [each for each in verdicts if any(f in found for f in each.findings)]
             print(FORMATS["text"](broken, found))
-            print(f"{path} is left as it was; --accept-breaking writes it all the same")
+            print(f"{path} was not changed; use --accept-breaking to write it nevertheless")
             return FAILED
     path.write_text(text, encoding="utf-8")
     print(f"wrote {path}")
@@ -139,7 +144,10 @@ def _diff(service: Any, arguments: argparse.Namespace) -> int:
     old = loads(text, arguments.base or arguments.lock) if text is not None else empty
     found = differences(old, lock_of(service))
     for each in found:
-        print(each)
+        if arguments.json:
+            print_json({"difference": each})
+        else:
+            print(each)
     return FAILED if found else OK
 
 
@@ -147,7 +155,7 @@ def _theirs(path: Path) -> Any:
     from events.contracts.foreign import read_contracts  # noqa: PLC0415
 
     if not path.exists():
-        raise UsageError(f"--against {path}: there is no such file")
+        raise UsageError(f"--against {path}: the file does not exist")
     return read_contracts(path)
 
 
@@ -159,14 +167,14 @@ def _read(path: Path) -> str | None:
 
 
 def _at_revision(path: Path, revision: str) -> str | None:
-    """Return the file as a revision has it; None if it has none yet.
+    """Return the file at a revision, or None if it does not exist there.
 
     Raises:
-        UsageError: there is no such revision, or no repository.
+        UsageError: the revision or the repository does not exist.
     """
     known = _git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}")
     if known.returncode:
-        why = known.stderr.strip() or "there is no such revision; fetch it first"
+        why = known.stderr.strip() or "the revision does not exist here; fetch it first"
         raise UsageError(f"--base {revision}: {why}")
     shown = _git("show", f"{known.stdout.strip()}:./{path.as_posix()}")
     if shown.returncode:

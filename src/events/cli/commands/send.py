@@ -1,4 +1,4 @@
-"""`events send`: send one event, made of JSON, as its class says."""
+"""`events send`: send one event, built from JSON by its class."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from events.integration.event import IntegrationEvent
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.topology import IntegrationEventBusRegistration, Topic
 from events.operations import without_consumers
-from events.operations.audit import record
-
-__all__ = ["add_arguments", "run"]
+from events.operations.audit import recorded
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `events send`."""
     add_app(parser)
     parser.add_argument("topic", help="the name of the topic")
-    parser.add_argument("type", help="the event's type, whose class the application has imported")
+    parser.add_argument("type", help="the event's type; the application must import its class")
     parser.add_argument(
         "data",
         nargs="?",
         default="{}",
-        help="the fields as a JSON object, @FILE that holds it, or - for standard input "
+        help="the fields as a JSON object, @FILE to read it, or - for standard input "
         "(default: no fields)",
     )
-    parser.add_argument("--version", type=int, help="default: the newest that has a class")
-    parser.add_argument("--key", help="what groups events whose order matters")
+    parser.add_argument("--version", type=int, help="default: the newest version with a class")
+    parser.add_argument("--key", help="a key; events with the same key are sent in order")
     parser.add_argument(
         "--header", action="append", default=[], metavar="NAME=VALUE", help="repeatable"
     )
-    parser.add_argument("--id", help="to send again what may have been sent (default: a new one)")
+    parser.add_argument(
+        "--id", help="the id of an earlier attempt, to repeat it (default: a new id)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_writing(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send it, and return when the broker has taken it."""
+    """Send the event, and return when the broker has accepted it."""
     return asyncio.run(_run(arguments))
 
 
@@ -61,17 +61,17 @@ async def _run(arguments: argparse.Namespace) -> int:
         except InvalidTopologyError as error:
             raise UsageError(str(error)) from None
         if not arguments.dry_run:
+            audit, actor = audit_of(arguments), actor_of(arguments)
+            target, what = f"topic {topic.name}", f"{event.type} v{event.version}"
             async with without_consumers(bus):
-                await bus.send(topic, event, key=arguments.key, headers=headers, id=arguments.id)
-            record(
-                audit_of(arguments),
-                actor=actor_of(arguments),
-                action="send",
-                target=f"topic {topic.name}",
-                selection=f"{event.type} v{event.version}",
-                count=1,
-                outcome="finished",
-            )
+                with recorded(
+                    audit, actor=actor, action="send", target=target, selection=what
+                ) as written:
+                    written.chosen = 1  # recorded as failed if the outcome is not known
+                    await bus.send(
+                        topic, event, key=arguments.key, headers=headers, id=arguments.id
+                    )
+                    written.count = 1
     if arguments.json:
         fields = {"topic": topic.name, "type": event.type, "version": event.version}
         print_json({**fields, "dry_run": arguments.dry_run})
@@ -96,9 +96,9 @@ def _event_class(
         return found[version]
     there_are = ", ".join(map(str, sorted(found)))
     if there_are:
-        raise UsageError(f"{arguments.type!r} has no version {version}: it has {there_are}")
+        raise UsageError(f"{arguments.type!r} has no version {version}, only {there_are}")
     raise UsageError(
-        f"no event class has the type {arguments.type!r}: have the application import its module"
+        f"no event class has the type {arguments.type!r}: import its module in the application"
     )
 
 
@@ -127,6 +127,6 @@ def _headers(arguments: argparse.Namespace) -> Mapping[str, str] | None:
     for given in arguments.header:
         name, equals, value = given.partition("=")
         if not (name and equals):
-            raise UsageError(f"--header {given!r} is not of the form NAME=VALUE")
+            raise UsageError(f"--header must have the form NAME=VALUE, not {given!r}")
         headers[name] = value
     return headers or None

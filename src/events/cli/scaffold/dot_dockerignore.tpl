@@ -1,0 +1,7 @@
+*
+!pyproject.toml
+!README.md
+!alembic.ini
+!{{package}}
+!migrations
+**/__pycache__

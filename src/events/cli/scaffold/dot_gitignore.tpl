@@ -1,0 +1,5 @@
+.venv/
+__pycache__/
+*.db
+*.db-shm
+*.db-wal
