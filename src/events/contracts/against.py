@@ -13,8 +13,6 @@ from events.contracts.reading import first_fault, old_payloads, place_of
 from events.contracts.service import Service
 from events.errors import UnknownEventError
 
-__all__ = ["check_against"]
-
 
 def check_against(service: Service, theirs: Lock) -> list[Verdict]:
     """Compare the code with their lock, or with what was read of their document."""
@@ -61,7 +59,7 @@ def check_against(service: Service, theirs: Lock) -> list[Verdict]:
 
 
 def _carried(by_address: Mapping[str, Any], topic: str) -> Iterator[tuple[str, Any]]:
-    """Give what goes to a topic, whose address may have parameters, as in `lights/{id}`."""
+    """Return what is sent to a topic; its address may have parameters, as in `lights/{id}`."""
     for address, types in by_address.items():
         if _is(address, topic):
             yield from types.items()
@@ -87,7 +85,7 @@ def _they_read_ours(
                 described = theirs["events"].get(event_class.type, {}).get(version)
                 fault: tuple[Mapping[str, Any] | None, str] | None = None
                 if version not in reads:
-                    fault = (None, f"it reads no version {version}, only {', '.join(reads)}")
+                    fault = (None, f"it does not read version {version}, only {', '.join(reads)}")
                 elif described is not None:
                     sent = sent_payloads(event_class, service)
                     fault = first_fault(sent, reader_of(described["schema"]))
@@ -104,7 +102,7 @@ def _they_read_ours(
                             verdict.consumer,
                             topic,
                             fault[0],
-                            "send the version that they read as well, until they have moved on",
+                            "also send the version that they read, until they read the new one",
                             file,
                             line,
                         )

@@ -17,8 +17,6 @@ from events.contracts.keys import keys_of
 from events.contracts.lock import versions_in
 from events.integration.brokering.urls import masked
 
-__all__ = ["document"]
-
 _PROTOCOLS = {
     "amqp": "amqp",
     "amqps": "amqps",
@@ -37,7 +35,7 @@ _HEADERS: Mapping[str, Any] = {
     "ce-time": {"type": "string", "format": "date-time", "description": "When it was encoded."},
     "ce-correlationid": {**_TEXT, "description": "The id of the first event of its chain."},
     "ce-causationid": {**_TEXT, "description": "The id of the event whose handler sent it."},
-    "ce-partitionkey": {**_TEXT, "description": "What keeps events in order."},
+    "ce-partitionkey": {**_TEXT, "description": "The key; events with the same key are in order."},
     "ce-traceparent": {**_TEXT, "description": "The trace (W3C Trace Context)."},
     "traceparent": {**_TEXT, "description": "The trace (W3C Trace Context)."},
     "content-type": {"const": "application/json"},

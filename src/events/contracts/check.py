@@ -31,11 +31,8 @@ from events.contracts.service import Service
 from events.errors import UnknownEventError
 from events.integration import IntegrationEvent, IntegrationEventBusRegistration
 
-__all__ = ["check"]
-
 _NEW_VERSION = (
-    "leave this version as it was, and give the change a version of its own, with an `upcast` from "
-    "this one"
+    "restore this version, and put the change into a new version with an `upcast` from this one"
 )
 
 
@@ -72,7 +69,7 @@ class _Check:
             yield self._of_others(type_, version)
 
     def _versions(self, topic: str, type_: str) -> list[int]:
-        """Give the versions that are on their way to a topic: sent before, or sent from now on."""
+        """Return the versions that may be on a topic: sent before, or sent from now on."""
         found: set[int] = set()
         for lock in (self._old, self._new):
             sent = lock["sends"].get(topic, {}).get(type_)
@@ -96,7 +93,7 @@ class _Check:
                 reader_class(registration, type_, version)
             except UnknownEventError as error:
                 verdict.consumers_first = verdict.producers_first = False
-                cure = "register the version, or give the registered class an `upcast` from it"
+                cure = "register the version, or add an `upcast` from it to the registered class"
                 verdict.findings.append(
                     self._finding("new-cannot-read-new", verdict, str(error), cure=cure)
                 )
@@ -124,7 +121,7 @@ class _Check:
             reader = reader_class(registration, type_, version)
         except UnknownEventError as error:
             cure = (
-                "give the class of the next version an `upcast`, or go on registering this version "
+                "add an `upcast` to the class of the next version, or keep this version registered "
                 "until none is left in any queue, outbox or dead letter"
             )
             return self._finding(
@@ -136,7 +133,9 @@ class _Check:
         if fault is None:
             return None
         example, reason = fault
-        cure = _NEW_VERSION if reader.version == version else f"mend {reader.__name__}'s upcasting"
+        cure = (
+            _NEW_VERSION if reader.version == version else f"correct {reader.__name__}'s upcasting"
+        )
         return self._finding("new-cannot-read-old", verdict, reason, example, cure=cure)
 
     # --- old reads new ------------------------------------------------------------------------
@@ -147,8 +146,8 @@ class _Check:
             verdict.producers_first = False
             read = ", ".join(old_reads) or "none"
             message = (
-                f"code that is running reads no version {version} (only {read}): what it gets "
-                f"becomes a dead letter"
+                f"running code does not read version {version} (only {read}): such events become "
+                f"dead letters"
             )
             cure = "deploy this consumer before the producer"
             verdict.findings.append(
@@ -180,7 +179,7 @@ class _Check:
         if event_class is None:
             was_sent = any(version in of.get(type_, ()) for of in self._old["sends"].values())
             if was_sent:
-                message = "its class is gone; consumers that know no other version get no more"
+                message = "its class was removed; consumers of only this version get no more events"
                 verdict.findings.append(
                     self._finding("no-longer-consumed", verdict, message, level="note")
                 )
@@ -208,7 +207,7 @@ class _Check:
                     if type_ in reads:
                         continue
                     verdict = Verdict(name, topic, type_, max(map(int, versions), default=0))
-                    message = "it is registered no more: what waits for it is skipped"
+                    message = "it is no longer registered: waiting events are skipped"
                     verdict.findings.append(
                         self._finding("no-longer-consumed", verdict, message, level="warning")
                     )

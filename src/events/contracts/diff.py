@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
-__all__ = ["differences", "inlined", "schema_differences"]
-
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Say what has been added, changed and removed, one line for each."""
+    """Return what was added, changed and removed, one line for each."""
     return [*_events(old, new), *_sends(old, new), *_consumers(old, new)]
 
 
 def schema_differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Say how two schemas differ, by the place in the payload."""
+    """Return the differences of two schemas, by the place in the payload."""
     return list(_schemas(inlined(old), inlined(new), "$"))
 
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["RULES", "Finding", "Level", "Verdict"]
-
 Level: TypeAlias = Literal["error", "warning", "note"]
 
 RULES = {
@@ -24,7 +22,7 @@ RULES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a change does to somebody."""
+    """An effect of a change on a reader or a sender."""
 
     level: Level
     rule: str

@@ -14,8 +14,6 @@ from events.contracts.lock import Lock, LockFileError
 from events.contracts.payloads import payloads
 from events.errors import MissingExtraError
 
-__all__ = ["contracts_of", "read_contracts", "to_yaml"]
-
 
 def read_contracts(path: Path) -> Lock:
     """Read a lock file or an AsyncAPI document, in JSON or YAML.
@@ -31,7 +29,7 @@ def read_contracts(path: Path) -> Lock:
     if "asyncapi" in found:
         return contracts_of(found, path)
     if path.suffix in {".yaml", ".yml"}:
-        raise LockFileError(f"{path} is no AsyncAPI document: it has no member `asyncapi`")
+        raise LockFileError(f"{path} is not an AsyncAPI document: it has no member `asyncapi`")
     return loads(text, path)
 
 
@@ -44,7 +42,7 @@ def contracts_of(found: Mapping[str, Any], path: Path) -> Lock:
     version = str(found["asyncapi"])
     if not version.startswith("3."):
         raise LockFileError(
-            f"{path} is of AsyncAPI {version}, 3.0 or newer is needed: "
+            f"{path} has AsyncAPI version {version}, and 3.0 or newer is needed: "
             f"`npx @asyncapi/cli convert {path.name}` converts it"
         )
     return _Document(dict(found), path).read()
@@ -72,7 +70,7 @@ def _yaml(path: Path, text: str) -> object:
     try:
         loaded: object = yaml.load(text, _json_loader(yaml))  # noqa: S506 - a SafeLoader's child
     except yaml.YAMLError as error:
-        raise LockFileError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+        raise LockFileError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return loaded
 
 
@@ -151,8 +149,8 @@ class _Document:
             kind = str(payload["schemaFormat"])
             if not ("json" in kind or "asyncapi" in kind):
                 raise LockFileError(
-                    f"{file.name}: the payload of message {name!r} is of format {kind}, which "
-                    f"cannot be read here: JSON Schema can"
+                    f"{file.name}: the payload of message {name!r} has format {kind}, which is "
+                    f"not supported: use JSON Schema"
                 )
             payload, payload_file = self._resolved(payload["schema"], payload_file)
         definitions: dict[str, Any] = {}
@@ -225,8 +223,8 @@ class _Document:
         where, _, pointer = reference.partition("#")
         if "://" in where:
             raise LockFileError(
-                f"{file.name}: {reference!r} lies on another machine, and nothing is loaded from "
-                f"there: bundle the document first (`npx @asyncapi/cli bundle`)"
+                f"{file.name}: {reference!r} is on another machine, from which nothing is loaded: "
+                f"bundle the document first (`npx @asyncapi/cli bundle`)"
             )
         return (file.parent / where).resolve() if where else file, pointer
 
@@ -240,7 +238,7 @@ class _Document:
         for step in pointer.split("/")[1:]:
             name = step.replace("~1", "/").replace("~0", "~")
             if not isinstance(found, dict) or name not in found:
-                raise LockFileError(f"{file.name} has no {pointer!r}, which is referred to")
+                raise LockFileError(f"{file.name} refers to {pointer!r}, which does not exist")
             found = cast("dict[str, Any]", found)[name]
         return found
 

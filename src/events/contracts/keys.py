@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-__all__ = ["keys_of"]
-
 
 def keys_of(names: Sequence[str]) -> list[str]:
     """Make keys of names: letters, digits and `.-_` alone, each once, whatever its case."""

@@ -27,18 +27,6 @@ from events.errors import EventsError, UnknownEventError
 from events.integration import IntegrationEvent, IntegrationEventBusRegistration
 from events.integration.upcasting import resolve
 
-__all__ = [
-    "Lock",
-    "LockFileError",
-    "classes_of",
-    "dumps",
-    "loads",
-    "lock_of",
-    "reader_class",
-    "sent_payloads",
-    "versions_in",
-]
-
 Lock: TypeAlias = dict[str, Any]
 Classes: TypeAlias = dict[tuple[str, int], type[IntegrationEvent]]
 
@@ -92,27 +80,27 @@ def loads(text: str, name: str | Path) -> Lock:
     try:
         lock: object = json.loads(text)
     except ValueError as error:
-        cure = "resolve the merge conflict, or write it anew with `events schema lock`"
+        cure = "resolve the merge conflict, or rewrite it with `events schema lock`"
         raise LockFileError(f"{name} is not JSON: {error}; {cure}") from None
     if not isinstance(lock, dict) or "lock" not in lock:
-        raise LockFileError(f"{name} is no lock file of events: it has no member `lock`")
+        raise LockFileError(f"{name} is not a lock file of events: it has no member `lock`")
     found = cast("Lock", lock)
     if found["lock"] != _FORMAT:
         raise LockFileError(
-            f"{name} is of format {found['lock']!r}, this release reads {_FORMAT}: "
-            f"update integration-events, or write the file anew with `events schema lock`"
+            f"{name} has format {found['lock']!r}, and this release reads {_FORMAT}: "
+            f"update integration-events, or rewrite the file with `events schema lock`"
         )
     for member in ("service", "events", "sends", "consumers"):
         if not isinstance(found.get(member), dict):
             raise LockFileError(
-                f"{name}: its `{member}` is {found.get(member)!r}, where an object is needed; "
-                f"write it anew with `events schema lock`"
+                f"{name}: its `{member}` must be an object, not {found.get(member)!r}; "
+                f"rewrite it with `events schema lock`"
             )
     return found
 
 
 def classes_of(service: Service) -> Classes:
-    """Give the classes of a service's contracts: what it sends and reads, and their versions."""
+    """Return the classes of a service's contracts: what it sends and reads, and their versions."""
     named = [each for sent in service.sends.values() for each in sent]
     named += [each for registration in service.consumes for each in registration.events]
     classes: Classes = {}
@@ -139,7 +127,7 @@ def reader_class(
 
 
 def sent_payloads(event_class: type[IntegrationEvent], service: Service) -> list[dict[str, Any]]:
-    """Give what the class's events look like on the wire: generated, read, and written by it.
+    """Return examples of the class's events on the wire: generated, read and written by it.
 
     Values that the class's own checks refuse are left out.
     """
@@ -162,7 +150,7 @@ def _described(event_class: type[IntegrationEvent], service: Service) -> dict[st
     if not examples:
         raise LockFileError(
             f"{event_class.__qualname__} refuses every generated value: "
-            f"give one that it takes, by Service(..., examples=[{event_class.__name__}(...)])"
+            f"add a valid example, as in Service(..., examples=[{event_class.__name__}(...)])"
         )
     described["example"] = examples[0]
     if reason := service.deprecated.get(event_class):
@@ -214,5 +202,5 @@ def _in_order(name: str) -> tuple[int, str]:
 
 
 def versions_in(lock: Mapping[str, Any]) -> Iterable[tuple[str, int]]:
-    """Give each type and version that a lock describes."""
+    """Return each type and version that a lock describes."""
     return [(type_, int(version)) for type_, of in lock["events"].items() for version in of]

@@ -11,8 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, cast
 
-__all__ = ["payloads", "resolved"]
-
 _MOST = 500  # of one event
 _DEEPEST = 6
 _FORMATS: Mapping[str, Sequence[str]] = {
@@ -52,7 +50,7 @@ def payloads(
     base: Mapping[str, Any] | None = None,
     complete: bool = False,
 ) -> list[dict[str, Any]]:
-    """Give payloads of an object's schema, the plainest first.
+    """Return payloads of an object's schema, the simplest first.
 
     Args:
         schema: The schema; references in it lead into itself.
@@ -83,7 +81,7 @@ class _Values:
         self._complete = complete
 
     def of(self, given: Mapping[str, Any], depth: int = 0, base: Any = None) -> Iterator[Any]:
-        """Give values, the plainest first; at least one, unless none is known."""
+        """Return values, the simplest first; at least one, unless none is known."""
         schema = resolved(given, self._root)
         if "const" in schema:
             yield schema["const"]
@@ -131,7 +129,7 @@ class _Values:
 
     @staticmethod
     def _alternatives(options: Sequence[Iterator[Any]]) -> Iterator[Any]:
-        """Give the first of each option, then the others."""
+        """Return the first of each option, then the others."""
         for option in options:
             yield from islice(option, 1)
         for option in options:

@@ -17,8 +17,6 @@ import msgspec
 
 from events.contracts.payloads import resolved
 
-__all__ = ["reader_of"]
-
 _FORMATS: Mapping[str, Any] = {
     "date": date,
     "duration": timedelta,

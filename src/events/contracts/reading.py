@@ -12,11 +12,9 @@ import msgspec
 from events.contracts.payloads import payloads
 from events.errors import EventDecodeError
 
-__all__ = ["first_fault", "old_payloads", "place_of"]
-
 
 def old_payloads(described: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Give what may be on its way of an event that a lock describes; its example comes first."""
+    """Return possible payloads of an event that a lock describes; its example comes first."""
     example = described.get("example")
     generated = payloads(described["schema"], base=example)
     return generated if example is None else [example, *generated]
@@ -44,7 +42,7 @@ def first_fault(
 
 
 def _is_own_check(error: Exception) -> bool:
-    """Tell an exception of `__post_init__` from what msgspec says itself."""
+    """Return whether `__post_init__` raised the error, and not msgspec."""
     cause = error.__cause__
     return isinstance(cause, msgspec.ValidationError) and cause.__cause__ is not None
 

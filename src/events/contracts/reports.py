@@ -9,8 +9,6 @@ from typing import Any
 
 from events.contracts.findings import RULES, Finding, Verdict
 
-__all__ = ["FORMATS"]
-
 
 def _text(verdicts: Sequence[Verdict], findings: Sequence[Finding]) -> str:
     lines: list[str] = []

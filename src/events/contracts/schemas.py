@@ -10,13 +10,11 @@ from msgspec import inspect
 
 from events.integration import IntegrationEvent
 
-__all__ = ["payload_schema"]
-
 _REFERENCE = "#/$defs/"
 
 
 def payload_schema(event_class: type[IntegrationEvent]) -> dict[str, Any]:
-    """Give the schema of a class's bodies, complete in itself.
+    """Return the self-contained schema of a class's bodies.
 
     It has what msgspec leaves out: the format of a plain `datetime` and `time`, whether these have
     a time zone, the form of a dict's keys, and the constants `type` and `version`.

@@ -14,8 +14,6 @@ from events.integration import (
     Topic,
 )
 
-__all__ = ["Service"]
-
 
 @dataclass(frozen=True)
 class Service:
@@ -62,14 +60,14 @@ class Service:
             key: object = topic
             if not isinstance(key, Topic):
                 raise InvalidTopologyError(
-                    f"Service({self.name!r})", f"sends must map topics, and {key!r} is none"
+                    f"Service({self.name!r})", f"the keys of sends must be Topics, not {key!r}"
                 )
             for each in [*events]:
                 event: object = each
                 if not (isinstance(event, type) and issubclass(event, IntegrationEvent)):
                     raise InvalidTopologyError(
                         f"Service({self.name!r})",
-                        f"it sends {event!r} to {topic.name!r}, which is no IntegrationEvent class",
+                        f"it sends {event!r} to {topic.name!r}: not an IntegrationEvent class",
                     )
 
     @property

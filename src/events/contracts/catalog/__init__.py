@@ -1,5 +1,1 @@
-"""The catalog: a static site of the contracts of one service or of many."""
-
-from events.contracts.catalog.site import write_site
-
-__all__ = ["write_site"]
+"""The catalog of the contracts of one service or of many: a model, a map, a static site."""

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-__all__ = ["Box", "Line", "Map", "laid_out"]
-
 WIDTH, HEIGHT, GAP, ACROSS, MARGIN = 220, 44, 14, 120, 10
 _ROUNDS = 12
 

@@ -12,8 +12,6 @@ from events.contracts.keys import keys_of
 from events.contracts.lock import Lock
 from events.integration.personal import MASK
 
-__all__ = ["Catalog", "Consumer", "Event", "Field", "Service", "Topic", "Version", "catalog_of"]
-
 
 @dataclass(frozen=True)
 class Field:
@@ -181,7 +179,7 @@ def _version(
         title=schema.get("title", ""),
         description=schema.get("description", ""),
         fields=list(_fields(whole, "")),
-        example=_without_personal(described.get("example"), whole),
+        example=without_personal(described.get("example"), whole),
         schema=schema,
         deprecated=described.get("deprecated"),
         link=f"{repository}/{source}" if repository.startswith("https://") and source else None,
@@ -226,7 +224,7 @@ def _compare(catalog: Catalog) -> None:
 
 
 def _form(schema: Any) -> str:
-    """Give what of a schema matters to who reads it."""
+    """Return the part of a schema that matters to readers."""
 
     def bare(each: Any) -> Any:
         if isinstance(each, list):
@@ -293,30 +291,46 @@ def _is_personal(schema: Mapping[str, Any]) -> bool:
     return any(_is_personal(cast("Any", each)) for each in parts if isinstance(each, dict))
 
 
-def _without_personal(value: Any, given: Any) -> Any:
+def without_personal(value: Any, given: Any, *, unknown: str | None = None) -> Any:
+    """Return a JSON value with what its inlined schema marks as personal masked.
+
+    `unknown` takes the place of members that the schema does not name, if given.
+    """
     if not isinstance(given, Mapping):  # `true`, which says nothing
         return value
     schema = cast("Mapping[str, Any]", given)
     if schema.get("x-pii"):
         return None if value is None else MASK
     options: list[Mapping[str, Any]] = [schema, *schema.get("anyOf", ())]
+    if unknown is not None and any("$ref" in each for each in options):
+        return None if value is None else unknown  # it holds itself, and is not spelt out
     if isinstance(value, dict):
-        members = cast("dict[str, Any]", value)
-        types: dict[str, Any] = {}
-        for each in options:
-            types |= each.get("properties", {})
-        others = _first(options, "additionalProperties")
-        return {k: _without_personal(v, types.get(k, others)) for k, v in members.items()}
+        return _members_without_personal(cast("dict[str, Any]", value), options, unknown)
     if isinstance(value, list):
         held = cast("Sequence[Any]", value)
         of, places = _first(options, "items"), _first(options, "prefixItems")
         return [
-            _without_personal(each, places[index] if index < len(places) else of)
+            without_personal(each, places[index] if index < len(places) else of, unknown=unknown)
             for index, each in enumerate(held)
         ]
-    if any(_is_personal(each) for each in options):
-        return None if value is None else MASK
-    return value
+    hides = value is not None and any(_is_personal(each) for each in options)
+    return MASK if hides else value
+
+
+def _members_without_personal(
+    members: Mapping[str, Any], options: Sequence[Mapping[str, Any]], unknown: str | None
+) -> dict[str, Any]:
+    types: dict[str, Any] = {}
+    for each in options:
+        types |= each.get("properties", {})
+    others = _first(options, "additionalProperties")
+    names = members if others or not types or unknown is None else types
+    return {
+        name: without_personal(held, types.get(name, others), unknown=unknown)
+        if name in names
+        else unknown
+        for name, held in members.items()
+    }
 
 
 def _first(options: Iterable[Mapping[str, Any]], name: str) -> Any:

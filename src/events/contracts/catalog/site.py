@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from events.contracts.catalog.layout import Map, laid_out
+from events.contracts.catalog.layout import Map
+from events.contracts.catalog.maps import map_of
 from events.contracts.catalog.model import Catalog, Event, catalog_of
 from events.contracts.lock import Lock
 from events.errors import MissingExtraError
@@ -19,8 +20,6 @@ try:
     from pygments.formatters import HtmlFormatter
 except ImportError as error:
     raise MissingExtraError(__name__, "catalog") from error
-
-__all__ = ["write_site"]
 
 _HERE = Path(__file__).parent
 _LONGEST = 26  # characters in a box
@@ -88,34 +87,10 @@ class _Site:
         self._pages += 1
 
     def _map(self, events: Sequence[Event], topic: str | None = None) -> Map:
-        """Draw who sends these events where, and who reads them there."""
-        catalog = self._catalog
-        senders: dict[str, tuple[str, str, str, str]] = {}
-        topics: dict[str, tuple[str, str, str, str]] = {}
-        readers: dict[str, tuple[str, str, str, str]] = {}
-        edges: list[tuple[str, str]] = []
-        ends: list[tuple[str, str, str | None]] = []
-        ends += [(s, t, None) for e in events for s, t, _ in e.sent]
-        ends += [(s, t, c) for e in events for s, c, t, _, _ in e.read]
-        for service, name, consumer in ends:
-            if topic is not None and name != topic:
-                continue
-            to = f"topic:{name}"
-            topics[to] = ("topic", name, "", f"topics/{catalog.topics[name].key}.html")
-            if consumer is None:
-                one = f"service:{service}"
-                link = f"services/{catalog.services[service].key}.html"
-                senders[one] = ("service", service, catalog.services[service].owner, link)
-                edges.append((one, to))
-            else:
-                one = f"consumer:{service}:{consumer}"
-                link = f"consumers/{catalog.consumers[service, consumer].key}.html"
-                readers[one] = ("consumer", consumer, service, link)
-                edges.append((to, one))
-        return laid_out([senders, topics, readers], edges)
+        return map_of(self._catalog, events, lambda kind, key: f"{kind}s/{key}.html", topic)
 
     def _found(self) -> Iterable[dict[str, str]]:
-        """Give what the search finds: names, and the words of events and their fields."""
+        """Return what the search finds: names, and the words of events and their fields."""
         catalog = self._catalog
         for event in catalog.events.values():
             fields = " ".join(each.name for version in event.versions for each in version.fields)
