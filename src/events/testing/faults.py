@@ -1,4 +1,4 @@
-"""What can go wrong with a transport, as objects that a `FaultyTransport` is given.
+"""Faults of a transport, as objects for a `FaultyTransport`.
 
 Every fault takes `times`, how often it strikes at most, and `when`, a function of the message,
 delivery or subscription that tells whether it strikes this one; by default each one, always.
@@ -58,7 +58,7 @@ class Fault:
         self.struck = 0
 
     def strikes(self, subject: Message | Delivery | Subscription) -> bool:
-        """Tell whether this one is hit, and count it."""
+        """Return whether this one is hit, and count it."""
         if self.times is not None and self.struck >= self.times:
             return False
         if self.when is not None and not self.when(subject):
@@ -75,7 +75,7 @@ class Fault:
         return deliver(delivery)
 
     def on_settlement(self, delivery: Delivery, settlement: Settlement) -> Settlement:  # noqa: ARG002
-        """Return what the broker is told instead."""
+        """Return what is sent to the broker instead."""
         return settlement
 
     async def on_subscribe(
@@ -152,7 +152,7 @@ class NeverConfirm(Fault):
 
 
 class DropSilently(Fault):
-    """Say that the broker has the message, and throw it away."""
+    """Report a message as accepted, and drop it."""
 
     def on_publish(self, message: Message, publish: Publish) -> Awaitable[None]:
         """See `Fault`."""
@@ -276,7 +276,7 @@ class ForgetAttempts(ChangeDelivery):
 
 
 class ChangeSettlement(Fault):
-    """Tell the broker what `change` makes of the settlement."""
+    """Pass the settlement through `change`."""
 
     def __init__(
         self,
@@ -334,7 +334,7 @@ class SubscribeTwice(Fault):
 
 
 class LeakSubscription(Fault):
-    """Say that a subscription is closed, and go on taking from the broker."""
+    """Report a subscription as closed, and keep consuming."""
 
     async def on_subscribe(
         self, subscription: Subscription, deliver: Deliver, subscribe: Subscribe

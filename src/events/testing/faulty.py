@@ -1,4 +1,4 @@
-"""A transport that misbehaves as planned, around one that does not.
+"""A transport that injects faults, around another transport.
 
     bus --publish--> fault, fault, ... --> inner transport
     bus <--deliver-- fault, fault, ... <-- inner transport, and the settlement back through them
@@ -27,14 +27,12 @@ from events.integration.transport import (
 )
 from events.testing.faults import Fault
 
-__all__ = ["FaultyTransport"]
-
 
 class FaultyTransport:
-    """Wrap a transport and inject faults; without any it changes nothing.
+    """Wrap a transport and inject faults; without faults it changes nothing.
 
-    For tests of how your own code fares when the broker does not: give it to a
-    `TransportIntegrationEventBus` and change `faults` whenever you like, or lose the connection.
+    For tests of your code when the broker fails: pass it to a `TransportIntegrationEventBus`, and
+    change `faults` at any time, or lose the connection.
 
         >>> from dataclasses import dataclass
         >>> from events.errors import BusUnavailableError
@@ -61,9 +59,9 @@ class FaultyTransport:
         sent
 
     Args:
-        inner: The transport that does the work; owned by this one.
-        faults: What goes wrong, from the bus's side on.
-        features: Declared instead of what `inner` declares.
+        inner: The wrapped transport; this one owns it.
+        faults: The faults, the first one nearest to the bus.
+        features: The declared features, instead of those of `inner`.
     """
 
     def __init__(
@@ -82,7 +80,7 @@ class FaultyTransport:
 
     @property
     def connected(self) -> bool:
-        """Tell whether the broker is within reach: never while the connection is lost."""
+        """Return whether the broker is connected: never while the connection is lost."""
         return self.inner.connected and not self._lost
 
     @property
@@ -111,17 +109,17 @@ class FaultyTransport:
         await self.inner.connect()
 
     async def lose_connection(self) -> None:
-        """Do as a broker does whose client is gone.
+        """Lose the connection.
 
-        It takes back what was delivered and not settled; handlers run on, their settlements are
-        lost. Until `restore_connection` whatever needs the broker raises `BusUnavailableError`.
+        The broker takes back deliveries that are not settled. Handlers continue, but their
+        settlements are lost. Until `restore_connection`, calls raise `BusUnavailableError`.
         """
         self._lost = True
         for subscribed in tuple(self._subscribed):
             await subscribed.sever()
 
     async def restore_connection(self) -> None:
-        """Have the subscriptions resume, and what was taken back delivered again."""
+        """Resume the subscriptions, and redeliver what was taken back."""
         self._lost = False
         for subscribed in tuple(self._subscribed):
             await subscribed.open()
@@ -156,7 +154,7 @@ class FaultyTransport:
             raise BusUnavailableError(type(self).__name__, "the connection is lost")
 
     def forget(self, subscribed: _FaultySubscribed) -> None:
-        """Let go of a closed subscription."""
+        """Forget a closed subscription."""
         self._subscribed.discard(subscribed)
 
 

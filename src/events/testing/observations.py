@@ -12,8 +12,6 @@ from events.errors import BusError
 from events.integration.message import Delivery, Message, Settlement
 from events.integration.observation import Observer, TraceMode, observe
 
-__all__ = ["Observation", "RecordingObserver"]
-
 
 @dataclass
 class Observation:
@@ -121,9 +119,23 @@ class RecordingObserver(Observer):
         """Keep it."""
         self._keep("settled", delivery=delivery, system=system, settlement=settlement)
 
+    @contextmanager
+    def settling(self, deliveries: Sequence[Delivery], system: str) -> Generator[None]:
+        """Keep it when the broker has answered."""
+        with self._keep_after("settling", deliveries=deliveries, system=system):
+            yield
+
     def duplicate(self, delivery: Delivery) -> None:
         """Keep it."""
         self._keep("duplicate", delivery=delivery)
+
+    def paused(self, consumer: str, system: str) -> None:
+        """Keep it."""
+        self._keep("paused", consumer=consumer, system=system)
+
+    def resumed(self, consumer: str, system: str) -> None:
+        """Keep it."""
+        self._keep("resumed", consumer=consumer, system=system)
 
     def redriven(self, consumer: str, count: int, system: str) -> None:
         """Keep it."""

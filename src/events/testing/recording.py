@@ -1,19 +1,23 @@
-"""Doubles that keep what is sent, for unit tests of code that sends."""
+"""Test doubles that record sent events, for unit tests of code that sends."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from dataclasses import replace as replace_in
 from datetime import datetime
+from itertools import count
 from typing import Any, TypeVar
 
-from events.errors import InvalidTopologyError
+from msgspec.structs import replace as replace_fields
+
+from events.errors import InvalidTopologyError, ScheduleIdTakenError
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
+from events.integration.outbox import ScheduledEvent
+from events.integration.paging import check_limit
 from events.integration.serialization import Serializer
 from events.integration.topology import IntegrationEventBusRegistration, Topic
-
-__all__ = ["RecordedEvent", "RecordingIntegrationEventBus", "RecordingOutbox"]
 
 E = TypeVar("E", bound=IntegrationEvent)
 
@@ -27,6 +31,7 @@ class RecordedEvent:
     key: str | None = None
     headers: Mapping[str, str] | None = None
     available_at: datetime | None = None
+    schedule_id: str | None = None
 
 
 class _Recorder:
@@ -59,10 +64,10 @@ class _Recorder:
 
 
 class RecordingIntegrationEventBus(_Recorder, IntegrationEventBus):
-    """Keep what is sent in `sent`, and deliver it to nobody.
+    """A bus that records events in `sent`, and delivers none.
 
-    It takes what `TransportIntegrationEventBus.send` and `send_many` take, refuses what
-    they refuse, and need not be started.
+    It accepts and refuses the same arguments as `TransportIntegrationEventBus.send` and
+    `send_many`, and need not be started.
 
         >>> import asyncio
         >>> from events.integration import IntegrationEvent, Topic
@@ -111,7 +116,16 @@ class RecordingIntegrationEventBus(_Recorder, IntegrationEventBus):
 
 
 class RecordingOutbox(_Recorder):
-    """An `Outbox` that keeps what is put into it in `sent`. It knows nothing of transactions."""
+    """An `Outbox` that records events in `sent`, without transactions.
+
+    An event with a `schedule_id` stays in `sent` unless it is cancelled or replaced. No event
+    becomes due.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scheduled: dict[str, ScheduledEvent] = {}
+        self._numbers = count(1)
 
     async def put(
         self,
@@ -121,6 +135,85 @@ class RecordingOutbox(_Recorder):
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
         available_at: datetime | None = None,
+        schedule_id: str | None = None,
+        replace: bool = False,
     ) -> str:
         """Record the event, and return an id for it."""
-        return self._record(RecordedEvent(topic, event, key, headers, available_at))
+        if schedule_id is None and replace:
+            raise ValueError("replace=True needs schedule_id=, the id of the event to replace")
+        if available_at is not None and available_at.tzinfo is None:
+            raise ValueError(f"available_at has no time zone: {available_at!r}; use UTC")
+        recorded = RecordedEvent(topic, event, key, headers, available_at, schedule_id)
+        if schedule_id is None:
+            return self._record(recorded)
+        if available_at is None:
+            raise ValueError(f"schedule_id={schedule_id!r} needs available_at=, the event's time")
+        before = self._scheduled.get(schedule_id)
+        if before is not None and not replace:
+            raise ScheduleIdTakenError(schedule_id)
+        event_id = self._record(recorded)
+        if before is not None:
+            self._forget(schedule_id, but=recorded)
+        self._scheduled[schedule_id] = ScheduledEvent(
+            id=next(self._numbers) if before is None else before.id,
+            schedule_id=schedule_id,
+            event_id=event_id,
+            topic=topic.name,
+            type=type(event).type,
+            key=key,
+            available_at=available_at,
+        )
+        return event_id
+
+    async def cancel(self, schedule_id: str) -> bool:
+        """Cancel it, also in `sent`; return whether it existed."""
+        if self._scheduled.pop(schedule_id, None) is None:
+            return False
+        self._forget(schedule_id)
+        return True
+
+    async def reschedule(self, schedule_id: str, when: datetime) -> bool:
+        """Change its time, also in `sent`; return whether it existed."""
+        if when.tzinfo is None:
+            raise ValueError(f"when has no time zone: {when!r}; use UTC")
+        found = self._scheduled.get(schedule_id)
+        if found is None:
+            return False
+        self._scheduled[schedule_id] = replace_fields(found, available_at=when)
+        self.sent[:] = [
+            replace_in(each, available_at=when) if each.schedule_id == schedule_id else each
+            for each in self.sent
+        ]
+        return True
+
+    async def scheduled(
+        self,
+        *,
+        topic: Topic | str | None = None,
+        prefix: str | None = None,
+        before: datetime | None = None,
+        limit: int = 100,
+        after: int | None = None,
+    ) -> list[ScheduledEvent]:
+        """Return what was put with a `schedule_id` and was not cancelled."""
+        check_limit("scheduled events", limit)
+        name = topic.name if isinstance(topic, Topic) else topic
+        found = [
+            each
+            for each in sorted(self._scheduled.values(), key=lambda each: each.id)
+            if (after is None or each.id > after)
+            and (name is None or each.topic == name)
+            and each.schedule_id.startswith(prefix or "")
+            and (before is None or each.available_at < before)
+        ]
+        return found[:limit]
+
+    def clear(self) -> None:
+        """Forget what was sent and scheduled."""
+        super().clear()
+        self._scheduled.clear()
+
+    def _forget(self, schedule_id: str, but: RecordedEvent | None = None) -> None:
+        self.sent[:] = [
+            each for each in self.sent if each.schedule_id != schedule_id or each is but
+        ]

@@ -1,4 +1,4 @@
-"""Waiting for something to happen: always with a deadline, never for a guessed time."""
+"""Wait for conditions in tests, with a deadline instead of a fixed time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from typing import Any, TypeVar, overload
 
 from events.integration.brokering.backoff import Backoff
 from events.integration.implementation.memory import InMemoryBroker, InMemoryIntegrationEventBus
-
-__all__ = ["eventually", "until_quiet"]
 
 T = TypeVar("T")
 
@@ -38,10 +36,10 @@ async def eventually(
     *,
     saw: Callable[[], object] | None = None,
 ) -> Any:
-    """Return what the condition gives as soon as it is true; it may be async.
+    """Wait until the condition is true, and return its result; it may be async.
 
-    A condition that raises AssertionError is not true yet, so a function of asserts will do that
-    ends in `return True`.
+    A condition that raises AssertionError is not true yet, so it may be a function of asserts that
+    ends with `return True`.
 
         >>> arrived = []
         >>> async def main():
@@ -50,12 +48,12 @@ async def eventually(
         >>> asyncio.run(main())
 
     Args:
-        condition: Looked at every few milliseconds, and one last time at the end.
+        condition: Called every few milliseconds, and once more at the end.
         timeout: In seconds.
-        saw: What to show if it never becomes true, besides what the condition gave last.
+        saw: Returns what to show on failure, in addition to the condition's last result.
 
     Raises:
-        AssertionError: The time is over. It says where the condition is and what was seen.
+        AssertionError: The time is over. It says where the condition is and its last result.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
@@ -88,20 +86,20 @@ async def until_quiet(
     bus: InMemoryIntegrationEventBus | InMemoryBroker,
     timeout: float = 5.0,  # noqa: ASYNC109 - it says what was left, which a TimeoutError cannot
 ) -> None:
-    """Return when every event is handled or a dead letter, those in retry included.
+    """Wait until every event, including those in retry, is handled or a dead letter.
 
-    It looks at the whole broker, so at all buses that share it, and includes what handlers send.
+    It covers the whole broker with all buses that share it, and includes events from handlers.
 
     Raises:
-        AssertionError: The time is over. It says which consumers still have how many events, and
-            which of them nobody runs.
+        AssertionError: The time is over. It says how many events each consumer still has, and
+            which consumers are not running.
         TypeError: The bus is not in memory.
     """
     broker: object = bus if isinstance(bus, InMemoryBroker) else getattr(bus, "broker", None)
     if not isinstance(broker, InMemoryBroker):
         raise TypeError(
-            f"until_quiet needs a bus in memory, not {bus!r}: of another nobody knows when it is "
-            f"quiet, so wait for what you expect with `eventually`"
+            f"until_quiet needs a bus in memory, not {bus!r}: other buses do not show when they "
+            f"are quiet, so wait for the expected result with `eventually`"
         )
     try:
         async with asyncio.timeout(timeout):

@@ -1,6 +1,6 @@
-"""The contracts of a bus, as suites that its own test file subclasses. They need pytest, no plugin.
+"""The contracts of a bus, as suites to subclass in its test file. They need pytest, but no plugin.
 
-Say for a transport of your own how to make a bus on it, and subclass each suite:
+For your transport, write a harness that makes a bus on it, and subclass each suite:
 
     from events.integration.implementation.base import TransportIntegrationEventBus
     from events.testing.contracts import (
@@ -40,15 +40,17 @@ from __future__ import annotations
 
 import pytest
 
-# Before they are imported, so that a bare `assert` shows what it saw, as in one's own tests.
+# Before they are imported, so that a bare `assert` shows what it saw, as in your own tests.
 pytest.register_assert_rewrite(
     "events.testing.contracts.delivery",
     "events.testing.contracts.failure",
     "events.testing.contracts.inbox",
     "events.testing.contracts.lifecycle",
     "events.testing.contracts.outbox",
+    "events.testing.contracts.recurring",
     "events.testing.contracts.relays",
     "events.testing.contracts.scenario",
+    "events.testing.contracts.schedules",
     "events.testing.contracts.sessions",
 )
 

@@ -9,8 +9,6 @@ from events.integration.message import Message
 from events.integration.topology import Topic
 from events.testing.contracts.probe import Numbered
 
-__all__ = ["EVENT_ID", "cloudevents"]
-
 EVENT_ID = "order-7"
 _TWICE = 2
 

@@ -22,8 +22,6 @@ from events.testing.contracts.probe import Numbered, Other
 from events.testing.contracts.scenario import Scenario
 from events.testing.contracts.suite import ContractSuite, contract
 
-__all__ = ["DeliveryContracts"]
-
 BATCH = 100
 SENDERS, EACH_SENDS, COMPETITORS = 50, 10, 5
 TOPICS, PER_TOPIC = 20, 20
@@ -159,7 +157,7 @@ class DeliveryContracts(ContractSuite):
 
     @contract(6)
     async def test_06_types_not_registered_are_skipped(self, scenario: Scenario) -> None:
-        """Without a word in the log, and for good: a consumer that wants them now is too late."""
+        """Silently and for good: a consumer that is registered later does not get them."""
         topic, probe = scenario.topic(), scenario.probe()
         bus = await scenario.started(scenario.registration(probe, topic, Numbered))
         for number in range(FEW):
@@ -223,7 +221,7 @@ class DeliveryContracts(ContractSuite):
                 met.set()
             if waiting:
                 try:
-                    await asyncio.wait_for(met.wait(), scenario.harness.patience / 2)
+                    await asyncio.wait_for(met.wait(), scenario.harness.timeout / 2)
                 except TimeoutError:
                     waiting = False
             await asyncio.sleep(0)

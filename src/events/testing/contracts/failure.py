@@ -4,39 +4,37 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from itertools import pairwise
 from typing import Any
 
-from events.errors import MessageTooLargeError, NoSuchDeadLetterError
-from events.integration.health import Backlog
+from events.errors import MessageTooLargeError
 from events.integration.limits import MAX_HEADERS_SIZE
 from events.integration.message import Message, current_delivery
 from events.integration.serialization import Serializer
-from events.integration.topology import RetryPolicy, Topic
-from events.testing.contracts._foreign import EVENT_ID, cloudevents
+from events.integration.topology import Topic
+from events.testing.contracts._dead_letters import (
+    BAD,
+    GOOD,
+    NEVER_AGAIN,
+    DeadLetterContracts,
+    fail_on,
+)
 from events.testing.contracts.harness import (
-    BACKLOG,
     BREAKABLE_DEAD_LETTERS,
     DEAD_LETTERS,
     DELAYED_RETRY,
 )
 from events.testing.contracts.probe import Numbered
 from events.testing.contracts.scenario import Scenario
-from events.testing.contracts.suite import ContractSuite, contract
+from events.testing.contracts.suite import contract
 
-__all__ = ["FailureContracts"]
-
-BAD, GOOD = 1, 2
 TIMES_FAILED = 2
 ATTEMPTS = 4
 LIMIT = 1_000  # bytes of a body
 FAILURES, CONSUMERS, AT_ONCE = 200, 5, 10
-PAGE, PAGED = 3, 7
 BRIEFLY_REFUSED = 3  # calls that are no spin
 
 HEADERS = {"x-kept": "as it was"}
-NEVER_AGAIN = RetryPolicy(attempts=1)
 
 
 class _OfItsOwnError(BaseException):
@@ -46,7 +44,7 @@ class _OfItsOwnError(BaseException):
 RAISED = (GeneratorExit, asyncio.CancelledError, _OfItsOwnError)
 
 
-class FailureContracts(ContractSuite):
+class FailureContracts(DeadLetterContracts):
     """Show that a bus loses nothing when handlers, bytes or dead letters fail."""
 
     @contract(10)
@@ -98,7 +96,7 @@ class FailureContracts(ContractSuite):
     @contract(11, DEAD_LETTERS)
     async def test_11_a_dead_letter_tells_all(self, scenario: Scenario) -> None:
         """What it was, why it died, after how many attempts, when."""
-        topic, probe = scenario.topic(), scenario.probe(react=_fail_on(BAD))
+        topic, probe = scenario.topic(), scenario.probe(react=fail_on(BAD))
         retry = scenario.retry(ATTEMPTS, in_place=False)
         bus = await scenario.started(scenario.registration(probe, topic, retry=retry))
         sent = Serializer("/contracts").encode(
@@ -170,102 +168,6 @@ class FailureContracts(ContractSuite):
         await scenario.handled(1, probe)
         assert probe.handled == [largest], f"what was refused came: {probe.handled}"
 
-    @contract(38, DEAD_LETTERS)
-    async def test_38_a_dead_letter_bears_the_cloudevents_id(self, scenario: Scenario) -> None:
-        """And has its bytes as they came, enveloped or not."""
-        topic, probe = scenario.topic(), scenario.probe(react=_fail_on(7))
-        retry = scenario.retry(1, in_place=True)
-        bus = await scenario.started(scenario.registration(probe, topic, retry=retry))
-        sent = cloudevents(topic, headers=bus.transport.features.headers)
-        for message in sent:
-            await scenario.soon(scenario.harness.publish_raw(bus, message), "publish_raw")
-        letters = await scenario.dead_letters(bus, probe, len(sent))
-        ids = {letter.message.id for letter in letters}
-        assert ids == {EVENT_ID}, f"one event died under these ids: {sorted(ids)}"
-        bodies = sorted(letter.message.body for letter in letters)
-        assert bodies == sorted(message.body for message in sent), "its bytes are others"
-
-    @contract(13, DEAD_LETTERS)
-    async def test_13_redrive_goes_to_that_consumer_alone(self, scenario: Scenario) -> None:
-        """With its attempts starting anew, and gone from the dead letters."""
-        topic = scenario.topic()
-        probe, other = (scenario.probe(name, _fail_on(BAD)) for name in ("one", "two"))
-        retry = scenario.retry(2, in_place=True)
-        bus = await scenario.started(
-            scenario.registration(probe, topic, retry=retry),
-            scenario.registration(other, topic, retry=retry),
-        )
-        await scenario.soon(bus.send(topic, Numbered(BAD)), "send")
-        letters = await scenario.dead_letters(bus, probe, 1)
-        await scenario.dead_letters(bus, other, 1)
-        probe.react = other.react = None
-        count = await scenario.soon(bus.redrive(probe, letters), "redrive")
-        assert count == 1, f"redrive says that {count} were there"
-        await scenario.handled(1, probe)
-        await scenario.holds(lambda: not other.handled, "it went to another consumer as well")
-        assert probe.attempts == [1, 2, 1], f"attempts: {probe.attempts}"
-        assert len({a.delivery.id for a in probe.arrivals}) == 1, "its id is another now"
-        await scenario.dead_letters(bus, probe, 0)
-        await scenario.dead_letters(bus, other, 1)
-        await scenario.refuses(bus.redrive(probe, letters), NoSuchDeadLetterError, "redrive again")
-
-    @contract(13, DEAD_LETTERS)
-    async def test_13_discard_removes(self, scenario: Scenario) -> None:
-        """Those that were named, and no others."""
-        topic, probe = scenario.topic(), scenario.probe(react=_fail_on(BAD))
-        bus = await scenario.started(scenario.registration(probe, topic, retry=NEVER_AGAIN))
-        await scenario.soon(bus.send_many(topic, [Numbered(BAD)] * 2), "send_many")
-        first, second = await scenario.dead_letters(bus, probe, 2)
-        count = await scenario.soon(bus.discard(probe, [first.id]), "discard")
-        assert count == 1, f"discard says that {count} were there"
-        (left,) = await scenario.dead_letters(bus, probe, 1)
-        assert left.id == second.id, "it discarded another"
-        await scenario.refuses(bus.discard(probe, [first]), NoSuchDeadLetterError, "discard again")
-        await scenario.holds(lambda: probe.attempts == [1, 1], "discarded, and delivered")
-
-    @contract(13, DEAD_LETTERS)
-    async def test_13_listing_pages(self, scenario: Scenario) -> None:
-        """Oldest first, each once."""
-        topic, probe = scenario.topic(), scenario.probe(react=_fail_on(BAD))
-        bus = await scenario.started(scenario.registration(probe, topic, retry=NEVER_AGAIN))
-        for text in range(PAGED):
-            await scenario.soon(bus.send(topic, Numbered(BAD, text=str(text))), "send")
-        every = [letter.id for letter in await scenario.dead_letters(bus, probe, PAGED)]
-        paged: list[str] = []
-        for expected in (PAGE, PAGE, PAGED - 2 * PAGE, 0):
-            page = await bus.dead_letters(probe, limit=PAGE, after=paged[-1] if paged else None)
-            assert len(page) == expected, f"a page of {len(page)}, where {expected} are due"
-            paged += [letter.id for letter in page]
-        assert paged == every, "the pages are not the list"
-        died = [letter.died_at for letter in await bus.dead_letters(probe)]
-        assert died == sorted(died), "the oldest are not the first"
-
-    @contract(13, DEAD_LETTERS, BACKLOG)
-    async def test_13_the_backlog_counts_what_waits_and_what_died(self, scenario: Scenario) -> None:
-        """Also of a consumer that is gone."""
-        topic, probe = scenario.topic(), scenario.probe(react=_fail_on(BAD))
-        registration = scenario.registration(probe, topic, retry=NEVER_AGAIN)
-        bus = await scenario.started(registration)
-        await scenario.soon(bus.send_many(topic, map(Numbered, (BAD, GOOD))), "send_many")
-        await scenario.dead_letters(bus, probe, 1)
-
-        async def counts(waiting: int, in_flight: int, dead: int) -> bool:
-            found = await bus.backlog(probe, topics=[topic])
-            seen.append(found)
-            due = (waiting, dead, in_flight, 0)
-            return due == (
-                found.waiting,
-                found.dead_letters,
-                in_flight if found.in_flight is None else found.in_flight,
-                found.delayed or 0,
-            )
-
-        seen: list[Backlog] = []
-        await scenario.eventually(lambda: counts(0, 0, 1), "one dead letter", lambda: seen[-1])
-        await scenario.soon(bus.unregister(registration), "unregister")
-        await scenario.soon(bus.send_many(topic, map(Numbered, (BAD, GOOD))), "send_many")
-        await scenario.eventually(lambda: counts(2, 0, 1), "two that wait", lambda: seen[-1])
-
     @contract(14)
     async def test_14_many_failures_lose_nothing(self, scenario: Scenario) -> None:
         """Each of 200 events fails at its first attempt, at one of 5 consumers of one name."""
@@ -298,7 +200,7 @@ class FailureContracts(ContractSuite):
     @contract(15, DEAD_LETTERS, BREAKABLE_DEAD_LETTERS)
     async def test_15_what_no_dead_letter_can_hold_stays(self, scenario: Scenario) -> None:
         """Tried again now and then, not all the time, and a dead letter in the end."""
-        topic, probe = scenario.topic(), scenario.probe(react=_fail_on(BAD))
+        topic, probe = scenario.topic(), scenario.probe(react=fail_on(BAD))
         bus = await scenario.started(scenario.registration(probe, topic, retry=NEVER_AGAIN))
         async with scenario.harness.break_dead_letters():
             await scenario.soon(bus.send(topic, Numbered(BAD)), "send")
@@ -344,7 +246,7 @@ async def _third_attempt_succeeds(scenario: Scenario, *, in_place: bool) -> None
 
 
 async def _attempts_are_bounded(scenario: Scenario, *, in_place: bool) -> Any:
-    topic, probe = scenario.topic(), scenario.probe(react=_fail_on(BAD))
+    topic, probe = scenario.topic(), scenario.probe(react=fail_on(BAD))
     retry = scenario.retry(ATTEMPTS, in_place=in_place)
     bus = await scenario.started(scenario.registration(probe, topic, retry=retry))
     await scenario.soon(bus.send(topic, Numbered(BAD)), "send")
@@ -367,14 +269,6 @@ async def _attempts_are_bounded(scenario: Scenario, *, in_place: bool) -> Any:
         assert waited >= due, f"attempt {attempt + 1} came after {waited:.3f} s, not {due:.3f} s"
     assert probe.numbers == [GOOD], f"handled: {probe.numbers}"
     return probe
-
-
-def _fail_on(number: int) -> Callable[[Numbered], Awaitable[None]]:
-    async def fail(event: Numbered) -> None:
-        if event.number == number:
-            raise RuntimeError(f"number {number} is bad")
-
-    return fail
 
 
 def _size(event: Numbered) -> int:

@@ -1,4 +1,4 @@
-"""What the author of a bus gives the suites: how to make one, and how patient to be with it."""
+"""`Harness`: how the suites make a bus, and their timeouts; the author of a bus writes it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ __all__ = [
 class Harness(ABC):
     """Make the buses of one test. All of them must reach the same broker.
 
-    Names of topics and consumers are unique for each test, so a harness may use a broker that is
-    shared with others. A new harness is made for each test, outside of the event loop.
+    Names of topics and consumers are unique for each test, so a harness may use a shared broker.
+    Each test makes a new harness, outside of the event loop.
 
-    `patience` is for how many seconds a test waits for what should happen; a bus that does it
-    sooner loses no time by it. `pace` is the unit of what a test does slowly on purpose: delays of
-    retries, and the time in which something must not happen. `deadline` ends a test that hangs.
+    `timeout` is how many seconds a test waits for something that must happen; it does not slow
+    down a faster bus. `pace` is the unit of intended delays: those of retries, and the time in
+    which something must not happen. `deadline` ends a test that hangs.
     """
 
-    patience: float = 5.0
+    timeout: float = 5.0
     pace: float = 0.02
     deadline: float = 60.0
 
@@ -47,20 +47,20 @@ class Harness(ABC):
         """Return a new bus, as another process would make it. The suite starts and stops it."""
 
     async def publish_raw(self, bus: TransportIntegrationEventBus, message: Message) -> None:
-        """Publish a message as it is, as a program without this package would.
+        """Publish a message unchanged, as a program without this package would.
 
-        Override it if the bus's own transport cannot publish bytes that are no event.
+        Override it if the bus's transport cannot publish bytes that are not an event.
         """
         await bus.transport.publish(message)
 
     def break_dead_letters(self) -> AbstractAsyncContextManager[None]:
-        """Have the broker keep no dead letter until the exit. Optional: property 15 needs it."""
+        """Let the broker store no dead letters until the exit. Optional: property 15 needs it."""
         raise NotImplementedError
 
     async def lose_connection(self, bus: TransportIntegrationEventBus) -> None:
         """Cut this bus off and return when it is, or has reconnected. Optional: 9 needs it.
 
-        It must find its way back by itself.
+        The bus must reconnect by itself.
         """
         raise NotImplementedError
 

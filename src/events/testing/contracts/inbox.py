@@ -8,145 +8,36 @@ starts empty, with its tables made.
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from itertools import product
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
 from events.errors import InboxError
-from events.integration.event import IntegrationEvent
-from events.integration.message import Delivery
-from events.integration.pipeline import IncomingEvent, Middleware
-from events.integration.topology import Consumer, IntegrationEventBusRegistration, Topic
+from events.testing.contracts._inbox_database import (
+    ANOTHER,
+    DEADLINE,
+    ID,
+    Handler,
+    InboxDatabase,
+    Noted,
+    deliver,
+    handle_and_die,
+)
 from events.testing.waiting import eventually
 
 __all__ = ["InboxContract", "InboxDatabase", "Noted", "handle_and_die"]
-
-TOPIC = Topic("inbox-contract")
-DEADLINE = 30.0
-ID = "0192e4a0-0000-7000-8000-000000000001"
-ANOTHER = "0192e4a0-0000-7000-8000-000000000002"
-
-
-class _HasInbox(Protocol):
-    @property
-    def inbox(self) -> Middleware:
-        """Return the inbox, ready for deliveries."""
-        ...
-
-
-class InboxDatabase(_HasInbox, Protocol):
-    """A database with an inbox and a table of effects, as this suite uses it."""
-
-    @property
-    def worker_command(self) -> Sequence[str]:
-        """Return a command that calls `handle_and_die(database, *arguments)` in a new process."""
-        ...
-
-    async def write(self, effect: int) -> None:
-        """Write an effect in the transaction of the event that is being handled."""
-        ...
-
-    async def fail(self) -> None:
-        """Run a statement in that transaction that the database refuses, and raise its error."""
-        ...
-
-    async def put(self, event: IntegrationEvent) -> None:
-        """Put an event into the outbox in that transaction."""
-        ...
-
-    async def commit(self) -> None:
-        """Commit that transaction, as a handler might."""
-        ...
-
-    async def roll_back(self) -> None:
-        """Roll it back, as a handler might."""
-        ...
-
-    @property
-    def endings(self) -> Mapping[str, Callable[[], Awaitable[None]]]:
-        """Return, by name, all ways to end that transaction but a commit and a rollback.
-
-        Such as closing the session. Afterwards `write` may be called again.
-        """
-        ...
-
-    async def effects(self) -> list[int]:
-        """Return all committed effects, in the order of their numbers."""
-        ...
-
-    async def rows(self) -> int:
-        """Return how many rows the inbox has committed."""
-        ...
-
-    async def waiting(self) -> int:
-        """Return how many events the outbox has committed."""
-        ...
-
-
-@dataclass(frozen=True)
-class Noted(IntegrationEvent):
-    """An event that is told from others by its number."""
-
-    type = "events.testing.noted"
-    version = 1
-    number: int
-
-
-class _Named(Consumer):
-    async def on_event(self, event: IntegrationEvent) -> None:
-        raise NotImplementedError
 
 
 class _FailedError(Exception):
     """What a handler of the suite raises."""
 
 
-Handler = Callable[[], Awaitable[None]]
-
-
-async def deliver(
-    database: _HasInbox, handler: Handler, id: str = ID, consumer: str = "worker"
-) -> bool:
-    """Deliver a message; say whether the handler was called."""
-    called = False
-
-    async def call(_: IncomingEvent) -> None:
-        nonlocal called
-        called = True
-        await handler()
-
-    registration = IntegrationEventBusRegistration(_Named(consumer), TOPIC, [Noted])
-    delivery = Delivery(TOPIC.name, consumer, id, b"{}", {})
-    async with asyncio.timeout(DEADLINE):
-        await database.inbox(IncomingEvent(Noted(1), delivery, registration), call)
-    return called
-
-
-async def handle_and_die(database: InboxDatabase, step: str) -> None:
-    """Handle a message, and die by SIGKILL where the step says.
-
-    "written" is in the handler, after its effect; "committed" is after all, before the bus would
-    acknowledge; "none" is never.
-    """
-
-    async def handler() -> None:
-        await database.write(1)
-        if step == "written":
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    await deliver(database, handler)
-    if step == "committed":
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 class InboxContract:
-    """Give the fixture `database`."""
+    """Yield the fixture `database`."""
 
     @pytest.fixture
     def database(self) -> InboxDatabase:
@@ -457,7 +348,7 @@ class InboxContract:
 
 @asynccontextmanager
 async def _tasks() -> AsyncGenerator[Callable[[Coroutine[Any, Any, bool]], asyncio.Task[bool]]]:
-    """Give a function that starts tasks, which end with the block, also if it fails."""
+    """Yield a function that starts tasks; all of them end with the block, also if it fails."""
     tasks: list[asyncio.Task[bool]] = []
 
     def start(coroutine: Coroutine[Any, Any, bool]) -> asyncio.Task[bool]:

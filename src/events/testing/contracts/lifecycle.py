@@ -14,8 +14,6 @@ from events.testing.contracts.probe import Numbered
 from events.testing.contracts.scenario import Scenario
 from events.testing.contracts.suite import ContractSuite, contract
 
-__all__ = ["LifecycleContracts"]
-
 FEW = 5
 ROUNDS = 100
 WORKERS = 20
@@ -62,7 +60,7 @@ class LifecycleContracts(ContractSuite):
         gate = asyncio.Event()
         topic, probe = scenario.topic(), scenario.probe(react=lambda _: gate.wait())
         bus = await scenario.started(
-            # All of one key, so that the bus has some at hand that it has not begun.
+            # All of one key, so that the bus has some in flight that it has not begun.
             scenario.registration(
                 probe, topic, concurrency=2, order_by=lambda _: "key", retry=NEVER_AGAIN
             )
@@ -153,7 +151,7 @@ class LifecycleContracts(ContractSuite):
         await bus.register(restless)
         await scenario.soon(rounds(1), "one round")
         before = scenario.tasks(), dict(await scenario.harness.open_resources())
-        for _ in range(ROUNDS):  # so that patience is for one of them, not for all
+        for _ in range(ROUNDS):  # so that the timeout is for one of them, not for all
             await scenario.soon(rounds(1), "one round")
         await scenario.handled(ROUNDS + 1, steady)
         await scenario.eventually(
@@ -168,7 +166,7 @@ class LifecycleContracts(ContractSuite):
 
     @contract(20)
     async def test_20_send_during_shutdown_is_accepted_or_raises(self, scenario: Scenario) -> None:
-        """Twenty send until they are told off; what was accepted arrives."""
+        """Twenty send until the bus refuses; what was accepted arrives."""
         topic, probe = scenario.topic(), scenario.probe()
         await scenario.started(scenario.registration(probe, topic))
         bus = await scenario.started()

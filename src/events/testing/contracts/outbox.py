@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import uuid4
 
 import pytest
@@ -48,12 +49,13 @@ __all__ = [
     "pending",
     "relay_and_die",
     "relay_process",
+    "undone",
 ]
 
 T = TypeVar("T")
 
 TOPIC = Topic("outbox-contract")
-DEADLINE = 20.0
+DEADLINE = 120.0
 LEASE = 1.0
 ALL = 10_000
 
@@ -95,7 +97,7 @@ class OutboxDatabase(Protocol):
 
 @dataclass(frozen=True)
 class Counted(IntegrationEvent):
-    """An event that is told from others by its number."""
+    """An event that its number distinguishes from others."""
 
     type = "events.testing.counted"
     version = 1
@@ -166,8 +168,14 @@ async def relay_and_die(store: OutboxStore, journal: str, step: str) -> None:
     """Relay into a journal until the outbox is empty, or die by SIGKILL where the step says.
 
     "sending" is in the middle of a batch; the others are the relay's own steps. With "frozen" it
-    stops itself by SIGSTOP once it has rows in its hand.
+    stops itself by SIGSTOP once it has rows in its hand. With "recurring:" before the step the
+    relay has the recurrence of `RecurringContract`.
     """
+    kind, _, step = step.rpartition(":")
+    options: dict[str, Any] = {}
+    if kind:  # needs an extra
+        recurring = import_module("events.testing.contracts.recurring")
+        options["recurring"] = [recurring.every_minute()]
 
     def on_step(done: str) -> None:
         if done == step:
@@ -177,7 +185,7 @@ async def relay_and_die(store: OutboxStore, journal: str, step: str) -> None:
             os.kill(os.getpid(), signal.SIGSTOP)
 
     bus = JournalBus(Path(journal), die_after=5 if step == "sending" else None)
-    async with OutboxRelay(store, bus, lease=LEASE, on_step=on_step) as relay:
+    async with OutboxRelay(store, bus, lease=LEASE, on_step=on_step, **options) as relay:
         await relay.drain()
 
 
@@ -195,7 +203,8 @@ class _GoBack(Exception):  # noqa: N818 - no error: how the suite leaves a trans
 
 
 @asynccontextmanager
-async def _undone(transaction: AbstractAsyncContextManager[T]) -> AsyncGenerator[T]:
+async def undone(transaction: AbstractAsyncContextManager[T]) -> AsyncGenerator[T]:
+    """Leave a transaction, or a savepoint, by a rollback."""
     with suppress(_GoBack):
         async with transaction as value:
             yield value
@@ -203,7 +212,7 @@ async def _undone(transaction: AbstractAsyncContextManager[T]) -> AsyncGenerator
 
 
 class OutboxContract:
-    """Give the fixture `database`."""
+    """Yield the fixture `database`."""
 
     @pytest.fixture
     def database(self) -> OutboxDatabase:
@@ -228,7 +237,7 @@ class OutboxContract:
         assert await pending(database.store) == []
 
     async def test_30_rolled_back_is_no_event(self, database: OutboxDatabase) -> None:
-        async with _undone(database.unit_of_work()) as unit:
+        async with undone(database.unit_of_work()) as unit:
             await unit.outbox.put(TOPIC, Counted(1))
         async with database.unit_of_work() as unit:
             await unit.outbox.put(TOPIC, Counted(2))
@@ -239,10 +248,10 @@ class OutboxContract:
             await unit.outbox.put(TOPIC, Counted(1))
             async with unit.savepoint():
                 await unit.outbox.put(TOPIC, Counted(2))
-                async with _undone(unit.savepoint()):
+                async with undone(unit.savepoint()):
                     await unit.outbox.put(TOPIC, Counted(3))
                 await unit.outbox.put(TOPIC, Counted(4))
-            async with _undone(unit.savepoint()):
+            async with undone(unit.savepoint()):
                 await unit.outbox.put(TOPIC, Counted(5))
                 async with unit.savepoint():
                     await unit.outbox.put(TOPIC, Counted(6))

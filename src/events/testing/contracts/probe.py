@@ -1,4 +1,4 @@
-"""The events that the suites send, and the consumer that tells what became of them."""
+"""The events that the suites send, and the consumer that records their outcome."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ PROPERTIES: Final = {
     10: "a handler that fails twice succeeds on the third attempt, id and headers unchanged",
     11: "a handler that always fails: bounded attempts, growing delays, then a dead letter",
     12: "undecodable bytes, unknown version, body over the limit: dead letters at once",
-    13: "redrive to that consumer alone, attempts anew; discard removes; listing pages",
+    13: "redrive to that consumer alone, attempts at 0; discard removes; listing pages",
     14: "200 failures spread over 5 consumers lose nothing",
     15: "a dead-letter target that refuses: the event stays with the broker, no loss, no spin",
     # Lifecycle

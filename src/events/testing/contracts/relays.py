@@ -40,7 +40,7 @@ __all__ = ["RelaysContract"]
 QUICKLY = RetryPolicy(attempts=3, delay=0.01, factor=1, jitter=0)
 
 
-class AnsweringBus(ForwardedBus):
+class ScriptedBus(ForwardedBus):
     """A bus that keeps the messages of which `answer` says None, and answers the rest with it."""
 
     def __init__(self, answer: Callable[[Message], BusError | None]) -> None:
@@ -56,7 +56,7 @@ class AnsweringBus(ForwardedBus):
 
 
 class RelaysContract:
-    """Give the fixture `database`."""
+    """Yield the fixture `database`."""
 
     @pytest.fixture
     def database(self) -> OutboxDatabase:
@@ -151,7 +151,7 @@ class RelaysContract:
             for number in range(10):
                 await unit.outbox.put(TOPIC, Counted(number))
         ids = {_number(row.message): row.message.id for row in await pending(database.store)}
-        bus = AnsweringBus(answer)
+        bus = ScriptedBus(answer)
         async with OutboxRelay(database.store, bus, lease=LEASE, retry=QUICKLY) as relay:
             async with asyncio.timeout(DEADLINE):
                 while len(await relay.parked()) < len(bad):
@@ -187,7 +187,7 @@ class RelaysContract:
         down = True
         batches: list[int] = []
 
-        class Down(AnsweringBus):
+        class Down(ScriptedBus):
             async def forward(self, messages: Sequence[Message]) -> Sequence[Any]:
                 batches.append(len(messages))
                 return await super().forward(messages)
@@ -224,7 +224,7 @@ class RelaysContract:
     ) -> None:
         in_flight: list[int] = []
 
-        class Weighing(AnsweringBus):
+        class Weighing(ScriptedBus):
             weight = 0
 
             async def forward(self, messages: Sequence[Message]) -> Sequence[Any]:
@@ -272,7 +272,7 @@ class RelaysContract:
                 async with database.unit_of_work() as unit:
                     await unit.outbox.put(TOPIC, Counted(key * each + position), key=f"key-{key}")
 
-        bus = AnsweringBus(answer)
+        bus = ScriptedBus(answer)
         options = {"batch": 9, "order": "per_key", "retry": QUICKLY}
         async with _relaying(database, [bus] * relays, **options) as all_relays:
             async with asyncio.timeout(DEADLINE):
@@ -292,7 +292,7 @@ class RelaysContract:
 
     async def test_36_a_failing_row_holds_up_its_key_alone(self, database: OutboxDatabase) -> None:
         bad = {1}
-        bus = AnsweringBus(lambda m: BusError("not now") if _number(m) in bad else None)
+        bus = ScriptedBus(lambda m: BusError("not now") if _number(m) in bad else None)
         retry = RetryPolicy(attempts=1_000, delay=0.02, factor=1, jitter=0)
         async with database.unit_of_work() as unit:
             for number, key in enumerate(["a", "b", "a", "b", "c", "b"]):

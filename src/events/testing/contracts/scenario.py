@@ -22,8 +22,6 @@ from events.testing.contracts.harness import Harness
 from events.testing.contracts.probe import Arrival, Numbered, Probe, React
 from events.testing.waiting import eventually
 
-__all__ = ["Scenario"]
-
 T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
 
@@ -61,7 +59,7 @@ class Scenario:
         order_by: Callable[[Any], object] | None = None,
         retry: RetryPolicy | None = None,
     ) -> IntegrationEventBusRegistration:
-        """Return a registration, of `Numbered` unless told otherwise."""
+        """Return a registration, of `Numbered` unless others are given."""
         return IntegrationEventBusRegistration(
             consumer,
             topic,
@@ -84,6 +82,9 @@ class Scenario:
 
     def bus(self, **options: Unpack[BusOptions]) -> TransportIntegrationEventBus:
         """Return a new bus, not started, that is shut down when the test ends."""
+        # No contract says how long connecting takes: on a busy machine longer than by default.
+        options.setdefault("connect_timeout", max(5.0, self.harness.timeout))
+        options.setdefault("startup_timeout", max(30.0, self.harness.timeout))
         bus = self.harness.new_bus(**options)
         self._buses.append(bus)
         return bus
@@ -103,26 +104,24 @@ class Scenario:
     async def eventually(
         self, condition: Callable[[], object], what: str, saw: Callable[[], object]
     ) -> None:
-        """Return when the condition is true; fail, naming `what`, when patience is over."""
+        """Return when the condition is true; fail, naming `what`, after the timeout."""
         try:
-            await eventually(condition, self.harness.patience)
+            await eventually(condition, self.harness.timeout)
         except AssertionError:
             raise AssertionError(
-                f"not within {self.harness.patience:g} s: {what}; seen: {saw()!r}"
+                f"not within {self.harness.timeout:g} s: {what}; seen: {saw()!r}"
             ) from None
 
     async def soon(self, awaitable: Awaitable[T], what: str) -> T:
-        """Return what it gives; fail, naming `what`, when patience is over."""
-        timeout = asyncio.timeout(self.harness.patience)
+        """Return what it gives; fail, naming `what`, after the timeout."""
+        timeout = asyncio.timeout(self.harness.timeout)
         try:
             async with timeout:
                 return await awaitable
         except TimeoutError:
             if not timeout.expired():
                 raise
-            raise AssertionError(
-                f"not within {self.harness.patience:g} s: {what} returns"
-            ) from None
+            raise AssertionError(f"not within {self.harness.timeout:g} s: {what} returns") from None
 
     async def refuses(self, awaitable: Awaitable[object], error: type[E], what: str) -> E:
         """Return the error that it raises; fail, naming `what`, if it raises none."""
@@ -188,7 +187,7 @@ class Scenario:
         await self.soon(bus.send(topic, Numbered(_MARKER)), "send")
         await self.eventually(
             lambda: _MARKER in probe.numbers,
-            "a consumer that starts anew gets what is sent now",
+            "a consumer that restarts gets what is sent now",
             lambda: probe.handled,
         )
         await self.holds(lambda: True, "time passes")
@@ -239,7 +238,7 @@ class Scenario:
             lambda: not self.tasks(), "after shutdown, no task of the bus's is left", self.tasks
         )
         await self.still_open({}, "after shutdown, nothing is open at the broker")
-        assert not self._strays, f"errors that nobody saw: {self._strays}"
+        assert not self._strays, f"errors that were not seen: {self._strays}"
 
     def tasks(self) -> list[str]:
         """Return the tasks that were not there when the test began."""

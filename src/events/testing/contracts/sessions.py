@@ -17,7 +17,7 @@ import pytest
 
 from events.integration.event import IntegrationEvent
 from events.integration.pipeline import Middleware
-from events.testing.contracts.inbox import Noted, deliver
+from events.testing.contracts._inbox_database import Noted, deliver
 
 __all__ = ["SessionUnit", "SessionsContract", "SessionsDatabase"]
 
@@ -72,7 +72,7 @@ class _GoBack(Exception):  # noqa: N818 - no error: how the suite leaves a trans
 
 
 class SessionsContract:
-    """Give the fixture `database`."""
+    """Yield the fixture `database`."""
 
     @pytest.fixture
     def database(self) -> SessionsDatabase:

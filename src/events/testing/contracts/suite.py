@@ -16,8 +16,6 @@ from events.testing.contracts.harness import Harness, Need
 from events.testing.contracts.properties import PROPERTIES
 from events.testing.contracts.scenario import Scenario
 
-__all__ = ["ContractBrokenError", "ContractDeadlineError", "ContractSuite", "contract"]
-
 Suite = TypeVar("Suite", bound="ContractSuite")
 Body: TypeAlias = Callable[[Suite, Scenario], Coroutine[Any, Any, None]]
 
