@@ -47,7 +47,7 @@ class ChatProvider(Provider):
     async def chat(
         self, bus: TransportIntegrationEventBus, settings: Settings, server: ServerId
     ) -> AsyncIterator[Chat]:
-        chat = Chat(bus, server, heartbeat=settings.heartbeat, patience=settings.patience)
+        chat = Chat(bus, server, heartbeat=settings.heartbeat, timeout=settings.timeout)
         async with chat:
             yield chat
 

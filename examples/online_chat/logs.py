@@ -1,7 +1,7 @@
 """Structured logs, ours and the library's alike, each line with its correlation id.
 
-Whoever takes a message from a socket binds the message's id as correlation id. It travels with the
-event, and the middleware binds it again at each server, around whatever handles the event there.
+The code that receives a message from a socket binds its id as the correlation id. It travels with
+the event, and the middleware binds it again at each server, around the event's handlers.
 """
 
 import logging
@@ -17,7 +17,7 @@ FIRST = ("timestamp", "server", "level", "event", "correlation_id")
 
 
 async def log_with_correlation(incoming: IncomingEvent, call_next: Handle, /) -> None:
-    """Have all that is logged about an event bear its correlation id. A middleware of the bus."""
+    """Add the correlation id to every log line about an event. A middleware of the bus."""
     with bound_contextvars(correlation_id=incoming.delivery.correlation_id):
         await call_next(incoming)
 

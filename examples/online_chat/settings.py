@@ -22,9 +22,9 @@ class Settings(BaseSettings):
 
     send_timeout: float = Field(3.0, gt=0)
     heartbeat: float = Field(2.0, gt=0)
-    patience: float = Field(6.0, gt=0, description="of a silent server's people, until they go")
-    join_timeout: float = Field(10.0, gt=0, description="for a socket to join a room")
+    timeout: float = Field(6.0, gt=0, description="seconds until a silent server is removed")
+    join_timeout: float = Field(10.0, gt=0, description="seconds for a socket to join a room")
     max_sockets: int = Field(1000, ge=1)
-    backlog: int = Field(256, ge=8, description="frames that a slow socket may be behind")
+    backlog: int = Field(256, ge=8, description="unsent frames of a slow socket")
     burst: int = Field(10, ge=1, description="requests at once")
     rate: float = Field(2.0, gt=0, description="requests a second, after a burst")

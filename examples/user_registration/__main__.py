@@ -1,4 +1,4 @@
-"""`python -m examples.user_registration [EMAIL ...]`: the demo; `--help` tells more."""
+"""`python -m examples.user_registration [EMAIL ...]`: the demo; see `--help`."""
 
 import sys
 

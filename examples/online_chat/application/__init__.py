@@ -1,1 +1,1 @@
-"""Who is in which room at this server, and what they are told."""
+"""Who is in which room at this server, and what they receive."""

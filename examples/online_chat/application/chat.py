@@ -80,12 +80,12 @@ class Chat:
         server: ServerId,
         *,
         heartbeat: float,
-        patience: float,
+        timeout: float,
     ) -> None:
         self._bus = bus
         self._server = server
         self._heartbeat = heartbeat
-        self._patience = patience
+        self._timeout = timeout
         self._rooms: dict[str, Room] = {}
         self._connected = True
         self._beating: asyncio.Task[None] | None = None
@@ -116,7 +116,7 @@ class Chat:
         """Follow the room for as long as anybody here is in it."""
         room = self._rooms.get(name)
         if room is None:
-            presence = Presence(self._server, self._patience)
+            presence = Presence(self._server, self._timeout)
             room = self._rooms[name] = Room(name, self._server, self._bus, presence)
         room.visits += 1
         try:

@@ -12,7 +12,7 @@ class Listener(Protocol):
     """Somebody's page. None of these waits: who is slow must not hold up the room."""
 
     def on_message(self, event: MessageSentV1, /) -> None:
-        """Show a message, one's own too."""
+        """Show a message, including this person's own."""
         ...
 
     def on_change(self, change: Change, member: Attendee, /) -> None:

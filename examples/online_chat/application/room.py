@@ -28,7 +28,7 @@ from examples.online_chat.domain.presence import Changes, Presence
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("online_chat")
 
-# What fails here is a bug, or a bus that is down: a retry mends neither, and the next roll does.
+# A failure here is a bug, or a bus that is down: a retry does not help, but the next roll does.
 ONCE = RetryPolicy(attempts=1)
 
 
@@ -120,7 +120,7 @@ class Room:
         return self._presence.members
 
     async def announce(self, event: IntegrationEvent) -> None:
-        """Tell the other servers, if they can be told: whatever gets lost, the next roll says."""
+        """Tell the other servers, if they can be reached. The next roll repairs what is lost."""
         try:
             await self._bus.send(self.topic, event)
         except BusError as error:

@@ -54,7 +54,7 @@ def message_text(given: str) -> str:
 
 
 def user_id(key: str) -> str:
-    """Give the short id of whoever holds this key: the same at each server, after each reconnect.
+    """Return the short id of the holder of this key: the same at each server, after each reconnect.
 
     It tells two people of one name apart. It proves nothing: something so short can be found for
     another key by trying.

@@ -2,9 +2,9 @@
 
 Each server is believed about its own people. What it announces (`connect`, `disconnect`) is quick
 but may get lost on a bus that keeps nothing; what it lists again and again (`attend`) puts that
-right; and of a server that has been silent for `patience` seconds all people are gone.
+right; and of a server that has been silent for `timeout` seconds all people are gone.
 
-    unknown --connect, attend--> heard of --silent for `patience`--> unknown
+    unknown --connect, attend--> heard of --silent for `timeout`--> unknown
 """
 
 from collections.abc import Callable, Mapping
@@ -15,12 +15,12 @@ from examples.online_chat.contracts import Attendee
 
 
 class Change(StrEnum):
-    """What became of somebody."""
+    """What happened to a person."""
 
     JOINED = "joined"
     PRESENT = "present"  # was here before we knew
     LEFT = "left"
-    LOST = "lost"  # went without a word
+    LOST = "lost"  # disappeared without leaving
 
 
 @dataclass
@@ -35,10 +35,10 @@ Changes = list[tuple[Change, Attendee]]
 class Presence:
     """The people of one room, by server and connection. Times are in seconds, of any one clock."""
 
-    def __init__(self, own: str, patience: float) -> None:
+    def __init__(self, own: str, timeout: float) -> None:
         """`own` is the server that asks: it never doubts itself."""
         self._own = own
-        self._patience = patience
+        self._timeout = timeout
         self._servers: dict[str, _Server] = {}
 
     @property
@@ -76,7 +76,7 @@ class Presence:
 
         def change() -> None:
             for name, server in list(self._servers.items()):
-                if name != self._own and now - server.heard_at > self._patience:
+                if name != self._own and now - server.heard_at > self._timeout:
                     del self._servers[name]
 
         return self._changes(change, came=Change.PRESENT, went=Change.LOST)

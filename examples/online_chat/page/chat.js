@@ -48,7 +48,7 @@ const news = {
     else members.remove(member);
     if (change === "joined") timeline.line(member, " came in");
     if (change === "left") timeline.line(member, " left");
-    if (change === "lost") timeline.line(member, " is gone without a word");
+    if (change === "lost") timeline.line(member, " disconnected without leaving");
   },
 
   message({ id, author, text, at }) {

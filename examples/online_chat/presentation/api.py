@@ -23,7 +23,7 @@ page = StaticFiles(directory=Path(__file__).parents[1] / "page", html=True)
 
 @router.get("/livez")
 async def livez() -> dict[str, str]:
-    """Tell that the process runs; nothing else, as a restart mends no broker."""
+    """Report that the process runs, and nothing else: a restart does not help a broker."""
     return {"status": "alive"}
 
 

@@ -62,7 +62,7 @@ class Connection:
         self._bucket = Bucket(settings.burst, settings.rate, _now())
 
     async def serve(self) -> None:
-        """Return when the socket is closed and whoever sat at it has left the room."""
+        """Return when the socket is closed and its user has left the room."""
         end = await self._until_the_end()
         if end is not None:
             log.info("socket closed", code=end.code, reason=end.reason)
@@ -92,7 +92,7 @@ class Connection:
                 await self._websocket.send_text(await self._outgoing.get())
 
     async def _sit(self) -> End | None:
-        """Seat whoever is there and answer what they ask, until they go."""
+        """Let the user join, and answer requests, until the user leaves."""
         async with AsyncExitStack() as leaving:
             try:
                 async with asyncio.timeout(self._join_timeout):

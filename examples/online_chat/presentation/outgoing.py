@@ -1,7 +1,7 @@
 """The way out to one socket: a queue with an end.
 
 Nobody who puts a frame in waits. A socket that is `limit` frames behind is cut off: it would only
-fall further back; its page says so, connects again, and begins anew with who is there.
+fall further back; its page says so, reconnects, and starts again with who is there.
 """
 
 import asyncio

@@ -80,7 +80,7 @@ class Message(Struct, tag_field="type", tag="message", frozen=True):
 
 
 class Presence(Struct, tag_field="type", tag="presence", frozen=True):
-    """Somebody `joined`, `left`, is `present` (was before we knew), or `lost` (without a word)."""
+    """Somebody `joined`, `left`, is `present` (was before we knew), or `lost` (without leaving)."""
 
     change: str
     member: Attendee

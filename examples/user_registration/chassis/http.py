@@ -21,7 +21,7 @@ Check: TypeAlias = Callable[[], Awaitable[str | None]]
 
 PROBES = ("/livez", "/readyz")
 
-_STARTUP = 10.0  # seconds
+_STARTUP = 60.0  # seconds
 _CHECK = 2.0
 
 
@@ -38,7 +38,7 @@ def probes(checks: Mapping[str, Check]) -> list[BaseRoute]:
     async def readyz(_request: Request) -> JSONResponse:
         found = {name: await _found(check) for name, check in checks.items()}
         wrong = any(found.values())
-        body = {name: trouble or "ok" for name, trouble in found.items()}
+        body = {name: fault or "ok" for name, fault in found.items()}
         return JSONResponse(body, 503 if wrong else 200)
 
     return [Route(path, probe) for path, probe in zip(PROBES, (livez, readyz), strict=True)]
@@ -106,5 +106,5 @@ def _listening(host: str, port: int) -> Generator[socket.socket]:
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Generator[None]:
-        """Leave the signals to whoever runs us: they have to end all of the process."""
+        """Leave the signals to the caller: they must end the whole process."""
         yield

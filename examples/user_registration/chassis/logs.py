@@ -31,7 +31,7 @@ def bound(**values: object) -> AbstractContextManager[object]:
 
 
 def configure_logs(service: str, settings: LogSettings | None = None) -> None:
-    """Write all logs of this process in one form, whoever configured logging before."""
+    """Write all logs of this process in one format, and replace earlier configuration."""
     settings = settings or load_or_exit(LogSettings)
 
     def name_service(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -64,7 +64,7 @@ def configure_logs(service: str, settings: LogSettings | None = None) -> None:
 
 
 def to_stdlib(processors: list[Processor]) -> None:
-    """Hand what structlog is told on to the loggers of the standard library."""
+    """Hand structlog's records on to the loggers of the standard library."""
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,

@@ -1,4 +1,4 @@
 from events.integration import Topic
 
-# A broker is shared by many, so what is ours there bears our name.
+# A broker is shared by many, so our topics have our name.
 USERS = Topic("registration.users")

@@ -1,1 +1,1 @@
-"""Drive the services over HTTP, watch what goes on, and check that it did."""
+"""Drive the services over HTTP, observe them, and check the results."""

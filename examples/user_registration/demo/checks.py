@@ -26,10 +26,10 @@ class Scene:
 
 @dataclass
 class Checks:
-    """Compare what is expected with what a look at the facts shows, for at most `patience`."""
+    """Compare what is expected with what a look at the facts shows, for at most `timeout`."""
 
     timeline: Timeline
-    patience: float
+    timeout: float
     scenes: list[Scene] = field(default_factory=list[Scene])
 
     @property
@@ -55,7 +55,7 @@ class Checks:
         self, what: str, look: Callable[[], Awaitable[object]], expected: object
     ) -> None:
         """Look until the expected is found."""
-        end = self._now() + self.patience
+        end = self._now() + self.timeout
         found = await look()
         while found != expected and self._now() < end:
             await asyncio.sleep(_POLL)
@@ -89,7 +89,7 @@ class Checks:
         passed = sum(scene.passed for scene in self.scenes)
         missing = sum(bool(scene.missing) for scene in self.scenes)
         if missing:
-            return f"{missing} of {len(self.scenes)} scenes did not come to their end"
+            return f"{missing} of {len(self.scenes)} scenes did not finish"
         return f"all {passed} checks passed"
 
     @staticmethod

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from examples.user_registration.chassis.http import CannotStartError
+from examples.user_registration.demo.killed import KILLED
 from examples.user_registration.demo.play import play
 from examples.user_registration.demo.scenes import RESERVED
 from examples.user_registration.user_service.domain.email import InvalidEmailError, email_address
@@ -16,13 +17,16 @@ from examples.user_registration.user_service.domain.email import InvalidEmailErr
 DEFAULT = ("ada@example.com", "grace@example.com")
 _DESCRIPTION = """\
 Registers users over HTTP and follows each registration through the domain event, the outbox, the
-relay, the bus and the email service to an SMTP server; then lets things fail, and shows what
-becomes of them. Everything runs in this process, on loopback, and is gone afterwards.
+relay, the bus and the email service to an SMTP server; then makes parts of it fail, and shows the
+outcome. Except for one process that is killed, everything runs in this process, on loopback and on
+files in a temporary folder, which is deleted afterwards.
 """
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = parser_of_emails("examples.user_registration", "demo", _DESCRIPTION, RESERVED)
+    parser = parser_of_emails(
+        "examples.user_registration", "demo", _DESCRIPTION, {*RESERVED, KILLED}
+    )
     parser.add_argument(
         "--port",
         type=_port,
@@ -78,7 +82,7 @@ def parser_of_emails(
         except InvalidEmailError as error:
             raise argparse.ArgumentTypeError(f"{error}; give one like ada@example.com") from None
         if address in reserved:
-            raise argparse.ArgumentTypeError(f"{address} has a part in a later scene; give another")
+            raise argparse.ArgumentTypeError(f"{address} is used in a later scene; choose another")
         return address
 
     parser = argparse.ArgumentParser(

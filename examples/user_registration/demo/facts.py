@@ -14,10 +14,10 @@ from examples.user_registration.email_service.presentation.consumer import NAME 
 
 
 class Database:
-    """The file, as others see it by a connection of their own: committed, or not there."""
+    """The files, as others see them by a connection of their own: committed, or not there."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     def users(self, email: str) -> int:
         with self._open() as connection:
@@ -35,9 +35,16 @@ class Database:
         with self._open() as connection:
             return {row[0] for row in connection.execute("SELECT event_id FROM outbox")}
 
+    def on_the_bus(self) -> int:
+        """Return how many events wait for a consumer, or are being handled by it."""
+        with self._open("events") as connection:
+            count: int = connection.execute("SELECT count(*) FROM bus").fetchone()[0]
+            return count
+
     @contextmanager
-    def _open(self) -> Generator[sqlite3.Connection]:
-        with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro", uri=True)) as connection:
+    def _open(self, name: str = "user_service") -> Generator[sqlite3.Connection]:
+        uri = (self.folder / f"{name}.sqlite3").as_uri()
+        with closing(sqlite3.connect(f"{uri}?mode=ro", uri=True)) as connection:
             yield connection
 
 
@@ -59,6 +66,9 @@ class Facts:
 
     async def outbox(self) -> int:
         return len(self.database.outbox())
+
+    async def on_the_bus(self) -> int:
+        return self.database.on_the_bus()
 
     async def mails(self, email: str) -> int:
         return len(self._mail.mails(email))

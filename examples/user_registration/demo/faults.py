@@ -1,4 +1,4 @@
-"""Handlers that fail when they are told to, beside those of the services."""
+"""Handlers that fail on demand, beside those of the services."""
 
 from collections import defaultdict
 from math import inf
@@ -22,21 +22,21 @@ class Faults:
         """Have the email service fail on so many attempts for this user."""
         self.email_failures[email] = times
 
-    async def fail_email_if_told(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
+    async def fail_email_on_demand(self, incoming: IncomingEvent, call_next: Handle, /) -> None:
         """A middleware of the email service: fail after its handler, in the same transaction."""
         await call_next(incoming)
         event = incoming.event
         if isinstance(event, UserRegisteredV1) and self.email_failures[event.email] > 0:
             self.email_failures[event.email] -= 1
-            raise RuntimeError("the demo told it to")
+            raise RuntimeError("the demo lets this fail")
 
 
-class FailIfTold(DomainEventHandler[UserRegistered]):
+class FailOnDemand(DomainEventHandler[UserRegistered]):
     """Listed after the service's handlers, so it runs after them, in the same transaction."""
 
     def __init__(self, faults: Faults, registry: DomainEventHandlerRegistry) -> None:
         self._faults = faults
-        self._before = [each for each in registry.get(UserRegistered) if each is not FailIfTold]
+        self._before = [each for each in registry.get(UserRegistered) if each is not FailOnDemand]
 
     async def handle(self, event: UserRegistered) -> None:
         say = self._faults.timeline.say
@@ -44,7 +44,7 @@ class FailIfTold(DomainEventHandler[UserRegistered]):
             say("domain", f"{handler.__name__} handled {type(event).__name__}")
         if event.user.email in self._faults.fail_for:
             say("domain", f"{type(self).__name__} fails", style="yellow")
-            raise RuntimeError("the demo told it to")
+            raise RuntimeError("the demo lets this fail")
 
 
 class FaultsProvider(Provider):

@@ -1,4 +1,4 @@
-"""A real SMTP server on loopback, which can be told to be difficult."""
+"""A real SMTP server on loopback, which can be set to fail."""
 
 import asyncio
 from collections import defaultdict

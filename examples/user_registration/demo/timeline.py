@@ -18,6 +18,7 @@ _ACTORS = {
     "smtp": "bright_green",
     "dead": "red",
     "log": "dim",
+    "other": "bright_red",
     "demo": "bold",
 }
 _TAG_COLOURS = ("bright_blue", "bright_magenta", "bright_cyan", "bright_yellow", "bright_green")
@@ -36,7 +37,7 @@ class Timeline:
         return monotonic() - self._began
 
     def recognise(self, email: str, correlation_id: str) -> None:
-        """From now on, lines about this address bear that correlation id."""
+        """From now on, lines about this address have that correlation id."""
         self._correlation_ids[email] = correlation_id
 
     def correlation_id(self, email: str) -> str:

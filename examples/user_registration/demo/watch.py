@@ -34,7 +34,7 @@ class WatchTransactions:
         self._rolled_back = 0
 
     def committed(self, email: str) -> tuple[int, int]:
-        """Return how many users and events were new in the commit that told of this user."""
+        """Return how many users and events were new in the commit that stored this user."""
         return self._committed.get(email, (0, 0))
 
     async def rolled_back(self) -> int:
@@ -58,7 +58,7 @@ class WatchTransactions:
             self._timeline.say("outbox", text_, self._waiting[event_id])
         for event_id in outside - inside.keys():
             correlation_id = self._waiting.pop(event_id, "")
-            self._timeline.say("outbox", "row removed, as the bus has the event", correlation_id)
+            self._timeline.say("outbox", "row deleted: the bus has the event", correlation_id)
 
     def _on_rollback(self, connection: Connection) -> None:
         users = self._new_users(connection)

@@ -1,4 +1,4 @@
-"""`python -m examples.user_registration.demo_rabbitmq [EMAIL ...]`; `--help` tells more."""
+"""`python -m examples.user_registration.demo_rabbitmq [EMAIL ...]`; see `--help`."""
 
 import sys
 

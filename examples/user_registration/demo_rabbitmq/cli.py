@@ -16,7 +16,7 @@ Runs user service, outbox relay and email service as processes, on RabbitMQ: the
 RABBITMQ_URL names, else that on localhost, else one of its own. Registers users over HTTP, shows
 the logs of all of them in one timeline, kills two of them, and stops everything in the end.
 """
-_PATIENCE = 20.0  # seconds that each check may take
+_TIMEOUT = 60.0  # seconds that each check may take
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
 async def play(emails: Sequence[str]) -> bool:
     """Register these addresses, play the other scenes, and tell whether every check passed."""
     timeline = Timeline(Console(highlight=False))
-    checks = Checks(timeline, _PATIENCE)
+    checks = Checks(timeline, _TIMEOUT)
     timeline.head()
     async with stage(timeline) as everything:
         for scene in SCENES:

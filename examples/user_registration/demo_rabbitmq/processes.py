@@ -20,7 +20,7 @@ OnLine: TypeAlias = Callable[[str, str], None]
 
 _ROOT = Path(__file__).parents[3]  # where `examples` is
 _SETTINGS = ("USER_SERVICE_", "EMAIL_SERVICE_", "LOG_")
-_ENDS = 20.0  # seconds; those services take that are in the midst of something
+_ENDS = 60.0  # seconds; those services take that are in the midst of something
 _SHOWN = 20  # lines of a process that did not come up
 
 
@@ -51,7 +51,7 @@ class Service:
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
-    async def start(self, *, patience: float = 30.0) -> None:
+    async def start(self, *, time_limit: float = 120.0) -> None:
         """Start it, and return when it is ready, as its `/readyz` has it."""
         self._last.clear()
         self._process = await asyncio.create_subprocess_exec(
@@ -66,11 +66,11 @@ class Service:
         )
         self._reading = asyncio.create_task(self._read())
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(time_limit):
                 await self._ready(self._process)
         except TimeoutError:
             await self.kill()
-            raise CannotStartError(self._explain(f"was not ready after {patience:g} s")) from None
+            raise CannotStartError(self._explain(f"was not ready after {time_limit:g} s")) from None
 
     async def kill(self) -> None:
         """End it as a crash does."""
@@ -120,7 +120,7 @@ class Service:
             self._on_line(self.name, line)
 
     def _explain(self, what: str) -> str:
-        return "\n".join([f"{self.name} {what}; the last it said:", *self._last])
+        return "\n".join([f"{self.name} {what}; its last output:", *self._last])
 
 
 def _untouched() -> dict[str, str]:

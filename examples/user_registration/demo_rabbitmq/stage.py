@@ -75,19 +75,20 @@ async def stage(timeline: Timeline) -> AsyncGenerator[Stage]:
                 "USER_SERVICE_RELAY_LEASE": "2",  # a dead relay's work is taken over after this
                 "EMAIL_SERVICE_DATABASE_URL": f"sqlite:///{folder}/email_service.sqlite3",
                 "EMAIL_SERVICE_PROBE_PORT": str(free_port()),
-                "EMAIL_SERVICE_RELAY_LEASE": "2",
-                "EMAIL_SERVICE_SMTP_TIMEOUT": "1",
+                # A mail that took longer would be sent once more, on a busy machine without need.
+                "EMAIL_SERVICE_RELAY_LEASE": "7",
+                "EMAIL_SERVICE_SMTP_TIMEOUT": "6",
                 "EMAIL_SERVICE_SMTP_HOST": "127.0.0.1",
                 "EMAIL_SERVICE_SMTP_PORT": str(mail.port),
             }
             await upgrade(user_service.ALEMBIC, environment["USER_SERVICE_DATABASE_URL"])
             await upgrade(email_service.ALEMBIC, environment["EMAIL_SERVICE_DATABASE_URL"])
-            timeline.say("demo", "tables made, as by `alembic upgrade head`; three processes start")
+            timeline.say("demo", "the tables are created; three processes start")
             those = services(environment, Path(folder), partial(show, timeline))
             base_url = f"http://127.0.0.1:{environment['USER_SERVICE_HTTP_PORT']}"
             async with (
                 running(those),
-                httpx.AsyncClient(base_url=base_url, timeout=10, trust_env=False) as http,
+                httpx.AsyncClient(base_url=base_url, timeout=60, trust_env=False) as http,
             ):
                 for service in those:
                     timeline.say("demo", f"{service.name} is ready, pid {service.pid}")

@@ -61,13 +61,13 @@ async def make_relay() -> AsyncGenerator[OutboxRelay]:
     ):
         relay = create_relay(engine, bus, settings)
 
-        async def trouble() -> str | None:
+        async def outage() -> str | None:
             health = relay.health()
             return None if health.healthy else (health.outage or "it does not run")
 
         async def broker() -> str | None:
             return None if bus.health().connected else "not connected"
 
-        app = Starlette(routes=probes({"relay": trouble, "broker": broker}))
+        app = Starlette(routes=probes({"relay": outage, "broker": broker}))
         async with serving(app, host=settings.http_host, port=settings.relay_probe_port):
             yield relay

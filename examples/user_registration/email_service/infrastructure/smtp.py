@@ -2,7 +2,7 @@
 
 So the relay that empties an outbox into a bus sends our mails: it tries again what was refused,
 more slowly each time, parks what is refused for good, waits while the server is down, and lets
-several processes share the work. What became of a mail has the three outcomes of every `send`:
+several processes share the work. A mail has the three outcomes of every `send`:
 
     250                                          sent
     no connection, or turned away at the door    not sent, and says nothing about this mail

@@ -28,8 +28,8 @@ class RegisterUser:
         password_hash = await self._passwords.hash(password)  # slow, so before the transaction
         async with self._dispatcher as dispatcher:
             user = User.register(email, password_hash)
+            dispatcher.from_entity(user)  # handled at the end of the block, after the user is added
             await self._users.add(user)
-            dispatcher.from_entity(user)
         # The handlers have run, in this transaction; had one failed, we would not be here.
         await self._transaction.commit()
         return user

@@ -1,9 +1,9 @@
-"""The users, and the outbox in which their registrations wait to be told to others."""
-
-from typing import Any
+"""The users, and the outbox in which their registrations wait to be sent."""
 
 import sqlalchemy as sa
 from alembic import op
+
+from examples.user_registration.chassis.outbox_migrations import create_outbox, drop_outbox
 
 revision = "0001"
 down_revision = None
@@ -20,56 +20,9 @@ def upgrade() -> None:
         sa.Column("registered_at", sa.DateTime(timezone=True), nullable=False),
         sa.UniqueConstraint("email", name="uq_users_email"),
     )
-    op.create_table(
-        "outbox",
-        sa.Column(
-            "id",
-            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
-            primary_key=True,
-            autoincrement=True,
-        ),
-        *_message_columns(),
-        sa.Column("available_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("attempts", sa.Integer(), nullable=False, server_default=sa.text("0")),
-        sa.Column("last_error", sa.Text()),
-        sqlite_autoincrement=True,
-    )
-    op.create_index("ix_outbox_due", "outbox", ["available_at", "id"])
-    op.create_table(
-        "outbox_parked",
-        sa.Column("id", sa.BigInteger(), primary_key=True, autoincrement=False),
-        *_message_columns(),
-        sa.Column("attempts", sa.Integer(), nullable=False),
-        sa.Column("last_error", sa.Text()),
-        sa.Column("reason", sa.String(32), nullable=False),
-        sa.Column("parked_at", sa.DateTime(timezone=True), nullable=False),
-    )
-    op.create_table(
-        "outbox_relays",
-        sa.Column("relay", sa.String(255), primary_key=True),
-        sa.Column("token", sa.String(32), nullable=False),
-        sa.Column("partitions", sa.String(255), nullable=False),
-        sa.Column("lease_seconds", sa.Double[float](), nullable=False),
-        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
-    )
+    create_outbox("outbox")
 
 
 def downgrade() -> None:
-    op.drop_table("outbox_relays")
-    op.drop_table("outbox_parked")
-    op.drop_table("outbox")
+    drop_outbox("outbox")
     op.drop_table("users")
-
-
-def _message_columns() -> list[sa.Column[Any]]:
-    return [
-        sa.Column("event_id", sa.String(255), nullable=False),
-        sa.Column("topic", sa.String(255), nullable=False),
-        sa.Column("key", sa.String(255)),
-        sa.Column("partition_id", sa.SmallInteger(), nullable=False),
-        sa.Column("type", sa.String(255), nullable=False),
-        sa.Column("version", sa.Integer(), nullable=False),
-        sa.Column("headers", sa.Text(), nullable=False),
-        sa.Column("body", sa.LargeBinary(), nullable=False),
-        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-    ]

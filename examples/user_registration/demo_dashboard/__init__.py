@@ -1,0 +1,1 @@
+"""Break the email service by a switch, and put it right by the dashboard."""
