@@ -25,6 +25,7 @@ SUBJECTS = (
     "loops",
     "relay",
     "inbox",
+    "database",
     "memory",
     "idle",
     "scaling",

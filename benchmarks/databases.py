@@ -73,7 +73,7 @@ async def fill(engine: AsyncEngine, table: Table, rows: int) -> None:
 async def settle(engine: AsyncEngine) -> None:
     """Have the database done with what was filled in: on disk, and counted for its plans.
 
-    Else it does that whenever it likes to, and whoever drains meanwhile pays for it.
+    Else it does that at any time, and a drain at that time is slower.
     """
     alone = engine.execution_options(isolation_level="AUTOCOMMIT")
     async with alone.connect() as connection:

@@ -13,7 +13,7 @@ from math import nan
 from statistics import median
 from typing import Self, TypeAlias
 
-PATIENCE = 300  # seconds for one run of a case: one that hangs says which it is
+TIMEOUT = 300  # seconds for one run of a case: one that hangs says which it is
 
 
 class Stopwatch:
@@ -122,7 +122,7 @@ def _run_once(case: Case, events: int) -> Measured:
         factory = loops.new_event_loop
 
     async def work() -> Measured:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             return await case.run(events)
 
     try:

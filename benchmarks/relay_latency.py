@@ -54,7 +54,7 @@ async def commits(commits: int, *, draining: bool) -> Measured:
 
 @asynccontextmanager
 async def relaying(engine: AsyncEngine, table: Table) -> AsyncGenerator[list[float]]:
-    """Have a relay at work that is idle; yields when each row came to the bus."""
+    """Run a relay that is idle; yields when each row came to the bus."""
     arrived: list[float] = []
 
     def taken(messages: Sequence[Message]) -> None:

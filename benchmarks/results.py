@@ -21,6 +21,7 @@ PACKAGES = (
     "integration-events", "msgspec", "pika", "aio-pika", "nats-py", "redis", "hiredis",
     "faststream", "sqlalchemy", "asyncpg", "asyncmy", "aiosqlite", "dishka", "python-cqrs",
     "bazario", "blinker", "diator", "pyventus", "lato", "bubus", "orjson", "pydantic", "uvloop",
+    "pgqueuer", "procrastinate", "faststream-outbox",
 )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ TRIMMED = {"entries": 200, "messages beside the topic": 200}
 
 @dataclass
 class Load:
-    """What was sent, and what became of it. Events that were sent twice count once."""
+    """What was sent, and its outcome. Events that were sent twice count once."""
 
     sent: set[int] = field(default_factory=set[int])
     handled: set[int] = field(default_factory=set[int])
@@ -141,7 +141,7 @@ async def at_nats(place: str) -> dict[str, float]:
         streams = [each for each in await client.jetstream().streams_info() if place in str(each)]
     finally:
         await client.close()
-    # The topic's own stream keeps everything, as it is told to.
+    # The topic's own stream keeps everything, as configured.
     own = [each for each in streams if each.config.name != place]
     return {
         "streams": len(streams),

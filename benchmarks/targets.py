@@ -34,6 +34,9 @@ class Limit:
 
 
 SQLITE_COMMITS = "SQLite, the application's commits"
+NOTHING = "PostgreSQL, a handler that does nothing"
+WRITE = "PostgreSQL, one write by a session"
+WAITING = "PostgreSQL, rows that wait"
 
 
 def _on(subject: str, group: str, **bounds: float) -> list[Target]:
@@ -71,6 +74,10 @@ TARGETS = [
     Target("relay", "PostgreSQL, no-op publisher", "row by row", 6.0),
     Target("relay", "PostgreSQL into RabbitMQ", "the bus alone", 0.9),
     _at_most("relay", SQLITE_COMMITS, "ours", "while it is idle", 2.0, "ms p50"),
+    *_on("database", f"{NOTHING}, 20 at once", pgqueuer=2.0, procrastinate=20.0),
+    Target("database", f"{WRITE}, 10 at once", "a session by hand", 0.8),
+    *_on("database", f"{WRITE}, 10 at once", pgqueuer=1.0),
+    Target("database", WAITING, "ours, 10,000", 0.8, ours="ours, 1,000,000"),
 ]
 
 LIMITS = [
@@ -81,6 +88,8 @@ LIMITS = [
     ),
     Limit("memory", "", "ours", "end / tenth", 1.1),
     Limit("idle", "", "ours", "% of a core", 1.0),
+    Limit("database", "PostgreSQL, one event at a time", "ours", "handled ms p50", 10),
+    Limit("database", "PostgreSQL, an old snapshot", "ours", "first fifth / last", 1.25),
 ]
 
 PER_UNIT = "CPU µs per unit"
@@ -88,7 +97,7 @@ PUT = 40.0  # CPU µs for each event that is put in a unit of work of a hundred
 
 
 def show(subject: str, figures: Iterable[Figure]) -> None:
-    """Print the subject's targets and what became of them."""
+    """Print the subject's targets and whether they are met."""
     figures = list(figures)
     lines = [
         *(line for each in TARGETS if each.subject == subject for line in _compared(each, figures)),

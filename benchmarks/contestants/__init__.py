@@ -17,7 +17,7 @@ import msgspec
 
 from benchmarks.workload import Handle, Order, Send
 
-PREFETCH = 100  # events at hand, and handlers at once
+PREFETCH = 100  # events in flight, and handlers at once
 
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder(Order).decode

@@ -321,7 +321,7 @@ class RedisPyStreamsWithHeaders(RedisPyStreams):
 
 
 class RedisPyStreamsAsPromised(RedisPyStreamsWithHeaders):
-    """Besides, a context for each handler, and a future that tells what became of it: no more."""
+    """Adds a context for each handler and a future with its outcome, and nothing more."""
 
     name = "redis-py, our headers, contexts, outcomes"
 

@@ -1,6 +1,6 @@
 """Ways to empty an outbox: ours, row by row, and in bulk without leases.
 
-The other two are what is written by hand: they stand for one relay alone, know no trouble, and keep
+The other two are what is written by hand: they stand for one relay alone, know no outage, and keep
 the transaction open while they publish.
 """
 

@@ -22,7 +22,7 @@ from tests.brokers.redis_server import RedisServer
 from tests.servers import PrivateServer
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 40.0  # above 30 seconds, after which NATS delivers again unless told otherwise
+TIMEOUT = 40.0  # above 30 seconds, after which NATS delivers again by default
 SERVERS: dict[str, type[PrivateServer]] = {
     "rabbitmq": RabbitMQServer,
     "redis": RedisServer,
@@ -41,7 +41,7 @@ class Library:
 
 @dataclass
 class Outcome:
-    """What became of the events: numbers, each counted once but for `duplicates`."""
+    """The outcome of the events: numbers, each counted once except `duplicates`."""
 
     sent: int
     accepted: int
@@ -71,11 +71,11 @@ class Program:
     def exit_code(self) -> int | None:
         return self._process.poll()
 
-    def end(self, number: signal.Signals, patience: float = 30.0) -> int | None:
+    def end(self, number: signal.Signals, timeout: float = 30.0) -> int | None:
         """Send the signal, and return the exit code; None if it had to be killed after all."""
         self._process.send_signal(number)
         try:
-            return self._process.wait(patience)
+            return self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -115,7 +115,7 @@ class Stage:
         return path.read_text(errors="replace") if path.exists() else ""
 
     def _start(self, role: str, journal: Journal, **orders: Any) -> Program:
-        told = {
+        instructions = {
             "bus": self.bus,
             "variant": self.library.variant,
             "url": self.server.url.replace(str(self.server.port), str(self.port)),
@@ -123,7 +123,7 @@ class Stage:
             "role": role,
             **orders,
         }
-        command = [str(self._python), "-m", self.library.module, json.dumps(told)]
+        command = [str(self._python), "-m", self.library.module, json.dumps(instructions)]
         program = Program(command, self._folder / f"{role}.log")
         self._programs.append(program)
         return program
@@ -135,7 +135,7 @@ class Stage:
         if wait and not self.until(lambda: len(self.journal.of("ready")) > before):
             raise RuntimeError(f"the consumer did not start:\n{self.log('consumer')[-2000:]}")
         if wait and isinstance(self.server, RabbitMQServer):
-            # Killed sooner, RabbitMQ forgets new quorum queues, whoever made them.
+            # Killed sooner, RabbitMQ forgets new quorum queues, of any client.
             self.until(self.server.knows_its_quorum_queues)
         return program
 
@@ -164,9 +164,9 @@ class Stage:
         self.consumer().end(signal.SIGTERM)
 
     @staticmethod
-    def until(condition: Callable[[], object], patience: float = PATIENCE) -> bool:
+    def until(condition: Callable[[], object], timeout: float = TIMEOUT) -> bool:
         """Wait for the condition, and tell whether it came true."""
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while not condition():
             if time.monotonic() > deadline:
                 return False

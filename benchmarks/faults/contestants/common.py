@@ -22,7 +22,7 @@ PAUSE_AFTER_ERROR = 1.0
 
 @dataclass
 class Orders:
-    """What a program is told to do, as JSON in its one argument."""
+    """The instructions of a program, as JSON in its only argument."""
 
     bus: str
     variant: str

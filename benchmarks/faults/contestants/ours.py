@@ -21,7 +21,7 @@ from events.integration.implementation.nats import NatsIntegrationEventBus
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
 
-LEASE = 5.0  # instead of 30 seconds, so that whoever measures need not wait for it
+LEASE = 5.0  # instead of 30 seconds, so that the measurement need not wait for it
 BUSES: dict[str, Callable[..., TransportIntegrationEventBus]] = {
     "rabbitmq": RabbitMQIntegrationEventBus,
     "redis": partial(RedisStreamsIntegrationEventBus, lease=LEASE),

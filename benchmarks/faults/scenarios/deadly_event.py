@@ -1,4 +1,4 @@
-"""27: one event of twenty kills its process; whoever watches over it starts it again, each time."""
+"""27: one event of twenty kills its process; its supervisor starts it again, each time."""
 
 from __future__ import annotations
 
