@@ -19,9 +19,10 @@ extensions = [
     "sphinx.ext.napoleon",
     "docs._ext.api",
     "docs._ext.docstrings",
+    "docs._ext.llms",
     "docs._ext.tables",
 ]
-exclude_patterns = ["_ext"]
+exclude_patterns = ["_ext", "style.md"]  # that is for contributors
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
@@ -39,9 +40,11 @@ python_use_unqualified_type_names = True
 maximum_signature_line_length = 80
 napoleon_numpy_docstring = False
 add_module_names = False
+toc_object_entries_show_parents = "hide"  # the contents column is narrow
 
 html_theme = "furo"
 html_title = f"events {release}"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["events.css"]
 html_copy_source = False

@@ -101,7 +101,7 @@ def backticks(
     _options: dict[str, Any] | None = None,
     _content: list[str] | None = None,
 ) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-    """Make `text` code, and a link if something of ours bears that name."""
+    """Make `text` code, and a link if something of ours has that name."""
     shown = unescape(text)
     code = nodes.literal(rawtext, shown, classes=["py"])
     if not NAME.fullmatch(shown):
@@ -135,7 +135,7 @@ def link_prose(app: Sphinx, doctree: nodes.document) -> None:
 def resolve(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, child: nodes.Element
 ) -> nodes.Element | None:
-    """Link what one name alone can mean: a member of the class at hand, or what bears it here."""
+    """Link what one name alone can mean: a member of this class, or what has it here."""
     if node["reftype"] != "backticks":
         return None
     objects = cast("PythonDomain", env.get_domain("py")).objects

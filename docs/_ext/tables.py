@@ -35,7 +35,7 @@ LEVELS = ("critical", "error", "warning", "info", "debug")
 PLACEHOLDER = re.compile(r"%[-+0-9.,]*[a-z]")
 ARGUMENT = re.compile(r" {4}\*{0,2}(\w+): (.*)")
 BULLET = re.compile(r"- `(\w+)`(?::| is| are)? ?(.*)")
-ITS_DEFAULT = re.compile(r"; [^;]*\.$")  # which the signature tells
+ITS_DEFAULT = re.compile(r" Default [^,]*\.$")  # which the signature shows
 
 
 class FilledTable(SphinxDirective):
@@ -107,7 +107,7 @@ def meanings_in(docstring: str) -> dict[str, str]:
         else:
             name = ""
     if not has_args:
-        found = {name: ITS_DEFAULT.sub(".", text) for name, text in found.items()}
+        found = {name: ITS_DEFAULT.sub("", text) for name, text in found.items()}
     return {name: text[:1].upper() + text[1:] for name, text in found.items()}
 
 
