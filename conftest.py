@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
+import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
 _kept: list[Any] = []
+_left_out = pytest.StashKey[int]()
 
 
 def _begin(_namespace: dict[str, Any]) -> None:
@@ -49,6 +51,38 @@ pytest_collect_file = Sybil(
     setup=_begin,
     teardown=_end,
 ).pytest()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    """Count the tests that are left out, which must not be silent."""
+    for item in items:
+        if item.get_closest_marker("confidence"):
+            stash = item.config.stash
+            stash[_left_out] = stash.get(_left_out, 0) + 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Pass the count of a pytest-xdist worker to the process that reports; each saw all tests."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = session.config.stash.get(_left_out, 0)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take the count of a worker."""
+    node.config.stash[_left_out] = getattr(node, "workeroutput", {}).get("left_out", 0)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the count."""
+    if left_out := config.stash.get(_left_out, 0):
+        terminalreporter.write_line(
+            f"left out: {left_out} tests that repeat others for confidence; "
+            f"`make test-confidence` runs them"
+        )
 
 
 if os.environ.get("EVENTS_TEST_UVLOOP"):

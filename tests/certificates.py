@@ -34,7 +34,7 @@ class Certificates:
         self.key.chmod(0o644)  # the folder is private; a server may run as another user
 
     def trust(self, ca: Path) -> ssl.SSLContext:
-        """Return what a client needs that trusts this authority alone."""
+        """Return an SSL context that trusts only this authority."""
         return ssl.create_default_context(cafile=ca)
 
 

@@ -1,7 +1,7 @@
 """Servers for tests: the shared one of the machine, and private ones to kill, freeze and restart.
 
 A shared server is the one that `EVENTS_TEST_<NAME>_URL` names, else what answers on localhost. Where
-neither is there, a private server serves instead, so a test is never skipped for want of a server:
+neither is there, a private server serves instead, so a test is never skipped because a server is missing:
 `ServerMissingError` says what to install, and that is a failure. Private brokers are started with what
 `EVENTS_TEST_<NAME>_SERVER` names, else with the installed binary.
 """
@@ -45,7 +45,7 @@ class PrivateServer(ABC):
     name: str
     binary: str
     package: str
-    patience = 60.0
+    timeout = 60.0
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -55,23 +55,23 @@ class PrivateServer(ABC):
     @property
     @abstractmethod
     def url(self) -> str:
-        """Where clients find it."""
+        """The URL for clients."""
 
     @abstractmethod
     def command(self, binary: str) -> list[str]:
-        """What starts it, in the foreground."""
+        """The command that starts it in the foreground."""
 
     def environment(self) -> Mapping[str, str]:
-        """What its environment has besides ours."""
+        """Variables that are added to our environment."""
         return {}
 
     @property
     def user(self) -> str | None:
-        """Whom it runs as, if not as ourselves."""
+        """The user that it runs as, if it is another one."""
         return None
 
     def answers(self) -> bool:
-        """Tell whether it is ready for clients."""
+        """Return whether it is ready for clients."""
         return listens("127.0.0.1", self.port)
 
     def start(self) -> None:
@@ -92,7 +92,7 @@ class PrivateServer(ABC):
                 start_new_session=True,
                 **run_as(self.user),
             )
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + self.timeout
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 tail = (self.folder / "log").read_text(errors="replace")[-2000:]
@@ -113,7 +113,7 @@ class PrivateServer(ABC):
         self.start()
 
     def freeze(self) -> None:
-        """Stop answering, with every connection open: SIGSTOP, and return when it is so."""
+        """Stop it with SIGSTOP, with every connection open, and return when it has stopped."""
         self._signal(signal.SIGSTOP)
         if self._process is not None:
             give_up = time.monotonic() + _FREEZING
@@ -122,12 +122,15 @@ class PrivateServer(ABC):
                 time.sleep(0.001)
 
     def thaw(self) -> None:
-        """Go on after `freeze`."""
+        """Continue after `freeze`."""
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
+        # What was not waited for yet keeps its number: this is no other process by now.
         if self._process is not None and self._process.poll() is None:
-            os.killpg(self._process.pid, number)
+            group = self._process.pid
+            assert os.getpgid(group) == group, "it leads no session: others would get the signal"
+            os.killpg(group, number)
 
     def __enter__(self) -> Self:
         self.start()
@@ -144,7 +147,7 @@ class PrivateServer(ABC):
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """End a process of a test: asked to, so that its coverage is written, and made to if need be."""
+    """End a process of a test: by a signal, so that its coverage is written, else by SIGKILL."""
     process.send_signal(signal.SIGCONT)
     process.terminate()
     try:
@@ -161,19 +164,19 @@ class RunAs(TypedDict, total=False):
 
 
 def run_as(user: str | None) -> RunAs:
-    """Return the options of `subprocess` that give up being root for this user."""
+    """Return the options of `subprocess` that switch from root to this user."""
     if user is None:
         return {}
     return {"user": user, "group": pwd.getpwnam(user).pw_gid, "extra_groups": []}
 
 
 def binary_of(name: str, default: str) -> str:
-    """Return what private servers are started with: what the environment names, else this."""
+    """Return the program that starts private servers: the one in the environment, else this."""
     return os.environ.get(f"EVENTS_TEST_{name.upper()}_SERVER") or default
 
 
 def shared_url(name: str, default: str) -> str | None:
-    """Return the URL of the server that is there already, or None."""
+    """Return the URL of the running shared server, or None."""
     given = os.environ.get(f"EVENTS_TEST_{name.upper()}_URL")
     if given:
         return given
@@ -182,14 +185,14 @@ def shared_url(name: str, default: str) -> str | None:
 
 
 def listens(host: str, port: int) -> bool:
-    """Tell whether somebody accepts connections there."""
+    """Return whether something accepts connections there."""
     with socket.socket() as probe:
         probe.settimeout(1)
         return probe.connect_ex((host, port)) == 0
 
 
 def free_port() -> int:
-    """Return a port that nobody had a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

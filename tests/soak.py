@@ -19,12 +19,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BUSES = {
-    "memory": ["tests/contracts/test_memory_bus.py", "tests/unit/integration/test_memory_bus.py"],
+    "memory": [
+        "tests/contracts/test_memory_bus.py",
+        "tests/unit/integration_events/test_memory_bus.py",
+    ],
     "rabbitmq": ["tests/contracts/*rabbitmq*", "tests/brokers/test_rabbitmq*"],
     "redis": ["tests/contracts/test_redis*", "tests/brokers/test_redis*"],
     "nats": ["tests/contracts/test_nats*", "tests/brokers/test_nats*"],
 }
-# As long as whoever started it lives, however that ends.
+# As long as its parent lives, however that ends.
 BURN = "import os; parent = os.getppid()\nwhile os.getppid() == parent: sum(range(100_000))"
 
 
@@ -41,7 +44,7 @@ def burning(count: int) -> Generator[None]:
 
 
 def run(bus: str) -> tuple[bool, str]:
-    """Run the bus's tests; return whether they passed, and what pytest said."""
+    """Run the bus's tests; return whether they passed, and pytest's output."""
     files = sorted(str(file) for pattern in BUSES[bus] for file in ROOT.glob(pattern))
     command = [sys.executable, "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider", *files]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)

@@ -29,6 +29,7 @@ from events.integration import (
 )
 from events.memory import MemoryBus
 from events.opentelemetry import Measuring, instrument
+from events.operations import Consumers
 from events.sqlalchemy import (
     SQLAlchemyInbox,
     SQLAlchemyOutbox,
@@ -80,7 +81,10 @@ async def serve(folder: Path, port: int) -> None:
         await bus.send(ORDERS, OrderPlacedV1(10), id="twice")
         await bus.send(ORDERS, OrderPlacedV1(10), id="twice")
         await until_quiet(bus)
-        print("ready", flush=True)  # noqa: T201 - for whoever started it
+        operator = Consumers(bus, actor="anna")
+        await operator.pause("billing")
+        await operator.resume("billing")
+        print("ready", flush=True)  # noqa: T201 - for the parent process
         await asyncio.Event().wait()
 
 

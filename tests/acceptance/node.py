@@ -13,7 +13,7 @@ OLDEST = 20  # of Node.js, for the CloudEvents SDK
 
 
 def node_with(packages: Path, folder: Path, otherwise: str) -> str:
-    """Return the program, with the packages of a folder's lock file installed into another.
+    """Return Node.js's path, with the packages of a folder's lock file installed into another.
 
     The test is skipped without Node.js, and says what is not done otherwise.
     """

@@ -20,6 +20,7 @@ from sqlalchemy import URL, Connection, MetaData, inspect
 from sqlalchemy import text as sql
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from events.cli import main
 from events.integration import EventRegistry, IntegrationEvent, Topic
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 from events.integration.implementation.sqlalchemy import PARTITIONS, SQLAlchemyOutbox, outbox_table
@@ -96,6 +97,23 @@ def test_the_documented_transport_passes_the_contracts(tmp_path: Path) -> None:
     passed = re.search(r"(\d+) passed", done.stdout)
     assert passed
     assert int(passed[1]) >= 15, done.stdout
+
+
+# --- the service that `events new` writes ---------------------------------------------------------
+
+
+def test_the_pages_show_the_service_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "shop"]) == 0
+    assert fences(DOCS / "how-to" / "docker.md", "dockerfile") == [
+        (tmp_path / "shop" / "Dockerfile").read_text(encoding="utf-8")
+    ]
+    page = (DOCS / "how-to" / "new-service.md").read_text(encoding="utf-8")
+    named = re.findall(r"^\| `(shop/[\w/]+\.py)` \|", page, re.MULTILINE)
+    assert len(named) >= 6
+    assert [name for name in named if not (tmp_path / "shop" / name).is_file()] == []
 
 
 # --- links outside of the site --------------------------------------------------------------------
@@ -179,6 +197,6 @@ async def test_bodies_are_read_by_the_documented_sql(database: URL) -> None:
     assert (body if isinstance(body, dict) else json.loads(body)) == event.to_dict()
 
 
-def test_the_number_of_lanes_is_what_the_page_says() -> None:
+def test_the_number_of_partitions_is_what_the_page_says() -> None:
     page = (DOCS / "explanation" / "outbox.md").read_text(encoding="utf-8")
     assert f"one of {PARTITIONS} **partitions**" in page

@@ -44,7 +44,7 @@ PAGE = ROOT / "docs" / "how-to" / "other-languages.md"
 PACKAGES = Path(__file__).parent / "javascript"
 FOLDER = ROOT / "build" / "javascript"
 BUSES = ("rabbitmq", "streams", "pubsub", "nats")
-PATIENCE = 30.0
+TIMEOUT = 120.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Scripts:
             await process.wait()
 
     async def output(self, name: str) -> str:
-        async with asyncio.timeout(PATIENCE), self.running(name) as process:
+        async with asyncio.timeout(TIMEOUT), self.running(name) as process:
             out, _ = await process.communicate()
         assert process.returncode == 0
         return out.decode().strip()
@@ -102,7 +102,7 @@ class Scripts:
 
 async def line_of(process: asyncio.subprocess.Process) -> str:
     assert process.stdout is not None
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(TIMEOUT):
         return (await process.stdout.readline()).decode().strip()
 
 
@@ -158,7 +158,7 @@ async def test_what_they_publish_we_read(
     await bus.register(IntegrationEventBusRegistration(probe, topic, [OrderPlacedV1]))
     async with bus:
         id_ = await scripts.output(f"publish-{kind}.mjs")
-        await eventually(lambda: probe.handled == [OrderPlacedV1(7, "größe")], PATIENCE)
+        await eventually(lambda: probe.handled == [OrderPlacedV1(7, "größe")], TIMEOUT)
         if bus.transport.features.dead_letters:
             assert not await bus.dead_letters(probe)
     (arrival,) = probe.arrivals
@@ -176,7 +176,7 @@ async def test_what_we_send_they_read(
         event = OrderPlacedV1(8, "größe")
         await bus.send(topic, event, headers={"x-own": "ü"})
         read = json.loads(await line_of(process))
-        await eventually(lambda: probe.handled == [event], PATIENCE)
+        await eventually(lambda: probe.handled == [event], TIMEOUT)
         assert read == {"id": probe.arrivals[0].delivery.id, **event.to_dict()}
 
 

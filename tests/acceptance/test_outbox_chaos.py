@@ -58,7 +58,6 @@ from events.integration.topology import (
 from tests.brokers.nats_server import plain_url
 from tests.databases.database import new_database
 
-SECONDS = 40.0  # on each of three databases: two minutes in all
 DEADLINE = 90.0
 LEASE = 2.0
 ACCOUNTS = 8
@@ -222,10 +221,10 @@ async def versions_at_the_broker(context: JetStreamContext, prefix: str) -> dict
             await message.ack()
 
 
-@pytest.mark.timeout(SECONDS + 2 * DEADLINE)
+@pytest.mark.parametrize("seconds", [10.0, pytest.param(40.0, marks=pytest.mark.confidence)])
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mariadb"])
 async def test_every_event_is_handled_once_and_in_order_whoever_dies(
-    kind: str, tmp_path: Path
+    kind: str, seconds: float, tmp_path: Path
 ) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")  # noqa: T201 - pytest shows it when the test fails
@@ -243,8 +242,8 @@ async def test_every_event_is_handled_once_and_in_order_whoever_dies(
         async with stream(prefix) as context:
             crowd = Crowd(url, plain_url(), prefix)
             try:
-                until = time.monotonic() + SECONDS
-                while time.monotonic() < until:
+                until = time.monotonic() + seconds
+                while time.monotonic() < until or not await enough_is_committed(engine):
                     await crowd.fill()
                     await asyncio.sleep(chance.uniform(0.3, 1.5))
                     assert crowd.died() == [], "a process has ended by itself"
@@ -264,12 +263,17 @@ async def test_every_event_is_handled_once_and_in_order_whoever_dies(
 
     effects = Counter((account, version) for account, version in rows)
     wanted = {(a, v) for a, last in committed.items() for v in range(1, last + 1)}
-    assert len(wanted) > 100, "hardly anything happened"
     assert wanted - effects.keys() == set(), "lost"
     assert effects.keys() - wanted == set(), "of rolled back transactions"
     assert [effect for effect, times in effects.items() if times > 1] == [], "more than once"
     for account, last in committed.items():
         assert at_broker.get(account, []) == list(range(1, last + 1)), f"order of {account}"
+
+
+async def enough_is_committed(engine: AsyncEngine) -> bool:
+    async with engine.connect() as connection:
+        versions = await connection.execute(select(func.sum(Account.version)))
+        return bool(versions.scalar_one() > 100)
 
 
 async def all_handled(engine: AsyncEngine) -> dict[int, int]:
@@ -290,8 +294,8 @@ async def all_handled(engine: AsyncEngine) -> dict[int, int]:
 
 async def main(role: str, url: str, bus: str, prefix: str) -> None:
     # Who is frozen in the middle of a write has the others wait, on a busy machine for long.
-    patience = {"timeout": 30} if url.startswith("sqlite") else {}
-    engine = create_async_engine(url, connect_args=patience)
+    timeout = {"timeout": 30} if url.startswith("sqlite") else {}
+    engine = create_async_engine(url, connect_args=timeout)
     match role:
         case "writer":
             await write(engine, prefix)

@@ -37,8 +37,7 @@ from events.integration.message import Message
 from events.integration.outbox import OutboxRelay
 from events.integration.topology import Topic
 
-DEADLINE = 30.0
-KILLS = 12
+DEADLINE = 120.0
 
 
 class Base(DeclarativeBase):
@@ -117,8 +116,8 @@ async def grown(path: Path, beyond: int) -> None:
             await asyncio.sleep(0.001)
 
 
-@pytest.mark.timeout(180)
-async def test_writers_and_relays_killed_at_random_lose_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kills", [4, pytest.param(12, marks=pytest.mark.confidence)])
+async def test_writers_and_relays_killed_at_random_lose_nothing(kills: int, tmp_path: Path) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")  # noqa: T201 - pytest shows it when the test fails
     chance = random.Random(seed)
@@ -129,7 +128,7 @@ async def test_writers_and_relays_killed_at_random_lose_nothing(tmp_path: Path) 
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
 
-    for _ in range(KILLS):
+    for _ in range(kills):
         before = size(journal)
         async with started("writer", url) as writer, started("relay", url, str(journal)) as mover:
             await grown(journal, before + chance.randrange(2_000))
@@ -154,7 +153,7 @@ async def test_writers_and_relays_killed_at_random_lose_nothing(tmp_path: Path) 
     assert len({id_ for id_, _ in lines}) == len(users), "an event has had two ids"
     assert left == 0
     # A kill can repeat the two batches that are in flight, no more.
-    assert sum(lines.values()) - len(lines) <= KILLS * 2 * 7
+    assert sum(lines.values()) - len(lines) <= kills * 2 * 7
 
 
 async def test_sigterm_ends_a_relay_without_duplicates(tmp_path: Path) -> None:

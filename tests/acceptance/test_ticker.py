@@ -23,15 +23,18 @@ async def start(*arguments: str) -> asyncio.subprocess.Process:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_it_ticks_until_it_is_told_to_stop(number: signal.Signals) -> None:
+async def test_it_ticks_until_it_is_stopped(number: signal.Signals) -> None:
     process = await start()
     assert process.stdout is not None
     assert await asyncio.wait_for(process.stdout.readline(), 30) == b"tick 1, attempt 1\n"
     process.send_signal(number)
     _, err = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0
-    (line,) = err.decode().splitlines()
-    assert line.endswith("the in-memory bus is connected, nothing it carries outlives the process")
+    connected, started, stopped = err.decode().splitlines()
+    connection = "the in-memory bus is connected, nothing it carries outlives the process"
+    assert connected.endswith(connection)
+    assert started.endswith("; stop it with SIGTERM")
+    assert stopped.endswith(" has stopped")
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,7 @@ async def test_it_ticks_until_it_is_told_to_stop(number: signal.Signals) -> None
         (
             "amqp://localhost:1/",
             1,
-            "RabbitMQIntegrationEventBus(amqp://localhost:1/) is not available, nothing was sent",
+            "cannot start: RabbitMQIntegrationEventBus(amqp://localhost:1/) is not available: ",
         ),
     ],
 )

@@ -34,7 +34,7 @@ __all__ = ["rabbitmq_url"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PATIENCE = 20.0  # seconds for one command
+TIMEOUT = 120.0  # seconds for one command, on a busy machine
 
 
 class Step(NamedTuple):
@@ -106,7 +106,7 @@ def play(folder: Path, command: Command) -> None:
         text=True,
     )
     # Reading blocks, so a clock ends a command that prints nothing more and does not end.
-    clock = threading.Timer(PATIENCE, process.kill)
+    clock = threading.Timer(TIMEOUT, process.kill)
     clock.start()
     assert process.stdout is not None
     printed = ""
@@ -177,7 +177,7 @@ def test_what_fails_lets_go_of_the_database(tmp_path: Path, command: str) -> Non
         capture_output=True,
         text=True,
         check=False,
-        timeout=PATIENCE,
+        timeout=TIMEOUT,
     )
     assert ended.returncode == 1
     assert "file is not a database" in ended.stderr

@@ -41,7 +41,7 @@ class NatsServer(PrivateServer):
         return path
 
     def reload(self, config: str) -> None:
-        """Have the running server read another configuration."""
+        """Make the running server read another configuration."""
         assert self._process is not None
         self.config = config
         self._write_config()

@@ -1,4 +1,4 @@
-"""A consumer as a process of its own, to be killed. It writes down what it does, line by line.
+"""A consumer as a process of its own, to be killed. It records what it does, line by line.
 
     python -m tests.brokers.nats_worker '{"url": ..., "topic": ..., "notes": ...}'
 

@@ -35,12 +35,12 @@ SCRIPT = "/usr/lib/rabbitmq/bin/rabbitmq-server"  # Debian's, without its switch
 
 
 class RabbitMQServer(PrivateServer):
-    """One node, that knows of no other: its own port mapper, its own cookie."""
+    """One node, isolated from others: its own port mapper, its own cookie."""
 
     name = "rabbitmq"
     binary = binary_of("rabbitmq", SCRIPT if Path(SCRIPT).exists() else "rabbitmq-server")
     package = "rabbitmq-server"
-    patience = 120.0
+    timeout = 120.0
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -57,7 +57,7 @@ class RabbitMQServer(PrivateServer):
         return f"amqp://{user}:{user}@127.0.0.1:{self.port}/"
 
     def permit(self, user: str, *, configure: str = ".*", write: str = ".*") -> None:
-        """Make the user if need be, who may read all and do the rest with what matches."""
+        """Create the user if it is missing. It may read everything, and do the rest with what matches."""
         if user not in self.ctl("list_users"):
             self.ctl("add_user", user, user)
         self.ctl("set_permissions", user, configure, write, ".*")
@@ -104,7 +104,7 @@ class RabbitMQServer(PrivateServer):
         super().start()
 
     def answers(self) -> bool:
-        """Tell whether it speaks AMQP, not only listens: it does so some seconds before."""
+        """Return whether it answers AMQP; it listens some seconds before."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
                 probe.settimeout(2)
@@ -114,7 +114,7 @@ class RabbitMQServer(PrivateServer):
             return False
 
     def knows_its_quorum_queues(self) -> bool:
-        """Tell whether SIGKILL would cost none of its quorum queues.
+        """Return whether all of its quorum queues would survive SIGKILL.
 
         RabbitMQ 3.10 writes the names of new ones down half a second later, or more when it is
         busy. Killed before that, a single node has a queue that never elects a leader again; no
@@ -177,7 +177,7 @@ def rabbitmq_server() -> Generator[RabbitMQServer]:
 
 
 class Client:
-    """The bare driver, to look at a broker and to meddle with it."""
+    """The bare driver, to inspect and modify a broker."""
 
     def __init__(self, url: str) -> None:
         self.connection: Any = pika.BlockingConnection(pika.URLParameters(url))
@@ -203,7 +203,7 @@ class Client:
 
 
 class Declared:
-    """Keep the names of what the driver declares, so that a test can clean up behind itself."""
+    """Record the names of what the driver declares, so that a test can remove them."""
 
     def __init__(self) -> None:
         self.names: set[tuple[str, str]] = set()
@@ -232,6 +232,11 @@ class Declared:
             patch.stop()
 
 
+def private(owner: Any, name: str) -> Any:
+    """Return a private name of the driver, even if `moved_driver` has renamed it."""
+    return getattr(owner, name, None) or getattr(owner, f"{name}_has_moved")
+
+
 def connections(bus: TransportIntegrationEventBus) -> list[Any]:
     """Return the open connections of a bus."""
     transport = bus.transport
@@ -242,7 +247,7 @@ def connections(bus: TransportIntegrationEventBus) -> list[Any]:
 
 class RabbitMQHarness(Harness):
     pace = 0.05
-    patience = 20.0
+    timeout = 20.0
     queue_type: QueueType = "quorum"
 
     def __init__(self, url: str) -> None:
@@ -258,7 +263,7 @@ class RabbitMQHarness(Harness):
 
     @asynccontextmanager
     async def break_dead_letters(self) -> AsyncGenerator[None, None]:
-        """Put queues in their place that take nothing."""
+        """Replace them by queues that refuse everything."""
         consumers = {r.consumer.name for bus in self._buses for r in bus.registrations}
         queues = [dead_letter_queue(name) for name in consumers]
         with Client(self.url) as client:
@@ -272,7 +277,7 @@ class RabbitMQHarness(Harness):
 
     async def lose_connection(self, bus: TransportIntegrationEventBus) -> None:
         for connection in connections(bus):
-            connection._connection._transport._sock.shutdown(socket.SHUT_RDWR)
+            private(connection._connection, "_transport")._sock.shutdown(socket.SHUT_RDWR)
         await asyncio.sleep(0)
         while bus.health().connected:
             await asyncio.sleep(0.001)
@@ -281,7 +286,9 @@ class RabbitMQHarness(Harness):
         open_ = [connection for bus in self._buses for connection in connections(bus)]
         return {
             "connections": len(open_),
-            "channels": sum(connection.channels for connection in open_),
+            "channels": sum(
+                len(private(connection._connection, "_channels")) for connection in open_
+            ),
         }
 
     async def aclose(self) -> None:

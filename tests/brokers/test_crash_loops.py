@@ -55,7 +55,6 @@ async def bus(
     await harness.aclose()
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncGenerator, Mapping
 from typing import Any
+from urllib.parse import unquote
 from uuid import uuid4
 
 import pytest
@@ -66,13 +68,16 @@ async def test_names(harness: Harness) -> None:
         await bus.send(topic, Numbered(1))
         (letter,) = await eventually(lambda: bus.dead_letters(probe), 10)
         written = await written_of(harness, name)
+    written = dict(written)
+    error, _, place = unquote(written.pop("events-error")).partition("\n")
+    assert error == "ValueError: no"
+    assert re.fullmatch(r"at \S*test_dead_letters\.py:\d+ in fail", place)
     assert {n: v for n, v in written.items() if n.startswith("events-")} == {
         "events-id": letter.message.id,
         "events-type": Numbered.type,
         "events-topic": name,
         "events-consumer": name,
         "events-reason": "retries-exhausted",
-        "events-error": "ValueError: no",
         "events-attempts": "1",
         "events-died-at": letter.died_at.isoformat(),
     } | ({"events-letter": letter.id} if "events-letter" in written else {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import re
 import struct
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack
@@ -50,7 +51,7 @@ class Foreign(Protocol):
 
 
 class AioPika:
-    """Sends a random `message_id` with each message, as FastStream does, too, if not told else."""
+    """Sends a random `message_id` with each message, as FastStream does by default."""
 
     message_id = staticmethod(lambda: uuid4().hex)
 
@@ -177,7 +178,7 @@ async def test_an_inbox_handles_what_is_sent_twice_once_and_what_has_another_sou
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_log_dead_letter_and_redrive_bear_the_cloudevents_id(
+async def test_log_dead_letter_and_redrive_have_the_cloudevents_id(
     foreign: Foreign,
     harness: Harness,
     topic: Topic,
@@ -194,8 +195,7 @@ async def test_log_dead_letter_and_redrive_bear_the_cloudevents_id(
     async with bus:
         await foreign.publish(topic.name, *MODES[mode](7, id="order-7"))
         await eventually(lambda: "retries-exhausted" in caplog.text)
-        while not (letters := await bus.dead_letters(probe)):
-            await asyncio.sleep(0.01)
+        letters = await eventually(lambda: bus.dead_letters(probe))
         assert [letter.message.id for letter in letters] == ["order-7"]
         assert letters[0].message.body == MODES[mode](7, id="order-7")[0]
         await bus.redrive(probe, [letters[0].id])
@@ -239,7 +239,55 @@ async def test_gzip_is_read_within_the_limit_for_what_comes_out(
         ("too-large", "2"),
         ("undecodable", "1"),
     ]
-    assert "only gzip can be read" in letters[1].error
+    assert "only gzip is supported" in letters[1].error
+
+
+@pytest.mark.parametrize("foreign", ["aio-pika", "nats"], indirect=True)
+async def test_what_names_no_type_has_the_one_it_was_routed_by_at_each_attempt(
+    foreign: Foreign, harness: Harness, topic: Topic
+) -> None:
+    async def fail_while_it_is_new(_: Numbered) -> None:
+        if len(probe.arrivals) <= 2:
+            raise ValueError("no")
+
+    probe = Probe(f"{topic.name}-reader", fail_while_it_is_new)
+    bus = harness.new_bus()
+    through_the_broker = RetryPolicy(attempts=2, delay=0.02, in_place=0)
+    await bus.register(registration(probe, topic, retry=through_the_broker))
+    async with bus:
+        await foreign.publish(topic.name, b'{"number":1}', {})
+        letters = await eventually(lambda: bus.dead_letters(probe))
+        assert [(each.reason, each.message.type) for each in letters] == [
+            ("retries-exhausted", Numbered.type)
+        ]
+        await bus.redrive(probe, letters)
+        await eventually(lambda: probe.numbers == [1])
+        # A field of its own that is called `type` is no description.
+        await foreign.publish(topic.name, b'{"number":2,"type":"card"}', {})
+        await foreign.publish(topic.name, b'{"number":3,"type":"card","version":"9"}', {})
+        await eventually(lambda: probe.numbers == [1, 2, 3])
+        assert not await bus.dead_letters(probe)
+    assert probe.attempts == [1, 2, 1, 1, 1]
+    assert {arrival.delivery.headers["ce-type"] for arrival in probe.arrivals} == {Numbered.type}
+
+
+@pytest.mark.parametrize("foreign", ["aio-pika", "nats"], indirect=True)
+async def test_what_describes_itself_is_not_what_it_was_routed_by(
+    foreign: Foreign, harness: Harness, topic: Topic
+) -> None:
+    probe = Probe(f"{topic.name}-reader")
+    bus = harness.new_bus()
+    await bus.register(registration(probe, topic))
+    async with bus:
+        await foreign.publish(topic.name, b'{"number":1,"type":"another","version":1}', {})
+        await foreign.publish(topic.name, *_with(binary(2), {"ce-type": "another"}))
+        await foreign.publish(topic.name, structured(3, type="another"), {})
+        await foreign.publish(topic.name, b"[1]", {})
+        await foreign.publish(topic.name, *binary(4))
+        await eventually(lambda: probe.numbers == [4])
+        letters = await eventually(lambda: bus.dead_letters(probe))
+    assert [each.message.body for each in letters] == [b"[1]"]
+    assert "it is a JSON array" in letters[0].error
 
 
 # --- RabbitMQ ---------------------------------------------------------------------------------
@@ -263,7 +311,7 @@ async def test_the_prefixes_of_the_amqp_binding_are_read(
 
 
 @pytest.mark.parametrize("foreign", ["aio-pika"], indirect=True)
-async def test_amqps_type_counts_where_nothing_else_says_it(
+async def test_amqps_type_counts_where_nothing_else_says_it_and_is_no_name_of_a_class(
     foreign: Foreign, harness: Harness, topic: Topic
 ) -> None:
     probe = Probe(f"{topic.name}-reader")
@@ -275,8 +323,67 @@ async def test_amqps_type_counts_where_nothing_else_says_it(
         await foreign.publish(topic.name, structured(2), {"amqp-type": "SomeClass"})
         await foreign.publish(topic.name, *_with(binary(3), {"amqp-type": "SomeClass"}))
         await foreign.publish(topic.name, b'{"number":4}', {"amqp-type": Numbered.type})
-        await eventually(lambda: probe.numbers == [1, 2, 3, 4])
+        await foreign.publish(topic.name, b'{"number":5}', {"amqp-type": "SomeClass"})
+        await eventually(lambda: probe.numbers == [1, 2, 3, 4, 5])
         assert not await bus.dead_letters(probe)
+
+
+async def test_the_documented_bindings_carry_both_ways_with_an_exchange_of_another_type(
+    rabbitmq_url: str, topic: Topic
+) -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/migrate.md").read_text(encoding="utf-8")
+    (snippet,) = re.findall(r"^```python no-run\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    old = f"{topic.name}-old"
+    for documented, ours in (
+        ("amqp://guest:guest@localhost:5672/", rabbitmq_url),
+        ('"shop.events"', f'"{topic.name}"'),
+        ('"shop"', f'"{old}"'),
+        ("order.placed", Numbered.type),
+    ):
+        assert documented in snippet
+        snippet = snippet.replace(documented, ours)
+    harness = RabbitMQHarness(rabbitmq_url)
+    probe = Probe(f"{topic.name}-reader")
+    bus = harness.new_bus()
+    await bus.register(registration(probe, topic))
+    async with await aio_pika.connect(rabbitmq_url) as connection:
+        channel = await connection.channel()
+        exchange = await channel.declare_exchange(old, "topic", durable=True)
+        queue = await channel.declare_queue(exclusive=True)
+        await queue.bind(exchange, routing_key=Numbered.type)
+        await asyncio.to_thread(exec, snippet)
+        async with bus:
+            await exchange.publish(aio_pika.Message(b'{"number":1}'), routing_key=Numbered.type)
+            await eventually(lambda: probe.numbers == [1])
+            await bus.send(topic, Numbered(2))
+            await eventually(lambda: probe.numbers == [1, 2])
+        got = [await queue.get(no_ack=True, timeout=5) for _ in range(2)]
+        assert [json.loads(each.body)["number"] for each in got] == [1, 2]
+        assert await queue.get(no_ack=True, fail=False) is None
+        await exchange.delete()
+    await harness.aclose()
+
+
+@pytest.mark.parametrize("message_id", [None, "1"])
+async def test_the_name_of_a_queue_is_no_type(
+    rabbitmq_url: str, topic: Topic, message_id: str | None
+) -> None:
+    """It would not be wanted, so that the message would be skipped: no error would tell of it."""
+    harness = RabbitMQHarness(rabbitmq_url)
+    probe = Probe(f"{topic.name}-reader")
+    bus = harness.new_bus()
+    await bus.register(registration(probe, topic))
+    queue = f"{probe.name}@{topic.name}"
+    async with bus, await aio_pika.connect(rabbitmq_url) as connection:
+        channel = await connection.channel()
+        message = aio_pika.Message(b'{"number":1}', message_id=message_id)
+        await channel.default_exchange.publish(message, routing_key=queue)
+        for _ in range(2):  # after a redrive as before it
+            letters = await eventually(lambda: bus.dead_letters(probe))
+            assert [each.reason for each in letters] == ["undecodable"]
+            assert "have its producer put `type` and `version` into the body" in letters[0].error
+            await bus.redrive(probe, letters)
+    await harness.aclose()
 
 
 def _with(message: tuple[bytes, dict[str, str]], more: dict[str, str]) -> Any:
@@ -309,8 +416,7 @@ async def test_one_id_of_two_sources_is_two_events_when_the_connection_is_lost(
         await harness.lose_connection(bus)
         await eventually(lambda: bus.health().connected, 20)
         go_on.set()
-        while not (letters := await bus.dead_letters(probe)):
-            await asyncio.sleep(0.01)
+        letters = await eventually(lambda: bus.dead_letters(probe))
         assert [letter.message.headers["ce-source"] for letter in letters] == ["/orders"]
     assert sorted(each.delivery.headers["ce-source"] for each in probe.arrivals) == [
         "/orders",
@@ -372,6 +478,5 @@ async def test_an_entry_without_data_says_what_is_missing(
     await bus.register(registration(probe, topic))
     async with bus, Redis.from_url(redis_url()) as client:
         await client.xadd(topic.name, {"payload": "{}"})
-        while not (letters := await bus.dead_letters(probe)):
-            await asyncio.sleep(0.01)
+        letters = await eventually(lambda: bus.dead_letters(probe))
     assert "as the field `data`" in letters[0].error

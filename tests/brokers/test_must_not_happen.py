@@ -4,7 +4,7 @@
 |---|---|
 | confirmed messages are lost over a restart of RabbitMQ, as they were not persistent | test_rabbitmq_faults: `test_what_was_accepted_survives_a_restart_before_anybody_consumes`, `test_23...` |
 | what a killed process had is stranded in Redis Streams, as a restart reads what is new | test_redis_streams_faults: `test_22...`, `test_29...` |
-| JetStream replays its history at each restart, for want of a durable consumer | test_nats: `test_a_restart_replays_no_history`, test_nats_faults: `test_22...` |
+| JetStream replays its history at each restart, because it has no durable consumer | test_nats: `test_a_restart_replays_no_history`, test_nats_faults: `test_22...` |
 | a poison message is discarded after one try, or tried thousands of times a second | below, in the defaults; contracts 11 and 12 |
 | a handler is cancelled because the connection dropped | `test_28...` of each test_..._faults |
 | `send` hangs on a frozen broker, past its timeout | `test_24...` of each test_..._faults |

@@ -56,14 +56,14 @@ MISSING = ApiError(404, 10059, "not found")
     [
         (
             {"subjects": ["orders.paid"]},
-            r"its subjects are \['orders.paid'\], 'orders.>' is needed",
+            r"its subjects are \['orders.paid'\], and do not include 'orders.>'",
         ),
         ({"subjects": []}, "its subjects are"),
-        ({"storage": "memory"}, "its storage is 'memory', 'file' is needed to survive a restart"),
-        ({"retention": "workqueue"}, "which allows for one consumer only"),
+        ({"storage": "memory"}, "its storage is 'memory': only 'file' survives a restart"),
+        ({"retention": "workqueue"}, "which allows only one consumer"),
         ({"no_ack": True}, r"it acknowledges nothing \(no_ack\)"),
-        ({"sealed": True}, "it takes no messages, being sealed or a mirror"),
-        ({"mirror": {"name": "other"}}, "it takes no messages, being sealed or a mirror"),
+        ({"sealed": True}, "it accepts no messages, because it is sealed or a mirror"),
+        ({"mirror": {"name": "other"}}, "it accepts no messages, because it is sealed or a mirror"),
         ({"deny_delete": True}, "messages cannot be removed from it"),
         ({"max_msgs_per_subject": 5}, "it keeps 5 messages of a subject and drops others"),
     ],
@@ -95,11 +95,11 @@ async def test_a_stream_that_somebody_else_made_first_is_looked_at() -> None:
         ({"STREAM_INFO": [ApiError(400, 10052, "max replicas")]}, "max replicas"),
         (
             {"STREAM_INFO": [MISSING], "STREAM_CREATE": [ApiError(400, 10065, "overlap")]},
-            "another stream has these subjects: give that one this name, or remove it",
+            "another stream has these subjects: rename it to this name, or remove it",
         ),
     ],
 )
-async def test_what_the_server_refuses_is_told(answers: dict[str, Any], reason: str) -> None:
+async def test_what_the_server_refuses_is_reported(answers: dict[str, Any], reason: str) -> None:
     with pytest.raises(InvalidTopologyError, match=reason):
         await ensure_stream(api(Server(**answers)), STREAM)
 
@@ -144,7 +144,7 @@ async def test_the_server_s_limit_for_duplicates_is_kept_to(
     await ensure_stream(api(server), STREAM)
     _, request = server.asked[-1]
     assert request["duplicate_window"] == 60 * 10**9
-    assert "knows duplicates for 60 s and not for 120 s" in caplog.text
+    assert "recognises duplicates for 60 s, not 120 s" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from nats.errors import ConnectionClosedError, MaxPayloadError
 from events.errors import SendOutcomeUnknownError
 from events.integration.implementation.nats._driver import Direct
 from events.integration.implementation.nats._publisher import Sending
-from events.integration.implementation.nats._topology import StreamSpec
 from events.integration.implementation.nats._wire import MSG_ID, block
 from events.integration.implementation.nats._writer import Outgoing, Writer
 from events.testing import eventually
@@ -208,11 +207,10 @@ async def test_what_the_driver_fails_at_is_uncertain_and_does_not_stop_the_rest(
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
-async def test_a_send_that_the_driver_failed_at_is_told_as_unknown_with_its_id() -> None:
+async def test_a_send_that_the_driver_failed_at_is_reported_as_unknown_with_its_id() -> None:
     future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     headers = block({MSG_ID: "id-1"})
-    stream = StreamSpec(name="s", subject="s.>")
-    Sending("s.a", b"{}", headers, stream, future, deadline=0.0).lose(RuntimeError("half way"))
+    Sending("s.a", b"{}", headers, "s", future).lose(RuntimeError("half way"))
     with pytest.raises(SendOutcomeUnknownError, match="id-1.*half way"):
         await future
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 from events.integration import RetryPolicy
 from events.testing.contracts.probe import Numbered
 from events.testing.contracts.scenario import Scenario
@@ -12,7 +10,6 @@ from tests.brokers.rabbitmq_server import RabbitMQHarness, rabbitmq_url
 __all__ = ["rabbitmq_url"]
 
 
-@pytest.mark.timeout(120)
 async def test_all_dead_letters_are_seen_of_more_than_a_quorum_queue_hands_out_unasked(
     rabbitmq_url: str,
 ) -> None:
@@ -22,7 +19,7 @@ async def test_all_dead_letters_are_seen_of_more_than_a_quorum_queue_hands_out_u
         raise ValueError("no")
 
     harness = RabbitMQHarness(rabbitmq_url)
-    harness.patience = 50.0
+    harness.timeout = 50.0
     async with Scenario(harness) as scenario:
         probe, topic = scenario.probe(react=refuse), scenario.topic()
         bus = await scenario.started(

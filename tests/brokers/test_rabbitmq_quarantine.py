@@ -15,9 +15,9 @@ import pytest
 from events.errors import BusUnavailableError
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
+from events.integration.implementation.rabbitmq._attachment import Attachment
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._publisher import Publisher
-from events.integration.implementation.rabbitmq._subscribed import RabbitMQSubscribed
 from events.integration.implementation.rabbitmq._topology import QueueType, main_queue
 from events.testing.contracts import Numbered, Probe
 from events.testing.waiting import eventually
@@ -100,7 +100,7 @@ async def test_one_that_is_on_its_way_at_a_shutdown_counts_as_no_crash(
             gate.set()
             await eventually(lambda: not probe.running)
             for _ in range(10):
-                await asyncio.sleep(0)  # until what becomes of it is told
+                await asyncio.sleep(0)  # until its outcome is known
         return await call(channel, verb, **arguments)
 
     async def handle(_: Numbered) -> None:
@@ -138,7 +138,7 @@ async def test_one_that_could_not_be_moved_while_the_connection_was_lost_is_hand
     got: Any = await eventually(lambda: client.channel.basic_get(quarantine)[0])
     client.channel.basic_nack(got.delivery_tag, requeue=True)  # as if its process had died
 
-    publish, down = Publisher.publish, RabbitMQSubscribed.down
+    publish, down = Publisher.publish, Attachment.down
     moves: list[asyncio.Future[None]] = []
 
     def publish_later(self: Publisher, exchange: str, key: str, *args: Any, **options: Any) -> Any:
@@ -147,13 +147,13 @@ async def test_one_that_could_not_be_moved_while_the_connection_was_lost_is_hand
         moves.append(asyncio.get_running_loop().create_future())
         return moves[0]
 
-    def lose(self: RabbitMQSubscribed) -> None:
+    def lose(self: Attachment) -> None:
         down(self)
         moves[0].set_exception(BusUnavailableError("RabbitMQ", "it is away, too"))
 
     with (
         mock.patch.object(Publisher, "publish", publish_later),
-        mock.patch.object(RabbitMQSubscribed, "down", lose),
+        mock.patch.object(Attachment, "down", lose),
     ):
         async with bus:
             await eventually(lambda: moves)
@@ -163,7 +163,7 @@ async def test_one_that_could_not_be_moved_while_the_connection_was_lost_is_hand
     assert [a.delivery.crashes for a in probe.arrivals] == [1]
 
 
-async def test_a_dead_letter_that_was_in_quarantine_bears_its_type(
+async def test_a_dead_letter_that_was_in_quarantine_has_its_type(
     rabbitmq_url: str, client: Client
 ) -> None:
     topic, probe = Topic(f"quarantine-{uuid4().hex[:8]}"), Probe(f"probe-{uuid4().hex[:8]}")

@@ -1,4 +1,4 @@
-"""What is written to Redis is UTF-8: whoever encodes it, and whatever the user's client prefers."""
+"""What is written to Redis is UTF-8: encoded by any part, and whatever the user's client prefers."""
 
 from __future__ import annotations
 

@@ -18,8 +18,6 @@ from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
 from tests.brokers.redis_server import RedisServer, ReplicaServer, SentinelServer
 
-pytestmark = pytest.mark.timeout(120)
-
 TOPIC = Topic("watched")
 
 

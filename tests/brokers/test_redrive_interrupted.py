@@ -86,7 +86,6 @@ async def reached(process: asyncio.subprocess.Process, count: int) -> None:
     raise AssertionError(f"it ended before: {said}")
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("server", [RabbitMQServer, RedisServer, NatsServer])
 async def test_45_a_redrive_survives_its_operator_and_its_broker(
     server: type[PrivateServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,7 +18,7 @@ from tests.brokers.nats_server import plain_url
 
 
 class NatsHarness(Harness):
-    patience = 10.0
+    timeout = 120.0
 
     def __init__(self) -> None:
         self.prefix = f"test-{uuid4().hex[:8]}"
@@ -49,7 +49,7 @@ class NatsHarness(Harness):
         client = link.client
         assert client._transport is not None
         client._transport.close()  # type: ignore[no-untyped-call]
-        await eventually(lambda: link.is_up and link._client is not client, self.patience)
+        await eventually(lambda: link.is_up and link._client is not client, self.timeout)
 
     async def open_resources(self) -> dict[str, int]:
         clients = [t._link._client for t in self.transports if t._link._client is not None]

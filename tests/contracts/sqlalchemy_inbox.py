@@ -127,11 +127,12 @@ async def created(
 
 
 @asynccontextmanager
-async def on_server(driver: str) -> AsyncGenerator[SQLAlchemyInboxDatabase]:
+async def on_server(
+    driver: str, kind: type[SQLAlchemyInboxDatabase] | None = None
+) -> AsyncGenerator[SQLAlchemyInboxDatabase]:
     """Give a database on the machine's server, reached by this driver."""
-    kind = "postgresql" if driver.startswith("postgresql") else "mariadb"
-    with new_database(kind) as there:
-        async with created(there.url(driver)) as database:
+    with new_database("postgresql" if driver.startswith("postgresql") else "mariadb") as there:
+        async with created(there.url(driver), kind) as database:
             yield database
 
 

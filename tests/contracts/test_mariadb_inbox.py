@@ -13,6 +13,7 @@ class TestMariaDBInbox(InboxContract):
             yield database
 
 
+@pytest.mark.confidence  # the same but for its name: what asks for that is in tests/databases
 class TestMariaDBInboxAsMySQL(InboxContract):
     @pytest.fixture
     async def database(self) -> AsyncGenerator[SQLAlchemyInboxDatabase]:

@@ -7,13 +7,15 @@ from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from events.testing.contracts.outbox import OutboxContract
+from events.testing.contracts.recurring import RecurringContract
 from events.testing.contracts.relays import RelaysContract
+from events.testing.contracts.schedules import SchedulesContract
 from tests.contracts.sqlalchemy_outbox import SQLAlchemyDatabase
 from tests.databases.database import new_database
-from tests.unit.integration.outbox_table import row
+from tests.unit.integration_events.outbox_table import row
 
 
-class TestMariaDBOutbox(OutboxContract, RelaysContract):
+class TestMariaDBOutbox(OutboxContract, RelaysContract, SchedulesContract, RecurringContract):
     @pytest.fixture
     async def database(self) -> AsyncGenerator[SQLAlchemyDatabase]:
         with new_database("mariadb") as made:

@@ -4,7 +4,9 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from events.testing.contracts.outbox import OutboxContract
+from events.testing.contracts.recurring import RecurringContract
 from events.testing.contracts.relays import RelaysContract
+from events.testing.contracts.schedules import SchedulesContract
 from tests.contracts.sqlalchemy_outbox import SQLAlchemyDatabase
 from tests.databases.database import new_database
 
@@ -22,9 +24,16 @@ class OnPostgreSQL:
             await engine.dispose()
 
 
-class TestPostgreSQLOutbox(OnPostgreSQL, OutboxContract, RelaysContract):
+class TestPostgreSQLOutbox(
+    OnPostgreSQL, OutboxContract, RelaysContract, SchedulesContract, RecurringContract
+):
     driver = "postgresql+asyncpg"
 
 
-class TestPsycopgOutbox(OnPostgreSQL, OutboxContract, RelaysContract):
+class TestPsycopgOutbox(OnPostgreSQL, OutboxContract):
+    driver = "postgresql+psycopg"
+
+
+@pytest.mark.confidence  # the statements are those of asyncpg
+class TestPsycopgRelays(OnPostgreSQL, RelaysContract, SchedulesContract, RecurringContract):
     driver = "postgresql+psycopg"

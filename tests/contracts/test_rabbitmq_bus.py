@@ -48,5 +48,6 @@ class TestFailureOnClassicQueues(OnClassicQueues, FailureContracts):
     pass
 
 
+@pytest.mark.confidence  # no connection or channel knows what kind of queue there is
 class TestLifecycleOnClassicQueues(OnClassicQueues, LifecycleContracts):
     pass

@@ -18,7 +18,7 @@ from tests.brokers.redis_server import redis_url
 
 class PubSubHarness(Harness):
     def __init__(self) -> None:
-        # The connections of this test alone bear its name, so they can be counted.
+        # Only the connections of this test have its name, so they can be counted.
         self.name = f"events-test-{uuid4().hex}"
 
     def new_bus(self, **options: Unpack[BusOptions]) -> TransportIntegrationEventBus:

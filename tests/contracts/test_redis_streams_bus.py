@@ -20,14 +20,14 @@ from tests.brokers.redis_server import redis_url
 
 class StreamsHarness(Harness):
     def __init__(self) -> None:
-        # The connections of this test alone bear its name, so they can be counted and cut.
+        # Only the connections of this test have its name, so they can be counted and cut.
         self.name = f"events-test-{uuid4().hex}"
         self.buses: list[RedisStreamsIntegrationEventBus] = []
         self.made: set[tuple[str, str]] = set()
 
     @property
     def url(self) -> str:
-        """Where the server is, for whoever may do anything there."""
+        """Where the server is, for a user with all permissions."""
         return redis_url()
 
     @property
@@ -68,7 +68,7 @@ class StreamsHarness(Harness):
     async def open_resources(self) -> dict[str, int]:
         async with Redis.from_url(self.url) as redis:
             clients = [c for c in await redis.client_list() if c["name"] == self.name]
-            # One that is at work has an id once it has read something, so it may have one or none.
+            # A running one has an id once it has read something, so it may have one or none.
             left = 0
             for bus in self.buses:
                 own = 1 if bus.health().started else 0

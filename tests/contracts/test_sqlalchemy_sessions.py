@@ -43,6 +43,7 @@ class TestAsyncpgSessions(OnServer):
     driver = "postgresql+asyncpg"
 
 
+@pytest.mark.confidence  # sessions differ by their binds, not by the driver behind them
 class TestPsycopgSessions(OnServer):
     driver = "postgresql+psycopg"
 

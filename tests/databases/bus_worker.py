@@ -70,6 +70,7 @@ async def main(
     dies: str | None = None,
     number: int = -1,
     attempts: int = 3,
+    max_crashes: int = 5,
     writes: bool = False,
 ) -> None:
     lines = os.open(journal, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -102,6 +103,7 @@ async def main(
         [registration],
         sessions=async_sessionmaker(engine) if writes else None,
         lease=LEASE,
+        max_crashes=max_crashes,
         middlewares=[around],
     )
     dying = {"read": DyingAfterReading, "removed": DyingAfterRemoving}.get(dies or "")

@@ -38,7 +38,7 @@ class Database:
 
 @contextmanager
 def new_database(kind: Kind, server: str | None = None) -> Generator[Database]:
-    """Create a database, and drop it in the end, whoever is still connected to it.
+    """Create a database, and drop it at the end, even with open connections.
 
     It is on the machine's server of that kind, or on the one whose URL is given.
     """

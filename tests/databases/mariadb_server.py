@@ -20,7 +20,7 @@ GREETING = 0x0A  # the protocol's version, behind a header of 4 bytes; an error 
 
 
 class MariaDBServer(PrivateServer):
-    """A server with data of its own. Its user is `root`, whom it asks for no password."""
+    """A server with its own data. Its user is `root`, without a password."""
 
     name = "mariadb"
     binary = "mariadbd"
@@ -29,6 +29,11 @@ class MariaDBServer(PrivateServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._data = folder / "data"
+
+    @property
+    def _tmpdir(self) -> str:
+        # A server that starts removes the temporary tables that it finds, also those of others.
+        return f"--tmpdir={self.folder}"
 
     @property
     def url(self) -> str:
@@ -40,7 +45,7 @@ class MariaDBServer(PrivateServer):
             "--bind-address=127.0.0.1", f"--port={self.port}", "--skip-name-resolve",
             f"--socket={self.folder / 'socket'}", f"--pid-file={self.folder / 'pid'}",
             "--innodb-buffer-pool-size=64M", "--innodb-flush-log-at-trx-commit=2",
-            "--max-connections=200", "--character-set-server=utf8mb4",
+            "--max-connections=200", "--character-set-server=utf8mb4", self._tmpdir,
         ]  # fmt: skip
 
     def start(self) -> None:
@@ -57,6 +62,7 @@ class MariaDBServer(PrivateServer):
             [
                 binary, "--no-defaults", *self._as_root(), f"--datadir={self._data}",
                 "--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve",
+                self._tmpdir,
             ],
             cwd=self.folder, capture_output=True, text=True, check=False,
         )  # fmt: skip

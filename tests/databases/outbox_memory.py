@@ -15,7 +15,7 @@ from events.testing.contracts.outbox import ForwardedBus
 
 
 class ForgettingBus(ForwardedBus):
-    """Takes a moment, as a broker does, so that batches come to be in flight."""
+    """Takes a moment, like a broker, so that batches are in flight."""
 
     async def forward(self, messages: Sequence[Message]) -> Sequence[None]:
         await asyncio.sleep(0.01)
@@ -23,7 +23,7 @@ class ForgettingBus(ForwardedBus):
 
 
 def peak() -> int:
-    """Return the most bytes that this process has had; `getrusage` counts those of its parent."""
+    """Return the peak memory of this process; `getrusage` would include its parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     status = dict(line.split(":", 1) for line in lines)
     return 1024 * int(status["VmHWM"].split()[0])

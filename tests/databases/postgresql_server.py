@@ -30,7 +30,7 @@ def newest(binary: str) -> str:
 
 
 class PostgreSQLServer(PrivateServer):
-    """A cluster of its own. Its superuser is `postgres`, whom it asks for no password."""
+    """A separate cluster. Its superuser is `postgres`, without a password."""
 
     name = "postgresql"
     binary = newest("postgres")
@@ -83,7 +83,7 @@ class PostgreSQLServer(PrivateServer):
         )
 
     def answers(self) -> bool:
-        """Tell whether it takes queries: it listens before that, while it recovers."""
+        """Return whether it accepts queries; it listens before that, while it recovers."""
         if not listens("127.0.0.1", self.port):
             return False
         try:

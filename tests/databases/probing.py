@@ -43,7 +43,7 @@ async def _execute(url: str, statements: list[str]) -> list[Sequence[Any]]:
 
 
 def first_that_answers(name: str, urls: Iterable[str]) -> str | None:
-    """Return `EVENTS_TEST_<NAME>_URL`, else the first of these that lets us in, else None."""
+    """Return `EVENTS_TEST_<NAME>_URL`, else the first of these that accepts a connection, else None."""
     given = os.environ.get(f"EVENTS_TEST_{name.upper()}_URL")
     if given:
         # It must work: falling back to another server would hide the mistake.

@@ -36,10 +36,9 @@ from tests.servers import PrivateServer, end
 
 __all__ = ["rabbitmq_server"]
 
-pytestmark = pytest.mark.timeout(180)
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0
+TIMEOUT = 60.0
 DRIVERS = ["postgresql+asyncpg", "postgresql+psycopg", "mariadb+asyncmy"]
 PRIVATE: dict[str, Callable[[], AbstractContextManager[PrivateServer]]] = {
     "postgresql": postgresql_server.private_server,
@@ -76,12 +75,12 @@ async def test_37_a_consumer_killed_between_commit_and_ack_has_each_effect_once(
             await bus.unregister(registration)  # its queue stays
             await bus.send_many(Topic(topic), map(Numbered, range(20)))
             with worker(**options, dies=7) as first:
-                assert await asyncio.to_thread(first.wait, PATIENCE) == -signal.SIGKILL
+                assert await asyncio.to_thread(first.wait, TIMEOUT) == -signal.SIGKILL
             assert 7 in await database.effects()
             with worker(**options):
-                await eventually(lambda: _has(database, 20), PATIENCE)
+                await eventually(lambda: _has(database, 20), TIMEOUT)
                 queue = f"{topic}-worker@{topic}"
-                await eventually(lambda: _left(rabbitmq_server, queue) == 0, PATIENCE)
+                await eventually(lambda: _left(rabbitmq_server, queue) == 0, TIMEOUT)
         assert await database.effects() == list(range(20))
         assert await database.rows() == 20
 
@@ -112,14 +111,14 @@ async def test_28_the_effect_of_a_handler_whose_connection_was_lost_happens_once
             rabbitmq_server.url, [registration], middlewares=[database.inbox]
         ) as bus:
             await bus.send_many(topic, map(Numbered, range(3)))
-            await eventually(lambda: len(probe.running) == 3, PATIENCE)
-            await eventually(rabbitmq_server.knows_its_quorum_queues, PATIENCE)
+            await eventually(lambda: len(probe.running) == 3, TIMEOUT)
+            await eventually(rabbitmq_server.knows_its_quorum_queues, TIMEOUT)
             await asyncio.to_thread(rabbitmq_server.restart)
-            await eventually(lambda: bus.health().connected, PATIENCE)
+            await eventually(lambda: bus.health().connected, TIMEOUT)
             gate.set()
             queue = f"{topic.name}-worker@{topic.name}"
-            await eventually(lambda: _has(database, 3), PATIENCE)
-            await eventually(lambda: _left(rabbitmq_server, queue) == 0, PATIENCE)
+            await eventually(lambda: _has(database, 3), TIMEOUT)
+            await eventually(lambda: _left(rabbitmq_server, queue) == 0, TIMEOUT)
         assert (await database.effects(), await database.rows()) == ([0, 1, 2], 3)
 
 
@@ -167,7 +166,7 @@ async def test_a_database_that_dies_at_each_step_loses_and_doubles_nothing(
                 await asyncio.to_thread(server.start)
             else:
                 await bus.send(topic, Numbered(1))
-            await until_quiet(bus, PATIENCE)
+            await until_quiet(bus, TIMEOUT)
             assert await bus.dead_letters("worker") == []
         assert (await database.effects(), await database.rows()) == ([1], 1)
         assert attempts == (1 if step == "before" else 2)
@@ -204,7 +203,7 @@ async def _deadlock(database: SQLAlchemyInboxDatabase) -> None:
     )
     async with InMemoryIntegrationEventBus([registration], middlewares=[database.inbox]) as bus:
         await bus.send_many(topic, [Numbered(1), Numbered(2)])
-        await until_quiet(bus, PATIENCE)
+        await until_quiet(bus, TIMEOUT)
         (letter,) = await bus.dead_letters("worker")
     assert len(swallowed) == 1
     assert "a statement of the handler failed" in letter.error

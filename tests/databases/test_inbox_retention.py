@@ -13,7 +13,7 @@ from sqlalchemy import Connection, insert
 from sqlalchemy.util import await_only
 
 from events.integration.implementation.sqlalchemy import SQLAlchemyInbox
-from events.testing.contracts.inbox import deliver
+from events.testing.contracts._inbox_database import deliver
 from tests.contracts.sqlalchemy_inbox import SQLAlchemyInboxDatabase, on_server
 
 DRIVERS = ["postgresql+asyncpg", "postgresql+psycopg", "mariadb+asyncmy"]

@@ -1,4 +1,4 @@
-"""A store that is cancelled while it opens a connection, as by a relay's shutdown past the grace."""
+"""A store that is cancelled while it opens a connection, or whose server goes away meanwhile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import URL, MetaData
+from sqlalchemy import URL, MetaData, text
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.util import await_only
@@ -21,11 +22,11 @@ from events.integration.implementation.sqlalchemy import (
     enable_wal,
     outbox_table,
 )
-from events.integration.implementation.sqlalchemy._opening import connected
+from events.integration.implementation.sqlalchemy._opening import at_level, connected
 from tests.databases.database import new_database
 
 DRIVERS = ["sqlite+aiosqlite", "postgresql+asyncpg", "postgresql+psycopg", "mariadb+asyncmy"]
-DEADLINE = 10.0
+DEADLINE = 120.0
 
 
 async def made(url: URL | str) -> AsyncEngine:
@@ -115,6 +116,27 @@ async def test_a_relay_past_its_grace_gives_its_connection_back(
         await asyncio.sleep(0)
         held.released.set()
         await ending
+    await nothing_is_left(engine, caplog)
+
+
+async def test_a_server_that_is_gone_while_one_opens_is_an_error_that_leaves_nothing(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = engine.dialect.loaded_dbapi
+
+    def gone(_connection: object, _level: object) -> None:
+        raise driver.OperationalError("the server has gone away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine.sync_engine.dialect, "set_isolation_level", gone)
+        with pytest.raises(OperationalError, match="gone away") as raised:
+            async with connected(at_level(engine, "AUTOCOMMIT")):
+                pytest.fail("it was never opened")
+    assert raised.value.connection_invalidated
+    assert isinstance(engine.pool, QueuePool)
+    assert engine.pool.checkedout() == 0
+    async with connected(at_level(engine, "AUTOCOMMIT")) as connection:
+        assert (await connection.execute(text("SELECT 1"))).scalar() == 1
     await nothing_is_left(engine, caplog)
 
 

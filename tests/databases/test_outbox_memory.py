@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from events.integration.implementation.sqlalchemy import AT_ONCE, enable_wal
 from tests.contracts.sqlalchemy_outbox import SQLAlchemyDatabase
 from tests.databases.database import new_database
-from tests.unit.integration.outbox_table import row
+from tests.unit.integration_events.outbox_table import row
 
 ROWS = {"sqlite": 600, "postgresql": 1_500, "mariadb": 600}  # PostgreSQL compresses them
 TEMPLATE = 10_000_000  # beyond what the table numbers by itself
@@ -59,7 +59,6 @@ async def fill(url: URL) -> None:
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-@pytest.mark.timeout(300)
 async def test_a_backlog_of_large_events_leaves_the_relay_flat(driver: str, tmp_path: Path) -> None:
     async with url_of(driver, tmp_path) as url:
         await fill(url)

@@ -72,7 +72,7 @@ def lease(relay: str, *partitions: int) -> Lease:
     return Lease(relay, f"token of {relay}", frozenset(partitions), 30.0, 30.0)
 
 
-async def test_of_many_who_attend_at_once_each_sees_what_the_others_have_written(
+async def test_of_many_who_renew_at_once_each_sees_what_the_others_have_written(
     store: SQLAlchemyOutboxStore,
 ) -> None:
     """A partition is given to two relays if they read the leases at the same time."""
@@ -89,7 +89,7 @@ async def test_of_many_who_attend_at_once_each_sees_what_the_others_have_written
     assert sorted(await asyncio.gather(*map(take_the_next, range(relays)))) == [*range(relays)]
 
 
-async def test_rows_are_read_and_lanes_left_under_a_lease_of_this_name_and_token_alone(
+async def test_rows_are_read_and_partitions_left_under_a_lease_of_this_name_and_token_alone(
     engine: AsyncEngine, store: SQLAlchemyOutboxStore
 ) -> None:
     await put(engine, [1])
@@ -104,7 +104,7 @@ async def test_rows_are_read_and_lanes_left_under_a_lease_of_this_name_and_token
     assert await store.due(own, 10) == []
 
 
-async def test_rows_of_other_lanes_are_neither_due_nor_waiting(
+async def test_rows_of_other_partitions_are_neither_due_nor_waiting(
     engine: AsyncEngine, store: SQLAlchemyOutboxStore
 ) -> None:
     await put(engine, range(100))

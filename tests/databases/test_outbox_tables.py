@@ -65,7 +65,7 @@ async def with_tables(url: str) -> AsyncGenerator[AsyncEngine]:
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-async def test_a_lock_row_that_cannot_be_made_is_told_after_two_tries(
+async def test_a_lock_row_that_cannot_be_made_is_reported_after_two_tries(
     driver: str, tmp_path: Path
 ) -> None:
     async with engine_of(driver, tmp_path) as engine:
@@ -105,7 +105,7 @@ async def test_a_lock_row_that_cannot_be_made_is_told_after_two_tries(
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-async def test_a_table_that_is_missing_is_told_by_its_name(driver: str, tmp_path: Path) -> None:
+async def test_a_table_that_is_missing_is_reported_by_its_name(driver: str, tmp_path: Path) -> None:
     async with engine_of(driver, tmp_path) as engine:
         async with engine.begin() as connection:
             await connection.execute(text("ALTER TABLE outbox RENAME TO elsewhere"))
@@ -117,7 +117,7 @@ async def test_a_table_that_is_missing_is_told_by_its_name(driver: str, tmp_path
 
 
 @pytest.mark.parametrize("driver", DRIVERS)
-async def test_a_column_that_is_missing_is_told_as_one(driver: str, tmp_path: Path) -> None:
+async def test_a_column_that_is_missing_is_reported_as_one(driver: str, tmp_path: Path) -> None:
     async with engine_of(driver, tmp_path) as engine:
         async with engine.begin() as connection:
             await connection.execute(text("ALTER TABLE outbox RENAME COLUMN version TO revision"))
@@ -129,7 +129,7 @@ async def test_a_column_that_is_missing_is_told_as_one(driver: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("driver", ON_POSTGRESQL)
-async def test_what_else_does_not_exist_is_not_told_as_the_table(
+async def test_what_else_does_not_exist_is_not_reported_as_the_table(
     driver: str, tmp_path: Path
 ) -> None:
     async with engine_of(driver, tmp_path) as engine:
@@ -148,7 +148,9 @@ async def test_what_else_does_not_exist_is_not_told_as_the_table(
             await session.rollback()
 
 
-async def test_a_prepared_statement_that_is_gone_is_not_told_as_the_table(tmp_path: Path) -> None:
+async def test_a_prepared_statement_that_is_gone_is_not_reported_as_the_table(
+    tmp_path: Path,
+) -> None:
     async with (
         engine_of("postgresql+asyncpg", tmp_path) as engine,
         engine.connect() as connection,

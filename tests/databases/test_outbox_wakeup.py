@@ -19,7 +19,7 @@ from events.integration.topology import Topic
 from events.testing import eventually
 from tests.databases.database import new_database
 
-DEADLINE = 20.0
+DEADLINE = 120.0
 TABLE = outbox_table(MetaData())
 OTHERS = text(
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
@@ -28,8 +28,8 @@ OTHERS = text(
 
 
 @dataclass(frozen=True)
-class Told(IntegrationEvent):
-    type = "test.outbox_wakeup.told"
+class Woken(IntegrationEvent):
+    type = "test.outbox_wakeup.woken"
     version = 1
 
 
@@ -45,7 +45,7 @@ async def engine(request: pytest.FixtureRequest) -> AsyncGenerator[AsyncEngine]:
 
 async def commit(engine: AsyncEngine) -> None:
     async with AsyncSession(engine) as session, session.begin():
-        await SQLAlchemyOutbox(session).put(Topic("told"), Told())
+        await SQLAlchemyOutbox(session).put(Topic("woken"), Woken())
 
 
 @dataclass
@@ -77,7 +77,7 @@ async def ear(engine: AsyncEngine) -> AsyncGenerator[Ear]:
 
 
 @pytest.mark.parametrize("turns", range(0, 40, 5))
-async def test_a_commit_before_dispose_is_told_and_leaves_no_connection(
+async def test_a_commit_before_dispose_is_reported_and_leaves_no_connection(
     engine: AsyncEngine, ear: Ear, turns: int
 ) -> None:
     """A connection that is left is seen by the server, or, once it is deleted, by a warning."""
@@ -104,7 +104,7 @@ async def test_nothing_is_logged_by_one_that_stops_listening(
     assert caplog.records == []
 
 
-async def test_commits_that_follow_one_another_closely_are_told_once(
+async def test_commits_that_follow_one_another_closely_are_reported_once(
     engine: AsyncEngine, ear: Ear, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_postgresql, "_REST", 3_600.0)
@@ -116,7 +116,7 @@ async def test_commits_that_follow_one_another_closely_are_told_once(
     assert ear.times == 1
 
 
-async def test_what_is_committed_while_it_rests_is_told_afterwards(
+async def test_what_is_committed_while_it_rests_is_reported_afterwards(
     engine: AsyncEngine, ear: Ear, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_postgresql, "_REST", 0.3)

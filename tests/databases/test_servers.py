@@ -114,7 +114,6 @@ def test_nothing_that_answers_is_none() -> None:
     assert first_that_answers("mariadb", ["mariadb+asyncmy://root@127.0.0.1:1"]) is None
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     ("kind", "private"),
     [

@@ -20,9 +20,8 @@ def public() -> Iterator[Callable[..., Any]]:
     for package in (events.domain, events.integration, events.testing):
         for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             module = importlib.import_module(found.name)
-            for name in getattr(module, "__all__", ()):
-                value = getattr(module, name)
-                if getattr(value, "__module__", None) != module.__name__:
+            for name, value in vars(module).items():
+                if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
                     continue
                 if inspect.isclass(value) and "__init__" in vars(value):
                     yield value.__init__

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
 from docs._ext.api import PLACES, placed
 from docs._ext.docstrings import to_rst
+from docs._ext.llms import title
 from docs._ext.source import public_names, resolve
 from docs._ext.tables import default_of, logged, meanings_in
 from events.integration.implementation.base import BusOptions
 from events.integration.implementation.nats import NatsIntegrationEventBus
+
+ROOT = Path(__file__).parents[2]
 
 
 def rst(docstring: str) -> str:
@@ -89,3 +95,73 @@ def test_everything_is_described_once() -> None:
     assert set(where) <= names
     objects = {id(resolve(name)) for name in names}
     assert {id(resolve(name)) for name in where} == objects
+
+
+# --- for tools that read --------------------------------------------------------------------------
+
+START = """# shop
+
+A shop. It sells.
+
+```{toctree}
+guide
+how-to/index
+```
+"""
+GUIDE = """# The [guide]
+
+<!-- invisible-code-block: python
+hidden = True
+-->
+
+```python
+first = "snippet"
+```
+
+Say [hello](how-to/wave.md) first. Then go.
+
+```{options} path.of.Class
+size: how large
+```
+"""
+
+
+def test_pages_are_listed_and_written_in_the_order_of_the_contents(tmp_path: Path) -> None:
+    source = tmp_path / "docs"
+    (source / "how-to").mkdir(parents=True)
+    (source / "index.md").write_text(START)
+    (source / "guide.md").write_text(
+        GUIDE.replace("```{options}", "```{note}").replace("[guide]", "guide")
+    )
+    (source / "how-to" / "index.md").write_text("# How-tos\n\n```{toctree}\nwave\n```\n")
+    (source / "how-to" / "wave.md").write_text("# Wave\n\n| a |\n|---|\n| 1 |\n\nRaise a hand.\n")
+    out = tmp_path / "out"
+    extensions = "extensions=myst_parser,docs._ext.llms"
+    command = ["-m", "sphinx", "-q", "-C", "-D", extensions, "-D", "html_theme=basic"]
+    subprocess.run([sys.executable, *command, source, out], cwd=ROOT, check=True)
+
+    assert (out / "llms.txt").read_text().splitlines() == [
+        "# shop",
+        "",
+        "> A shop.",
+        "",
+        "## Start",
+        "",
+        "- [The guide](guide.html): Say hello first.",
+        "",
+        "## How-tos",
+        "",
+        "- [Wave](how-to/wave.html): Raise a hand.",
+    ]
+    whole = (out / "llms-full.txt").read_text()
+    assert whole.index("It sells.") < whole.index("Then go.") < whole.index("Raise a hand.")
+    assert 'first = "snippet"' in whole
+    assert not [word for word in ("hidden", "how large", "toctree") if word in whole]
+
+
+def test_every_page_of_ours_has_a_title_and_a_summary() -> None:
+    docs = ROOT / "docs"
+    pages = [page for page in docs.rglob("*.md") if page.parent.name != "decisions"]
+    without = [page for page in pages if not title(page.read_text(encoding="utf-8"))]
+    assert len(pages) > 40
+    assert without == []

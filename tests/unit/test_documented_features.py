@@ -1,6 +1,6 @@
 """The table of docs/reference/buses/index.md says what the transports declare.
 
-To write it anew: python -m tests.unit.test_documented_features
+To rewrite it: python -m tests.unit.test_documented_features
 """
 
 from pathlib import Path

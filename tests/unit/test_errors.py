@@ -57,15 +57,19 @@ def test_the_drawing_is_the_tree() -> None:
         ),
         (
             MessageTooLargeError("users", "user.registered", 2_000, 1_000),
-            "raise that limit, which is `max_body_size` or the broker's own",
+            "raise the limit, which is `max_body_size` or the broker's own",
         ),
         (
             SendOutcomeUnknownError("Bus()", "id-1", "no answer within 10 s"),
             "may or may not have taken message id-1: no answer within 10 s; send it again with id=",
         ),
         (
+            BusUnavailableError("Bus()", "refused", "read the dead letters of 'mails'"),
+            "cannot read the dead letters of 'mails': Bus() is not available: refused",
+        ),
+        (
             BatchSendError("Bus()", 9, {4: BusUnavailableError("Bus()", "refused")}),
-            "Bus() did not take 1 of 9 events; the first of them, number 4: Bus() is not available",
+            "Bus() did not take 1 of 9 events; the first, number 4: Bus() is not available",
         ),
     ],
 )

@@ -49,7 +49,7 @@ class UserRegisteredV2(IntegrationEvent):
 
 
 class Versioned(IntegrationEvent, abstract=True):
-    """A base of one's own."""
+    """A base of your own."""
 
 
 class Mailer(Consumer):

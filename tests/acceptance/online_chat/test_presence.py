@@ -14,10 +14,10 @@ NAMESAKE = Attendee(id="other", name="Ada")
 
 @pytest.fixture
 def presence() -> Presence:
-    return Presence("here", patience=7)
+    return Presence("here", timeout=7)
 
 
-def test_one_who_comes_and_goes_is_told_once_each(presence: Presence) -> None:
+def test_one_who_comes_and_goes_is_reported_once_each(presence: Presence) -> None:
     assert presence.connect("there", "c1", ADA, 0) == [(Change.JOINED, ADA)]
     assert presence.connect("there", "c1", ADA, 0) == []
     assert presence.members == [ADA]

@@ -95,7 +95,7 @@ async def test_join_answers_with_the_room_oneself_and_all_who_are_there(
     async with connect(server.socket_url) as connection:
         second = await Client(connection).join(room, "Ada", key="another key, 16 or more")
         assert second["you"]["name"] == "Ada"
-        assert second["you"]["id"] != first["you"]["id"], "two of one name are told apart"
+        assert second["you"]["id"] != first["you"]["id"], "two of one name are distinct"
         by_id = sorted([first["you"], second["you"]], key=lambda member: member["id"])
         assert second["members"] == by_id
         news = await client.read("presence")
@@ -198,7 +198,7 @@ async def test_messages_of_one_person_keep_their_order(client: Client, room: str
 # --- limits ---------------------------------------------------------------------------------------
 
 
-async def test_who_asks_too_fast_is_told_so_and_slowed_down(tmp_path: Path, room: str) -> None:
+async def test_who_asks_too_fast_is_refused_and_slowed_down(tmp_path: Path, room: str) -> None:
     with ChatServer(tmp_path / "log", burst=3, rate=2) as server:
         async with connect(server.socket_url) as connection:
             client = Client(connection)
@@ -240,13 +240,13 @@ async def test_a_socket_that_reads_nothing_is_cut_off_and_holds_up_nobody(
     log = tmp_path / "log"
     with ChatServer(log, backlog=16, rate=1e6, burst=1_000_000) as server:
         # A buffer as small as there is, and a client that stops reading with the first frame.
-        deaf = socket.socket()
-        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        unread = socket.socket()
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         host, _, port = server.url.removeprefix("http://").rstrip("/").partition(":")
-        deaf.connect((host, int(port)))
+        unread.connect((host, int(port)))
         async with (
             connect(server.socket_url) as talking,
-            connect(server.socket_url, sock=deaf, max_queue=1, close_timeout=0.1) as slow,
+            connect(server.socket_url, sock=unread, max_queue=1, close_timeout=0.1) as slow,
         ):
             await Client(slow).join(room, "Slow", key="the key of the slow one")
             client = Client(talking)

@@ -1,4 +1,4 @@
-"""Registrations while processes and the broker die, and what became of them in the end."""
+"""Registrations while processes and the broker die, and their outcome."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ MAILS_AT_ONCE = 4
 _AT_ONCE = 8  # requests
 _COPIES = 20  # events that are sent once more in the end, under their ids
 _SOURCE = "/user-service"  # theirs, as the source is part of what tells events apart
-_STEP = 40.0  # seconds in which a step must have come about
+_STEP = 120.0  # seconds in which a step must have come about
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Databases:
 
 @dataclass
 class Outcome:
-    """What there is when all is quiet. The log has a line for each line of each process."""
+    """The state when nothing happens any more. The log has each line of each process."""
 
     statuses: Counter[int] = field(default_factory=Counter[int])
     users: int = 0
@@ -64,7 +64,7 @@ class Outcome:
 
 
 class Onlooker(Consumer):
-    """Another service that hears of users; it knows the events' ids."""
+    """Another service that receives the events about users, and records their ids."""
 
     def __init__(self) -> None:
         super().__init__("registration.onlooker")
@@ -85,14 +85,14 @@ class Scenario:
         folder: Path,
         *,
         seed: int,
-        patience: float = _STEP,
+        timeout: float = _STEP,
         **programs: list[str],
     ) -> None:
         self._broker = broker
         self._databases = databases
         self._folder = folder  # where the processes run
         self._chance = random.Random(seed)
-        self._patience = patience
+        self._timeout = timeout
         self._outcome = Outcome()
         self._mail = MailServer(lambda _answer: None)
         self._programs = programs
@@ -201,7 +201,7 @@ class Scenario:
         outcome.copies = self._mail.copies
 
     async def _see(self, condition: Callable[[], bool | Awaitable[bool]]) -> None:
-        await eventually(condition, self._patience, saw=lambda: self._outcome.log[-300:])
+        await eventually(condition, self._timeout, saw=lambda: self._outcome.log[-300:])
 
     def _note(self, who: str, line: str) -> None:
         self._outcome.log.append(f"{who}: {line}")

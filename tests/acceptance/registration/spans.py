@@ -1,4 +1,4 @@
-"""A receiver of spans over OTLP/HTTP, and the tree that they are."""
+"""A receiver of spans over OTLP/HTTP, and the tree that they form."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Received:
 
 @dataclass
 class Spans:
-    """All that was received. A span of a process that was killed before its end is not."""
+    """All received spans. A span that a killed process had not ended is missing."""
 
     url: str
     all: dict[tuple[bytes, bytes], Received] = field(
@@ -98,7 +98,7 @@ def receiving() -> Generator[Spans]:
         daemon_threads = True
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """Say nothing of a connection that was cut: its process was killed."""
+            """Ignore a connection that was cut, because its process was killed."""
 
     with Server(("127.0.0.1", 0), Handler) as server:
         spans = Spans(f"http://127.0.0.1:{server.server_address[1]}")

@@ -36,12 +36,11 @@ def check(outcome: Outcome, registrations: int) -> None:
     assert outcome.heard == registrations
     assert not any(outcome.left.values()), outcome.left
     # What no inbox can prevent: killed with mails at the server, it sends these once more. They are
-    # one batch, as the relay of mails has one in flight. They bear the Message-IDs of the first, by
-    # which the mailboxes know them.
+    # one batch, as the relay of mails has one in flight. They have the Message-IDs of the first, by
+    # which the mailboxes recognise them.
     assert outcome.copies <= MAILS_AT_ONCE * outcome.kills["email"]
 
 
-@pytest.mark.timeout(120)
 async def test_every_user_gets_one_mail_whoever_is_killed(
     broker: RabbitMQServer, databases: Databases, tmp_path: Path
 ) -> None:
@@ -55,7 +54,6 @@ async def test_every_user_gets_one_mail_whoever_is_killed(
     check(outcome, REGISTRATIONS)
 
 
-@pytest.mark.timeout(120)
 async def test_it_would_be_noticed_if_there_were_no_inbox(
     broker: RabbitMQServer, tmp_path: Path
 ) -> None:
@@ -68,13 +66,12 @@ async def test_it_would_be_noticed_if_there_were_no_inbox(
         check(outcome, 30)
 
 
-@pytest.mark.timeout(120)
 async def test_it_would_be_noticed_if_the_outbox_were_passed_by(
     broker: RabbitMQServer, tmp_path: Path
 ) -> None:
     program = ["-m", "tests.acceptance.registration.without_outbox"]
     # With this seed the broker is killed when most are still to be registered.
-    scenario = Scenario(broker, sqlite(tmp_path), tmp_path, seed=4, patience=20.0, users=program)
+    scenario = Scenario(broker, sqlite(tmp_path), tmp_path, seed=4, timeout=20.0, users=program)
 
     with pytest.raises(AssertionError, match=r"waited 20 s for .*not sent: "):
         await scenario.play(60, ["broker"])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from examples.user_registration.demo_rabbitmq.processes import EMAIL, RELAY, USERS
 from tests.acceptance.registration.scenario import MAILS_AT_ONCE, Scenario, Victim, sqlite
 from tests.acceptance.registration.spans import receiving
@@ -20,7 +18,6 @@ def traced(url: str, name: str, program: list[str]) -> list[str]:
     return ["-m", "tests.acceptance.registration.traced", url, name, *program[1:]]
 
 
-@pytest.mark.timeout(120)
 async def test_no_parent_and_no_link_is_missing_whoever_is_killed(
     broker: RabbitMQServer, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""The user service with its outbox passed by: it sends as it goes, and hopes for the best."""
+"""The user service without its outbox: it sends immediately, inside the transaction."""
 
 import logging
 import sys
@@ -15,7 +15,7 @@ from examples.user_registration.user_service.settings import UserServiceSettings
 
 
 class SendsAtOnce:
-    """In the place of `SQLAlchemyOutbox`."""
+    """Replaces `SQLAlchemyOutbox`."""
 
     bus: RabbitMQIntegrationEventBus
 

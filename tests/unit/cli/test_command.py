@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -84,11 +85,16 @@ def events(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
 def test_run_runs_the_consumers_until_a_signal(project: Path) -> None:
     process = events("run", "shop:sending", cwd=project)
     assert process.stdout is not None
+    assert process.stderr is not None
     first = process.stdout.readline()
+    began = next((line for line in process.stderr if " runs " in line), "")
     process.send_signal(signal.SIGTERM)
     rest, log = process.communicate(timeout=30)
 
     assert (first, rest, process.returncode) == ("handled 7\n", "closed\n", 0), log
+    bus = "INFO events.integration: InMemoryIntegrationEventBus()"
+    assert began.endswith(f"{bus} runs 'mails' on 'users'; stop it with SIGTERM\n")
+    assert log.endswith(f"{bus} has stopped\n")
 
 
 def test_the_reference_lists_every_command() -> None:
@@ -153,11 +159,133 @@ def test_wrong_arguments_exit_with_2_and_one_line(
     assert capsys.readouterr().err.splitlines()[-1] == "events: error: 'shop' has no 'nothing'"
 
 
-def test_a_module_that_fails_to_import_keeps_its_own_error(project: Path) -> None:
-    (project / "broken.py").write_text("import shop_that_is_not_there\n")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--app", "shop:bus", "dead", "groups"], "--app comes after the command, as in `events "),
+        (["dead", "redrive", "4f1c"], "unrecognized arguments: 4f1c; see `events dead redrive --"),
+        (
+            ["dead", "groups", "--app", "builtins:dict"],
+            "gives no bus over a broker: it gives dict;",
+        ),
+        (["dead", "groups", "--app", "operator:add"], "is add, which takes arguments: give"),
+    ],
+)
+def test_wrong_arguments_name_the_cure(
+    given: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(given)
 
-    with pytest.raises(ModuleNotFoundError, match="shop_that_is_not_there"):
-        load("broken:bus")
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_without_a_command_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "find, group, redrive, discard and export dead letters" in capsys.readouterr().err
+
+
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert (
+        capsys.readouterr().out == f"integration-events {metadata.version('integration-events')}\n"
+    )
+
+
+HELPER = """
+import json
+
+
+def port(text):
+    return json.loads(text)
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (
+            "import shop_that_is_not_there",
+            "broken.py:1: ModuleNotFoundError: No module named 'shop_that_is_not_there'",
+        ),
+        ("\nbus = 1 / 0", "broken.py:2: ZeroDivisionError: division by zero"),
+        ("import os\n\nbus = os.environ['PORT?']", "broken.py:3: KeyError: 'PORT?'"),
+        ("def bus(:\n", "broken.py:1: SyntaxError: invalid syntax"),
+        ("raise RuntimeError", "broken.py:1: RuntimeError"),
+        ("raise RuntimeError('one\\ntwo\\x1b[2J')", "broken.py:1: RuntimeError: one two\\x1b[2J"),
+        # The last line of the application, although a library below it failed.
+        ("import helper\n\nhelper.port('')", "helper.py:6: JSONDecodeError: Expecting value: "),
+        (
+            "from events.integration import Topic\nUSERS = Topic('')",
+            "broken.py:2: InvalidTopologyError: Topic(''): ",
+        ),
+        ("def bus():\n    return {}['url']", "broken.py:2: KeyError: 'url'"),
+        ("async def bus():\n    raise OSError('no network')", "broken.py:2: OSError: no network"),
+        (
+            "from contextlib import asynccontextmanager\n\n"
+            "@asynccontextmanager\nasync def bus():\n    yield open('no such file')",
+            "broken.py:5: FileNotFoundError: [Errno 2] No such file or directory: 'no such file'",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "describe", "relay"])
+def test_what_the_application_raises_is_one_line_with_its_place(
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    source: str,
+    said: str,
+) -> None:
+    if command == "relay" and "async def bus():\n    raise" in source:
+        pytest.skip("a relay's factory is no coroutine function, which is said")
+    (project / "broken.py").write_text(source)
+    (project / "helper.py").write_text(HELPER)
+    for module in ("broken", "helper"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.delenv("EVENTS_TRACEBACK", raising=False)
+    arguments = ["relay", "broken:bus"] if command == "relay" else [command, "--app", "broken:bus"]
+    try:
+        assert main(arguments) == 1
+        lines = (
+            [record.getMessage() for record in caplog.records if record.levelname == "CRITICAL"]
+            if command == "relay"
+            else capsys.readouterr().err.splitlines()
+        )
+        (line,) = lines
+        assert line.removeprefix("events: ").startswith(said)
+        assert line.endswith(" (the traceback: EVENTS_TRACEBACK=1)")
+    finally:
+        for module in ("broken", "helper"):
+            sys.modules.pop(module, None)
+
+
+def test_its_traceback_is_shown_if_asked_for(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "broken.py").write_text("\nbus = 1 / 0\n")
+    monkeypatch.setenv("EVENTS_TRACEBACK", "1")
+
+    assert main(["run", "broken:bus"]) == 1
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert last.startswith("events: broken.py:2: ZeroDivisionError")
+
+
+def test_what_is_installed_is_the_users_if_the_application_is(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events._named._NOT_THEIRS", (f"{project}{os.sep}",))
+    (project / "shipped").mkdir()
+    (project / "shipped" / "__init__.py").write_text("from shipped import settings\n")
+    (project / "shipped" / "settings.py").write_text("PORT = int('many')\n")
+
+    assert main(["run", "shipped.app:bus"]) == 1
+    said = capsys.readouterr().err
+    place = Path("shipped", "settings.py")
+    assert said.startswith(f"events: {place}:1: ValueError: invalid literal")
 
 
 def test_a_name_may_be_dotted(project: Path) -> None:

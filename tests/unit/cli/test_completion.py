@@ -16,7 +16,7 @@ SCRIPT = subprocess.run(
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
-        ("de", {"dead", "describe"}),
+        ("de", {"dead", "demo", "describe"}),
         ("completion ", {"--help", "bash", "zsh"}),
         ("dead re", {"redrive"}),
         ("dead redrive --canary", {"--canary-wait"}),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from events.cli import main
+from events.integration.health import Backlog
+from events.integration.implementation.memory import InMemoryBroker
 
 APP = r"""
 from contextlib import asynccontextmanager
@@ -97,8 +100,10 @@ def test_groups_are_counted(shop: Any, capsys: pytest.CaptureFixture[str]) -> No
         "reason",
         "first",
         "last",
+        "place",
         "error",
     ]
+    assert re.search(r"  dead_shop\.py:\d+ in on_asked  ", row)
     assert "  3      mails     cli.asked  retries-exhausted  " in row
     assert row.endswith(r"ValueError: no user #\x1b[#J"), "the text controls the terminal"
     assert main(["dead", "groups", "--json"]) == 0
@@ -135,8 +140,8 @@ def test_show_has_all_and_cannot_control_the_terminal(
     assert "\x1b" not in printed
     assert main(["dead", "show", "77"]) == 1
     assert capsys.readouterr().err == (
-        "events: consumer 'mails' has no dead letter 77: it was redriven or discarded before, "
-        "or the id is of another consumer\n"
+        "events: consumer 'mails' has no dead letter 77: it was already redriven or discarded, "
+        "or the id belongs to another consumer\n"
     )
 
 
@@ -190,8 +195,9 @@ def test_a_canary_without_an_outcome_ends_with_1(
     assert main(["dead", "redrive", "--all", "--canary-wait", "0.05"]) == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "stopped after 1 of 3; the others are dead letters still" in printed.err
-    assert printed.err.splitlines()[-1].startswith("events: it is not known yet whether 'mails'")
+    assert "stopped after 1 of 3; the others remain dead letters" in printed.err
+    assert printed.err.splitlines()[-1].startswith("events: the outcome of event ")
+    assert "at 'mails' is not known, so the other dead letters were not redriven" in printed.err
 
 
 def test_discard_by_group(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -200,7 +206,7 @@ def test_discard_by_group(shop: Any, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["dead", "discard", "--group", group]) == 0
     assert lines(capsys) == ["mails: 3 of 3 discarded"]
     assert main(["dead", "discard", "--group", group]) == 0
-    assert capsys.readouterr().err == "no dead letters are chosen: nothing to do\n"
+    assert capsys.readouterr().err == "no dead letters match: nothing to do\n"
 
 
 def test_export_then_redrive_from_the_file(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,8 +227,8 @@ def test_export_then_redrive_from_the_file(shop: Any, capsys: pytest.CaptureFixt
     ("arguments", "said"),
     [
         (["--from", "no.jsonl"], "--from no.jsonl: No such file or directory"),
-        (["--from", "pyproject.toml"], "line 1 is no dead letter that was exported"),
-        (["--all", "--rate", "0"], "'0' is no number above 0"),
+        (["--from", "pyproject.toml"], "line 1 is not a dead letter that this package exported"),
+        (["--all", "--rate", "0"], "'0' is not a number above 0"),
         (["--all", "--batch", "-1"], "'-1' is no whole number from 1 on"),
         (["--since", "soon"], "'soon' is neither a time as 2026-01-31T12:00 nor an age"),
     ],
@@ -252,5 +258,35 @@ def test_backlog(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     ]
     assert main(["backlog", "--consumer", "mails"]) == 0
     assert lines(capsys)[1].split() == ["mails", "1", "0", "0", "2", "-"]
+    assert main(["backlog", "--rate", "0.01", "--json"]) == 0
+    (found,) = objects(capsys)
+    assert (found["rate"], found["growth"]) == (0.0, 0.0)
+    assert main(["backlog", "--rate", "0.01"]) == 0
+    heads, row = lines(capsys)
+    assert heads.split()[-3:] == ["oldest", "rate", "growth"]
+    assert row.split()[-5:] == ["-", "0.0", "/s", "+0.0", "/s"]
     assert main(["backlog", "--consumer", "nobody"]) == 0
     assert capsys.readouterr() == ("", "no such consumer\n")
+
+
+def test_the_rate_of_a_broker_that_does_not_count_is_said_to_be_unknown(
+    shop: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uncounted = Backlog(waiting=1, dead_letters=0)
+    monkeypatch.setattr(InMemoryBroker, "backlog", lambda *_: uncounted)
+    assert main(["backlog", "--rate", "0.01"]) == 0
+    table, said = capsys.readouterr()
+    assert table.splitlines()[1].split()[-4:] == ["-", "-", "+0.0", "/s"]
+    assert said == (
+        "this broker does not count what is settled: the rate is not known, the growth is\n"
+    )
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "61", "soon", "nan"])
+def test_two_looks_are_at_most_a_minute_apart(
+    shop: Any, capsys: pytest.CaptureFixture[str], seconds: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["backlog", "--rate", seconds])
+    assert ended.value.code == 2
+    assert "must be above 0 and at most 60 seconds" in capsys.readouterr().err

@@ -162,11 +162,14 @@ def test_check_says_what_cannot_be_imported(
     (tmp_path / "broken_shop.py").write_text("import shop_that_is_not_there\n")
     assert main(["check", "--app", "broken_shop:bus"]) == 1
     assert capsys.readouterr().out == (
-        "wrong imports of the application: No module named 'shop_that_is_not_there'\n"
+        "wrong the application: broken_shop.py:1: ModuleNotFoundError: No module named "
+        "'shop_that_is_not_there' (the traceback: EVENTS_TRACEBACK=1)\n"
     )
     (tmp_path / "other_shop.py").write_text(
         "from events.integration import IntegrationEvent\n"
         "class Nameless(IntegrationEvent):\n    version = 1\n"
     )
     assert main(["check", "--app", "other_shop:bus"]) == 1
-    assert capsys.readouterr().out.startswith("wrong the application: other_shop.Nameless: ")
+    assert capsys.readouterr().out.startswith(
+        "wrong the application: other_shop.py:2: EventDefinitionError: other_shop.Nameless: "
+    )

@@ -25,8 +25,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from events.integration import IntegrationEvent, OutboxRelay, RetryPolicy, Topic
 from events.integration.bus import IntegrationEventBus
-from events.integration.implementation.sqlalchemy import SQLAlchemyOutbox, SQLAlchemyOutboxStore, outbox_table
-from events.integration.implementation.sqlalchemy import enable_wal
+from events.sqlalchemy import SQLAlchemyBus, SQLAlchemyOutbox, SQLAlchemyOutboxStore
+from events.sqlalchemy import bus_table, enable_wal, outbox_table
 
 
 @dataclass
@@ -67,6 +67,44 @@ async def working():
 
 
 @asynccontextmanager
+async def bus():
+    engine = create_async_engine(URL)
+    try:
+        yield SQLAlchemyBus(engine)
+    finally:
+        await engine.dispose()
+
+
+@asynccontextmanager
+async def both():
+    async with bus() as made, relay() as other:
+        yield made, other
+
+
+@asynccontextmanager
+async def no_bus():
+    engine = create_async_engine("postgresql+asyncpg://localhost:1/no")
+    try:
+        yield SQLAlchemyBus(engine)
+    finally:
+        await engine.dispose()
+
+
+async def schedule():
+    metadata = MetaData()
+    bus_table(metadata)
+    async with bus() as made:
+        engine = create_async_engine(URL)
+        async with engine.begin() as connection:
+            await connection.run_sync(metadata.create_all)
+            for number in range(3):
+                await made.outbox(connection).put(
+                    Topic("bus"), Noted(number), available_at=LATER, schedule_id=f"on-bus-{number}"
+                )
+        await engine.dispose()
+
+
+@asynccontextmanager
 async def no_database():
     engine = create_async_engine("postgresql+asyncpg://localhost:1/no")
     try:
@@ -87,6 +125,14 @@ async def fill(park=True, later=False):
             await SQLAlchemyOutbox(session).put(Topic("notes"), Noted(number))
         for number in range(3 * later):
             await SQLAlchemyOutbox(session).put(Topic("notes"), Noted(number), available_at=LATER)
+        for number in range(3 * later):
+            await SQLAlchemyOutbox(session).put(
+                Topic("notes" if number else "others"),
+                Noted(number),
+                available_at=LATER,
+                schedule_id=f"note-{number}:reminder",
+                replace=True,
+            )
         await session.commit()
     await engine.dispose()
     if park:
@@ -140,23 +186,127 @@ def test_scheduled_rows_are_listed(shop: Any, capsys: pytest.CaptureFixture[str]
     asyncio.run(shop.fill(park=False, later=True))
     assert main(["outbox", "scheduled", "--json"]) == 0
     rows = objects(capsys)
+    scheduled, rows = rows[:3], rows[3:]
+    assert [row["schedule_id"] for row in scheduled] == [f"note-{n}:reminder" for n in range(3)]
     assert [row["id"] for row in rows] == [7, 8, 9]
     assert (rows[0]["topic"], rows[0]["type"], rows[0]["error"]) == (
         "notes",
         "outbox_cli.noted",
         None,
     )
+    assert main(["outbox", "scheduled", "--topic", "others", "--json"]) == 0
+    assert objects(capsys) == scheduled[:1]
+    assert main(["outbox", "scheduled", "--prefix", "note-1", "--json"]) == 0
+    assert objects(capsys) == scheduled[1:2]
+    assert main(["outbox", "scheduled", "--before", "90m"]) == 0
+    assert capsys.readouterr().err == "no scheduled rows\n"
     assert rows[0]["available_at"].startswith("2101-01-01T00:00:00")
-    assert main(["outbox", "scheduled", "--limit", "2"]) == 0
+    for limit in (2, 4):
+        assert main(["outbox", "scheduled", "--limit", str(limit)]) == 0
+        printed = capsys.readouterr()
+        assert len(printed.out.splitlines()) == 1 + limit
+        assert printed.err == f"there are more than {limit}: see --limit\n"
+
+
+def test_scheduled_events_are_cancelled_and_rescheduled(
+    shop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(shop.fill(park=False, later=True))
+    assert main(["outbox", "cancel", "--all", "--dry-run"]) == 0
+    assert main(["outbox", "reschedule", "--prefix", "note-", "--to", "2h", "--dry-run"]) == 0
+    assert capsys.readouterr().out == (
+        "3 scheduled events would be cancelled\n3 scheduled events would be rescheduled\n"
+    )
+    assert not Path("audit.jsonl").exists()
+    to = "2090-01-01T00:00:00+00:00"
+    assert main(["outbox", "reschedule", "note-2:reminder", "--to", to, "--actor", "anna"]) == 0
+    assert main(["outbox", "cancel", "--topic", "others", "--json"]) == 0
+    assert main(["outbox", "cancel", "note-0:reminder", "note-1:reminder"]) == 1
     printed = capsys.readouterr()
-    assert len(printed.out.splitlines()) == 3
-    assert printed.err == "there are more than 2: see --limit\n"
+    assert printed.err == "1 of the ids do not wait any more, or are not chosen\n"
+    rescheduled, cancelled, last = printed.out.splitlines()
+    assert rescheduled == "1 scheduled events rescheduled"
+    assert json.loads(cancelled) == {"action": "cancel", "count": 1, "dry_run": False}
+    assert last == "1 scheduled events cancelled"
+    assert main(["outbox", "scheduled", "--prefix", "note-", "--json"]) == 0
+    (left,) = objects(capsys)
+    assert left["schedule_id"] == "note-2:reminder"
+    assert left["available_at"].startswith("2090-01-01T00:00:00")
+    records = [json.loads(line) for line in Path("audit.jsonl").read_text().splitlines()]
+    assert [(r["action"], r["count"], r["outcome"], r["selection"]) for r in records] == [
+        ("reschedule to 2090-01-01T00:00:00+00:00", 1, "finished", "ids=note-2:reminder"),
+        ("cancel", 1, "finished", "topic=others"),
+        ("cancel", 1, "finished", "ids=note-0:reminder, note-1:reminder"),
+    ]
+    assert records[0]["actor"] == "anna"
+    with pytest.raises(SystemExit) as ended:
+        main(["outbox", "cancel"])
+    assert ended.value.code == 2
+    assert "say which to cancel: schedule ids, --topic" in capsys.readouterr().err
+
+
+def test_what_a_bus_on_a_database_has_scheduled_needs_no_relay(
+    shop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(shop.schedule())
+    of_bus = ["--app", "outbox_shop:bus"]
+    assert main(["outbox", "scheduled", *of_bus, "--json"]) == 0
+    assert [row["schedule_id"] for row in objects(capsys)] == [f"on-bus-{n}" for n in range(3)]
+    assert main(["outbox", "reschedule", "on-bus-1", "--to", "2090-01-01T00:00Z", *of_bus]) == 0
+    assert main(["outbox", "cancel", "on-bus-0", "on-bus-9", *of_bus]) == 1
+    assert main(["outbox", "scheduled", "--before", "2091-01-01T00:00Z", *of_bus]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "1 of the ids do not wait any more, or are not chosen\n"
+    assert printed.out.splitlines()[:2] == [
+        "1 scheduled events rescheduled",
+        "1 scheduled events cancelled",
+    ]
+    assert [line.split()[0] for line in printed.out.splitlines()[3:]] == ["on-bus-1"]
+    records = [json.loads(line) for line in Path("audit.jsonl").read_text().splitlines()]
+    assert {record["target"] for record in records} == {"scheduled events of the bus"}
+    with pytest.raises(SystemExit) as ended:
+        main(["outbox", "stats", *of_bus])
+    assert ended.value.code == 2
+    assert "gives no OutboxRelay: it gives SQLAlchemyIntegrationEventBus" in capsys.readouterr().err
+
+
+def test_what_is_scheduled_in_outbox_and_bus_is_one_list(
+    shop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(shop.schedule())
+    asyncio.run(shop.fill(park=False, later=True))
+    of_both = ["--app", "outbox_shop:both"]
+
+    def listed(*options: str) -> list[str | None]:
+        assert main(["outbox", "scheduled", "--json", *options, *of_both]) == 0
+        return [row.get("schedule_id") for row in objects(capsys)]
+
+    on_bus, in_outbox = (
+        [f"on-bus-{n}" for n in range(3)],
+        [f"note-{n}:reminder" for n in range(3)],
+    )
+    assert listed() == [*on_bus, *in_outbox, None, None, None]
+    assert listed("--limit", "4") == [*on_bus, in_outbox[0]]
+    assert listed("--limit", "3") == on_bus
+    assert main(["outbox", "cancel", "on-bus-0", "note-1:reminder", *of_both]) == 0
+    assert capsys.readouterr().out == "2 scheduled events cancelled\n"
+    assert listed() == [*on_bus[1:], in_outbox[0], in_outbox[2], None, None, None]
+
+
+def test_a_bus_whose_database_is_down_or_without_tables_is_one_line(
+    shop: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for app, status, text in (("no_bus", 3, "is its database up?"), ("bus", 1, "bus_table(")):
+        assert main(["outbox", "scheduled", "--app", f"outbox_shop:{app}"]) == status
+        error = capsys.readouterr().err
+        assert text in error
+        assert len(error.splitlines()) == 1
 
 
 def test_partitions_name_their_holder(shop: Any, capsys: pytest.CaptureFixture[str]) -> None:
     asyncio.run(shop.fill(park=False))
     assert main(["outbox", "partitions"]) == 0
-    assert capsys.readouterr().err.startswith("nobody holds 32 of 32 partitions: 0 1 2 ")
+    assert capsys.readouterr().err.startswith("no relay holds 32 of 32 partitions: 0 1 2 ")
 
     async def beside_a_relay(*arguments: str) -> int:
         async with shop.relay() as relay, relay:

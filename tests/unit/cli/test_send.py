@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 
 from events.cli import main
+from events.errors import SendOutcomeUnknownError
+from events.integration.implementation.memory import InMemoryTransport
+from events.integration.message import Message
 
 APP = """
 from dataclasses import dataclass
@@ -120,10 +123,13 @@ def test_a_dry_run_sends_nothing(shop: Any, capsys: pytest.CaptureFixture[str]) 
         ),
         (["users", "send_cli.asked"], "AskedV2"),
         (["users", "send_cli.asked", '{"number": "one"}'], "number"),
-        (["users", "send_cli.asked", "--version", "3"], "has no version 3: it has 1, 2"),
+        (["users", "send_cli.asked", "--version", "3"], "has no version 3, only 1, 2"),
         (["users", "send_cli.no"], "no event class has the type 'send_cli.no'"),
         (["", "send_cli.asked", "--version", "1"], "Topic(''): its name is empty"),
-        (["users", "send_cli.asked", "--version", "1", "--header", "x"], "--header 'x' is not of"),
+        (
+            ["users", "send_cli.asked", "--version", "1", "--header", "x"],
+            "--header must have the form NAME=VALUE",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(
@@ -133,3 +139,18 @@ def test_what_a_user_can_mend_is_one_line(
         main(["send", *arguments])
     assert ended.value.code == 2
     assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_send_of_unknown_outcome_is_recorded_as_well(
+    shop: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def publish(transport: InMemoryTransport, message: Message) -> Any:
+        raise SendOutcomeUnknownError(repr(transport), message.id, "the connection was lost")
+
+    monkeypatch.setattr(InMemoryTransport, "publish", publish)
+    assert main(["send", "users", "send_cli.asked", '{"number": 7}', "--actor", "anna"]) == 1
+    assert "may or may not have taken message" in capsys.readouterr().err
+    (line,) = Path("audit.jsonl").read_text().splitlines()
+    record = json.loads(line)
+    assert (record["actor"], record["action"]) == ("anna", "send")
+    assert (record["count"], record["outcome"]) == (0, "failed")

@@ -115,17 +115,20 @@ def test_an_address_may_have_parameters(theirs: Path, address: str, found: bool)
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("asyncapi: 2.6.0", "is of AsyncAPI 2.6.0, 3.0 or newer is needed"),
+        ("asyncapi: 2.6.0", "has AsyncAPI version 2.6.0, and 3.0 or newer is needed"),
         ("a: b", "it has no member `asyncapi`"),
         ("- a", "is neither a lock file nor an AsyncAPI document"),
-        ("a: [", "is no YAML"),
-        (THEIRS.replace("common.yaml#/messages/lit", "'#/nowhere'"), "has no '/nowhere'"),
+        ("a: [", "is not YAML"),
+        (
+            THEIRS.replace("common.yaml#/messages/lit", "'#/nowhere'"),
+            "refers to '/nowhere', which does not exist",
+        ),
         (THEIRS.replace("common.yaml#", "gone.yaml#"), "refers to .*gone.yaml"),
         (
             THEIRS.replace("common.yaml#", "'https://a.example/b#'").replace(
                 "'/messages/lit", "/messages/lit'"
             ),
-            "lies on another machine",
+            "is on another machine",
         ),
         (
             THEIRS.replace("common.yaml#/messages/lit", "'#/channels/lit/messages/lit'"),
@@ -145,7 +148,7 @@ def test_a_payload_in_another_format_is_said(theirs: Path) -> None:
     (theirs.parent / "common.yaml").write_text(f"messages: {{lit: {{{avro}}}}}")
 
     with pytest.raises(
-        LockFileError, match=r"message 'lit' is of format application/vnd.apache.avro"
+        LockFileError, match=r"message 'lit' has format application/vnd.apache.avro"
     ):
         read_contracts(theirs)
 

@@ -75,7 +75,7 @@ EVENT = SignedUpV1(
     ["+441234567"],
     (5, "secret pair"),
     "perhaps",
-    {"street": ["Main Street 1"]},
+    {"Byron House": ["Main Street 1"]},
 )
 SECRETS = [
     "ada@example.org",
@@ -84,6 +84,7 @@ SECRETS = [
     "+441234567",
     "secret pair",
     "perhaps",
+    "Byron House",
     "Main Street 1",
 ]
 
@@ -118,6 +119,30 @@ def test_a_text_is_masked_wherever_it_holds_a_value(holder: Any) -> None:
 
     assert hidden == f"no {', '.join(['***'] * len(SECRETS))} in number 3"
     assert masked(text, PlainV1, holder) == text
+
+
+@dataclass(frozen=True)
+class ContactsV1(Base):
+    type = "contacts"
+    version = 1
+    by_name: Annotated[dict[str, Person] | None, PII] = None
+    people: Annotated[list[Person], PII] = field(default_factory=list[Person])
+    more: Annotated[Any, PII] = None
+
+
+@pytest.mark.parametrize("as_payload", [False, True])
+def test_keys_that_are_personal_are_masked_and_names_of_fields_are_not(as_payload: bool) -> None:
+    event = ContactsV1(
+        {"Ada": Person("Byron", 1815)}, [Person("Charles", 1791)], {"Mary": ["x" * 5]}
+    )
+
+    hidden = masked(
+        "name Ada Byron 1815, number Charles 1791, Mary xxxxx",
+        ContactsV1,
+        event.to_dict() if as_payload else event,
+    )
+
+    assert hidden == "name *** *** ***, number *** ***, *** ***"
 
 
 @pytest.mark.parametrize("write", [str, repr, json.dumps], ids=["as it is", "repr", "json"])

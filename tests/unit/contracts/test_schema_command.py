@@ -108,7 +108,7 @@ def test_a_breaking_change_is_neither_locked_nor_merged_unseen(
     said = capsys.readouterr().out
     assert "Object missing required field `note`" in said
     assert 'example: {"type": "order.placed", "version": 1, "number": 7}' in said
-    assert "cure: leave this version as it was" in said
+    assert "cure: restore this version" in said
 
     # Somebody insists: CI compares with the branch that it is to be merged into.
     assert repository.events("lock", "--accept-breaking") == 0
@@ -162,7 +162,7 @@ def test_each_format(
     ("arguments", "reason"),
     [
         (["check", "--base", "HEAD"], "--base HEAD: "),
-        (["check", "--against", "theirs.json"], "--against theirs.json: there is no such file"),
+        (["check", "--against", "theirs.json"], "--against theirs.json: the file does not exist"),
         (["check", "--app", "contractual_shop:ORDERS"], "gives no events.contracts.Service"),
     ],
 )

@@ -216,9 +216,9 @@ def test_what_only_the_class_itself_refuses_is_no_verdict() -> None:
     assert found(check(given, lock)) == []
     with pytest.raises(LockFileError, match=r"Secret refuses every .* examples=\[Secret\(...\)\]"):
         lock_of(service([Secret], []))
-    told = service([Secret], [], examples=[Secret("sesame")])
-    assert lock_of(told)["events"]["secret"]["1"]["example"]["word"] == "sesame"
-    assert found(check(told, lock_of(told))) == []
+    described = service([Secret], [], examples=[Secret("sesame")])
+    assert lock_of(described)["events"]["secret"]["1"]["example"]["word"] == "sesame"
+    assert found(check(described, lock_of(described))) == []
 
 
 def test_the_lock_is_the_same_whatever_the_order() -> None:
@@ -259,8 +259,8 @@ def test_differences_in_words(locked: dict[str, Any]) -> None:
     [
         ("<<<<<<< HEAD", "is not JSON: .* resolve the merge conflict"),
         ("[]", "no member `lock`"),
-        ('{"lock": 2}', "is of format 2, this release reads 1"),
-        ('{"lock": 1, "service": {}, "events": []}', r"its `events` is \[\]"),
+        ('{"lock": 2}', "has format 2, and this release reads 1"),
+        ('{"lock": 1, "service": {}, "events": []}', r"its `events` must be an object, not \[\]"),
     ],
 )
 def test_a_lock_that_cannot_be_read_is_said(text: str, reason: str) -> None:
@@ -272,7 +272,7 @@ def test_a_lock_that_cannot_be_read_is_said(text: str, reason: str) -> None:
     ("given", "reason"),
     [
         ({"name": ""}, "its name must be"),
-        ({"sends": {"orders": []}}, "'orders' is none"),
+        ({"sends": {"orders": []}}, "must be Topics, not 'orders'"),
         ({"sends": {ORDERS: [int]}}, "it sends <class 'int'> to 'orders'"),
     ],
 )

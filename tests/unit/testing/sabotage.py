@@ -35,7 +35,7 @@ from events.testing.faults import (
 
 
 class FaultyHarness(Harness):
-    """In-memory buses on transports that lose their connection when told to, and have faults."""
+    """In-memory buses on transports that lose their connection on demand, and have faults."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ def with_header(name: str, value: str) -> ChangeMessage:
 
 
 def rerouted(here: str, there: str, when: When = lambda _: True) -> ChangeMessage:
-    """Have the first message to a topic go to another one of the test's."""
+    """Send the first message of a topic to another topic of the test."""
     return ChangeMessage(
         lambda m: msgspec.structs.replace(m, topic=m.topic.replace(here, there)),
         times=1,
@@ -171,7 +171,7 @@ class Replay(Fault):
 
 
 class LeakTask(Fault):
-    """Start a task with each consumer that nobody ends."""
+    """Start a task with each consumer that nothing ends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -257,6 +257,30 @@ class AltersBodies(Store):
 class AlwaysTheFirstPage(Store):
     async def read(self, consumer: str, *, limit: int, after: str | None) -> Sequence[DeadLetter]:
         return await super().read(consumer, limit=limit, after=None)
+
+
+class ForgetsInGroups(Store):
+    """Gives one less to those who look at heads alone."""
+
+    async def scan_heads(self, consumer: str) -> AsyncGenerator[Sequence[DeadLetter]]:
+        yield (await self.read(consumer, limit=100, after=None))[1:]
+
+
+class GroupsByNothing(Store):
+    """Leaves out of its heads what died of what."""
+
+    async def scan_heads(self, consumer: str) -> AsyncGenerator[Sequence[DeadLetter]]:
+        letters = await self.read(consumer, limit=100, after=None)
+        yield [msgspec.structs.replace(letter, error="") for letter in letters]
+
+
+class RemovesByLooking(Store):
+    """Loses a letter to its reader, after the read."""
+
+    async def scan_heads(self, consumer: str) -> AsyncGenerator[Sequence[DeadLetter]]:
+        letters = await self.read(consumer, limit=100, after=None)
+        yield letters
+        await self.discard(consumer, [letters[0].id])
 
 
 class RedrivesToAll(Store):

@@ -33,12 +33,15 @@ from tests.unit.testing.sabotage import (
     CannotStopTwice,
     DeadLetters,
     FaultyHarness,
+    ForgetsInGroups,
+    GroupsByNothing,
     HasEndlessGrace,
     HasNoGrace,
     KeepsEverything,
     LeakTask,
     Miscounts,
     RedrivesToAll,
+    RemovesByLooking,
     ReorderKey,
     Replay,
     SendsAnything,
@@ -69,11 +72,11 @@ class Saboteur:
     faults: Callable[[], Sequence[Fault]] = tuple
     bus_class: type[TransportIntegrationEventBus] = TransportIntegrationEventBus
     declares: dict[str, Any] | None = None
-    patience: float = 0.5  # longer where the test does not end by waiting in vain
+    timeout: float = 0.5  # longer where the test does not end by a timeout
 
     def harness(self) -> FaultyHarness:
         harness = FaultyHarness(*self.faults(), bus_class=self.bus_class, declares=self.declares)
-        harness.patience = self.patience
+        harness.timeout = self.timeout
         return harness
 
 
@@ -343,6 +346,21 @@ SABOTEURS = [
     ),
     by("test_13_discard_removes", "2 dead letters, where 1", lambda: DeadLetters(KeepsEverything)),
     by("test_13_listing_pages", "a page of 3", lambda: DeadLetters(AlwaysTheFirstPage)),
+    by(
+        "test_13_groups_are_those_of_the_list",
+        "10 of 11 are in groups",
+        lambda: DeadLetters(ForgetsInGroups),
+    ),
+    by(
+        "test_13_groups_are_those_of_the_list",
+        "the groups are ",
+        lambda: DeadLetters(GroupsByNothing),
+    ),
+    by(
+        "test_13_groups_are_those_of_the_list",
+        "they are others now",
+        lambda: DeadLetters(RemovesByLooking),
+    ),
     Saboteur(
         "test_13_the_backlog_counts_what_waits_and_what_died",
         "two that wait",
@@ -430,7 +448,7 @@ SABOTEURS = [
         "test_19_registering_a_hundred_times_leaks_nothing",
         "open before|the third got",
         SubscribeTwice,
-        patience=10.0,
+        timeout=10.0,
     ),
     # 20
     by(

@@ -1,6 +1,6 @@
-"""A bus of somebody else's, written by its transport alone: a loudspeaker in one room.
+"""A third-party bus, which consists only of a transport: a loudspeaker in one room.
 
-Whoever listens hears everything that is said from then on, once. It keeps nothing.
+A subscriber gets everything that is sent from then on, once. It keeps nothing.
 """
 
 import asyncio

@@ -26,7 +26,7 @@ def play(body: Callable[[Scenario], Coroutine[Any, Any, None]], **attributes: An
     class Suite(ContractSuite):
         def new_harness(self) -> Harness:
             harness = FaultyHarness()
-            harness.patience = 0.05
+            harness.timeout = 0.05
             vars(harness).update(attributes)
             return harness
 
@@ -98,7 +98,7 @@ def test_an_error_that_nobody_saw_is_found() -> None:
         asyncio.get_running_loop().call_soon(lambda: 1 / 0)
         await asyncio.sleep(0)
 
-    with pytest.raises(AssertionError, match="errors that nobody saw: .*ZeroDivisionError"):
+    with pytest.raises(AssertionError, match="errors that were not seen: .*ZeroDivisionError"):
         play(body)
 
 
@@ -136,7 +136,7 @@ def test_a_broker_may_hear_of_the_end_a_moment_later() -> None:
     async def body(scenario: Scenario) -> None:
         await scenario.started()
 
-    play(body, open_resources=open_resources, patience=5.0)
+    play(body, open_resources=open_resources, timeout=5.0)
     assert looks == [2, 1, 0]
 
 

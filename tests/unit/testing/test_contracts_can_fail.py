@@ -18,7 +18,7 @@ from tests.unit.testing.saboteurs import SABOTEURS, Saboteur
 TESTS: dict[str, type[ContractSuite]] = {
     name: suite
     for suite in (DeliveryContracts, FailureContracts, LifecycleContracts)
-    for name in vars(suite)
+    for name in dir(suite)
     if name.startswith("test_")
 }
 
@@ -52,8 +52,8 @@ def test_every_test_of_a_property_has_a_saboteur() -> None:
 def test_a_broken_bus_fails(saboteur: Saboteur) -> None:
     message = failure_of(saboteur)
     if not re.search(saboteur.says, message):
-        # On a busy machine it may be the little patience that failed, before the fault was seen.
-        message = failure_of(replace(saboteur, patience=10.0))
+        # On a busy machine it may be the little timeout that failed, before the fault was seen.
+        message = failure_of(replace(saboteur, timeout=10.0))
     assert message.startswith(f"contract {number_of(saboteur.test)} (")
     assert re.search(saboteur.says, message), message
 

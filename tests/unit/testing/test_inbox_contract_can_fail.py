@@ -152,7 +152,7 @@ class ForgetsRollbacks(Real):
 
     async def __call__(self, incoming: IncomingEvent, call_next: Handle) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Claim, "_after_begin", lambda *_: None)
+            patch.setattr(Claim, "after_begin", lambda *_: None)
             patch.setattr(Claim, "commit", lambda _, session: session.commit())
             await self.real(incoming, call_next)
 
@@ -181,7 +181,7 @@ class LosesItsTransaction(Real):
 
         kept, self.database.fail = self.database.fail, fail  # type: ignore[method-assign]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Claim, "_before_commit", lambda *_: None)
+            patch.setattr(Claim, "before_commit", lambda *_: None)
             await self.real(incoming, call_next)
 
 
@@ -197,7 +197,7 @@ class OverlooksEndings(Real):
 class ResentsRollbacks(Real):
     async def __call__(self, incoming: IncomingEvent, call_next: Handle) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Claim, "_after_rollback", lambda *_: None)
+            patch.setattr(Claim, "after_soft_rollback", lambda *_: None)
             await self.real(incoming, call_next)
 
 

@@ -99,7 +99,7 @@ class LosesARow(Store):
         return [row for row in rows if row.id % 50 != 7]
 
 
-class GivesEachAllLanes(Store):
+class GivesEachAllPartitions(Store):
     async def due(
         self, lease: Lease, limit: int, *, after: int | None = None, max_bytes: int | None = None
     ) -> Sequence[OutboxRow]:
@@ -189,7 +189,7 @@ SABOTEURS = [
     Saboteur("test_31_writers_beside_a_relay_lose_nothing", LosesARow),
     Saboteur(KILLED, arguments=REPEATS, process="RemovesNothing"),
     Saboteur(KILLED, arguments=LOSES, process="RemovesTooMuch"),
-    Saboteur("test_33_no_row_is_sent_by_two", GivesEachAllLanes, arguments={"relays": 2}),
+    Saboteur("test_33_no_row_is_sent_by_two", GivesEachAllPartitions, arguments={"relays": 2}),
     Saboteur("test_33_what_a_dead_relay_held_is_taken_over_after_its_lease", EndsEveryLease),
     Saboteur(
         "test_33_a_relay_that_was_frozen_past_its_lease_does_not_send", process="TrustsForEver"
@@ -221,7 +221,7 @@ def test_every_contract_has_a_saboteur() -> None:
 async def test_a_broken_outbox_fails(
     saboteur: Saboteur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Short only where the contract ends by waiting in vain: others need their time to fail rightly.
+    # Short only where the contract ends by a timeout: others need their time to fail rightly.
     deadline = 4.0 if saboteur.error is TimeoutError else 15.0
     for contracts in (outbox, relays):
         monkeypatch.setattr(contracts, "DEADLINE", deadline)
