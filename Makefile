@@ -4,22 +4,22 @@
 #   PYTHON=python3.13   the interpreter for .venv and .venv-bench
 #   ARGS="..."          passed on, e.g. make test ARGS="-k outbox -x"
 #   ONLY=publish        of the benchmarks this one, or several with commas
-#   WORKERS=4           so many processes run the tests; one more than there are cores by default
+#   WORKERS=4           so many processes run the tests; two more than there are cores by default
 #   EVENTS_INSTALL=0    install nothing from Debian's packages; say what is missing instead
 
 PYTHON ?=
 ARGS ?=
 ONLY ?=
-WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo demo-rabbitmq chat test test-pythons test-lowest lint docs bench bench-faults \
+.PHONY: help demo demo-rabbitmq demo-dashboard chat test test-confidence coverage test-pythons test-lowest lint docs bench bench-faults \
 	bench-guard soak-brokers format requirements build clean venv venv-demo
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: venv-demo ## run the example: a user registers, mails are sent, nothing is lost
 	@.venv-demo/bin/python -m examples.user_registration $(ARGS)
@@ -27,25 +27,43 @@ demo: venv-demo ## run the example: a user registers, mails are sent, nothing is
 demo-rabbitmq: venv-demo ## the same as three processes on RabbitMQ, two of which are killed meanwhile
 	@.venv-demo/bin/python -m examples.user_registration.demo_rabbitmq $(ARGS)
 
+demo-dashboard: venv-demo ## serve the dashboard at http://127.0.0.1:8010/, with a switch that breaks the mails
+	@.venv-demo/bin/python -m examples.user_registration.demo_dashboard $(ARGS)
+
 chat: venv-demo ## run the chat at http://127.0.0.1:8000/; REDIS_URL=... for several servers of one chat
 	@.venv-demo/bin/python -m examples.online_chat $(ARGS)
 
 # The files of the suite are spread over processes: most tests wait for a server most of the time.
-# With ARGS it may be a part of the suite, whose coverage says nothing, and one process runs it.
-test: venv ## run all tests with coverage; ARGS="..." go to pytest (then without coverage)
-	@./scripts/servers rabbitmq redis nats postgresql mariadb chromium openssl prometheus
-	$(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),-n $(WORKERS) --dist loadfile \
-		--cov --cov-report=term:skip-covered)
+# They begin in the order of their names, so with those of acceptance, which take the longest.
+SPREAD := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+SERVERS := rabbitmq redis nats postgresql mariadb chromium openssl prometheus
+
+test: venv ## run the tests, but those of test-confidence; ARGS="..." go to pytest, in one process
+	@./scripts/servers $(SERVERS)
+	$(BIN)/python -m pytest $(if $(strip $(ARGS)),$(ARGS),$(SPREAD))
+
+test-confidence: venv ## run what repeats tests for confidence: for longer, with more drivers
+	@./scripts/servers $(SERVERS)
+	$(BIN)/python -m pytest -m confidence $(or $(ARGS),$(SPREAD))
+
+# Apart from `test`, as measuring takes half as much time again.
+coverage: venv ## run the tests of `test` with branch coverage of src, which must be 95 %
+	@./scripts/servers $(SERVERS)
+	$(BIN)/python -m pytest $(SPREAD) --cov --cov-report=term:skip-covered $(ARGS)
 
 test-pythons: venv ## run the units and the memory contracts on every other Python from 3.11 that is here
-	@./scripts/pythons -n $(WORKERS) --dist loadfile $(ARGS)
+	@./scripts/pythons $(SPREAD) $(ARGS)
 
-test-lowest: ## run units and contracts with the oldest dependencies that pyproject.toml allows
+# A contract for each driver and each broker: what a driver lacks shows there, and the rest is ours.
+LOWEST := $(patsubst %,tests/contracts/test_%.py,memory_bus sqlite_bus sqlite_inbox rabbitmq_bus \
+	nats_bus redis_streams_bus redis_pubsub_bus sqlalchemy_sessions)
+
+test-lowest: ## run units and some contracts with the oldest dependencies that pyproject.toml allows
 	@PYTHON="$(PYTHON)" ./scripts/bootstrap lowest
 	@./scripts/servers rabbitmq redis nats postgresql mariadb
-	@.venv-lowest/bin/python -m pytest -q -n $(WORKERS) --dist loadfile $(or $(ARGS),tests/unit \
-		tests/contracts --ignore=tests/unit/test_documentation_extensions.py \
-		--ignore=tests/unit/test_check_site.py)
+	@.venv-lowest/bin/python -m pytest -q $(SPREAD) $(or $(ARGS),tests/unit \
+		$(LOWEST) --ignore=tests/unit/testing --ignore=tests/unit/test_check_site.py \
+		--ignore=tests/unit/test_documentation_extensions.py)
 
 lint: venv ## ruff, mypy, pyright and the import floors
 	$(BIN)/ruff check .
