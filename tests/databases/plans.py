@@ -71,7 +71,7 @@ class Plan(Struct, frozen=True):
     milliseconds: float
 
 
-async def fill(engine: AsyncEngine, rows: int) -> None:
+async def fill(engine: AsyncEngine, rows: int, *, due: int = DUE) -> None:
     """Make the tables, with so many rows that wait of each kind, and some that are due."""
     async with engine.begin() as connection:
         await connection.run_sync(METADATA.create_all)
@@ -81,7 +81,7 @@ async def fill(engine: AsyncEngine, rows: int) -> None:
         for into, count, at in (
             (METADATA.tables[f"{made.name}_scheduled"], rows, LATER),
             (made, rows, LATER),
-            (made, DUE, AT_ONCE),
+            (made, due, AT_ONCE),
         ):
             if count:
                 async with engine.begin() as connection:
@@ -134,8 +134,11 @@ async def analyze(engine: AsyncEngine) -> None:
             await connection.execute(text(f"{word} {each}"))
 
 
-def questions(engine: AsyncEngine) -> dict[str, Ask]:
-    """Return what is asked all the time, and what an owner asks now and then, of each place."""
+def questions(engine: AsyncEngine, *, limit: int = 100) -> dict[str, Ask]:
+    """Return what is asked all the time, and what an owner asks now and then, of each place.
+
+    `limit` is how many of the rows that are due are read at once.
+    """
     store = SQLAlchemyOutboxStore(engine)
     lease = Lease("relay", "token", frozenset(range(PARTITIONS)), 30.0, 30.0)
     bus: Any = SQLAlchemyIntegrationEventBus(engine).transport
@@ -144,12 +147,12 @@ def questions(engine: AsyncEngine) -> dict[str, Ask]:
 
     async def bus_due(after: int | None = None) -> object:
         return await rows.due(
-            seat, consumer, ALL, limit=100, max_bytes=1 << 20, after=after, known=()
+            seat, consumer, ALL, limit=limit, max_bytes=8 << 20, after=after, known=()
         )
 
     asked: dict[str, Ask] = {
-        "outbox: what is due": lambda: store.due(lease, 100),
-        "outbox: what is due, on from a row": lambda: store.due(lease, 100, after=1),
+        "outbox: what is due": lambda: store.due(lease, limit),
+        "outbox: what is due, on from a row": lambda: store.due(lease, limit, after=1),
         "outbox: is anything due": lambda: store.has_due(1 << 40),
         "bus: what is due": bus_due,
         "bus: what is due, on from a row": lambda: bus_due(1),
@@ -186,15 +189,20 @@ def _of_schedules(
     }
 
 
-async def plans(engine: AsyncEngine, *, times: int = 1) -> list[Plan]:
-    """Ask each question, and have its statements explained."""
+async def plans(engine: AsyncEngine, *, times: int = 1, limit: int = 100) -> list[Plan]:
+    """Ask each question, and have its statements explained, as they were set to be planned."""
     found: list[Plan] = []
-    for question, ask in questions(engine).items():
+    for question, ask in questions(engine, limit=limit).items():
         await ask()  # what is asked once, such as the name of an index
         asked = list[tuple[str, Any]]()
+        settings = list[str]()
 
-        def note(*of: Any, asked: list[tuple[str, Any]] = asked) -> None:
-            if of[2].lstrip("( ").startswith(("SELECT", "DELETE", "WITH")):
+        def note(
+            *of: Any, asked: list[tuple[str, Any]] = asked, settings: list[str] = settings
+        ) -> None:
+            if of[2].startswith("SET LOCAL"):
+                settings.append(of[2])
+            elif of[2].lstrip("( ").startswith(("SELECT", "DELETE", "WITH")):
                 asked.append((of[2], of[3]))
 
         event.listen(engine.sync_engine, "before_cursor_execute", note)
@@ -204,9 +212,8 @@ async def plans(engine: AsyncEngine, *, times: int = 1) -> list[Plan]:
             event.remove(engine.sync_engine, "before_cursor_execute", note)
         took = [await _seconds(ask) for _ in range(times)]
         for sql, values in asked:
-            found.append(
-                Plan(question, sql, await _explained(engine, sql, values), 1_000 * min(took))
-            )
+            lines = await _explained(engine, sql, values, settings)
+            found.append(Plan(question, sql, lines, 1_000 * min(took)))
     return found
 
 
@@ -216,8 +223,12 @@ async def _seconds(ask: Ask) -> float:
     return perf_counter() - began
 
 
-async def _explained(engine: AsyncEngine, sql: str, values: Any) -> list[str]:
+async def _explained(
+    engine: AsyncEngine, sql: str, values: Any, settings: list[str]
+) -> list[str]:
     async with engine.connect() as connection:
+        for each in settings:
+            await connection.exec_driver_sql(each)
         explained = await connection.exec_driver_sql(EXPLAIN[engine.dialect.name] + sql, values)
         rows = explained.mappings().all()
         await connection.rollback()

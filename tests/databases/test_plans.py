@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +40,31 @@ async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerat
 
 
 async def test_what_is_due_is_read_along_an_index_however_much_waits(engine: AsyncEngine) -> None:
-    if engine.dialect.name == "postgresql":
-        event.listen(METADATA, "after_create", _without_autovacuum)
-    try:
+    with _uncounted(engine):
         await fill(engine, ROWS)
-    finally:
-        if engine.dialect.name == "postgresql":
-            event.remove(METADATA, "after_create", _without_autovacuum)
     _check(engine, await plans(engine))  # of tables that nobody has counted
     await analyze(engine)
     _check(engine, await plans(engine))
+
+
+async def test_a_backlog_is_read_along_an_index_as_well(engine: AsyncEngine) -> None:
+    with _uncounted(engine):
+        await fill(engine, 0, due=ROWS)
+    due = [each for each in await plans(engine, limit=500) if "what is due" in each.question]
+    assert len(due) >= 4
+    assert not [plan for plan in due if not _is_walk(plan)]
+
+
+@contextmanager
+def _uncounted(engine: AsyncEngine) -> Iterator[None]:
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    event.listen(METADATA, "after_create", _without_autovacuum)
+    try:
+        yield
+    finally:
+        event.remove(METADATA, "after_create", _without_autovacuum)
 
 
 def _without_autovacuum(_: object, connection: Any, **__: object) -> None:

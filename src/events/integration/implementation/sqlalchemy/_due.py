@@ -14,8 +14,11 @@ from typing import Any
 from sqlalchemy import BigInteger, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from events.integration.implementation.sqlalchemy._opening import connected
-from events.integration.implementation.sqlalchemy._reading import DueQuery, message_of
+from events.integration.implementation.sqlalchemy._reading import (
+    DueQuery,
+    message_of,
+    reading_due,
+)
 from events.integration.implementation.sqlalchemy.tables import Tables
 from events.integration.outbox import Lease, OutboxRow
 
@@ -25,9 +28,10 @@ _UNBOUNDED = (1 << 63) - 1
 class Due:
     """The rows that are due, for one outbox."""
 
-    def __init__(self, engine: AsyncEngine, tables: Tables) -> None:
+    def __init__(self, engine: AsyncEngine, single: AsyncEngine, tables: Tables) -> None:
         c = tables.outbox.c
         self._engine = engine
+        self._single = single
         self._query = DueQuery(tables, engine.dialect.name)
         these = bindparam("ids", type_=BigInteger(), expanding=True)
         self._bodies = select(c.id, c.body).where(c.id.in_(these))
@@ -40,7 +44,7 @@ class Due:
         longest = _UNBOUNDED if max_bytes is None else max_bytes // (2 * limit)
         statement, values = self._query(lease, limit, after, longest)
         rows: list[OutboxRow] = []
-        async with connected(self._engine) as connection:
+        async with reading_due(self._engine, self._single, limit) as connection:
             found: Sequence[Any] = (await connection.execute(statement, values)).all()
             taken = found if max_bytes is None else _up_to(found, max_bytes)
             bodies = await self._long(connection, [r.id for r in taken if r.size > longest])

@@ -1,7 +1,9 @@
-"""The relay's one query on its way: what is due in its partitions."""
+"""Reading what is due: the relay's query, a connection for it, and what a row becomes."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
@@ -18,19 +20,44 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    text,
     true,
     tuple_,
     union_all,
 )
 
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
 from events.errors import OutboxError
 from events.integration.implementation.sqlalchemy._clock import clock, moment
+from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy.tables import AT_ONCE, Tables
 from events.integration.message import Message
 from events.integration.outbox import Lease
 
 _HIGHEST = (1 << 63) - 1  # no row has this id
+_MANY = 100  # rows, whose walk PostgreSQL may think dearer than to sort up to 8,000
+_WALK = text("SET LOCAL enable_sort = off")
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
+
+
+@asynccontextmanager
+async def reading_due(
+    engine: AsyncEngine, single: AsyncEngine, limit: int
+) -> AsyncGenerator[AsyncConnection]:
+    """Open a connection for queries of so many rows in an index's order.
+
+    `single` is an engine for one statement. PostgreSQL takes a walk along an index of a table that
+    it has not analyzed to cost a page for each row. So of tens of thousands that wait it would sort
+    all, again for each batch. The transaction costs four round trips, hence only for many rows.
+    """
+    if single.dialect.name != "postgresql" or limit < _MANY:
+        async with connected(single) as connection:
+            yield connection
+        return
+    async with begun(engine) as connection:
+        await connection.execute(_WALK)
+        yield connection
 
 
 class DueQuery:

@@ -86,7 +86,7 @@ class SQLAlchemyOutboxStore:
         self._leases = Leases(self._engine, tables)
         self._watching = Watching(self._single, tables, self._leases)
         self._parking = Parking(self._engine, tables)
-        self._due = Due(self._single, tables)
+        self._due = Due(self._engine, self._single, tables)
         table = tables.outbox
         c = table.c
         self._calendar = Calendar(self._engine, self._single, table, self._nudge)

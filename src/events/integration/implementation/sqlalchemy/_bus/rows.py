@@ -36,7 +36,7 @@ from events.integration.implementation.sqlalchemy._clock import aware, clock, mo
 from events.integration.implementation.sqlalchemy._keeping import Keeping, cannot_keep
 from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._opening import begun, connected
-from events.integration.implementation.sqlalchemy._reading import read_row
+from events.integration.implementation.sqlalchemy._reading import read_row, reading_due
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
     MOST_IDS,
@@ -306,7 +306,7 @@ class Rows:
             "longest": longest,
         }
         late = list[Any]()
-        async with connected(self._single) as connection:
+        async with reading_due(self._engine, self._single, limit) as connection:
             if after is not None:
                 values |= {"after": after, "limit": limit}
                 first = (await connection.execute(self._on, values)).all()
