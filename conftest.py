@@ -53,6 +53,16 @@ pytest_collect_file = Sybil(
 ).pytest()
 
 
+def pytest_collection_finish() -> None:
+    """Let `eventually` and `until_quiet` wait longer than five seconds, for a busy machine."""
+    # Not at the top, where it would be imported before its coverage is measured.
+    from events.testing import eventually, until_quiet  # noqa: PLC0415
+
+    for function in (eventually, until_quiet):
+        waits: Any = function
+        waits.__defaults__ = (120.0,)
+
+
 def pytest_deselected(items: Sequence[pytest.Item]) -> None:
     """Count the tests that are left out, which must not be silent."""
     for item in items:

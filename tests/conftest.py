@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -11,18 +10,6 @@ from hypothesis import settings
 # Nothing is wrong with code that a busy machine runs slowly; what hangs has pytest's timeout.
 settings.register_profile("events", deadline=None)
 settings.load_profile("events")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _timeout() -> Generator[None]:
-    """Let `eventually` wait longer than five seconds, for a busy machine."""
-    # Not at the top, where it would be imported before its coverage is measured.
-    from events.testing import eventually
-
-    function: Any = eventually
-    given, function.__defaults__ = function.__defaults__, (30.0,)
-    yield
-    function.__defaults__ = given
 
 
 @pytest.hookimpl(wrapper=True)

@@ -88,7 +88,7 @@ async def test_deaths_until_it_is_given_up(
 
         process = await start()
         listening = asyncio.create_task(listen(process))
-        await eventually(lambda: "started" in written, 30)
+        await eventually(lambda: "started" in written)
         await sender.send_many(Topic(name), map(Numbered, range(COUNT)))
         try:
             while not (letters := await sender.dead_letters(name)) or not written >= others:

@@ -66,7 +66,7 @@ async def test_names(harness: Harness) -> None:
     async with harness.new_bus() as bus:
         await bus.register(IntegrationEventBusRegistration(probe, topic, [Numbered], retry=retry))
         await bus.send(topic, Numbered(1))
-        (letter,) = await eventually(lambda: bus.dead_letters(probe), 10)
+        (letter,) = await eventually(lambda: bus.dead_letters(probe))
         written = await written_of(harness, name)
     written = dict(written)
     error, _, place = unquote(written.pop("events-error")).partition("\n")

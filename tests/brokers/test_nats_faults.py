@@ -118,13 +118,13 @@ async def test_22_a_killed_consumer_loses_nothing(
     async with bus_at(server) as bus:
         await bus.send_many(TOPIC, map(Numbered, range(100)))
         worker.start()
-        await eventually(lambda: len(worker.noted("ended")) >= 20, 20)
+        await eventually(lambda: len(worker.noted("ended")) >= 20)
         worker.signal(signal.SIGKILL)
         await worker.exit()
         ended = len(worker.noted("ended"))
         worker.start()
-        await eventually(lambda: set(worker.noted("ended")) == set(range(100)), 30)
-        await eventually(lambda: _is_drained(bus, "worker"), 10)
+        await eventually(lambda: set(worker.noted("ended")) == set(range(100)))
+        await eventually(lambda: _is_drained(bus, "worker"))
     counts = Counter(worker.noted("ended"))
     assert ended < 100
     # What was ended and not yet acknowledged, and what ran.
@@ -153,11 +153,11 @@ async def test_23_a_broker_that_is_restarted_loses_nothing(server: NatsServer) -
                     accepted.add(number)
 
         sending = asyncio.gather(*map(send, range(100)))
-        await eventually(lambda: len(accepted) > 3_000, 20)
+        await eventually(lambda: len(accepted) > 3_000)
         await asyncio.to_thread(server.restart)
         await sending
-        await eventually(lambda: set(probe.numbers) >= accepted, 30, saw=lambda: len(probe.numbers))
-        await eventually(lambda: _is_drained(bus, "restarted"), 10)
+        await eventually(lambda: set(probe.numbers) >= accepted, saw=lambda: len(probe.numbers))
+        await eventually(lambda: _is_drained(bus, "restarted"))
         assert bus.health().healthy
     assert not failures, f"{len(failures)} failed, the first: {failures[0]}"
     assert accepted == set(range(10_000))
@@ -185,8 +185,8 @@ async def test_24_a_frozen_broker_is_distinguished_from_a_slow_one(server: NatsS
                 return False
             return True
 
-        await eventually(sent, 20)
-        await eventually(lambda: 3 in probe.numbers, 20)
+        await eventually(sent)
+        await eventually(lambda: 3 in probe.numbers)
 
 
 async def test_24_a_hiccup_is_survived(server: NatsServer) -> None:
@@ -275,15 +275,15 @@ async def test_26_a_terminated_consumer_ends_what_runs(
     async with bus_at(server) as bus:
         await bus.send_many(TOPIC, map(Numbered, range(20)))
         worker.start()
-        await eventually(lambda: len(worker.noted("began")) >= 2, 20)
+        await eventually(lambda: len(worker.noted("began")) >= 2)
         worker.signal(signal.SIGTERM)
         assert await worker.exit() == 0
         assert worker.noted("began") == worker.noted("ended")
         assert len(worker.noted("ended")) < 20
         worker.start()
         # Long before the lease ends: what was not begun has been given back.
-        await eventually(lambda: len(worker.noted("ended")) >= 20, 20)
-        await eventually(lambda: _is_drained(bus, "worker"), 10)
+        await eventually(lambda: len(worker.noted("ended")) >= 20)
+        await eventually(lambda: _is_drained(bus, "worker"))
     assert sorted(worker.noted("ended")) == list(range(20))
     assert set(worker.noted("attempt")) == {1}
 
@@ -306,7 +306,7 @@ async def test_27_a_message_that_kills_its_process_is_a_dead_letter(
             assert await exited == -signal.SIGKILL
             deaths += 1
         others = {0, 1, 2, 4, 5, 6, 7}
-        await eventually(lambda: set(worker.noted("ended")) == others, 20)
+        await eventually(lambda: set(worker.noted("ended")) == others)
         worker.end()
         (letter,) = letters
         assert deaths == 3
@@ -323,12 +323,12 @@ async def test_28_a_lost_connection_cancels_no_handler(server: NatsServer) -> No
         await bus.send(TOPIC, Numbered(1))
         await eventually(lambda: probe.running)
         await asyncio.to_thread(server.restart)
-        await eventually(lambda: not bus.transport.connected or bus.health().healthy, 10)
-        await eventually(lambda: bus.health().healthy, 10)
+        await eventually(lambda: not bus.transport.connected or bus.health().healthy)
+        await eventually(lambda: bus.health().healthy)
         assert probe.running
         gate.set()
         await eventually(lambda: probe.numbers == [1])
-        await eventually(lambda: _is_drained(bus, "steadfast"), 10)
+        await eventually(lambda: _is_drained(bus, "steadfast"))
     assert probe.attempts == [1]
 
 
@@ -354,10 +354,10 @@ async def test_29_a_dead_process_s_event_is_given_to_another(
     async with bus_at(server) as bus:
         await bus.send(TOPIC, Numbered(1))
         worker.start()
-        await eventually(lambda: worker.noted("began"), 20)
+        await eventually(lambda: worker.noted("began"))
         worker.signal(signal.SIGKILL)
         await bus.register(registered(twin))
-        await eventually(lambda: twin.numbers == [1], 10)
+        await eventually(lambda: twin.numbers == [1])
     assert twin.attempts == [1]  # no attempt that is known to have begun, but a death
 
 
@@ -368,7 +368,7 @@ async def test_a_consumer_that_ended_by_itself_takes_the_process_down(
     async with bus_at(server) as bus:
         await bus.send(TOPIC, Numbered(1))
         worker.start()
-        await eventually(lambda: worker.noted("ended"), 20)
+        await eventually(lambda: worker.noted("ended"))
         jetstream = link_of(bus).client.jetstream()
         await jetstream.update_stream(name=TOPIC.name, subjects=["elsewhere.>"])
         await jetstream.delete_consumer(TOPIC.name, "worker")
@@ -384,7 +384,7 @@ async def test_a_deleted_consumer_is_made_again_loudly(
         await eventually(lambda: probe.numbers == [1])
         await link_of(bus).client.jetstream().delete_consumer(TOPIC.name, "deleted")
         await bus.send(TOPIC, Numbered(2))
-        await eventually(lambda: 2 in probe.numbers, 20)
+        await eventually(lambda: 2 in probe.numbers)
     assert "has been recreated" in caplog.text
 
 
@@ -395,7 +395,7 @@ async def test_a_stream_that_is_deleted_is_made_again(server: NatsServer) -> Non
         await eventually(lambda: probe.numbers == [1])
         await link_of(bus).client.jetstream().delete_stream(TOPIC.name)
         await bus.send(TOPIC, Numbered(2))
-        await eventually(lambda: probe.numbers == [1, 2], 20)
+        await eventually(lambda: probe.numbers == [1, 2])
 
 
 async def test_a_restart_logs_one_line_for_each_change(
@@ -406,9 +406,9 @@ async def test_a_restart_logs_one_line_for_each_change(
         await bus.send(TOPIC, Numbered(1))
         caplog.clear()
         await asyncio.to_thread(server.kill)
-        await eventually(lambda: not bus.transport.connected, 10)
+        await eventually(lambda: not bus.transport.connected)
         await asyncio.to_thread(server.start)
-        await eventually(lambda: bus.health().healthy, 20)
+        await eventually(lambda: bus.health().healthy)
         await bus.send(TOPIC, Numbered(2))
     lines = [record.getMessage() for record in caplog.records]
     # What it made at the server in the meantime is a line of its own, once.
@@ -443,9 +443,9 @@ async def test_a_cut_connection_leaves_no_count_of_attempts_behind(server: NatsS
     retry = RetryPolicy(attempts=3, delay=0.01, in_place=0)
     async with bus_at(server, registered(probe, retry=retry)) as bus:
         await bus.send(TOPIC, Numbered(1))
-        await eventually(lambda: probe.numbers == [1], 10)
+        await eventually(lambda: probe.numbers == [1])
         assert kept == [1]
-        await eventually(lambda: _has_entries(bus, 0), 10)
+        await eventually(lambda: _has_entries(bus, 0))
 
 
 async def test_what_a_dead_process_left_of_attempts_goes_when_its_event_is_settled(
@@ -454,14 +454,14 @@ async def test_what_a_dead_process_left_of_attempts_goes_when_its_event_is_settl
     probe = Probe("dead")
     async with bus_at(server, registered(probe)) as bus:
         await bus.send(TOPIC, Numbered(1))
-        await eventually(lambda: _is_drained(bus, "dead"), 10)
+        await eventually(lambda: _is_drained(bus, "dead"))
         attempts = attempts_of(bus)
         await attempts.write(f"{TOPIC.name}.dead.1-1700", Record(1, 0))
         await attempts.write(f"{TOPIC.name}.dead.2-1701", Record(1, 0))
         await attempts.write(f"{TOPIC.name}.other.1-1700", Record(1, 0))
         assert await entries(bus) == 3
     async with bus_at(server, registered(probe)) as bus:
-        await eventually(lambda: _has_entries(bus, 2), 10)
+        await eventually(lambda: _has_entries(bus, 2))
         assert await attempts_of(bus).read(f"{TOPIC.name}.dead.2-1701", 2) == Record(1, 0)
 
 
@@ -492,4 +492,4 @@ async def test_24_a_frozen_broker_holds_a_shutdown_up_for_a_moment(server: NatsS
     server.thaw()
     probe = Probe("stopped")
     async with bus_at(server, registered(probe, concurrency=3)):
-        await eventually(lambda: set(probe.numbers) >= set(range(20)), 30)
+        await eventually(lambda: set(probe.numbers) >= set(range(20)))

@@ -189,7 +189,7 @@ async def test_a_deleted_queue_is_made_again(
         await bus.send(topic, Numbered(1))
         return bool(probe.handled)
 
-    await eventually(arrives, 10)
+    await eventually(arrives)
 
 
 async def test_a_consumer_that_cannot_go_on_takes_the_process_down(
@@ -230,7 +230,7 @@ async def test_a_queue_that_does_not_answer_is_reported_once_with_the_cure(
         rabbitmq_server.ctl("eval", f"sys:suspend({process}).")
         await asyncio.to_thread(rabbitmq_server.ctl, "close_all_connections", "by the test")
         attempts.clear()
-        await eventually(lambda: len(attempts) > 2, 30)
+        await eventually(lambda: len(attempts) > 2)
         health = bus.health()
         assert not health.healthy
         assert not health.connected
@@ -238,7 +238,7 @@ async def test_a_queue_that_does_not_answer_is_reported_once_with_the_cure(
         await bus.send(topic, Numbered(1))
         assert set(attempts) == {queue}, "events are taken by a channel that comes to nothing"
         rabbitmq_server.ctl("eval", f"sys:resume({process}).")
-        await eventually(lambda: bus.health().healthy and probe.numbers == [1], 30)
+        await eventually(lambda: bus.health().healthy and probe.numbers == [1])
         logged = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
         logged = [line for line in logged if "cannot be consumed" in line]
         assert len(logged) == 1
@@ -522,7 +522,7 @@ async def test_one_line_is_logged_when_the_connection_is_lost_and_one_when_it_is
         caplog.clear()
         # Two connections, for one to publish and one to consume.
         await asyncio.to_thread(rabbitmq_server.ctl, "close_all_connections", "by the test")
-        await eventually(lambda: any("again after" in line for line in caplog.messages), 20)
+        await eventually(lambda: any("again after" in line for line in caplog.messages))
         lines = [record.getMessage() for record in caplog.records]
         assert len(lines) == 2, lines
         assert lines[0].startswith(f"{name} lost its connection: ")
@@ -560,7 +560,7 @@ async def test_a_memory_alarm_holds_what_is_sent_but_not_what_is_acknowledged(
                 return False
             return True
 
-        await eventually(sent, 10)
+        await eventually(sent)
 
 
 # --- dead letters ---------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ async def new_worker(
 
 async def settle_down(server: RabbitMQServer) -> None:
     """Wait until the queues that were just made would survive SIGKILL."""
-    await eventually(server.knows_its_quorum_queues, 20)
+    await eventually(server.knows_its_quorum_queues)
 
 
 def left(server: RabbitMQServer, queue: str) -> int:
@@ -140,12 +140,12 @@ async def test_22_the_consumer_process_is_killed(
     worker = await new_worker(concurrency=concurrency, seconds=0.01)
     await bus.send_many(Topic(worker.topic), map(Numbered, range(count)))
     worker.start()
-    await eventually(lambda: len(worker.noted("ended")) > 50, 30)
+    await eventually(lambda: len(worker.noted("ended")) > 50)
     worker.kill()
     ended = worker.noted("ended")
     assert len(ended) < count
     worker.start()
-    await eventually(lambda: set(worker.noted("ended")) == set(range(count)), 60)
+    await eventually(lambda: set(worker.noted("ended")) == set(range(count)))
     twice = {n for n, times in Counter(worker.noted("began")).items() if times > 1}
     # In flight were those that had not ended; and the acknowledgements of those that just had, which
     # are lost on their way with a process whose socket has unread data (RFC 1122, 4.2.2.13).
@@ -175,12 +175,11 @@ async def test_23_the_broker_is_restarted_in_mid_stream() -> None:
                         accepted.add(number)
 
             sending = [asyncio.create_task(send()) for _ in range(at_once)]
-            await eventually(lambda: len(accepted) > count // 4, 30)
+            await eventually(lambda: len(accepted) > count // 4)
             await asyncio.to_thread(server.restart)
             await asyncio.gather(*sending)
             await eventually(
                 lambda: accepted <= set(probe.numbers),
-                60,
                 saw=lambda: len(accepted - set(probe.numbers)),
             )
             assert bus.health().healthy
@@ -201,7 +200,7 @@ async def test_what_was_accepted_survives_a_restart_before_anybody_consumes() ->
             await settle_down(server)
         await asyncio.to_thread(server.restart)
         async with RabbitMQIntegrationEventBus(server.url, [registration]):
-            await eventually(lambda: len(probe.numbers) == 500, 30)
+            await eventually(lambda: len(probe.numbers) == 500)
     assert probe.numbers == list(range(500))
 
 
@@ -226,7 +225,7 @@ async def test_24_the_broker_is_frozen(rabbitmq_server: RabbitMQServer) -> None:
                 return False
             return True
 
-        await eventually(sent, 20)
+        await eventually(sent)
 
 
 async def test_24_shutdown_beside_a_frozen_broker_ends_soon_and_loses_nothing(
@@ -259,7 +258,7 @@ async def test_24_shutdown_beside_a_frozen_broker_ends_soon_and_loses_nothing(
         rabbitmq_server.thaw()
     probe.react = None
     async with bus:
-        await eventually(lambda: set(probe.numbers) >= set(range(10)), 20)
+        await eventually(lambda: set(probe.numbers) >= set(range(10)))
         await eventually(lambda: left(rabbitmq_server, "frozen-consumer@frozen-at-the-end") == 0)
 
 
@@ -348,9 +347,9 @@ async def test_23_the_next_host_takes_over_with_all_that_is_needed_made_again(
             await eventually(lambda: probe.numbers == [1])
             first.kill()
             # Once it consumes elsewhere: a queue has what was sent since it was declared.
-            await eventually(lambda: _is_consumed(rabbitmq_server, "two-hosts@two-hosts"), 20)
+            await eventually(lambda: _is_consumed(rabbitmq_server, "two-hosts@two-hosts"))
             await bus.send_many(topic, map(Numbered, range(2, 50)))
-            await eventually(lambda: probe.numbers == list(range(1, 50)), 20)
+            await eventually(lambda: probe.numbers == list(range(1, 50)))
 
 
 def _is_consumed(server: RabbitMQServer, queue: str) -> bool:
@@ -370,14 +369,14 @@ async def test_26_sigterm_with_a_backlog(
     worker = await new_worker(concurrency=concurrency, seconds=0.5)
     await bus.send_many(Topic(worker.topic), map(Numbered, range(count)))
     worker.start()
-    await eventually(lambda: len(worker.noted("began")) > concurrency, 30)
+    await eventually(lambda: len(worker.noted("began")) > concurrency)
     worker.signal(signal.SIGTERM)
     assert await worker.wait() == 0
     assert sorted(worker.noted("began")) == sorted(worker.noted("ended")), "one was cut off"
     assert len(worker.noted("ended")) < count
     assert left(rabbitmq_server, worker.queue) == count - len(worker.noted("ended"))
     worker.start()
-    await eventually(lambda: len(worker.noted("ended")) == count, 30)
+    await eventually(lambda: len(worker.noted("ended")) == count)
     assert sorted(worker.noted("ended")) == list(range(count)), "one was handled twice"
 
 
@@ -414,7 +413,7 @@ async def test_27_a_message_that_kills_its_process(
     assert b'"number":3' in letter.message.body
     assert deaths == 2 + attempts
     others = set(range(count)) - {deadly}
-    await eventually(lambda: set(worker.noted("ended")) == others, 30)
+    await eventually(lambda: set(worker.noted("ended")) == others)
     assert worker.exit_code is None
     await eventually(lambda: left(rabbitmq_server, worker.queue) == 0)
     assert len(await bus.dead_letters(worker.consumer)) == 1, "a neighbour was given up"
@@ -436,10 +435,10 @@ async def test_28_the_connection_is_lost_while_a_handler_runs(
         await eventually(lambda: len(probe.running) == 3)
         for _ in range(3):
             await asyncio.to_thread(rabbitmq_server.ctl, "close_all_connections", "cut by the test")
-            await eventually(lambda: bus.health().healthy and len(connections(bus)) == 2, 20)
+            await eventually(lambda: bus.health().healthy and len(connections(bus)) == 2)
         assert len(probe.running) == 3, "a handler was cancelled, or there are too many"
         gate.set()
-        await eventually(lambda: len(probe.handled) >= 10, 20)
+        await eventually(lambda: len(probe.handled) >= 10)
         await eventually(lambda: left(rabbitmq_server, "cut-consumer@cut") == 0)
         assert sorted(probe.numbers) == list(range(10)), "handled more than once"
         assert not await bus.dead_letters(probe)
@@ -459,7 +458,7 @@ async def test_28_a_handler_that_ends_while_the_broker_is_away() -> None:
             gate.set()
             await eventually(lambda: probe.handled)
             await asyncio.to_thread(server.start)
-            await eventually(lambda: bus.health().healthy, 30)
+            await eventually(lambda: bus.health().healthy)
             await bus.send(topic, Numbered(2))
             await eventually(lambda: 2 in probe.numbers)
         assert probe.numbers == [1, 2], "handled again, though it had been handled here"
@@ -473,7 +472,7 @@ async def test_a_consumer_that_cannot_go_on_takes_its_process_down(
     async with RabbitMQIntegrationEventBus(rabbitmq_server.url) as bus:
         await bus.send(Topic(worker.topic), Numbered(1))
         worker.start()
-        await eventually(lambda: worker.noted("ended") == [1], 30)
+        await eventually(lambda: worker.noted("ended") == [1])
         with Client(rabbitmq_server.url) as client:
             client.channel.queue_delete(worker.queue)
             client.channel.queue_declare(worker.queue, durable=True)  # of another type
@@ -495,14 +494,14 @@ async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(
     topic = Topic(worker.topic)
     await bus.send(topic, Numbered(1))
     worker.start()
-    await eventually(lambda: worker.noted("began") == [1], 30)
+    await eventually(lambda: worker.noted("began") == [1])
     probe = Probe(worker.consumer)
     other = RabbitMQIntegrationEventBus(
         f"{rabbitmq_server.url}?heartbeat=1",
         [IntegrationEventBusRegistration(probe, topic, [Numbered])],
     )
     async with other:
-        await eventually(lambda: heard_from(other) >= 4, 20)
+        await eventually(lambda: heard_from(other) >= 4)
         assert not probe.arrivals, "it was given to another while its handler runs"
         worker.kill()
-        await eventually(lambda: probe.numbers == [1], 20)
+        await eventually(lambda: probe.numbers == [1])

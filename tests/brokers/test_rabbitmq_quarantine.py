@@ -159,7 +159,7 @@ async def test_one_that_could_not_be_moved_while_the_connection_was_lost_is_hand
             await eventually(lambda: moves)
             inward = connections(bus)[1]
             inward._connection._transport._sock.shutdown(socket.SHUT_RDWR)
-            await eventually(lambda: probe.numbers == [0], 20)
+            await eventually(lambda: probe.numbers == [0])
     assert [a.delivery.crashes for a in probe.arrivals] == [1]
 
 
@@ -179,5 +179,5 @@ async def test_a_dead_letter_that_was_in_quarantine_has_its_type(
         got: Any = await eventually(lambda: client.channel.basic_get(queue)[0])
         client.channel.basic_nack(got.delivery_tag, requeue=True)  # as if its process had died
     async with bus:
-        (letter,) = await eventually(lambda: bus.dead_letters(probe), 20)
+        (letter,) = await eventually(lambda: bus.dead_letters(probe))
     assert (letter.reason, letter.message.type) == ("undecodable", Numbered.type)

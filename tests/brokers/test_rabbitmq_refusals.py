@@ -93,7 +93,7 @@ async def test_what_binds_a_running_consumer_is_made_again(
             for number in range(1, 6):
                 with pytest.raises(BusUnavailableError, match="no longer reaches a queue"):
                     await sender.send(topic, Numbered(number))
-        await eventually(lambda: sent(sender, topic, 7), 20)
+        await eventually(lambda: sent(sender, topic, 7))
         await eventually(lambda: probe.numbers == [0, 7])
         assert consumer.health().healthy
 
@@ -108,7 +108,7 @@ async def test_what_came_back_has_the_consumers_of_the_same_bus_bound_again_at_o
         with Client(server.url) as client:
             client.channel.exchange_delete(topic.name)
         assert not await sent(bus, topic, 1)
-        await eventually(lambda: sent(bus, topic, 2), 20)
+        await eventually(lambda: sent(bus, topic, 2))
         await eventually(lambda: probe.numbers == [0, 2])
 
 
@@ -122,12 +122,12 @@ async def test_a_binding_that_may_not_be_made_again_is_reported_and_retried(
     async with RabbitMQIntegrationEventBus(url, [registration(probe, topic)]) as bus:
         await bus.send(topic, Numbered(0))
         server.permit("binder", configure="^$")
-        await eventually(lambda: not bus.health().healthy, 20)
+        await eventually(lambda: not bus.health().healthy)
         assert "ACCESS_REFUSED" in (bus.health().consumers[0].error or "")
         await bus.send(topic, Numbered(1))
         await eventually(lambda: probe.numbers == [0, 1])
         server.permit("binder")
-        await eventually(lambda: bus.health().healthy, 20)
+        await eventually(lambda: bus.health().healthy)
 
 
 # --- permissions ----------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ async def test_dead_letters_that_must_not_be_written_wait_for_the_permission(
                 "ACCESS_REFUSED - access to exchange 'amq.default'" in line for line in lines
             )
 
-        await eventually(logged, 20)
+        await eventually(logged)
         await bus.send_many(topic, map(Numbered, range(20)))
         await eventually(lambda: set(times_handled(probe)) == {*range(-1, 20)})
         times = times_handled(probe)
@@ -200,7 +200,7 @@ async def test_dead_letters_that_must_not_be_written_wait_for_the_permission(
         assert set(times.values()) == {1}
         assert closed_channels(caplog) == 1
         server.permit(user)
-        letters = await eventually(lambda: bus.dead_letters(probe), 30)
+        letters = await eventually(lambda: bus.dead_letters(probe))
         assert {letter.reason for letter in letters} == {"retries-exhausted"}
 
 
@@ -213,11 +213,11 @@ async def test_a_permission_that_comes_back_has_the_consumer_attached_again(
     async with RabbitMQIntegrationEventBus(url, [registration(probe, topic)]) as bus:
         server.ctl("set_permissions", "reader", "^$", ".*", "^$")
         await asyncio.to_thread(server.ctl, "close_all_connections", "by the test")
-        await eventually(lambda: "ACCESS_REFUSED" in (bus.health().consumers[0].error or ""), 20)
+        await eventually(lambda: "ACCESS_REFUSED" in (bus.health().consumers[0].error or ""))
         assert not bus.health().healthy
         assert bus.health().consumers[0].alive
         server.permit("reader")
-        await eventually(lambda: bus.health().healthy, 30)
+        await eventually(lambda: bus.health().healthy)
         await bus.send(topic, Numbered(1))
         await eventually(lambda: probe.numbers == [1])
 
@@ -231,7 +231,7 @@ async def test_the_reason_of_each_change_is_in_log_error_and_health(
         await bus.send(topic, Numbered(1))
         server.ctl("change_password", "rotated", "other")
         await asyncio.to_thread(server.ctl, "close_all_connections", "rotation")
-        await eventually(lambda: "ACCESS_REFUSED" in (bus.health().error or ""), 20)
+        await eventually(lambda: "ACCESS_REFUSED" in (bus.health().error or ""))
         assert not bus.health().connected
         with pytest.raises(BusError, match="ACCESS_REFUSED"):
             await bus.send(topic, Numbered(2))
@@ -239,7 +239,7 @@ async def test_the_reason_of_each_change_is_in_log_error_and_health(
         assert "rotation" in lines[0]
         assert sum("ACCESS_REFUSED" in line for line in lines) == 1
         server.ctl("change_password", "rotated", "rotated")
-        await eventually(lambda: bus.health().healthy, 30)
+        await eventually(lambda: bus.health().healthy)
         assert bus.health().error is None
         await bus.send(topic, Numbered(3))
 
@@ -284,7 +284,7 @@ async def test_what_leaves_no_room_in_its_headers_becomes_a_dead_letter_all_the_
             headers = {"x-small": "s", "x-big": ""}
             headers["x-big"] = "h" * (room - size_of_header(full(headers)))
             client.channel.basic_publish(topic.name, Numbered.type, BARE % -1, full(headers))
-        letters = await eventually(lambda: bus.dead_letters(probe), 30)
+        letters = await eventually(lambda: bus.dead_letters(probe))
         message = letters[0].message
         assert message.id == "full"
         assert message.body == BARE % -1
@@ -364,7 +364,7 @@ async def test_a_broker_that_ends_each_connection_fills_no_log(
     async with RabbitMQIntegrationEventBus(url, [registration(probe, topic)]) as bus:
         server.ctl("set_user_limits", "narrow", '{"max-channels": 1}')
         await asyncio.to_thread(server.ctl, "close_all_connections", "by the test")
-        await eventually(lambda: "maximum allowed user limit" in (bus.health().error or ""), 20)
+        await eventually(lambda: "maximum allowed user limit" in (bus.health().error or ""))
         losses = 0
 
         def several() -> bool:
@@ -372,11 +372,11 @@ async def test_a_broker_that_ends_each_connection_fills_no_log(
             losses += bool(bus.health().error)
             return losses > 100
 
-        await eventually(several, 30)
+        await eventually(several)
         lines = [line for line in caplog.messages if "connect" in line and "RabbitMQ at" in line]
         assert len(lines) <= 2 + 2 * MOST_LINES, lines
         server.ctl("clear_user_limits", "narrow", "all")
-        await eventually(lambda: bus.health().healthy, 30)
+        await eventually(lambda: bus.health().healthy)
         await bus.send(topic, Numbered(1))
         await eventually(lambda: probe.numbers == [1])
 
@@ -399,9 +399,9 @@ async def test_what_was_handled_while_the_connection_was_lost_is_acknowledged_wh
         server.url, [registration(probe, topic, retry=ONCE)]
     ) as bus:
         await bus.send_many(topic, map(Numbered, range(1, 4)))
-        await eventually(lambda: "acknowledged without handling it" in caplog.text, 30)
+        await eventually(lambda: "acknowledged without handling it" in caplog.text)
         await bus.send(topic, Numbered(4))
-        await eventually(lambda: 4 in probe.numbers, 30)
+        await eventually(lambda: 4 in probe.numbers)
         assert times_handled(probe) == Counter([1, 2, 3, 4])
         assert await bus.dead_letters(probe) == []
         with Client(server.url) as client:

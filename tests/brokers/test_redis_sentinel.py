@@ -39,7 +39,7 @@ def group(tmp_path: Path) -> Generator[Group]:
 
 @pytest.fixture
 async def client(group: Group) -> AsyncGenerator[Any]:
-    await eventually(lambda: _is_replicated(group), 20)
+    await eventually(lambda: _is_replicated(group))
     await asyncio.to_thread(group.sentinel.monitor, group.master)
     sentinel = cast("Any", Sentinel)([("127.0.0.1", group.sentinel.port)])
     client = sentinel.master_for("main")
@@ -81,7 +81,7 @@ async def test_a_failover_goes_on_with_what_was_acknowledged_and_replicated(
         # 20 are handled, 5 are being handled, 75 wait.
         await bus.send_many(TOPIC, map(Numbered, range(100)))
         await eventually(lambda: len(probe.handled) == 20 and len(probe.running) == 5)
-        await eventually(lambda: _is_replicated(group), 20)
+        await eventually(lambda: _is_replicated(group))
         group.master.kill()
 
         accepted: set[int] = set()
@@ -95,18 +95,18 @@ async def test_a_failover_goes_on_with_what_was_acknowledged_and_replicated(
             accepted.add(number)
             return len(accepted) == 50
 
-        await eventually(sent, 60)
+        await eventually(sent)
         assert len(probe.running) == 5, "a handler was cancelled"
         gate.set()
         everything = set(range(100)) | accepted
         await eventually(
-            lambda: set(probe.numbers) == everything, 40, saw=lambda: everything - {*probe.numbers}
+            lambda: set(probe.numbers) == everything, saw=lambda: everything - {*probe.numbers}
         )
 
         async def is_done() -> bool:
             return await _pending(group.replica) == 0
 
-        await eventually(is_done, 20)
+        await eventually(is_done)
         assert bus.health().healthy
     assert not set(range(20)) & {n for n in probe.numbers if probe.numbers.count(n) > 1}
     states = [line for line in caplog.messages if "connect" in line]

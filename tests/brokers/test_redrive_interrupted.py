@@ -105,7 +105,7 @@ async def test_45_a_redrive_survives_its_operator_and_its_broker(
             async def all_dead() -> bool:
                 return len(await bus.dead_letters("notes-reader", limit=2 * COUNT)) == COUNT
 
-            await eventually(all_dead, 60)
+            await eventually(all_dead)
             app.broken = False
 
             first = await operator(tmp_path, broker.url)
@@ -118,14 +118,14 @@ async def test_45_a_redrive_survives_its_operator_and_its_broker(
             second = await operator(tmp_path, broker.url)
             await reached(second, 100)
             if isinstance(broker, RabbitMQServer):
-                await eventually(broker.knows_its_quorum_queues, 30)
+                await eventually(broker.knows_its_quorum_queues)
             await asyncio.to_thread(broker.restart)
             out, err = await asyncio.wait_for(second.communicate(), 90)
             assert second.returncode == 0, err.decode()
             (done,) = [json.loads(line) for line in out.splitlines()]
             assert done["done"] + done["gone"] == done["total"] == left
 
-            await eventually(lambda: set(app.handled) == set(range(COUNT)), 60)
+            await eventually(lambda: set(app.handled) == set(range(COUNT)))
             # NATS writes down later what was removed: a crash brings it back. The same command goes
             # on with that, too, and within the stream's duplicate window nothing comes twice by it.
             third = await operator(tmp_path, broker.url)

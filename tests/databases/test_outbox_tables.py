@@ -100,7 +100,7 @@ async def test_a_lock_row_that_cannot_be_made_is_reported_after_two_tries(
         if engine.dialect.name == "mariadb":
             return  # at its startup a relay refuses the mode
         async with OutboxRelay(store, ForwardedBus()) as relay:
-            await eventually(lambda: relay.health().outage, 20)
+            await eventually(lambda: relay.health().outage)
             assert "outbox_relays" in (relay.health().outage or "")
 
 

@@ -94,10 +94,10 @@ class Reloading:
         return {int(line.rpartition(" ")[2]) for line in lines}
 
     async def until_said(self, *wanted: str) -> None:
-        await eventually(lambda: self.said == list(wanted), 60)
+        await eventually(lambda: self.said == list(wanted))
 
     async def until_line(self, text: str) -> None:
-        await eventually(lambda: any(text in line for line in self.lines), 60)
+        await eventually(lambda: any(text in line for line in self.lines))
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ async def test_what_runs_ends_with_a_supervisor_that_is_killed(reloading: Reload
         return not running.is_running() or bool(running.status() == psutil.STATUS_ZOMBIE)
 
     try:
-        await eventually(ended, 60)
+        await eventually(ended)
     finally:
         if not ended():
             running.kill()  # whose pipe the fixture reads to its end

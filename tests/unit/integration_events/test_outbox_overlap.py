@@ -30,7 +30,7 @@ from events.integration.outbox import (
 from events.integration.topology import RetryPolicy, Topic
 from tests.unit.integration_events.outbox_table import Table
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 class Watched(Table):

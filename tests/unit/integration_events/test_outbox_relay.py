@@ -49,7 +49,7 @@ from events.integration.topology import (
 )
 from tests.unit.integration_events.outbox_table import Numbered, Table, row
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 NEVER = 3_600.0
 
 

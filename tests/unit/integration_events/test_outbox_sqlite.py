@@ -31,7 +31,7 @@ from events.testing.contracts.outbox import ForwardedBus, pending
 
 TOPIC = Topic("numbers")
 TABLE = outbox_table(MetaData())
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 @dataclass(frozen=True)

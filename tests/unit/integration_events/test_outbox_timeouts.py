@@ -24,7 +24,7 @@ from events.integration.outbox._timeouts import answered, timeout
 from events.integration.topology import RetryPolicy
 from tests.unit.integration_events.outbox_table import Table
 
-DEADLINE = 10.0
+DEADLINE = 60.0
 
 
 class Mute(Table):
