@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Self, TypedDict
 from urllib.parse import urlsplit
 
-_FREEZING = 5.0  # seconds that SIGSTOP may take to have an effect
+_FREEZING = 60.0  # seconds that SIGSTOP may take to have an effect
 
 
 class ServerMissingError(RuntimeError):
@@ -191,11 +191,20 @@ def listens(host: str, port: int) -> bool:
         return probe.connect_ex((host, port)) == 0
 
 
+_reserved: list[int] = []  # file descriptors, until the tests end
+
+
 def free_port() -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    """Return a port that nobody else gets, before a server listens there and after it was killed.
+
+    A socket is bound to it that does not listen. Servers share it by `SO_REUSEADDR`, which all of
+    them set; the kernel gives it neither to who asks for any port, nor to an outgoing connection.
+    """
+    with socket.socket() as place:
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind(("127.0.0.1", 0))
+        port: int = place.getsockname()[1]
+        _reserved.append(place.detach())
         return port
 
 
