@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from playwright.async_api import Browser, async_playwright, expect
 
-expect.set_options(timeout=40_000)  # milliseconds; a machine may have more to do than this
+expect.set_options(timeout=90_000)  # milliseconds; a machine may have more to do than this
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (

@@ -38,7 +38,7 @@ async def run(*arguments: str) -> tuple[int | None, str]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
     )
-    out, _ = await asyncio.wait_for(process.communicate(), 50)
+    out, _ = await asyncio.wait_for(process.communicate(), 120)
     return process.returncode, out.decode()
 
 

@@ -22,7 +22,7 @@ from tests.servers import PrivateServer, ServerMissingError, end, free_port
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "examples" / "monitoring"
-TIMEOUT = 60.0  # seconds, on a busy machine
+TIMEOUT = 120.0  # seconds, on a busy machine
 
 
 class Prometheus(PrivateServer):
@@ -60,7 +60,7 @@ class Prometheus(PrivateServer):
         """It listens a while before it can be asked."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"{self.url}/-/ready", timeout=5):
+            with opener.open(f"{self.url}/-/ready", timeout=30):
                 return True
         except OSError:
             return False
@@ -68,7 +68,7 @@ class Prometheus(PrivateServer):
     def ask(self, path: str, **parameters: str) -> Any:
         query = urllib.parse.urlencode(parameters)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"{self.url}/api/v1/{path}?{query}", timeout=10) as answer:
+        with opener.open(f"{self.url}/api/v1/{path}?{query}", timeout=60) as answer:
             return json.load(answer)["data"]
 
     def query(self, expression: str) -> list[Any]:
@@ -136,22 +136,21 @@ def test_each_documented_metric_is_there(prometheus: Prometheus, metric: Metric)
 
 
 def test_the_figures_are_what_happened(prometheus: Prometheus) -> None:
-    def figure(query: str) -> float:
-        [series] = prometheus.until(query)
-        return float(series["value"][1])
-
-    assert figure("sum(messaging_client_sent_messages_total)") == 7
-    assert figure("events_dead_letters_total") == 1
-    assert figure("events_retries_total") == 1
-    assert figure("events_duplicates_total") == 1
-    assert figure('messaging_process_duration_seconds_count{error_type="ValueError"}') == 2
-    assert figure("events_outbox_pending") == 0
-    assert figure("events_consumer_alive") == 1
+    for query, figure in {
+        "sum(messaging_client_sent_messages_total)": 7,
+        "events_dead_letters_total": 1,
+        "events_retries_total": 1,
+        "events_duplicates_total": 1,
+        'messaging_process_duration_seconds_count{error_type="ValueError"}': 2,
+        "events_outbox_pending": 0,  # which is measured once a second
+        "events_consumer_alive": 1,
+    }.items():
+        assert len(prometheus.until(f"{query} == {figure}")) == 1, query
 
 
 def test_promtool_finds_nothing_wrong_with_our_metrics(target: int) -> None:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{target}/metrics", timeout=10) as answer:
+    with opener.open(f"http://127.0.0.1:{target}/metrics", timeout=60) as answer:
         exposed = answer.read().decode()
     ours = "".join(
         line
@@ -194,7 +193,6 @@ SELECTOR = re.compile(
 GROUPED = re.compile(r"by \(([^)]*)\)\s*\(?(?:rate|increase)?\(?(events_\w+)")
 
 
-@pytest.mark.timeout(120)
 def test_each_series_of_an_alert_is_scraped(prometheus: Prometheus) -> None:
     """An alert on a name or a label that nobody has would never be raised."""
     rules = yaml.safe_load((MONITORING / "alerts.yml").read_text())

@@ -58,7 +58,7 @@ from events.integration.topology import (
 from tests.brokers.nats_server import plain_url
 from tests.databases.database import new_database
 
-DEADLINE = 90.0
+DEADLINE = 180.0
 LEASE = 2.0
 ACCOUNTS = 8
 PROCESSES = {"writer": 2, "relay": 3, "consumer": 2}
@@ -207,18 +207,18 @@ async def stream(prefix: str) -> AsyncGenerator[JetStreamContext]:
 async def versions_at_the_broker(context: JetStreamContext, prefix: str) -> dict[int, list[int]]:
     """Return the versions of each account as the stream has them, duplicates left out."""
     name = topic(prefix).name
+    last = (await context.stream_info(name)).state.last_seq
     subscription = await context.pull_subscribe(f"{name}.>", stream=name)
     found: defaultdict[int, list[int]] = defaultdict(list)
-    while True:
-        try:
-            messages = await subscription.fetch(200, timeout=2)
-        except TimeoutError:
-            return found
-        for message in messages:
+    read = 0
+    while read < last:
+        for message in await subscription.fetch(200, timeout=60):
+            read = message.metadata.sequence.stream
             body = json.loads(message.data)
             if body["number"] not in found[body["account"]]:
                 found[body["account"]].append(body["number"])
             await message.ack()
+    return found
 
 
 @pytest.mark.parametrize("seconds", [10.0, pytest.param(40.0, marks=pytest.mark.confidence)])

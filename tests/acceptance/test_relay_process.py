@@ -143,12 +143,12 @@ def lines_of(file: Path) -> list[str]:
 @pytest.mark.parametrize("factory", ["make_relay", "bare"])
 async def test_it_relays_until_sigterm_and_exits_with_0(folder: Path, factory: str) -> None:
     process = await start(folder, f"service:{factory}")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while process.returncode is None and len(lines_of(folder / "sent")) < 3:
             await asyncio.sleep(0.01)
     assert lines_of(folder / "sent") == ["notes 0", "notes 1", "notes 2"]
     process.send_signal(signal.SIGTERM)
-    out, err = await asyncio.wait_for(process.communicate(), 30)
+    out, err = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0, err.decode()
     assert b"runs; stop it with SIGTERM" in err
     assert b"has stopped" in err
@@ -172,7 +172,7 @@ async def test_a_wrong_argument_is_named(
     folder: Path, argument: str, status: int, text: str
 ) -> None:
     process = await start(folder, argument)
-    _, err = await asyncio.wait_for(process.communicate(), 30)
+    _, err = await asyncio.wait_for(process.communicate(), 120)
     assert text in err.decode()
     assert "Traceback" not in err.decode()
     assert process.returncode == status
@@ -180,7 +180,7 @@ async def test_a_wrong_argument_is_named(
 
 async def said(folder: Path, *arguments: str) -> list[str]:
     process = await start(folder, *arguments)
-    out, err = await asyncio.wait_for(process.communicate(), 30)
+    out, err = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0, err.decode()
     return out.decode().splitlines()
 
@@ -191,11 +191,11 @@ async def test_what_could_not_be_sent_is_shown_redriven_and_discarded(folder: Pa
     assert await said(folder, "service:bare", "parked") == []
 
     relaying = await start(folder, "service:refusing")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not (await said(folder, "service:bare", "stats"))[0].endswith("parked 3"):
             await asyncio.sleep(0.01)
     relaying.terminate()
-    await asyncio.wait_for(relaying.communicate(), 30)
+    await asyncio.wait_for(relaying.communicate(), 120)
 
     rows = [line.split("\t") for line in (await said(folder, "service:make_relay", "parked"))[:-1]]
     assert [(row[0], row[2], row[3]) for row in rows] == [
@@ -206,7 +206,7 @@ async def test_what_could_not_be_sent_is_shown_redriven_and_discarded(folder: Pa
     }
     assert await said(folder, "service:bare", "discard", "2") == ["discarded: 1"]
     redriving = await start(folder, "service:bare", "redrive", "all")
-    out, err = await asyncio.wait_for(redriving.communicate(), 30)
+    out, err = await asyncio.wait_for(redriving.communicate(), 120)
     assert out == b"redriven: 2\n"
     assert ": redrive of parked rows of the outbox (all), 2 done, finished" in err.decode()
     assert await said(folder, "service:bare", "parked") == []
@@ -227,7 +227,7 @@ async def test_a_wrong_verb_or_id_is_named(
     folder: Path, arguments: list[str], status: int, text: str
 ) -> None:
     process = await start(folder, "service:bare", *arguments)
-    _, err = await asyncio.wait_for(process.communicate(), 30)
+    _, err = await asyncio.wait_for(process.communicate(), 120)
     assert text in err.decode()
     assert process.returncode == status
     assert "Traceback" not in err.decode()
@@ -243,7 +243,7 @@ async def test_a_wrong_verb_or_id_is_named(
 )
 async def test_the_option_may_stand_anywhere(folder: Path, arguments: list[str]) -> None:
     process = await start(folder, *arguments)
-    out, err = await asyncio.wait_for(process.communicate(), 30)
+    out, err = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0, err.decode()
     assert out.startswith(b"pending 3")
     assert b" DEBUG " in err
@@ -251,7 +251,7 @@ async def test_the_option_may_stand_anywhere(folder: Path, arguments: list[str])
 
 async def test_the_option_may_stand_before_the_ids(folder: Path) -> None:
     process = await start(folder, "service:bare", "discard", "--log-level", "error", "7", "8")
-    _, err = await asyncio.wait_for(process.communicate(), 30)
+    _, err = await asyncio.wait_for(process.communicate(), 120)
     assert b"no parked rows 7, 8: they were already redriven or discarded" in err
 
 
@@ -271,7 +271,7 @@ async def test_the_usage_is_of_the_command_that_was_given(command: list[str], pr
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(), 120)
         return " ".join(out.decode().split()), " ".join(err.decode().split())
 
     _, err = await run()
@@ -291,7 +291,7 @@ async def test_a_missing_table_ends_it_with_the_cure_and_no_traceback(
 ) -> None:
     (folder / "outbox.db").unlink()
     process = await start(folder, "service:bare", verb)
-    _, err = await asyncio.wait_for(process.communicate(), 30)
+    _, err = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 1
     assert "CRITICAL events.relay: table 'outbox': it does not exist; add it" in err.decode()
     assert "Traceback" not in err.decode()
@@ -307,7 +307,7 @@ async def test_a_database_that_is_down_is_reported_in_one_line(
         port = reserved.getsockname()[1]
         monkeypatch.setenv("DATABASE_URL", f"{driver}://me:secret@127.0.0.1:{port}/shop")
         process = await start(folder, "service:no_database", verb)
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(), 120)
     lines = [line for line in err.decode().splitlines() if " INFO " not in line]
     assert process.returncode == 1
     assert len(lines) == 1, lines

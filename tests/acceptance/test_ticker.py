@@ -26,9 +26,9 @@ async def start(*arguments: str) -> asyncio.subprocess.Process:
 async def test_it_ticks_until_it_is_stopped(number: signal.Signals) -> None:
     process = await start()
     assert process.stdout is not None
-    assert await asyncio.wait_for(process.stdout.readline(), 30) == b"tick 1, attempt 1\n"
+    assert await asyncio.wait_for(process.stdout.readline(), 120) == b"tick 1, attempt 1\n"
     process.send_signal(number)
-    _, err = await asyncio.wait_for(process.communicate(), 30)
+    _, err = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0
     connected, started, stopped = err.decode().splitlines()
     connection = "the in-memory bus is connected, nothing it carries outlives the process"
@@ -50,7 +50,7 @@ async def test_it_ticks_until_it_is_stopped(number: signal.Signals) -> None:
 )
 async def test_a_broker_that_is_not_there_is_named(url: str, status: int, text: str) -> None:
     process = await start(url)
-    _, err = await asyncio.wait_for(process.communicate(), 40)
+    _, err = await asyncio.wait_for(process.communicate(), 120)
     assert text in err.decode()
     assert process.returncode == status
     assert b"Traceback" not in err

@@ -247,7 +247,8 @@ def connections(bus: TransportIntegrationEventBus) -> list[Any]:
 
 class RabbitMQHarness(Harness):
     pace = 0.05
-    timeout = 20.0
+    timeout = 120.0
+    deadline = 240.0
     queue_type: QueueType = "quorum"
 
     def __init__(self, url: str) -> None:

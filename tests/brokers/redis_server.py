@@ -65,10 +65,10 @@ class SentinelServer(RedisServer):
 
     def monitor(self, server: RedisServer) -> None:
         """Make it monitor the server as the master `main`, with a short timeout."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             for said in (
                 f"MONITOR main 127.0.0.1 {server.port} 1",
-                "SET main down-after-milliseconds 500",
+                "SET main down-after-milliseconds 3000",
                 "SET main failover-timeout 3000",
             ):
                 connection.sendall(f"SENTINEL {said}\r\n".encode())

@@ -29,7 +29,7 @@ async def test_a_transport_that_was_never_connected_takes_nothing(
 ) -> None:
     transport = new_bus().transport
     assert not transport.connected
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         with pytest.raises(BusUnavailableError):
             await transport.publish(Message("orders", "order.paid", "id-1", b"{}", {}))
         await transport.close()
@@ -40,7 +40,7 @@ async def test_a_broker_that_is_not_there_is_an_error_at_startup_that_names_it(
     new_bus: Callable[[], TransportIntegrationEventBus],
 ) -> None:
     bus = new_bus()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         with pytest.raises(BusUnavailableError, match="localhost"):
             await bus.startup()
     assert not bus.health().started

@@ -40,7 +40,7 @@ async def test_a_bus_waits_for_a_broker_that_comes_late(
 ) -> None:
     caplog.set_level(logging.INFO)
     server = make_server(tmp_path)
-    bus = make_bus(server.url, wait_for_broker=True, startup_timeout=60, send_timeout=1)
+    bus = make_bus(server.url, wait_for_broker=True, startup_timeout=240)
     starting = asyncio.create_task(bus.startup())
     await eventually(lambda: bool(caplog.records))  # it says what it waits for
     assert not starting.done()

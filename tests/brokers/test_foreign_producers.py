@@ -357,7 +357,7 @@ async def test_the_documented_bindings_carry_both_ways_with_an_exchange_of_anoth
             await eventually(lambda: probe.numbers == [1])
             await bus.send(topic, Numbered(2))
             await eventually(lambda: probe.numbers == [1, 2])
-        got = [await queue.get(no_ack=True, timeout=5) for _ in range(2)]
+        got = [await queue.get(no_ack=True, timeout=60) for _ in range(2)]
         assert [json.loads(each.body)["number"] for each in got] == [1, 2]
         assert await queue.get(no_ack=True, fail=False) is None
         await exchange.delete()

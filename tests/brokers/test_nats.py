@@ -434,7 +434,7 @@ async def test_a_client_that_was_passed_in_reconnects(topic: Topic, prefix: str)
 async def test_the_bus_ends_when_its_owner_closes_the_client(topic: Topic, prefix: str) -> None:
     client = Client()
     await client.connect(plain_url())
-    bus = bus_with(prefix, registered(Probe("guest"), topic), url=client, send_timeout=1.0)
+    bus = bus_with(prefix, registered(Probe("guest"), topic), url=client)
     running = asyncio.create_task(bus.run(signals=()))
     await eventually(lambda: bus.health().consumers)
     await client.close()

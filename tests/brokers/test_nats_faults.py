@@ -87,7 +87,7 @@ def new_worker(server: NatsServer, tmp_path: Path) -> Generator[NewWorker]:
 
 
 def bus_at(server: NatsServer, *registrations: Any, **options: Any) -> NatsIntegrationEventBus:
-    settings: dict[str, Any] = {"lease": 1.0, "prefix": PREFIX, "send_timeout": 10.0, **options}
+    settings: dict[str, Any] = {"lease": 1.0, "prefix": PREFIX, "send_timeout": 60.0, **options}
     return NatsIntegrationEventBus(server.url, registrations, **settings)
 
 
@@ -114,21 +114,21 @@ async def pending(bus: NatsIntegrationEventBus, consumer: str) -> tuple[int, int
 async def test_22_a_killed_consumer_loses_nothing(
     server: NatsServer, new_worker: NewWorker
 ) -> None:
-    worker = new_worker(seconds=0.02, concurrency=4)
+    worker, count = new_worker(seconds=0.02, concurrency=4), 1_000
     async with bus_at(server) as bus:
-        await bus.send_many(TOPIC, map(Numbered, range(100)))
+        await bus.send_many(TOPIC, map(Numbered, range(count)))
         worker.start()
         await eventually(lambda: len(worker.noted("ended")) >= 20)
         worker.signal(signal.SIGKILL)
         await worker.exit()
         ended = len(worker.noted("ended"))
         worker.start()
-        await eventually(lambda: set(worker.noted("ended")) == set(range(100)))
+        await eventually(lambda: set(worker.noted("ended")) == set(range(count)))
         await eventually(lambda: _is_drained(bus, "worker"))
     counts = Counter(worker.noted("ended"))
-    assert ended < 100
+    assert ended < count
     # What was ended and not yet acknowledged, and what ran.
-    assert sum(counts.values()) - 100 <= 8
+    assert sum(counts.values()) - count <= 8
 
 
 async def _is_drained(bus: NatsIntegrationEventBus, consumer: str) -> bool:
@@ -139,7 +139,7 @@ async def test_23_a_broker_that_is_restarted_loses_nothing(server: NatsServer) -
     probe, accepted = Probe("restarted"), set[int]()
     async with (
         bus_at(server, registered(probe, concurrency=10)) as bus,
-        bus_at(server, send_timeout=30.0) as sender,
+        bus_at(server) as sender,
     ):
         failures: list[BusError] = []
 
@@ -165,10 +165,10 @@ async def test_23_a_broker_that_is_restarted_loses_nothing(server: NatsServer) -
 
 async def test_24_a_frozen_broker_is_distinguished_from_a_slow_one(server: NatsServer) -> None:
     probe = Probe("thawed")
-    async with bus_at(server, registered(probe), send_timeout=1.0) as bus:
+    async with bus_at(server, registered(probe), send_timeout=5.0) as bus:
         await bus.send(TOPIC, Numbered(0))
         server.freeze()
-        async with asyncio.timeout(30):  # one after the other, they would take 100 deadlines
+        async with asyncio.timeout(120):  # one after the other, they would take 100 deadlines
             with pytest.raises(SendOutcomeUnknownError):
                 await bus.send(TOPIC, Numbered(1))
             many = await asyncio.gather(
@@ -207,7 +207,7 @@ async def test_24_startup_and_shutdown_end_in_time_with_a_frozen_broker(
     await bus.startup()
     server.freeze()
     other = bus_at(server, connect_timeout=1.0)
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(120):
         with pytest.raises(BusUnavailableError):
             await other.startup()
         await bus.shutdown()
@@ -217,7 +217,7 @@ async def test_24_startup_and_shutdown_end_in_time_with_a_frozen_broker(
 async def test_25_a_broker_that_is_down_at_startup_is_named() -> None:
     port = free_port()
     bus = NatsIntegrationEventBus(f"nats://me:secret@127.0.0.1:{port}", connect_timeout=1.0)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with pytest.raises(BusUnavailableError) as raised:
             await bus.startup()
     assert str(port) in str(raised.value)
@@ -235,8 +235,8 @@ async def test_25_a_wrong_password_is_reported_at_once_and_not_in_the_log(
             return self.url.replace("//", f"//me:{password}@")
 
     with Guarded(tmp_path) as server:
-        bus = NatsIntegrationEventBus(server.address("wrong-one"), connect_timeout=60)
-        async with asyncio.timeout(20):
+        bus = NatsIntegrationEventBus(server.address("wrong-one"), connect_timeout=3600)
+        async with asyncio.timeout(60):
             with pytest.raises(BusUnavailableError, match="(?i)authorization violation") as raised:
                 await bus.startup()
         async with NatsIntegrationEventBus(server.address("right"), prefix=PREFIX) as bus:
@@ -255,7 +255,7 @@ async def test_25_a_server_without_jetstream_is_reported(tmp_path: Path) -> None
 
 async def test_25_startup_waits_for_a_broker_that_comes_late(tmp_path: Path) -> None:
     server = NatsServer(tmp_path)
-    bus = bus_at(server, connect_timeout=20.0)
+    bus = bus_at(server, connect_timeout=120.0)
     starting = asyncio.create_task(bus.startup())
     await asyncio.wait([starting], timeout=0.3)
     assert not starting.done()
@@ -271,20 +271,20 @@ async def test_25_startup_waits_for_a_broker_that_comes_late(tmp_path: Path) -> 
 async def test_26_a_terminated_consumer_ends_what_runs(
     server: NatsServer, new_worker: NewWorker
 ) -> None:
-    worker = new_worker(seconds=0.3, lease=30.0)
+    worker, count = new_worker(seconds=0.3, lease=30.0), 60
     async with bus_at(server) as bus:
-        await bus.send_many(TOPIC, map(Numbered, range(20)))
+        await bus.send_many(TOPIC, map(Numbered, range(count)))
         worker.start()
         await eventually(lambda: len(worker.noted("began")) >= 2)
         worker.signal(signal.SIGTERM)
         assert await worker.exit() == 0
         assert worker.noted("began") == worker.noted("ended")
-        assert len(worker.noted("ended")) < 20
+        assert len(worker.noted("ended")) < count
         worker.start()
         # Long before the lease ends: what was not begun has been given back.
-        await eventually(lambda: len(worker.noted("ended")) >= 20)
+        await eventually(lambda: len(worker.noted("ended")) >= count)
         await eventually(lambda: _is_drained(bus, "worker"))
-    assert sorted(worker.noted("ended")) == list(range(20))
+    assert sorted(worker.noted("ended")) == list(range(count))
     assert set(worker.noted("attempt")) == {1}
 
 
@@ -335,13 +335,13 @@ async def test_28_a_lost_connection_cancels_no_handler(server: NatsServer) -> No
 async def test_29_a_long_handler_keeps_its_event(server: NatsServer) -> None:
     gate = asyncio.Event()
     probe, twin = Probe("long", lambda _: gate.wait()), Probe("long")
-    async with bus_at(server, registered(probe)) as bus:
+    async with bus_at(server, registered(probe), lease=5.0) as bus:
         await bus.send(TOPIC, Numbered(1))
         await eventually(lambda: probe.running)
-        async with bus_at(server, registered(twin)):
-            # Three times the lease.
+        async with bus_at(server, registered(twin), lease=5.0):
+            # More than twice the lease.
             with pytest.raises(TimeoutError):
-                await asyncio.wait_for(eventually(lambda: twin.arrivals, 60), 3)
+                await asyncio.wait_for(eventually(lambda: twin.arrivals), 11)
             gate.set()
             await eventually(lambda: probe.numbers == [1])
     assert not twin.arrivals
@@ -479,13 +479,13 @@ async def test_24_a_frozen_broker_holds_a_shutdown_up_for_a_moment(server: NatsS
         running.set()
         await ends.wait()
 
-    bus = bus_at(server, registered(Probe("stopped", wait), concurrency=3))
+    bus = bus_at(server, registered(Probe("stopped", wait), concurrency=3), send_timeout=300.0)
     await bus.startup()
     await bus.send_many(TOPIC, map(Numbered, range(20)))
     await running.wait()
     server.freeze()
     sending = asyncio.create_task(bus.send(TOPIC, Numbered(20)))
-    async with asyncio.timeout(0.5 + 5):
+    async with asyncio.timeout(60):  # long before the deadline of what is sent
         await bus.shutdown(grace=0.5)
     with pytest.raises(SendOutcomeUnknownError):
         await sending

@@ -202,7 +202,7 @@ async def test_a_consumer_that_cannot_go_on_takes_the_process_down(
     client.channel.queue_delete(queue)
     client.channel.queue_declare(queue, durable=True)
     with pytest.raises(ConsumerStoppedError) as raised:
-        await asyncio.wait_for(running, 10)
+        await asyncio.wait_for(running, 60)
     assert queue in str(raised.value.__cause__)
 
 
@@ -225,7 +225,7 @@ async def test_a_queue_that_does_not_answer_is_reported_once_with_the_cure(
 
     monkeypatch.setattr(Channel, "consume", counted)
     async with RabbitMQIntegrationEventBus(
-        rabbitmq_server.url, [registration(probe, topic)], send_timeout=1
+        rabbitmq_server.url, [registration(probe, topic)], send_timeout=5
     ) as bus:
         rabbitmq_server.ctl("eval", f"sys:suspend({process}).")
         await asyncio.to_thread(rabbitmq_server.ctl, "close_all_connections", "by the test")
@@ -242,7 +242,7 @@ async def test_a_queue_that_does_not_answer_is_reported_once_with_the_cure(
         logged = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
         logged = [line for line in logged if "cannot be consumed" in line]
         assert len(logged) == 1
-        assert f"{queue!r}: no answer within 1 s" in logged[0]
+        assert f"{queue!r}: no answer within 5 s" in logged[0]
         assert f"rabbitmqctl delete_queue {queue}" in logged[0]
         assert sum("this is over: it cannot be consumed" in line for line in caplog.messages) == 1
 
@@ -251,7 +251,7 @@ async def test_a_queue_that_does_not_answer_at_startup_is_an_error_with_the_cure
     rabbitmq_server: RabbitMQServer,
 ) -> None:
     bus = RabbitMQIntegrationEventBus(
-        rabbitmq_server.url, [registration(Probe("mute"), Topic("mute"))], send_timeout=1
+        rabbitmq_server.url, [registration(Probe("mute"), Topic("mute"))], send_timeout=5
     )
     async with bus:
         pass
@@ -536,7 +536,7 @@ async def test_a_memory_alarm_holds_what_is_sent_but_not_what_is_acknowledged(
     topic, gate = Topic("alarm"), asyncio.Event()
     probe = Probe("alarmed", lambda _: gate.wait())
     async with RabbitMQIntegrationEventBus(
-        rabbitmq_server.url, [registration(probe, topic)], send_timeout=1
+        rabbitmq_server.url, [registration(probe, topic)], send_timeout=5
     ) as bus:
         await bus.send_many(topic, map(Numbered, range(5)))
         await eventually(lambda: probe.running)

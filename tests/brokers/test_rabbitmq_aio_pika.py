@@ -68,7 +68,7 @@ async def test_what_we_send_is_theirs_to_read_as_plain_json_with_cloudevents_att
     await queue.bind(exchange, routing_key=Numbered.type)
     async with RabbitMQIntegrationEventBus(rabbitmq_url, source="/tests") as bus:
         await bus.send(topic, Numbered(7, text="ö"), key="k", headers={"x-own": "ü"})
-    message = await queue.get(timeout=5)
+    message = await queue.get(timeout=60)
     async with message.process():
         assert json.loads(message.body) == {
             "type": Numbered.type,

@@ -136,7 +136,7 @@ async def test_22_the_consumer_process_is_killed(
     bus: RabbitMQIntegrationEventBus,
     new_worker: Callable[..., Any],
 ) -> None:
-    count, concurrency = 300, 5
+    count, concurrency = 2_000, 5
     worker = await new_worker(concurrency=concurrency, seconds=0.01)
     await bus.send_many(Topic(worker.topic), map(Numbered, range(count)))
     worker.start()
@@ -159,7 +159,7 @@ async def test_23_the_broker_is_restarted_in_mid_stream() -> None:
     topic, probe = Topic("stream"), Probe("counter")
     registration = IntegrationEventBusRegistration(probe, topic, [Numbered], concurrency=50)
     with private_server() as server:
-        async with RabbitMQIntegrationEventBus(server.url, [registration], send_timeout=30) as bus:
+        async with RabbitMQIntegrationEventBus(server.url, [registration], send_timeout=60) as bus:
             await settle_down(server)
             accepted: set[int] = set()
             refused: list[BusError] = []
@@ -206,11 +206,11 @@ async def test_what_was_accepted_survives_a_restart_before_anybody_consumes() ->
 
 async def test_24_the_broker_is_frozen(rabbitmq_server: RabbitMQServer) -> None:
     topic = Topic("frozen")
-    async with RabbitMQIntegrationEventBus(rabbitmq_server.url, send_timeout=1) as bus:
+    async with RabbitMQIntegrationEventBus(rabbitmq_server.url, send_timeout=5) as bus:
         await bus.send(topic, Numbered(0))
         rabbitmq_server.freeze()
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(120):
                 with pytest.raises(SendOutcomeUnknownError):
                     await bus.send(topic, Numbered(1))
                 with pytest.raises(BusError):
@@ -241,7 +241,7 @@ async def test_24_shutdown_beside_a_frozen_broker_ends_soon_and_loses_nothing(
     registration = IntegrationEventBusRegistration(
         probe, topic, [Numbered], concurrency=3, retry=RetryPolicy(delay=0.05, jitter=0, in_place=0)
     )
-    bus = RabbitMQIntegrationEventBus(rabbitmq_server.url, [registration], send_timeout=60)
+    bus = RabbitMQIntegrationEventBus(rabbitmq_server.url, [registration], send_timeout=240)
     await bus.startup()
     await bus.send_many(topic, map(Numbered, range(10)))
     await eventually(lambda: len(probe.running) == 3)
@@ -250,7 +250,7 @@ async def test_24_shutdown_beside_a_frozen_broker_ends_soon_and_loses_nothing(
         sending = asyncio.create_task(bus.send(topic, Numbered(10)))
         gate.set()  # three retries are on their way to a broker that does not answer
         await eventually(lambda: not probe.running)
-        async with asyncio.timeout(30):  # half of what it would have for an answer
+        async with asyncio.timeout(120):  # half of what it would have for an answer
             await bus.shutdown(grace=0)
         with pytest.raises(SendOutcomeUnknownError):
             await sending
@@ -264,7 +264,7 @@ async def test_24_shutdown_beside_a_frozen_broker_ends_soon_and_loses_nothing(
 
 async def test_25_the_broker_is_down_at_startup() -> None:
     url = f"amqp://guest:secret@127.0.0.1:{free_port()}/"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(120):
         with pytest.raises(BusUnavailableError) as raised:
             await RabbitMQIntegrationEventBus(url, connect_timeout=1.0).startup()
     assert "secret" not in str(raised.value)
@@ -273,7 +273,7 @@ async def test_25_the_broker_is_down_at_startup() -> None:
 
 async def test_25_startup_waits_if_it_is_configured_to(tmp_path: Path) -> None:
     server = RabbitMQServer(tmp_path)
-    bus = RabbitMQIntegrationEventBus(server.url, wait_for_broker=True, startup_timeout=60)
+    bus = RabbitMQIntegrationEventBus(server.url, wait_for_broker=True, startup_timeout=240)
     starting = asyncio.create_task(bus.startup())
     await asyncio.to_thread(server.__enter__)
     try:
@@ -289,10 +289,10 @@ async def test_25_waiting_for_the_broker_has_an_end_and_says_what_for(
 ) -> None:
     url = f"amqp://guest:secret@127.0.0.1:{free_port()}/"
     bus = RabbitMQIntegrationEventBus(
-        url, wait_for_broker=True, connect_timeout=0.1, startup_timeout=0.5
+        url, wait_for_broker=True, connect_timeout=30, startup_timeout=2
     )
     with pytest.raises(
-        BusUnavailableError, match=r"startup took longer than 0.5 s.*Connection refused"
+        BusUnavailableError, match=r"startup took longer than 2 s.*Connection refused"
     ):
         await bus.startup()
     (logged,) = [r for r in caplog.records if r.name == "events.integration"]
@@ -342,7 +342,7 @@ async def test_23_the_next_host_takes_over_with_all_that_is_needed_made_again(
     registration = IntegrationEventBusRegistration(probe, topic, [Numbered])
     with private_server() as first:
         urls = [first.url, rabbitmq_server.url]
-        async with RabbitMQIntegrationEventBus(urls, [registration], send_timeout=20) as bus:
+        async with RabbitMQIntegrationEventBus(urls, [registration], send_timeout=60) as bus:
             await bus.send(topic, Numbered(1))
             await eventually(lambda: probe.numbers == [1])
             first.kill()
@@ -365,7 +365,7 @@ async def test_26_sigterm_with_a_backlog(
     bus: RabbitMQIntegrationEventBus,
     new_worker: Callable[..., Any],
 ) -> None:
-    count, concurrency = 20, 3
+    count, concurrency = 60, 3
     worker = await new_worker(concurrency=concurrency, seconds=0.5)
     await bus.send_many(Topic(worker.topic), map(Numbered, range(count)))
     worker.start()

@@ -50,7 +50,7 @@ def server(tmp_path: Path) -> Generator[RedisServer, None, None]:
 def new_bus(
     url: str, registrations: Sequence[IntegrationEventBusRegistration] = (), **options: Any
 ) -> RedisPubSubIntegrationEventBus:
-    settings: dict[str, Any] = {"connect_timeout": 1.0, "send_timeout": 2.0}
+    settings: dict[str, Any] = {"connect_timeout": 30.0, "send_timeout": 30.0}
     return RedisPubSubIntegrationEventBus(url, registrations, **settings | options)
 
 
@@ -355,7 +355,7 @@ async def _log(server: RedisServer) -> str:
 
 async def test_a_frozen_server_is_noticed(server: RedisServer, topic: Topic) -> None:
     probe = Probe("one")
-    async with new_bus(server.url) as bus:
+    async with new_bus(server.url, connect_timeout=3.0, send_timeout=3.0) as bus:
         await bus.register(on(probe, topic))
         server.freeze()
         async with asyncio.timeout(TIMEOUT):

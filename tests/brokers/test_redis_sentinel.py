@@ -76,7 +76,7 @@ async def test_a_failover_goes_on_with_what_was_acknowledged_and_replicated(
     probe = Probe("reader", wait_from_20_on)
     registration = IntegrationEventBusRegistration(probe, TOPIC, [Numbered], concurrency=5)
     async with RedisStreamsIntegrationEventBus(
-        client, [registration], lease=3, send_timeout=5
+        client, [registration], lease=15, send_timeout=5
     ) as bus:
         # 20 are handled, 5 are being handled, 75 wait.
         await bus.send_many(TOPIC, map(Numbered, range(100)))

@@ -66,7 +66,7 @@ async def operator(folder: Path, url: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "events.cli", "dead", "redrive", "--all", "--json"),
         *("--app", "interrupted_app:new_bus", "--no-canary", "--audit", "audit.jsonl"),
-        *("--batch", str(BATCH), "--rate", "400"),
+        *("--batch", str(BATCH), "--rate", "100"),
         cwd=folder,
         env=os.environ | {"PYTHONPATH": "", "BROKER_URL": url},
         stdout=asyncio.subprocess.PIPE,
@@ -120,7 +120,7 @@ async def test_45_a_redrive_survives_its_operator_and_its_broker(
             if isinstance(broker, RabbitMQServer):
                 await eventually(broker.knows_its_quorum_queues)
             await asyncio.to_thread(broker.restart)
-            out, err = await asyncio.wait_for(second.communicate(), 90)
+            out, err = await asyncio.wait_for(second.communicate(), 200)
             assert second.returncode == 0, err.decode()
             (done,) = [json.loads(line) for line in out.splitlines()]
             assert done["done"] + done["gone"] == done["total"] == left
@@ -129,7 +129,7 @@ async def test_45_a_redrive_survives_its_operator_and_its_broker(
             # NATS writes down later what was removed: a crash brings it back. The same command goes
             # on with that, too, and within the stream's duplicate window nothing comes twice by it.
             third = await operator(tmp_path, broker.url)
-            _, err = await asyncio.wait_for(third.communicate(), 90)
+            _, err = await asyncio.wait_for(third.communicate(), 200)
             assert third.returncode == 0, err.decode()
             assert await bus.dead_letters("notes-reader") == []
     twice = COUNT - Counter(Counter(app.handled).values())[1]

@@ -29,7 +29,7 @@ from tests.contracts.test_redis_streams_bus import StreamsHarness
 
 __all__ = ["rabbitmq_url"]
 
-PATIENCE = 30.0
+PATIENCE = 120.0
 ANSWERING: dict[str, type[Harness]] = {
     "redis": StreamsHarness,
     "sqlite": SQLiteHarness,

@@ -68,7 +68,7 @@ def quiet(request: pytest.FixtureRequest) -> Harness:
 
 
 async def next_of(tail: Tail, count: int) -> list[TailedEvent]:
-    return [await asyncio.wait_for(anext(tail), 30) for _ in range(count)]
+    return [await asyncio.wait_for(anext(tail), 120) for _ in range(count)]
 
 
 def numbers(events: list[TailedEvent]) -> list[int]:
@@ -242,16 +242,16 @@ async def test_the_command_leaves_nothing_at_the_broker(
         assert command.stdout is not None
         assert command.stderr is not None
         try:
-            said = await asyncio.wait_for(command.stderr.readline(), 60)
+            said = await asyncio.wait_for(command.stderr.readline(), 120)
             assert said.startswith(b"following"), said + await command.stderr.read()
             await bus.send(topic, Numbered(1))
-            line = await asyncio.wait_for(command.stdout.readline(), 30)
+            line = await asyncio.wait_for(command.stdout.readline(), 120)
             assert json.loads(json.loads(line)["body"])["number"] == 1
         finally:
             command.send_signal(how)
             status = await command.wait()
         assert status == (-signal.SIGKILL if how is signal.SIGKILL else 0)
         assert await command.stderr.read() == b""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while await left(url, topic.name):
                 await asyncio.sleep(0.2)

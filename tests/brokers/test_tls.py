@@ -54,7 +54,7 @@ class TlsRabbitMQ(RabbitMQServer):
         url = f"amqps://guest:guest@localhost:{self.tls}/"
         if ca is not None:
             url += f"?{urlencode({'ssl_options': repr({'ca_certs': str(ca)})})}"
-        return RabbitMQIntegrationEventBus(url, connect_timeout=60)
+        return RabbitMQIntegrationEventBus(url, connect_timeout=3600)
 
 
 class TlsRedis(RedisServer):
@@ -78,7 +78,7 @@ class TlsRedis(RedisServer):
     def new_bus(self, ca: Path | None) -> TransportIntegrationEventBus:
         url = f"rediss://localhost:{self.tls}/0"
         url += "" if ca is None else f"?{urlencode({'ssl_ca_certs': str(ca)})}"
-        return self.bus(url, connect_timeout=60)
+        return self.bus(url, connect_timeout=3600)
 
 
 class TlsRedisForPubSub(TlsRedis):
@@ -98,7 +98,7 @@ class TlsNats(NatsServer):
     def new_bus(self, ca: Path | None) -> TransportIntegrationEventBus:
         trusting = None if ca is None else {"tls": self._certificates.trust(ca)}
         url = f"tls://localhost:{self.port}"
-        return NatsIntegrationEventBus(url, connect=trusting, connect_timeout=60)
+        return NatsIntegrationEventBus(url, connect=trusting, connect_timeout=3600)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ async def test_a_certificate_that_is_not_trusted_is_reported_at_once_with_host_a
 ) -> None:
     caplog.set_level(logging.INFO)
     bus = server.new_bus(certificates.wrong_ca if trusts == "another authority" else None)
-    async with asyncio.timeout(20):  # it does not try again what cannot get better by itself
+    async with asyncio.timeout(60):  # it does not try again what cannot get better by itself
         with pytest.raises(BusUnavailableError) as raised:
             await bus.startup()
     assert f"localhost:{server.tls}" in str(raised.value)

@@ -19,6 +19,7 @@ from tests.brokers.nats_server import plain_url
 
 class NatsHarness(Harness):
     timeout = 120.0
+    deadline = 240.0
 
     def __init__(self) -> None:
         self.prefix = f"test-{uuid4().hex[:8]}"

@@ -36,6 +36,7 @@ KILL = {"postgresql": "SELECT pg_terminate_backend({})", "mariadb": "KILL CONNEC
 class DatabaseHarness(Harness):
     """Buses on one database, each with an engine of its own, as processes have."""
 
+    deadline = 240.0
     timeout = 120.0  # each settlement is a commit, which waits for the disk
 
     def __init__(self, url: URL) -> None:

@@ -32,7 +32,7 @@ class TestMariaDBOutbox(OutboxContract, RelaysContract, SchedulesContract, Recur
         for number in numbers:
             await database.insert(row(number))
         engine = database.engine
-        async with AsyncSession(engine) as session, asyncio.timeout(10):
+        async with AsyncSession(engine) as session, asyncio.timeout(40):
             await session.execute(insert(database.table).values(await _as_written(engine)))
             await database.store.defer(numbers[:10], datetime.now(UTC))
             await database.store.remove(numbers)

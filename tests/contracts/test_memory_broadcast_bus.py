@@ -16,6 +16,9 @@ from events.testing.contracts import (
 
 
 class BroadcastHarness(Harness):
+    timeout = 120.0
+    deadline = 240.0
+
     def __init__(self) -> None:
         self.channels = InMemoryChannels()
 

@@ -15,6 +15,9 @@ from events.testing.contracts import (
 
 
 class MemoryHarness(Harness):
+    timeout = 120.0
+    deadline = 240.0
+
     def __init__(self) -> None:
         self.broker = InMemoryBroker()
 

@@ -17,6 +17,9 @@ from tests.brokers.redis_server import redis_url
 
 
 class PubSubHarness(Harness):
+    timeout = 120.0
+    deadline = 240.0
+
     def __init__(self) -> None:
         # Only the connections of this test have its name, so they can be counted.
         self.name = f"events-test-{uuid4().hex}"

@@ -29,13 +29,13 @@ def execute(url: str, statements: Iterable[str]) -> list[Sequence[Any]]:
     is cancelled as well.
     """
     with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, _execute(url, list(statements))).result(60)
+        return thread.submit(asyncio.run, _execute(url, list(statements))).result(150)
 
 
 async def _execute(url: str, statements: list[str]) -> list[Sequence[Any]]:
     engine = create_async_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
     rows: list[Sequence[Any]] = []
-    async with asyncio.timeout(30), engine.connect() as connection:
+    async with asyncio.timeout(120), engine.connect() as connection:
         for statement in statements:
             result = await connection.execute(text(statement))
             rows = [*result] if result.returns_rows else []

@@ -32,7 +32,7 @@ from tests.databases.database import new_database
 from tests.servers import end
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 DATABASES = ["sqlite+aiosqlite", "postgresql+asyncpg", "mariadb+asyncmy"]
 TOPIC = "faults"
 EVENTS = 30

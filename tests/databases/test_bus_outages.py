@@ -18,7 +18,7 @@ from tests.databases import mariadb_server, postgresql_server
 from tests.databases.database import Database, new_database
 from tests.servers import PrivateServer
 
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 TOPIC = Topic("outages")
 METADATA = MetaData()
 bus_table(METADATA)
@@ -54,7 +54,7 @@ async def test_23_what_was_accepted_before_a_crash_of_the_server_arrives(
     probe = Probe("consumer", lambda _: gate.wait())
     registration = IntegrationEventBusRegistration(probe, TOPIC, [Numbered], concurrency=2)
     accepted: list[int] = []
-    async with SQLAlchemyIntegrationEventBus(engine, [registration], send_timeout=20.0) as bus:
+    async with SQLAlchemyIntegrationEventBus(engine, [registration], send_timeout=60.0) as bus:
         await bus.send_many(TOPIC, map(Numbered, range(50)))
         accepted += range(50)
         await eventually(lambda: probe.running, TIMEOUT)
@@ -80,7 +80,7 @@ async def test_24_send_to_a_frozen_server_raises_within_its_deadline(
     server = made[0]
     probe = Probe("consumer")
     registration = IntegrationEventBusRegistration(probe, TOPIC, [Numbered])
-    async with SQLAlchemyIntegrationEventBus(engine, [registration], send_timeout=1.0) as bus:
+    async with SQLAlchemyIntegrationEventBus(engine, [registration], send_timeout=5.0) as bus:
         await bus.send(TOPIC, Numbered(1))
         await eventually(lambda: probe.numbers == [1], TIMEOUT)
         server.freeze()

@@ -38,7 +38,7 @@ __all__ = ["rabbitmq_server"]
 
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 DRIVERS = ["postgresql+asyncpg", "postgresql+psycopg", "mariadb+asyncmy"]
 PRIVATE: dict[str, Callable[[], AbstractContextManager[PrivateServer]]] = {
     "postgresql": postgresql_server.private_server,

@@ -34,8 +34,8 @@ async def test_purge_and_deliveries_do_not_wait_for_one_another(driver: str) -> 
             await go.wait()
 
         delivery = asyncio.create_task(deliver(database, handler))
-        await asyncio.wait_for(held.wait(), 20)
-        assert await asyncio.wait_for(inbox.purge(), 20) == 2500
+        await asyncio.wait_for(held.wait(), 60)
+        assert await asyncio.wait_for(inbox.purge(), 40) == 2500
         go.set()
         assert await delivery
         assert await database.rows() == 1
@@ -58,12 +58,12 @@ async def test_a_delivery_is_not_held_up_by_a_batch_that_is_being_removed(driver
 
         inbox._inbox.remove = slow  # type: ignore[method-assign]
         purging = asyncio.create_task(inbox.purge())
-        await asyncio.wait_for(removed.wait(), 20)
+        await asyncio.wait_for(removed.wait(), 60)
 
         async def handler() -> None:
             await database.write(1)
 
-        assert await asyncio.wait_for(deliver(database, handler), 5)
+        assert await asyncio.wait_for(deliver(database, handler), 40)
         go.set()
         assert await purging == 100
         await inbox.shutdown()

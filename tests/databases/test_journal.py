@@ -272,7 +272,7 @@ async def test_a_parked_row_is_part_of_the_story(engine: AsyncEngine) -> None:
 
     async with Full() as bus:
         relay = OutboxRelay(SQLAlchemyOutboxStore(engine), bus, retry=RetryPolicy(attempts=1))
-        async with relay, asyncio.timeout(30):
+        async with relay, asyncio.timeout(120):
             async with AsyncSession(engine) as session, session.begin():
                 first = await SQLAlchemyOutbox(session).put(NOTES, Kept(1))
             await relay.drain()

@@ -23,7 +23,7 @@ DEADLINE = 120.0
 TABLE = outbox_table(MetaData())
 OTHERS = text(
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-    "AND pid <> pg_backend_pid() AND query NOT LIKE 'LISTEN%'"
+    "AND pid <> pg_backend_pid() AND backend_type = 'client backend' AND query NOT LIKE 'LISTEN%'"
 )
 
 

@@ -25,7 +25,8 @@ from tests.databases.database import new_database
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 WAITING = {
     "postgresql": "SELECT count(*) FROM pg_stat_activity "
-    "WHERE datname = current_database() AND wait_event_type = 'Lock'",
+    "WHERE datname = current_database() AND backend_type = 'client backend' "
+    "AND wait_event_type = 'Lock'",
     # innodb_trx is not refreshed while it is read more often than each 0.1 s.
     "mariadb": "SELECT count(*) FROM information_schema.processlist "
     "JOIN information_schema.global_status WHERE db = database() AND info LIKE 'DELETE%' "

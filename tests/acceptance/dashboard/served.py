@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -60,16 +61,19 @@ class UserRegisteredV1(IntegrationEvent):
 
 @dataclass
 class Mails(Consumer):
-    """Fail while it is broken, with text of the event in the error."""
+    """Fail while it is broken, with text of the event in the error; wait while it is held."""
 
     of: str
     broken: bool = True
     handled: list[int] = field(default_factory=list[int])
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         super().__init__(self.of)
+        self.goes_on.set()
 
     async def on_event(self, event: Any) -> None:
+        await self.goes_on.wait()
         if self.broken:
             raise ConnectionError(f"mail server refused number {event.number}: {event.note}")
         self.handled.append(event.number)
@@ -90,7 +94,7 @@ class Shown:
         await self.bus.send_many(self.topic, events)
         await self.dead_are(len(events))
 
-    async def dead_are(self, count: int, *, within: float = 30) -> None:
+    async def dead_are(self, count: int, *, within: float = 120) -> None:
         async def there() -> bool:
             found = await self.bus.dead_letters(self.mails, limit=10_000)
             return len(found) == count

@@ -115,7 +115,7 @@ class Scenario:
             base_url = f"http://127.0.0.1:{settings['USER_SERVICE_HTTP_PORT']}"
             async with (
                 running(self._services),
-                httpx.AsyncClient(base_url=base_url, timeout=30, trust_env=False) as http,
+                httpx.AsyncClient(base_url=base_url, timeout=120, trust_env=False) as http,
             ):
                 cuts = [registrations * n // len(victims) for n in range(len(victims) + 1)]
                 for victim, start, end in zip(victims, cuts, cuts[1:], strict=False):

@@ -16,7 +16,7 @@ from tests.acceptance.browser import browser
 from tests.servers import end
 
 ROOT = Path(__file__).parents[3]
-TIMEOUT = 60_000  # milliseconds
+TIMEOUT = 120_000  # milliseconds
 
 
 @pytest.fixture

@@ -100,7 +100,7 @@ def test_a_signal_ends_all_of_it_without_a_traceback(
     assert process.returncode == status, rest + stderr
     assert stderr == "\nstopped\n"
     assert "Traceback" not in rest
-    _gone, alive = psutil.wait_procs(children, timeout=0)
+    _gone, alive = psutil.wait_procs(children, timeout=30)
     assert not alive
     assert queues(broker) == set()
 

@@ -15,7 +15,7 @@ from examples.user_registration.demo_rabbitmq.processes import running, services
 from tests.acceptance.registration.scenario import environment, sqlite
 from tests.brokers.rabbitmq_server import RabbitMQServer
 
-TIMEOUT = 40.0
+TIMEOUT = 120.0
 
 
 async def test_without_a_broker_people_register_and_two_processes_are_not_ready(
@@ -27,7 +27,7 @@ async def test_without_a_broker_people_register_and_two_processes_are_not_ready(
     log: list[str] = []
     async with (
         MailServer(lambda _answer: None) as mail,
-        httpx.AsyncClient(timeout=10, trust_env=False) as http,
+        httpx.AsyncClient(timeout=60, trust_env=False) as http,
     ):
         settings = environment(broker.url, databases, mail.port)
         users, relay, email = (

@@ -71,7 +71,7 @@ async def test_it_would_be_noticed_if_the_outbox_were_passed_by(
 ) -> None:
     program = ["-m", "tests.acceptance.registration.without_outbox"]
     # With this seed the broker is killed when most are still to be registered.
-    scenario = Scenario(broker, sqlite(tmp_path), tmp_path, seed=4, timeout=20.0, users=program)
+    scenario = Scenario(broker, sqlite(tmp_path), tmp_path, seed=4, timeout=30.0, users=program)
 
-    with pytest.raises(AssertionError, match=r"waited 20 s for .*not sent: "):
+    with pytest.raises(AssertionError, match=r"waited 30 s for .*not sent: "):
         await scenario.play(60, ["broker"])

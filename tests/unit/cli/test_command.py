@@ -89,7 +89,7 @@ def test_run_runs_the_consumers_until_a_signal(project: Path) -> None:
     first = process.stdout.readline()
     began = next((line for line in process.stderr if " runs " in line), "")
     process.send_signal(signal.SIGTERM)
-    rest, log = process.communicate(timeout=30)
+    rest, log = process.communicate(timeout=120)
 
     assert (first, rest, process.returncode) == ("handled 7\n", "closed\n", 0), log
     bus = "INFO events.integration: InMemoryIntegrationEventBus()"

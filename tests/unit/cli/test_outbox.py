@@ -400,7 +400,7 @@ def test_relay_runs_until_a_signal(shop: Any, tmp_path: Path) -> None:
         assert process.stdout is not None
         sent = [process.stdout.readline() for _ in range(3)]
         process.send_signal(signal.SIGTERM)
-        _, log = process.communicate(timeout=30)
+        _, log = process.communicate(timeout=120)
         assert (process.returncode, sent) == (0, ["sent 0\n", "sent 1\n", "sent 2\n"]), log
 
 

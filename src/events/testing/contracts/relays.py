@@ -25,6 +25,7 @@ from events.integration.topology import RetryPolicy
 from events.testing.contracts.outbox import (
     DEADLINE,
     LEASE,
+    LONG_LEASE,
     TOPIC,
     Counted,
     ForwardedBus,
@@ -102,10 +103,10 @@ class RelaysContract:
             for number in range(50):
                 await unit.outbox.put(TOPIC, Counted(number))
         dead = Lease("dead", "x", frozenset(), LEASE, 0.0)
+        began = asyncio.get_running_loop().time()
         await database.store.renew(lambda leases: renew(leases, dead))
 
         bus = ForwardedBus()
-        began = asyncio.get_running_loop().time()
         async with OutboxRelay(database.store, bus, lease=LEASE) as relay:
             async with asyncio.timeout(DEADLINE):
                 await relay.drain()
@@ -125,7 +126,7 @@ class RelaysContract:
             await eventually(frozen_at(journal).exists, DEADLINE)
             frozen.send_signal(signal.SIGSTOP)  # in case it was about to
             bus = ForwardedBus()
-            async with OutboxRelay(database.store, bus, lease=LEASE) as relay:
+            async with OutboxRelay(database.store, bus, lease=LONG_LEASE) as relay:
                 async with asyncio.timeout(DEADLINE):
                     await relay.drain()
                 assert bus.numbers == list(range(20))
@@ -152,7 +153,7 @@ class RelaysContract:
                 await unit.outbox.put(TOPIC, Counted(number))
         ids = {_number(row.message): row.message.id for row in await pending(database.store)}
         bus = ScriptedBus(answer)
-        async with OutboxRelay(database.store, bus, lease=LEASE, retry=QUICKLY) as relay:
+        async with OutboxRelay(database.store, bus, lease=LONG_LEASE, retry=QUICKLY) as relay:
             async with asyncio.timeout(DEADLINE):
                 while len(await relay.parked()) < len(bad):
                     await relay.drain()
@@ -242,7 +243,7 @@ class RelaysContract:
                 # Some are small, and come with the large.
                 text = "x" * (length if number % 4 else 10)
                 await unit.outbox.put(TOPIC, Counted(number, text), key=f"key-{number % 7}")
-        relay = OutboxRelay(database.store, bus, lease=LEASE, batch_bytes=most, order=order)
+        relay = OutboxRelay(database.store, bus, lease=LONG_LEASE, batch_bytes=most, order=order)
         async with relay, asyncio.timeout(DEADLINE):
             await relay.drain()
         assert sorted(bus.numbers) == list(range(events))
@@ -297,7 +298,7 @@ class RelaysContract:
         async with database.unit_of_work() as unit:
             for number, key in enumerate(["a", "b", "a", "b", "c", "b"]):
                 await unit.outbox.put(TOPIC, Counted(number), key=key)
-        relay = OutboxRelay(database.store, bus, lease=LEASE, order="per_key", retry=retry)
+        relay = OutboxRelay(database.store, bus, lease=LONG_LEASE, order="per_key", retry=retry)
         async with relay, asyncio.timeout(DEADLINE):
             await eventually(lambda: len(bus.messages) >= 3, DEADLINE)
             async with database.unit_of_work() as unit:
@@ -317,8 +318,7 @@ async def _relaying(
     async with AsyncExitStack() as stack:
         yield [
             await stack.enter_async_context(
-                # A lease that outlasts what a loaded machine makes a transaction wait.
-                OutboxRelay(database.store, bus, lease=5 * LEASE, **options)
+                OutboxRelay(database.store, bus, lease=LONG_LEASE, **options)
             )
             for bus in buses
         ]
