@@ -204,6 +204,8 @@ async def test_what_could_not_be_sent_is_shown_redriven_and_discarded(folder: Pa
     assert {row[5] for row in rows} == {
         "retries-exhausted, 1 attempt: ValueError: the file is full"
     }
+    would = await said(folder, "service:bare", "discard", "2", "9", "--dry-run")
+    assert would == ["would be discarded: 1"]
     assert await said(folder, "service:bare", "discard", "2") == ["discarded: 1"]
     redriving = await start(folder, "service:bare", "redrive", "all")
     out, err = await asyncio.wait_for(redriving.communicate(), 30)
@@ -216,6 +218,7 @@ async def test_what_could_not_be_sent_is_shown_redriven_and_discarded(folder: Pa
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
+        (["parked", "--dry-run"], 2, "parked changes nothing: omit --dry-run"),
         (["pakred"], 2, "'pakred' is not a verb: use run, stats, parked, redrive, discard"),
         (["parked", "1"], 2, "parked takes no ids: 1"),
         (["redrive"], 2, "redrive needs the ids of parked rows, as `parked` shows them, or 'all'"),
