@@ -53,6 +53,7 @@ from contextlib import (
 )
 from typing import Any, Literal, TypeAlias, cast
 
+from events._frozen import frozen
 from events._named import UserCodeError, load_named, running, traceback_of
 from events.errors import EventsError, MissingExtraError, OutboxError
 from events.integration.bus import IntegrationEventBus
@@ -151,7 +152,8 @@ async def _run(factory: RelayFactory, verb: str, ids: Ids, *, dry_run: bool) -> 
                     await _VERBS[verb](relay, ids)
                 return
             logger.info("%r runs; stop it with SIGTERM", relay)
-            await relay.run()
+            with frozen():
+                await relay.run()
         except EventsError:
             raise
         except Exception as error:

@@ -25,9 +25,11 @@ __all__ = ["rabbitmq_url"]
 
 SERVICE = '''
 """What a user's service would have: a relay into a bus that writes down what it gets."""
+import gc
 import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -44,6 +46,8 @@ class Noted(IntegrationEvent):
 
 class FileBus(IntegrationEventBus):
     async def send(self, topic, event):
+        if gc.get_freeze_count():
+            Path("frozen").touch()
         with open("sent", "a") as file:
             print(topic.name, event.number, file=file)
 
@@ -147,6 +151,7 @@ async def test_it_relays_until_sigterm_and_exits_with_0(folder: Path, factory: s
         while process.returncode is None and len(lines_of(folder / "sent")) < 3:
             await asyncio.sleep(0.01)
     assert lines_of(folder / "sent") == ["notes 0", "notes 1", "notes 2"]
+    assert (folder / "frozen").exists()
     process.send_signal(signal.SIGTERM)
     out, err = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0, err.decode()
