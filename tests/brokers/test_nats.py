@@ -94,6 +94,13 @@ def test_a_type_is_read_back_from_its_subject(name: str) -> None:
     assert all(subject.split("."))
 
 
+@pytest.mark.parametrize(
+    ("subject", "name"), [("users.=FF", "\ufffd"), ("users.=2E\u6f22", ".\u6f22"), ("users.=", "=")]
+)
+def test_any_subject_of_others_is_read_as_some_type(subject: str, name: str) -> None:
+    assert type_in("users", subject) == name
+
+
 def test_plain_names_stay_as_they_are() -> None:
     assert token("Topic", "user-events_2") == "user-events_2"
     assert type_subject("users", "user.registered") == "users.user.registered"

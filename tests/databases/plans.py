@@ -223,9 +223,7 @@ async def _seconds(ask: Ask) -> float:
     return perf_counter() - began
 
 
-async def _explained(
-    engine: AsyncEngine, sql: str, values: Any, settings: list[str]
-) -> list[str]:
+async def _explained(engine: AsyncEngine, sql: str, values: Any, settings: list[str]) -> list[str]:
     async with engine.connect() as connection:
         for each in settings:
             await connection.exec_driver_sql(each)

@@ -25,7 +25,6 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
-
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from events.errors import OutboxError
