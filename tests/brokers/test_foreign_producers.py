@@ -26,6 +26,7 @@ from events.integration import (
     Topic,
     current_delivery,
 )
+from events.integration.cloudevents import attribute
 from events.integration.implementation.nats._names import type_subject
 from events.integration.implementation.redis import RedisPubSubIntegrationEventBus
 from events.testing import eventually
@@ -318,7 +319,7 @@ async def test_what_describes_itself_is_not_what_it_was_routed_by(
 # --- RabbitMQ ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["ce-", "cloudEvents_", "cloudEvents:"])
+@pytest.mark.parametrize("prefix", ["ce-", "cloudEvents_", "cloudEvents:", "CLOUDEVENTS_"])
 @pytest.mark.parametrize("foreign", ["aio-pika"], indirect=True)
 async def test_the_prefixes_of_the_amqp_binding_are_read(
     foreign: Foreign, harness: Harness, topic: Topic, prefix: str
@@ -333,6 +334,25 @@ async def test_the_prefixes_of_the_amqp_binding_are_read(
     (arrival,) = probe.arrivals
     assert arrival.delivery.id == "a b"
     assert arrival.delivery.headers["ce-source"] == "/orders"
+
+
+@pytest.mark.parametrize("foreign", ["aio-pika"], indirect=True)
+@pytest.mark.parametrize("prefix", ["cloudEvents_", "ce-"])
+async def test_attributes_that_a_client_writes_as_bytes_are_read(
+    foreign: Foreign, harness: Harness, topic: Topic, prefix: str
+) -> None:
+    probe = Probe(f"{topic.name}-reader")
+    bus = harness.new_bus()
+    await bus.register(registration(probe, topic))
+    async with bus:
+        given = attributes(id="7", source="/größe")
+        headers: dict[str, Any] = {f"{prefix}{n}": bytearray(v.encode()) for n, v in given.items()}
+        await foreign.publish(topic.name, b'{"number":7}', headers | {"x-raw": bytearray(b"\xff")})
+        await eventually(lambda: probe.numbers == [7])
+    (arrival,) = probe.arrivals
+    assert arrival.delivery.id == "7"
+    assert attribute(arrival.delivery.headers, "source") == "/größe"
+    assert "x-raw" not in arrival.delivery.headers
 
 
 @pytest.mark.parametrize("foreign", ["aio-pika"], indirect=True)
