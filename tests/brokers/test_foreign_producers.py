@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 import struct
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 from sqlalchemy import make_url
 
 from events.integration import (
+    DeadLetter,
     IntegrationEventBusRegistration,
     RetryPolicy,
     Topic,
@@ -314,6 +315,28 @@ async def test_what_describes_itself_is_not_what_it_was_routed_by(
         letters = await eventually(lambda: bus.dead_letters(probe))
     assert [each.message.body for each in letters] == [b"[1]"]
     assert "it is a JSON array" in letters[0].error
+
+
+# --- NATS -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("foreign", ["nats"], indirect=True)
+async def test_a_dead_letter_with_a_header_status_is_found_among_others(
+    foreign: Foreign, harness: Harness, topic: Topic
+) -> None:
+    async def all_three() -> Sequence[DeadLetter]:
+        letters = await bus.dead_letters(probe)
+        return letters if len(letters) == 3 else ()
+
+    probe = Probe(f"{topic.name}-reader")
+    bus = harness.new_bus()
+    await bus.register(registration(probe, topic))
+    async with bus:
+        for number, status in ("1", {}), ("2", {"Status": "404"}), ("3", {}):
+            await foreign.publish(topic.name, b"no JSON", binary(0, id=number)[1] | status)
+        letters = await eventually(all_three)
+    assert {letter.message.id for letter in letters} == {"1", "2", "3"}
+    assert {letter.message.headers.get("status") for letter in letters} == {"404", None}
 
 
 # --- RabbitMQ ---------------------------------------------------------------------------------
