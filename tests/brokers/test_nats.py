@@ -18,7 +18,6 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from events.errors import (
-    BusUnavailableError,
     ConsumerStoppedError,
     InvalidTopologyError,
     MessageTooLargeError,
