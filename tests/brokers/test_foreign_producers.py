@@ -148,11 +148,17 @@ def enveloped(number: int, content_type: str | None, **given: str) -> tuple[byte
     return structured(number, **given), headers
 
 
+def compressed(number: int, **given: str) -> tuple[bytes, dict[str, str]]:
+    headers = {"content-type": CONTENT_TYPE, "content-encoding": "gzip"}
+    return gzip.compress(structured(number, **given), mtime=0), headers
+
+
 MODES: Mapping[str, Callable[..., tuple[bytes, dict[str, str]]]] = {
     "binary": binary,
     "structured": partial(enveloped, content_type=CONTENT_TYPE),
     "structured, said to be JSON": partial(enveloped, content_type="application/json"),
     "structured, no headers": partial(enveloped, content_type=None),
+    "structured, compressed": compressed,
 }
 
 
@@ -206,6 +212,23 @@ async def test_log_dead_letter_and_redrive_have_the_cloudevents_id(
     assert {arrival.delivery.id for arrival in probe.arrivals} == {"order-7"}
     (given_up,) = [r for r in caplog.records if "gives up" in r.message]
     assert vars(given_up)["event_id"] == "order-7"
+
+
+async def test_names_of_headers_are_read_in_any_case(
+    foreign: Foreign, harness: Harness, topic: Topic
+) -> None:
+    body, headers = binary(1, id="order-7")
+    probe = Probe(f"{topic.name}-reader")
+    bus = harness.new_bus()
+    await bus.register(registration(probe, topic))
+    async with bus:
+        for named in (str.upper, str.title):
+            given = {named(name): value for name, value in headers.items()}
+            await foreign.publish(topic.name, body, given)
+        await eventually(lambda: probe.numbers == [1, 1])
+    for arrival in probe.arrivals:
+        assert arrival.delivery.id == "order-7"
+        assert arrival.delivery.headers.items() >= headers.items()
 
 
 async def test_attributes_are_read_percent_encoded_or_not(
@@ -268,9 +291,11 @@ async def test_what_names_no_type_has_the_one_it_was_routed_by_at_each_attempt(
         # A field of its own that is called `type` is no description.
         await foreign.publish(topic.name, b'{"number":2,"type":"card"}', {})
         await foreign.publish(topic.name, b'{"number":3,"type":"card","version":"9"}', {})
-        await eventually(lambda: probe.numbers == [1, 2, 3])
+        body = gzip.compress(b'{"number":4}')
+        await foreign.publish(topic.name, body, {"content-encoding": "gzip"})
+        await eventually(lambda: probe.numbers == [1, 2, 3, 4])
         assert not await bus.dead_letters(probe)
-    assert probe.attempts == [1, 2, 1, 1, 1]
+    assert probe.attempts == [1, 2, 1, 1, 1, 1]
     assert {arrival.delivery.headers["ce-type"] for arrival in probe.arrivals} == {Numbered.type}
 
 

@@ -18,7 +18,7 @@ from types import CoroutineType, TracebackType
 from typing import Any, Protocol, Self, TypeAlias, cast
 
 from events.domain.aggregate import AggregateRootMixin, having_events, pops_its_own_alone
-from events.domain.event import DomainEvent
+from events.domain.event import DomainEvent, type_of
 from events.domain.event_handler.factory import DomainEventHandlerFactory, make_at_once
 from events.domain.event_handler.handler import DomainEventHandler
 from events.domain.observation import ObservedHandler, observed
@@ -205,7 +205,7 @@ class DomainEventDispatcher:
     def _check_chain(self, step: _Step, caused: int) -> None:
         too_long = step[2] > self._limit
         if too_long or caused > self._limit * _CAUSED_PER_LIMIT:
-            chain = [each[0].type for each in _back_to_the_first(step)][::-1]
+            chain = [type_of(each[0]) for each in _back_to_the_first(step)][::-1]
             raise EventChainTooLongError(chain, self._limit, None if too_long else caused)
 
     def _collect(self) -> None:
@@ -240,7 +240,7 @@ class _Watch:
                 "await its `process()` before you commit. If the unit of work failed before "
                 "that, ignore this warning",
                 len(self._queue),
-                ", ".join(dict.fromkeys(step[0].type for step in self._queue)),
+                ", ".join(dict.fromkeys(type_of(step[0]) for step in self._queue)),
             )
 
 

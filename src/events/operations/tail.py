@@ -22,7 +22,7 @@ from typing import Self
 from msgspec import Struct
 
 from events.errors import BusUnavailableError, EventDecodeError, UnsupportedByBusError
-from events.integration._compression import unpacked
+from events.integration._compression import LARGEST, unpacked
 from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.doing import doing
 from events.integration.cloudevents import attribute, own_id, unwrapped
@@ -38,7 +38,6 @@ __all__ = ["Tail", "TailedEvent"]
 logger = logging.getLogger("events.operations")
 
 _HELD = 10_000  # events that wait for a slow reader; the oldest are dropped
-_LARGEST = 16 << 20  # bytes of a body that is uncompressed to be shown
 
 
 class TailedEvent(Struct, frozen=True, kw_only=True):
@@ -222,7 +221,7 @@ class Tail:
         delivery = Delivery(message.topic, "", message.id, message.body, headers, key=message.key)
         with suppress(EventDecodeError):
             if "content-encoding" in headers:
-                delivery = unpacked(delivery, _LARGEST)
+                delivery = unpacked(delivery, LARGEST)
             delivery = unwrapped(delivery, expected=not self._bus.transport.features.headers)
         return Message(
             message.topic,

@@ -299,7 +299,7 @@ def _headers(properties: Properties, body: bytes) -> dict[str, str]:
         headers[CONTENT_TYPE] = properties.content_type
     if properties.content_encoding is not None:
         headers[CONTENT_ENCODING] = properties.content_encoding
-    if "ce-type" not in headers and properties.type and not describes_itself(body):
+    if "ce-type" not in headers and properties.type and not describes_itself(headers, body):
         headers["ce-type"] = encode_value(properties.type)
     return headers
 
