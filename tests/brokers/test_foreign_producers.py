@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import aio_pika
@@ -20,6 +21,7 @@ from nats.aio.client import Client as NatsClient
 from redis.asyncio import Redis
 from sqlalchemy import make_url
 
+from events.errors import InvalidTopologyError
 from events.integration import (
     DeadLetter,
     IntegrationEventBusRegistration,
@@ -30,6 +32,7 @@ from events.integration import (
 from events.integration.cloudevents import attribute
 from events.integration.implementation.nats._names import type_subject
 from events.integration.implementation.redis import RedisPubSubIntegrationEventBus
+from events.integration.message import Message
 from events.testing import eventually
 from events.testing.contracts import Harness, Numbered, Probe
 from tests.brokers.nats_server import plain_url
@@ -337,6 +340,35 @@ async def test_a_dead_letter_with_a_header_status_is_found_among_others(
         letters = await eventually(all_three)
     assert {letter.message.id for letter in letters} == {"1", "2", "3"}
     assert {letter.message.headers.get("status") for letter in letters} == {"404", None}
+
+
+async def test_a_header_whose_name_has_a_line_break_comes_with_its_dead_letter(
+    topic: Topic,
+) -> None:
+    """The server takes what nats-py does not send."""
+    probe = Probe(f"{topic.name}-reader")
+    async with NatsHarness().new_bus() as bus:
+        await bus.register(registration(probe, topic))
+        server = urlsplit(plain_url())
+        reader, writer = await asyncio.open_connection(server.hostname, server.port)
+        subject, headers = type_subject(topic.name, Numbered.type), b"NATS/1.0\r\na\nb: c\r\n\r\n"
+        sizes = f"{len(headers)} {len(headers) + 3}"
+        writer.write(f'CONNECT {{"headers":true}}\r\nHPUB {subject} {sizes}\r\n'.encode())
+        writer.write(headers + b"[1]\r\nPING\r\n")
+        await reader.readuntil(b"PONG")
+        writer.close()
+        await writer.wait_closed()
+        (letter,) = await eventually(lambda: bus.dead_letters(probe))
+    assert letter.message.headers["a b"] == "c"
+
+
+async def test_headers_that_nats_cannot_carry_are_refused_for_good() -> None:
+    """A relay parks the row; as if NATS were away, it would wait for ever."""
+    async with NatsHarness().new_bus() as bus:
+        message = Message("orders", "order.paid", "id-1", b"{}", {"a:b": "c"})
+        (outcome,) = await bus.forward([message])
+    assert isinstance(outcome, InvalidTopologyError)
+    assert "a:b" in str(outcome)
 
 
 # --- RabbitMQ ---------------------------------------------------------------------------------

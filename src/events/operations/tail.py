@@ -110,8 +110,10 @@ class Tail:
                 self._tasks.append(asyncio.create_task(follow, name=f"tail of {topic}"))
             for event, task in zip(ready, self._tasks, strict=True):
                 waiting = asyncio.create_task(event.wait())
-                await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
+                try:
+                    await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiting.cancel()
                 if task.done():
                     task.result()
         except BaseException:
@@ -153,13 +155,18 @@ class Tail:
         transport = self._bus.transport
         types = self._only or self._known
         backoff = Backoff(0.2, 5.0)
+
+        def begun() -> None:
+            ready.set()
+            backoff.reset()
+
         while True:
             try:
                 with doing(f"follow the topic {topic!r}"):
                     if isinstance(transport, TailSource):
-                        await transport.tail(topic, types, self._show, ready.set)
+                        await transport.tail(topic, types, self._show, begun)
                     else:
-                        await self._listen(topic, ready.set)
+                        await self._listen(topic, begun)
             except BusUnavailableError as error:
                 if not ready.is_set():
                     raise

@@ -7,7 +7,7 @@
           '-------------- those that have something due <-- nudge or poll'
 
 Between two polls nothing is asked, and one poll asks for all consumers of the bus together. What is
-handed over is settled meanwhile, see `settling`. Outage with the database costs no row anything:
+handed over is settled meanwhile, see `settling`. An outage of the database costs no row anything:
 the loop waits, longer each time, and says so once.
 """
 
