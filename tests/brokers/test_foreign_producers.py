@@ -7,7 +7,7 @@ import gzip
 import json
 import re
 import struct
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,13 @@ from sqlalchemy import make_url
 
 from events.errors import InvalidTopologyError
 from events.integration import (
+    DeadLetter,
     IntegrationEventBusRegistration,
     RetryPolicy,
     Topic,
     current_delivery,
 )
+from events.integration.cloudevents import attribute
 from events.integration.implementation.nats._names import type_subject
 from events.integration.implementation.redis import RedisPubSubIntegrationEventBus
 from events.integration.message import Message
@@ -321,6 +323,25 @@ async def test_what_describes_itself_is_not_what_it_was_routed_by(
 # --- NATS -------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("foreign", ["nats"], indirect=True)
+async def test_a_dead_letter_with_a_header_status_is_found_among_others(
+    foreign: Foreign, harness: Harness, topic: Topic
+) -> None:
+    async def all_three() -> Sequence[DeadLetter]:
+        letters = await bus.dead_letters(probe)
+        return letters if len(letters) == 3 else ()
+
+    probe = Probe(f"{topic.name}-reader")
+    bus = harness.new_bus()
+    await bus.register(registration(probe, topic))
+    async with bus:
+        for number, status in ("1", {}), ("2", {"Status": "404"}), ("3", {}):
+            await foreign.publish(topic.name, b"no JSON", binary(0, id=number)[1] | status)
+        letters = await eventually(all_three)
+    assert {letter.message.id for letter in letters} == {"1", "2", "3"}
+    assert {letter.message.headers.get("status") for letter in letters} == {"404", None}
+
+
 async def test_a_header_whose_name_has_a_line_break_comes_with_its_dead_letter(
     topic: Topic,
 ) -> None:
@@ -353,7 +374,7 @@ async def test_headers_that_nats_cannot_carry_are_refused_for_good() -> None:
 # --- RabbitMQ ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["ce-", "cloudEvents_", "cloudEvents:"])
+@pytest.mark.parametrize("prefix", ["ce-", "cloudEvents_", "cloudEvents:", "CLOUDEVENTS_"])
 @pytest.mark.parametrize("foreign", ["aio-pika"], indirect=True)
 async def test_the_prefixes_of_the_amqp_binding_are_read(
     foreign: Foreign, harness: Harness, topic: Topic, prefix: str
@@ -368,6 +389,25 @@ async def test_the_prefixes_of_the_amqp_binding_are_read(
     (arrival,) = probe.arrivals
     assert arrival.delivery.id == "a b"
     assert arrival.delivery.headers["ce-source"] == "/orders"
+
+
+@pytest.mark.parametrize("foreign", ["aio-pika"], indirect=True)
+@pytest.mark.parametrize("prefix", ["cloudEvents_", "ce-"])
+async def test_attributes_that_a_client_writes_as_bytes_are_read(
+    foreign: Foreign, harness: Harness, topic: Topic, prefix: str
+) -> None:
+    probe = Probe(f"{topic.name}-reader")
+    bus = harness.new_bus()
+    await bus.register(registration(probe, topic))
+    async with bus:
+        given = attributes(id="7", source="/größe")
+        headers: dict[str, Any] = {f"{prefix}{n}": bytearray(v.encode()) for n, v in given.items()}
+        await foreign.publish(topic.name, b'{"number":7}', headers | {"x-raw": bytearray(b"\xff")})
+        await eventually(lambda: probe.numbers == [7])
+    (arrival,) = probe.arrivals
+    assert arrival.delivery.id == "7"
+    assert attribute(arrival.delivery.headers, "source") == "/größe"
+    assert "x-raw" not in arrival.delivery.headers
 
 
 @pytest.mark.parametrize("foreign", ["aio-pika"], indirect=True)

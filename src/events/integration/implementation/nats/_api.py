@@ -106,8 +106,9 @@ class Api:
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def hear(message: Incoming) -> None:
-            if message.headers is not None and "Status" in message.headers:
-                status = message.headers["Status"]
+            # A stored message comes under its own subject, and may have a header of that name.
+            if message.subject == inbox:
+                status = (message.headers or {}).get("Status")
                 if status != _HEARTBEAT and not over.done():
                     over.set_result(None)
                 return
