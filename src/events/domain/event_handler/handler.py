@@ -234,7 +234,7 @@ class DomainEventHandler(ABC, Generic[E]):
         """Act on the event. An error ends the unit of work: later handlers do not run."""
 
 
-def check_event_class(given: type) -> None:
+def check_event_class(given: type[Any]) -> None:
     """Raise unless it is a class of events."""
     if not issubclass(given, DomainEvent):
         raise InvalidDomainEventError(
