@@ -160,7 +160,8 @@ def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
 def own_id(headers: Mapping[str, str], body: bytes) -> str | None:
     """Return a message's CloudEvents id, in either mode, or None."""
     if headers.get("content-type") != JSON or "ce-type" not in headers:
-        body = readable(headers, body)
+        if _may_be_enveloped(headers, MARK):  # some body may be, so this is worth decompressing
+            body = readable(headers, body)
         found = from_structured(body).id if _may_be_enveloped(headers, body) else None
         if found is not None:
             return found
