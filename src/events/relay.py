@@ -54,7 +54,7 @@ from contextlib import (
 from typing import Any, Literal, TypeAlias, cast
 
 from events._frozen import frozen
-from events._named import UserCodeError, load_named, running, traceback_of
+from events._named import UserCodeError, load_named, plain, running, traceback_of
 from events.errors import EventsError, MissingExtraError, OutboxError
 from events.integration.bus import IntegrationEventBus
 from events.integration.outbox import OutboxRelay, ParkedRow
@@ -240,11 +240,13 @@ async def _stats(relay: OutboxRelay, _ids: Ids) -> None:
 async def _parked(relay: OutboxRelay, _ids: Ids) -> None:
     async for row in _all_parked(relay):
         message = row.message
-        print(  # noqa: T201 - it was asked for
+        error = row.error.strip().partition("\n")[0]
+        line = (
             f"{row.id}\t{row.parked_at:%Y-%m-%d %H:%M:%S}Z\t{message.topic}\t{message.type}\t"
             f"{message.id}\t{row.reason}, {row.attempts} attempt{'' if row.attempts == 1 else 's'}"
-            f": {row.error.splitlines()[0]}"
+            f": {error}"
         )
+        print(plain(line, lines=True))  # noqa: T201 - it was asked for
 
 
 async def _chosen(relay: OutboxRelay, ids: Ids) -> list[int]:

@@ -71,7 +71,7 @@ def bare():
 
 class Full(IntegrationEventBus):
     async def send(self, topic, event):
-        raise ValueError("the file is full\\nof lines")
+        raise ValueError("the file is\\x1b[2J full\\nof lines")
 
 
 def refusing():
@@ -207,7 +207,7 @@ async def test_what_could_not_be_sent_is_shown_redriven_and_discarded(folder: Pa
         (str(number), "notes", Noted.type) for number in (1, 2, 3)
     ]
     assert {row[5] for row in rows} == {
-        "retries-exhausted, 1 attempt: ValueError: the file is full"
+        r"retries-exhausted, 1 attempt: ValueError: the file is\x1b[2J full"
     }
     would = await said(folder, "service:bare", "discard", "2", "9", "--dry-run")
     assert would == ["would be discarded: 1"]
