@@ -39,6 +39,14 @@ def running(module: str) -> Generator[None]:
         raise UserCodeError(_one_line(error, module)) from error
 
 
+def plain(text: str, *, lines: bool = False) -> str:
+    """Return the text with unprintable characters escaped; `lines` keeps newlines."""
+    return "".join(
+        c if c.isprintable() or (lines and c in "\n\t") else c.encode("unicode_escape").decode()
+        for c in text
+    )
+
+
 def traceback_of(error: BaseException, *, wanted: bool = False) -> str | None:
     """Return the traceback of an error, or None unless the environment or the caller wants it."""
     if not wanted and not os.environ.get(TRACEBACK):
@@ -81,7 +89,7 @@ def load_named(path: str, form: str = "module:name") -> object:
 def _one_line(error: Exception, module: str) -> str:
     place = _place(error, module)
     said = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())
-    said = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in said)
+    said = plain(said)
     if len(said) > _LONGEST:
         said = f"{said[:_LONGEST]}..."
     text = f"{type(error).__name__}: {said}" if said else type(error).__name__

@@ -31,6 +31,8 @@ the bus of two URLs, so the broker may be down:
     python -m events.relay module:factory parked            list rows that could not be sent
     python -m events.relay module:factory redrive 17 18     send parked rows again
     python -m events.relay module:factory discard all       delete parked rows
+
+With `--dry-run`, `redrive` and `discard` count the rows and change nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +53,8 @@ from contextlib import (
 )
 from typing import Any, Literal, TypeAlias, cast
 
-from events._named import UserCodeError, load_named, running, traceback_of
+from events._frozen import frozen
+from events._named import UserCodeError, load_named, plain, running, traceback_of
 from events.errors import EventsError, MissingExtraError, OutboxError
 from events.integration.bus import IntegrationEventBus
 from events.integration.outbox import OutboxRelay, ParkedRow
@@ -73,7 +76,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         prog = "python -m events.relay" if __name__ == "__main__" else "events-relay"
     parser = argparse.ArgumentParser(
         prog=prog,
-        usage=f"{prog} [-h] [--log-level LOG_LEVEL] "
+        usage=f"{prog} [-h] [--log-level LOG_LEVEL] [--dry-run] "
         "(MODULE:FACTORY | DATABASE BROKER) [VERB] [ID ...]",
         description="Run an outbox relay.",
     )
@@ -87,6 +90,9 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         "rows, or 'all'",
     )
     parser.add_argument("--log-level", default="INFO", help="default: %(default)s")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="count what redrive or discard would change"
+    )
     arguments = parser.parse_intermixed_args(argv)  # so that an option may stand anywhere
     try:
         logging.basicConfig(
@@ -98,6 +104,8 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
         verb, *given = words[named:] or ["run"]
         if verb != "run" and verb not in _VERBS:
             raise ValueError(f"{verb!r} is not a verb: use {', '.join(['run', *_VERBS])}")
+        if arguments.dry_run and verb not in _WITH_IDS:
+            raise ValueError(f"{verb} changes nothing: omit --dry-run")
         ids = _ids(verb, given)
         factory = _load(words[0]) if named == 1 else _between(*_urls(words), serve=verb == "run")
     except (ValueError, MissingExtraError) as error:
@@ -105,7 +113,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str | None = None) -> int:
     except UserCodeError as error:
         return _failed(error)
     try:
-        asyncio.run(_run(factory, verb, ids))
+        asyncio.run(_run(factory, verb, ids, dry_run=arguments.dry_run))
     except (EventsError, UserCodeError) as error:
         return _failed(error)
     return 0
@@ -118,7 +126,7 @@ def _failed(error: Exception) -> int:
     return 1
 
 
-async def _run(factory: RelayFactory, verb: str, ids: Ids) -> None:
+async def _run(factory: RelayFactory, verb: str, ids: Ids, *, dry_run: bool) -> None:
     async with AsyncExitStack() as stack:
         ours = factory.__module__ == __name__  # of two URLs
         with nullcontext() if ours else running(factory.__module__):
@@ -137,10 +145,15 @@ async def _run(factory: RelayFactory, verb: str, ids: Ids) -> None:
         try:
             if verb != "run":
                 await relay.check()
-                await _VERBS[verb](relay, ids)
+                if dry_run:
+                    count = len(await _chosen(relay, ids))
+                    print(f"would be {_WITH_IDS[verb]}: {count}")  # noqa: T201 - it was asked for
+                else:
+                    await _VERBS[verb](relay, ids)
                 return
             logger.info("%r runs; stop it with SIGTERM", relay)
-            await relay.run()
+            with frozen():
+                await relay.run()
         except EventsError:
             raise
         except Exception as error:
@@ -227,11 +240,18 @@ async def _stats(relay: OutboxRelay, _ids: Ids) -> None:
 async def _parked(relay: OutboxRelay, _ids: Ids) -> None:
     async for row in _all_parked(relay):
         message = row.message
-        print(  # noqa: T201 - it was asked for
+        error = row.error.strip().partition("\n")[0]
+        line = (
             f"{row.id}\t{row.parked_at:%Y-%m-%d %H:%M:%S}Z\t{message.topic}\t{message.type}\t"
             f"{message.id}\t{row.reason}, {row.attempts} attempt{'' if row.attempts == 1 else 's'}"
-            f": {row.error.splitlines()[0]}"
+            f": {error}"
         )
+        print(plain(line, lines=True))  # noqa: T201 - it was asked for
+
+
+async def _chosen(relay: OutboxRelay, ids: Ids) -> list[int]:
+    """Return those of the ids that are parked rows'."""
+    return [row.id async for row in _all_parked(relay) if ids is None or row.id in ids]
 
 
 async def _redrive(relay: OutboxRelay, ids: Ids) -> None:
@@ -243,7 +263,7 @@ async def _discard(relay: OutboxRelay, ids: Ids) -> None:
 
 
 async def _move(relay: OutboxRelay, action: Literal["redrive", "discard"], ids: Ids) -> int:
-    rows = [row.id async for row in _all_parked(relay)] if ids is None else ids
+    rows = await _chosen(relay, None) if ids is None else ids
     chosen = "all" if ids is None else ", ".join(map(str, ids))
     target = "parked rows of the outbox"
     with recorded(
@@ -259,7 +279,7 @@ def _all_parked(relay: OutboxRelay) -> AsyncIterator[ParkedRow]:
     return OutboxRows(relay, actor="events-relay").parked()
 
 
-_WITH_IDS = {"redrive", "discard"}
+_WITH_IDS = {"redrive": "redriven", "discard": "discarded"}
 _VERBS: dict[str, Callable[[OutboxRelay, Ids], Awaitable[None]]] = {
     "stats": _stats,
     "parked": _parked,

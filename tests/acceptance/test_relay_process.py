@@ -25,9 +25,11 @@ __all__ = ["rabbitmq_url"]
 
 SERVICE = '''
 """What a user's service would have: a relay into a bus that writes down what it gets."""
+import gc
 import os
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -44,6 +46,8 @@ class Noted(IntegrationEvent):
 
 class FileBus(IntegrationEventBus):
     async def send(self, topic, event):
+        if gc.get_freeze_count():
+            Path("frozen").touch()
         with open("sent", "a") as file:
             print(topic.name, event.number, file=file)
 
@@ -67,7 +71,7 @@ def bare():
 
 class Full(IntegrationEventBus):
     async def send(self, topic, event):
-        raise ValueError("the file is full\\nof lines")
+        raise ValueError("the file is\\x1b[2J full\\nof lines")
 
 
 def refusing():
@@ -147,6 +151,7 @@ async def test_it_relays_until_sigterm_and_exits_with_0(folder: Path, factory: s
         while process.returncode is None and len(lines_of(folder / "sent")) < 3:
             await asyncio.sleep(0.01)
     assert lines_of(folder / "sent") == ["notes 0", "notes 1", "notes 2"]
+    assert (folder / "frozen").exists()
     process.send_signal(signal.SIGTERM)
     out, err = await asyncio.wait_for(process.communicate(), 120)
     assert process.returncode == 0, err.decode()
@@ -202,8 +207,10 @@ async def test_what_could_not_be_sent_is_shown_redriven_and_discarded(folder: Pa
         (str(number), "notes", Noted.type) for number in (1, 2, 3)
     ]
     assert {row[5] for row in rows} == {
-        "retries-exhausted, 1 attempt: ValueError: the file is full"
+        r"retries-exhausted, 1 attempt: ValueError: the file is\x1b[2J full"
     }
+    would = await said(folder, "service:bare", "discard", "2", "9", "--dry-run")
+    assert would == ["would be discarded: 1"]
     assert await said(folder, "service:bare", "discard", "2") == ["discarded: 1"]
     redriving = await start(folder, "service:bare", "redrive", "all")
     out, err = await asyncio.wait_for(redriving.communicate(), 120)
@@ -216,6 +223,7 @@ async def test_what_could_not_be_sent_is_shown_redriven_and_discarded(folder: Pa
 @pytest.mark.parametrize(
     ("arguments", "status", "text"),
     [
+        (["parked", "--dry-run"], 2, "parked changes nothing: omit --dry-run"),
         (["pakred"], 2, "'pakred' is not a verb: use run, stats, parked, redrive, discard"),
         (["parked", "1"], 2, "parked takes no ids: 1"),
         (["redrive"], 2, "redrive needs the ids of parked rows, as `parked` shows them, or 'all'"),

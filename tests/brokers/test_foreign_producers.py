@@ -7,11 +7,12 @@ import gzip
 import json
 import re
 import struct
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import aio_pika
@@ -20,14 +21,18 @@ from nats.aio.client import Client as NatsClient
 from redis.asyncio import Redis
 from sqlalchemy import make_url
 
+from events.errors import InvalidTopologyError
 from events.integration import (
+    DeadLetter,
     IntegrationEventBusRegistration,
     RetryPolicy,
     Topic,
     current_delivery,
 )
+from events.integration.cloudevents import attribute
 from events.integration.implementation.nats._names import type_subject
 from events.integration.implementation.redis import RedisPubSubIntegrationEventBus
+from events.integration.message import Message
 from events.testing import eventually
 from events.testing.contracts import Harness, Numbered, Probe
 from tests.brokers.nats_server import plain_url
@@ -145,11 +150,17 @@ def enveloped(number: int, content_type: str | None, **given: str) -> tuple[byte
     return structured(number, **given), headers
 
 
+def compressed(number: int, **given: str) -> tuple[bytes, dict[str, str]]:
+    headers = {"content-type": CONTENT_TYPE, "content-encoding": "gzip"}
+    return gzip.compress(structured(number, **given), mtime=0), headers
+
+
 MODES: Mapping[str, Callable[..., tuple[bytes, dict[str, str]]]] = {
     "binary": binary,
     "structured": partial(enveloped, content_type=CONTENT_TYPE),
     "structured, said to be JSON": partial(enveloped, content_type="application/json"),
     "structured, no headers": partial(enveloped, content_type=None),
+    "structured, compressed": compressed,
 }
 
 
@@ -203,6 +214,23 @@ async def test_log_dead_letter_and_redrive_have_the_cloudevents_id(
     assert {arrival.delivery.id for arrival in probe.arrivals} == {"order-7"}
     (given_up,) = [r for r in caplog.records if "gives up" in r.message]
     assert vars(given_up)["event_id"] == "order-7"
+
+
+async def test_names_of_headers_are_read_in_any_case(
+    foreign: Foreign, harness: Harness, topic: Topic
+) -> None:
+    body, headers = binary(1, id="order-7")
+    probe = Probe(f"{topic.name}-reader")
+    bus = harness.new_bus()
+    await bus.register(registration(probe, topic))
+    async with bus:
+        for named in (str.upper, str.title):
+            given = {named(name): value for name, value in headers.items()}
+            await foreign.publish(topic.name, body, given)
+        await eventually(lambda: probe.numbers == [1, 1])
+    for arrival in probe.arrivals:
+        assert arrival.delivery.id == "order-7"
+        assert arrival.delivery.headers.items() >= headers.items()
 
 
 async def test_attributes_are_read_percent_encoded_or_not(
@@ -265,9 +293,11 @@ async def test_what_names_no_type_has_the_one_it_was_routed_by_at_each_attempt(
         # A field of its own that is called `type` is no description.
         await foreign.publish(topic.name, b'{"number":2,"type":"card"}', {})
         await foreign.publish(topic.name, b'{"number":3,"type":"card","version":"9"}', {})
-        await eventually(lambda: probe.numbers == [1, 2, 3])
+        body = gzip.compress(b'{"number":4}')
+        await foreign.publish(topic.name, body, {"content-encoding": "gzip"})
+        await eventually(lambda: probe.numbers == [1, 2, 3, 4])
         assert not await bus.dead_letters(probe)
-    assert probe.attempts == [1, 2, 1, 1, 1]
+    assert probe.attempts == [1, 2, 1, 1, 1, 1]
     assert {arrival.delivery.headers["ce-type"] for arrival in probe.arrivals} == {Numbered.type}
 
 
@@ -290,10 +320,61 @@ async def test_what_describes_itself_is_not_what_it_was_routed_by(
     assert "it is a JSON array" in letters[0].error
 
 
+# --- NATS -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("foreign", ["nats"], indirect=True)
+async def test_a_dead_letter_with_a_header_status_is_found_among_others(
+    foreign: Foreign, harness: Harness, topic: Topic
+) -> None:
+    async def all_three() -> Sequence[DeadLetter]:
+        letters = await bus.dead_letters(probe)
+        return letters if len(letters) == 3 else ()
+
+    probe = Probe(f"{topic.name}-reader")
+    bus = harness.new_bus()
+    await bus.register(registration(probe, topic))
+    async with bus:
+        for number, status in ("1", {}), ("2", {"Status": "404"}), ("3", {}):
+            await foreign.publish(topic.name, b"no JSON", binary(0, id=number)[1] | status)
+        letters = await eventually(all_three)
+    assert {letter.message.id for letter in letters} == {"1", "2", "3"}
+    assert {letter.message.headers.get("status") for letter in letters} == {"404", None}
+
+
+async def test_a_header_whose_name_has_a_line_break_comes_with_its_dead_letter(
+    topic: Topic,
+) -> None:
+    """The server takes what nats-py does not send."""
+    probe = Probe(f"{topic.name}-reader")
+    async with NatsHarness().new_bus() as bus:
+        await bus.register(registration(probe, topic))
+        server = urlsplit(plain_url())
+        reader, writer = await asyncio.open_connection(server.hostname, server.port)
+        subject, headers = type_subject(topic.name, Numbered.type), b"NATS/1.0\r\na\nb: c\r\n\r\n"
+        sizes = f"{len(headers)} {len(headers) + 3}"
+        writer.write(f'CONNECT {{"headers":true}}\r\nHPUB {subject} {sizes}\r\n'.encode())
+        writer.write(headers + b"[1]\r\nPING\r\n")
+        await reader.readuntil(b"PONG")
+        writer.close()
+        await writer.wait_closed()
+        (letter,) = await eventually(lambda: bus.dead_letters(probe))
+    assert letter.message.headers["a b"] == "c"
+
+
+async def test_headers_that_nats_cannot_carry_are_refused_for_good() -> None:
+    """A relay parks the row; as if NATS were away, it would wait for ever."""
+    async with NatsHarness().new_bus() as bus:
+        message = Message("orders", "order.paid", "id-1", b"{}", {"a:b": "c"})
+        (outcome,) = await bus.forward([message])
+    assert isinstance(outcome, InvalidTopologyError)
+    assert "a:b" in str(outcome)
+
+
 # --- RabbitMQ ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("prefix", ["ce-", "cloudEvents_", "cloudEvents:"])
+@pytest.mark.parametrize("prefix", ["ce-", "cloudEvents_", "cloudEvents:", "CLOUDEVENTS_"])
 @pytest.mark.parametrize("foreign", ["aio-pika"], indirect=True)
 async def test_the_prefixes_of_the_amqp_binding_are_read(
     foreign: Foreign, harness: Harness, topic: Topic, prefix: str
@@ -308,6 +389,26 @@ async def test_the_prefixes_of_the_amqp_binding_are_read(
     (arrival,) = probe.arrivals
     assert arrival.delivery.id == "a b"
     assert arrival.delivery.headers["ce-source"] == "/orders"
+
+
+@pytest.mark.parametrize("foreign", ["aio-pika"], indirect=True)
+@pytest.mark.parametrize("prefix", ["cloudEvents_", "ce-"])
+async def test_attributes_that_a_client_writes_as_bytes_are_read(
+    foreign: Foreign, harness: Harness, topic: Topic, prefix: str
+) -> None:
+    probe = Probe(f"{topic.name}-reader")
+    bus = harness.new_bus()
+    await bus.register(registration(probe, topic))
+    async with bus:
+        given = attributes(id="7", source="/größe")
+        headers: dict[str, Any] = {f"{prefix}{n}": bytearray(v.encode()) for n, v in given.items()}
+        headers["x-raw"] = bytearray(b"\xff")
+        await foreign.publish(topic.name, b'{"number":7}', headers)
+        await eventually(lambda: probe.numbers == [7])
+    (arrival,) = probe.arrivals
+    assert arrival.delivery.id == "7"
+    assert attribute(arrival.delivery.headers, "source") == "/größe"
+    assert "x-raw" not in arrival.delivery.headers
 
 
 @pytest.mark.parametrize("foreign", ["aio-pika"], indirect=True)

@@ -1,12 +1,16 @@
 """What is found at a NATS server and cannot serve, answered by hand: each difference is named."""
 
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 import pytest
+from nats.errors import ConnectionClosedError
 
 from events.errors import BusUnavailableError, InvalidTopologyError
 from events.integration.implementation.nats._api import Api, ApiError
+from events.integration.implementation.nats._driver import Incoming
 from events.integration.implementation.nats._limits import PullLimits
 from events.integration.implementation.nats._topology import (
     ConsumerSpec,
@@ -213,3 +217,37 @@ async def test_a_consumer_that_the_server_refuses_is_named(answers: dict[str, An
 async def test_whether_a_consumer_is_there() -> None:
     assert await consumer_exists(api(Server(CONSUMER_INFO=[{}])), CONSUMER)
     assert not await consumer_exists(api(Server(CONSUMER_INFO=[MISSING])), CONSUMER)
+
+
+class Lost:
+    """A link whose connection is lost, at the subscription or at the end of it."""
+
+    name = "NATS"
+    client = SimpleNamespace(new_inbox=lambda: "inbox")
+
+    def __init__(self, error: Exception, *, at: str) -> None:
+        self.on_denied: list[Any] = []
+        self._error = error
+        self._at = at
+
+    def add_listener(self, _: Any) -> None:
+        pass
+
+    async def listen(self, _: str, hear: Callable[[Incoming], None]) -> None:
+        if self._at == "listen":
+            raise self._error
+        hear(Incoming("inbox", "", b"", {"Status": "404"}))
+
+    async def leave(self, _: Any) -> None:
+        raise self._error
+
+
+@pytest.mark.parametrize("at", ["listen", "leave"])
+@pytest.mark.parametrize("error", [ConnectionClosedError(), TimeoutError()])
+async def test_a_pull_whose_connection_is_lost_says_that_the_broker_is_away(
+    error: Exception, at: str
+) -> None:
+    link: Any = Lost(error, at=at)
+    writer: Any = SimpleNamespace(put=lambda _: None)
+    with pytest.raises(BusUnavailableError, match="messages from billing"):
+        await Api(link, writer, 1.0).pull("orders", "billing", 10)

@@ -19,10 +19,13 @@ from events.errors import (
     NoSuchDeadLetterError,
     UnsupportedByBusError,
 )
-from events.integration import RetryPolicy
+from events.integration import IntegrationEventBusRegistration, RetryPolicy
 from events.integration.health import Backlog
 from events.integration.implementation.base import TransportIntegrationEventBus
-from events.integration.implementation.memory import InMemoryBroadcastIntegrationEventBus
+from events.integration.implementation.memory import (
+    InMemoryBroadcastIntegrationEventBus,
+    InMemoryIntegrationEventBus,
+)
 from events.integration.message import DeadLetter
 from events.integration.observation import system_of
 from events.integration.pipeline import pausing
@@ -503,6 +506,42 @@ async def test_pausing_everywhere_lets_the_running_handler_end(dead: Dead, soon:
     await dead.scenario.holds(lambda: dead.probe.numbers == [1], "it handles another")
     await dead.operator.resume(dead.probe)
     await dead.scenario.handled(2, dead.probe)
+
+
+async def test_a_paused_consumer_that_a_running_bus_registers_begins_nothing(dead: Dead) -> None:
+    """The bus has looked at the marks before, of others."""
+    dead.bad = lambda _: False
+    await dead.operator.pause(dead.probe)
+    another = await dead.scenario.started()
+    topic = dead.scenario.topic("another")
+    await another.register(dead.scenario.registration(dead.probe, topic, Numbered, retry=ONCE))
+    assert another.health().paused == (dead.probe.name,)
+    await dead.operator.send(topic, Numbered(1))
+    await another.resume(dead.probe)
+    await dead.scenario.handled(1, dead.probe)
+
+
+async def test_a_pause_that_is_refused_leaves_the_consumer_as_it_was() -> None:
+    """In a handler, which the pause would wait for."""
+    refused: list[str] = []
+
+    async def pause(_: Any) -> None:
+        with pytest.raises(UnsupportedByBusError):
+            await consumers.pause("mails")
+        refused.extend(consumers.paused)
+
+    probe = Probe("mails", react=pause)
+    topic = Topic("users")
+    registration = IntegrationEventBusRegistration(probe, topic, [Numbered])
+    async with InMemoryIntegrationEventBus([registration]) as bus:
+        consumers = Consumers(bus, actor="anna")
+        await bus.send(topic, Numbered(1))
+        await bus.broker.quiet()
+        assert refused == list(consumers.paused) == []
+        await consumers.resume("mails")
+        await bus.send(topic, Numbered(2))
+        await bus.broker.quiet()
+    assert probe.numbers == [1, 2]
 
 
 async def test_a_mark_that_cannot_be_read_changes_nothing(

@@ -26,7 +26,10 @@ from events.errors import (
     BusUnavailableError,
     SendOutcomeUnknownError,
 )
-from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
+from events.integration.brokering.problems import Problems
+from events.integration.implementation.redis import RedisStreamsIntegrationEventBus, _settling
+from events.integration.implementation.redis._connecting import DisconnectedError
+from events.integration.implementation.redis._entries import Entry, Keys
 from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
@@ -388,6 +391,36 @@ async def test_retries_survive_kills_at_any_moment(server: RedisServer, worker: 
 
 def _ended(processes: list[Process]) -> set[int]:
     return {number for process in processes for number in process.said("end")}
+
+
+class ClosedLink:
+    """A link after its bus was shut down."""
+
+    is_open = False
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def call(self, *_: object) -> asyncio.Future[Any]:
+        self.asked += 1
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        answer.set_exception(DisconnectedError("it is closed", sent=False))
+        return answer
+
+
+async def test_an_ack_that_no_connection_can_carry_any_more_is_not_tried_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As after a shutdown while the server was away; the event is redelivered after its lease."""
+    for pause in ("_FIRST_PAUSE", "_LONGEST_PAUSE", "_GATHER"):
+        monkeypatch.setattr(_settling, pause, 0.0)
+    link: Any = ClosedLink()
+    keys = Keys(TOPIC.name, "worker")
+    settler = _settling.Settler(link, keys, "me", Problems("worker"), lambda _: None)
+    settler.ack(Entry.read(keys, keys.topic, (b"1-0", [b"data", b"{}"])))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert link.asked == 1
 
 
 async def test_a_consumer_that_ends_by_itself_takes_the_process_down(

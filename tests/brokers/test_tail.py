@@ -17,10 +17,13 @@ import redis
 from nats.aio.client import Client as NatsClient
 from pika.exceptions import ChannelClosedByBroker  # type: ignore[import-untyped]
 
-from events.errors import InvalidTopologyError, UnsupportedByBusError
+from events.errors import BusUnavailableError, InvalidTopologyError, UnsupportedByBusError
 from events.integration import PII, IntegrationEvent
+from events.integration.brokering.backoff import Backoff
 from events.integration.implementation.base import TransportIntegrationEventBus
+from events.integration.implementation.memory import InMemoryBroadcastTransport
 from events.integration.implementation.nats._names import token
+from events.operations import tail as tail_module
 from events.operations.tail import Tail, TailedEvent
 from events.testing.contracts import Harness
 from events.testing.contracts.probe import Numbered, Other
@@ -144,6 +147,58 @@ async def test_a_tail_goes_on_after_its_connection_was_lost(harness: Harness) ->
                 await bus.send(topic, Numbered(sent := sent + 1))
                 await asyncio.wait([seen], timeout=0.05)
             assert 1 <= numbers([seen.result()])[0] <= sent
+
+
+class Flapping:
+    """A bus whose broker is there each time, and gone again at once."""
+
+    features = InMemoryBroadcastTransport.features
+    registrations = ()
+
+    def __init__(self) -> None:
+        self.transport = self
+
+    async def tail(self, *given: Any) -> None:
+        given[-1]()
+        raise BusUnavailableError("the broker", "it is gone")
+
+
+async def test_a_tail_comes_back_as_soon_after_many_outages_as_after_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It misses what is sent meanwhile."""
+    pauses: list[float] = []
+    enough = asyncio.Event()
+
+    class Noted(Backoff):
+        async def pause(self) -> None:
+            pauses.append(self.take())
+            if len(pauses) == 10:
+                enough.set()
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(tail_module, "Backoff", Noted)
+    bus: Any = Flapping()
+    async with Tail(bus, "users"):
+        await enough.wait()
+    assert max(pauses) <= 0.2
+
+
+async def test_a_tail_whose_beginning_is_cancelled_leaves_no_task() -> None:
+    class Waiting(Flapping):
+        async def tail(self, *given: Any) -> None:
+            waiting.set()
+            await asyncio.Event().wait()
+
+    waiting = asyncio.Event()
+    before = asyncio.all_tasks()
+    bus: Any = Waiting()
+    entering = asyncio.create_task(Tail(bus, "users").__aenter__())
+    await waiting.wait()
+    entering.cancel()
+    await asyncio.wait([entering])
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == before
 
 
 async def test_where_only_consumers_get_events_that_is_said(quiet: Harness) -> None:

@@ -134,10 +134,11 @@ async def analyze(engine: AsyncEngine) -> None:
             await connection.execute(text(f"{word} {each}"))
 
 
-def questions(engine: AsyncEngine, *, limit: int = 100) -> dict[str, Ask]:
+def questions(engine: AsyncEngine, *, limit: int = 100, is_backlog: bool = False) -> dict[str, Ask]:
     """Return what is asked all the time, and what an owner asks now and then, of each place.
 
-    `limit` is how many of the rows that are due are read at once.
+    `limit` is how many of the rows that are due are read at once, `is_backlog` whether the read
+    before had as many.
     """
     store = SQLAlchemyOutboxStore(engine)
     lease = Lease("relay", "token", frozenset(range(PARTITIONS)), 30.0, 30.0)
@@ -147,7 +148,14 @@ def questions(engine: AsyncEngine, *, limit: int = 100) -> dict[str, Ask]:
 
     async def bus_due(after: int | None = None) -> object:
         return await rows.due(
-            seat, consumer, ALL, limit=limit, max_bytes=8 << 20, after=after, known=()
+            seat,
+            consumer,
+            ALL,
+            limit=limit,
+            max_bytes=8 << 20,
+            after=after,
+            known=(),
+            is_backlog=is_backlog,
         )
 
     asked: dict[str, Ask] = {
@@ -189,10 +197,12 @@ def _of_schedules(
     }
 
 
-async def plans(engine: AsyncEngine, *, times: int = 1, limit: int = 100) -> list[Plan]:
+async def plans(
+    engine: AsyncEngine, *, times: int = 1, limit: int = 100, is_backlog: bool = False
+) -> list[Plan]:
     """Ask each question, and have its statements explained, as they were set to be planned."""
     found: list[Plan] = []
-    for question, ask in questions(engine, limit=limit).items():
+    for question, ask in questions(engine, limit=limit, is_backlog=is_backlog).items():
         await ask()  # what is asked once, such as the name of an index
         asked = list[tuple[str, Any]]()
         settings = list[str]()

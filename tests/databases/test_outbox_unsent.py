@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,21 @@ async def _closed_in_a_savepoint(engine: AsyncEngine) -> None:
         await SQLAlchemyOutbox(session).put(USERS, Registered(1))
 
 
+async def _schedule(session: AsyncSession, schedule_id: str) -> None:
+    outbox, tomorrow = SQLAlchemyOutbox(session), datetime.now(UTC) + timedelta(days=1)
+    await outbox.put(USERS, Registered(1), available_at=tomorrow, schedule_id=schedule_id)
+
+
+async def _scheduled(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session:
+        await _schedule(session, "reminder")
+
+
+async def _scheduled_in_a_savepoint(engine: AsyncEngine) -> None:
+    async with AsyncSession(engine) as session, session.begin_nested():
+        await _schedule(session, "reminder")
+
+
 async def _put_after_the_commit(engine: AsyncEngine) -> None:
     async with AsyncSession(engine) as session:
         async with session.begin():
@@ -121,6 +137,8 @@ async def _never_closed(engine: AsyncEngine) -> None:
         _closed,
         _reset,
         _closed_in_a_savepoint,
+        _scheduled,
+        _scheduled_in_a_savepoint,
         _put_after_the_commit,
         _put_after_the_close,
         _never_closed,
@@ -181,6 +199,7 @@ async def test_a_session_that_commits_or_rolls_back_its_events_warns_of_nothing(
         for ends in (AsyncSessionTransaction.rollback, AsyncSessionTransaction.commit):
             savepoint = await session.begin_nested()
             await SQLAlchemyOutbox(session).put(USERS, Registered(1))
+            await _schedule(session, ends.__name__)
             await ends(savepoint)
             del savepoint
         await end(session)

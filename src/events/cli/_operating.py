@@ -84,11 +84,11 @@ def future(text: str) -> datetime:
 
 
 def _time(text: str, span: str, direction: int) -> datetime:
-    if found := re.fullmatch(r"(\d+)([smhd])", text):
-        return datetime.now(UTC) + direction * timedelta(**{_AGES[found[2]]: int(found[1])})
     try:
+        if found := re.fullmatch(r"(\d+)([smhd])", text):
+            return datetime.now(UTC) + direction * timedelta(**{_AGES[found[2]]: int(found[1])})
         return datetime.fromisoformat(text).astimezone()
-    except ValueError:
+    except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(
             f"{text!r} is neither a time as 2026-01-31T12:00 nor {span} as 90m, 2h or 3d"
         ) from None

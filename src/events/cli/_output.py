@@ -10,19 +10,13 @@ from typing import Any
 
 import msgspec
 
+from events._named import plain
+
 
 def add_json(*parsers: argparse.ArgumentParser) -> None:
     """Add the option `--json`, for output to other programs."""
     for parser in parsers:
         parser.add_argument("--json", action="store_true", help="print one JSON object a line")
-
-
-def plain(text: str, *, lines: bool = False) -> str:
-    """Return the text with unprintable characters escaped; `lines` keeps newlines."""
-    return "".join(
-        c if c.isprintable() or (lines and c in "\n\t") else c.encode("unicode_escape").decode()
-        for c in text
-    )
 
 
 def when(time: datetime) -> str:

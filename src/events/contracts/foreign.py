@@ -14,6 +14,9 @@ from events.contracts.lock import Lock, LockFileError
 from events.contracts.payloads import payloads
 from events.errors import MissingExtraError
 
+# What says nothing of the form; draft 7 has it beside a reference only in an `allOf`.
+_BESIDE = {"default", "deprecated", "description", "examples", "title", "x-pii"}
+
 
 def read_contracts(path: Path) -> Lock:
     """Read a lock file or an AsyncAPI document, in JSON or YAML.
@@ -208,6 +211,14 @@ class _Document:
         }
         if isinstance(made.get("items"), list):  # draft 7's form of a tuple
             made["prefixItems"] = made.pop("items")
+        if isinstance(tag := made.get("discriminator"), str):  # AsyncAPI's form
+            made["discriminator"] = {"propertyName": tag}
+        match made.get("allOf"):
+            case [{"$ref": str(target)}] if made.keys() - {"allOf"} <= _BESIDE:
+                del made["allOf"]
+                made["$ref"] = target
+            case _:
+                pass
         return made
 
     def _resolved(self, given: Mapping[str, Any], file: Path) -> tuple[dict[str, Any], Path]:

@@ -199,7 +199,11 @@ def _strings(schema: Mapping[str, Any]) -> Iterator[str]:
             yield _NAIVE[kind]
         return
     least, most = schema.get("minLength", 0), schema.get("maxLength")
-    pattern = re.compile(schema.get("pattern", ""))
+    try:
+        pattern = re.compile(schema.get("pattern", ""))
+    except re.error:  # as `\p{L}`, which Python has not: only its examples are known to match
+        yield from schema.get("examples", ())
+        return
     for text in (*schema.get("examples", ()), *_TEXTS):
         fitted = text + "x" * (least - len(text))
         fitted = fitted if most is None else fitted[:most]

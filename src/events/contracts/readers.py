@@ -7,6 +7,7 @@ apart from checks of the class's own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -57,12 +58,13 @@ class _Types:
         self._within.append(reference or "-")
         try:
             made = self._type(resolved(given, self._root), tag_field)
+            msgspec.json.Decoder(made)
+        except (TypeError, ValueError, re.error):
+            # Msgspec has no such type: a union that it cannot tell apart, a pattern that is none
+            # of Python's.
+            return Any
         finally:
             self._within.pop()
-        try:
-            msgspec.json.Decoder(made)
-        except (TypeError, ValueError):  # a union, say, that msgspec cannot tell apart
-            return Any
         return made
 
     def _type(  # noqa: C901, PLR0911 - a case for each kind of schema
@@ -117,9 +119,9 @@ class _Types:
         fields: list[tuple[Any, ...]] = []
         names: dict[str, str] = {}
         for index, (name, each) in enumerate(properties.items()):
-            if name == tag_field:
-                (options["tag"],) = each["enum"]
-                options["tag_field"] = name
+            tags = [each["const"]] if "const" in each else each.get("enum", ())
+            if name == tag_field and len(tags) == 1:
+                options |= {"tag": tags[0], "tag_field": name}
                 continue
             # The names of properties are any strings.
             names[f"field{index}"] = name

@@ -134,13 +134,16 @@ def _options(info: inspect.UnionType, schema: dict[str, Any]) -> list[tuple[Any,
         options.extend(option.get("anyOf", ()))
     for member in info.types:
         inner: Any = member
+        marks: dict[str, Any] = {}
         while isinstance(inner, inspect.Metadata):
+            marks |= cast("dict[str, Any]", inner.extra_json_schema or {})
             inner = inner.type
         name = getattr(getattr(inner, "cls", None), "__name__", None)
         for option in options:
             if name is not None and "$ref" in option:
                 reference = option["$ref"].removeprefix(_REFERENCE)
                 if reference == name or reference.endswith(f".{inner.cls.__qualname__}"):
+                    option.update(marks)  # msgspec has none beside a Struct in a union
                     found.append((inner, option))
             elif name is None and option.get("type") == _json_type(inner):
                 found.append((inner, option))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
-from events.domain.event import DomainEvent
+from events.domain.event import DomainEvent, type_of
 from events.errors import InvalidDomainEventError
 
 logger = logging.getLogger("events.domain")
@@ -42,7 +42,7 @@ class _Unpopped(list[DomainEvent]):
                 "you commit. If the unit of work failed, ignore this warning",
                 self._owner,
                 len(self),
-                ", ".join(dict.fromkeys(str(event.type) for event in self)),
+                ", ".join(dict.fromkeys(map(type_of, self))),
             )
 
 

@@ -18,11 +18,11 @@ from types import CoroutineType, TracebackType
 from typing import Any, Protocol, Self, TypeAlias, cast
 
 from events.domain.aggregate import AggregateRootMixin, having_events, pops_its_own_alone
-from events.domain.event import DomainEvent
+from events.domain.event import DomainEvent, type_of
 from events.domain.event_handler.factory import DomainEventHandlerFactory, make_at_once
-from events.domain.event_handler.handler import DomainEventHandler
+from events.domain.event_handler.handler import DomainEventHandler, check_event_class
 from events.domain.observation import ObservedHandler, observed
-from events.errors import DispatcherBusyError, EventChainTooLongError, InvalidDomainEventError
+from events.errors import DispatcherBusyError, EventChainTooLongError
 
 # An event, the step whose handlers caused it, and its place in that chain. A plain tuple: one is
 # made for every event.
@@ -158,12 +158,7 @@ class DomainEventDispatcher:
             self._handling = None
 
     async def _create(self, event_type: type[DomainEvent]) -> Sequence[DomainEventHandler[Any]]:
-        if not issubclass(event_type, DomainEvent):
-            raise InvalidDomainEventError(
-                event_type,
-                "is not a DomainEvent, so it has no handlers: store instances of its subclasses"
-                + (", not the classes themselves" if issubclass(event_type, type) else ""),
-            )
+        check_event_class(event_type)
         made: object = self._factory.create(event_type)
         is_async = type(made) is CoroutineType or isinstance(made, Awaitable)
         if is_async:
@@ -205,7 +200,7 @@ class DomainEventDispatcher:
     def _check_chain(self, step: _Step, caused: int) -> None:
         too_long = step[2] > self._limit
         if too_long or caused > self._limit * _CAUSED_PER_LIMIT:
-            chain = [each[0].type for each in _back_to_the_first(step)][::-1]
+            chain = [type_of(each[0]) for each in _back_to_the_first(step)][::-1]
             raise EventChainTooLongError(chain, self._limit, None if too_long else caused)
 
     def _collect(self) -> None:
@@ -240,7 +235,7 @@ class _Watch:
                 "await its `process()` before you commit. If the unit of work failed before "
                 "that, ignore this warning",
                 len(self._queue),
-                ", ".join(dict.fromkeys(step[0].type for step in self._queue)),
+                ", ".join(dict.fromkeys(type_of(step[0]) for step in self._queue)),
             )
 
 

@@ -66,6 +66,14 @@ class DomainEvent:
             setattr(cls, "__new__", staticmethod(_refuse_abstract))  # noqa: B010
 
 
+def type_of(event: DomainEvent) -> str:
+    """Return the type of an event for a message. A property may fail, or return anything."""
+    try:
+        return str(event.type)
+    except Exception:  # noqa: BLE001 - the user's own code
+        return type(event).__qualname__
+
+
 _NOTHING = object()
 
 

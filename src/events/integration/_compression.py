@@ -6,11 +6,15 @@ The decompressed size is limited, because a few kilobytes can expand to gigabyte
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
+from contextlib import suppress
 
 from msgspec.structs import replace
 
 from events.errors import MalformedEventError
 from events.integration.message import Delivery
+
+LARGEST = 16 << 20  # bytes of a body that is decompressed to be looked at
 
 _GZIP = ("gzip", "x-gzip")
 _COMPRESSIONS = ("br", "compress", "deflate", "lz4", "snappy", "zlib", "zstd")
@@ -36,6 +40,14 @@ def unpacked(delivery: Delivery, limit: int) -> Delivery:
         return delivery
     headers = {n: value for n, value in delivery.headers.items() if n != "content-encoding"}
     return replace(delivery, body=_gunzipped(delivery.body, limit + 1), headers=headers)
+
+
+def readable(headers: Mapping[str, str], body: bytes) -> bytes:
+    """Return the body decompressed, up to `LARGEST` bytes, or unchanged if that is impossible."""
+    if headers.get("content-encoding", "").strip().lower() in _GZIP:
+        with suppress(MalformedEventError):
+            return _gunzipped(body, LARGEST)
+    return body
 
 
 def _gunzipped(data: bytes, most: int) -> bytes:

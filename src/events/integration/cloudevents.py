@@ -24,6 +24,7 @@ from typing import Any
 import msgspec
 
 from events.integration._attributes import attribute, decoded, encode_value
+from events.integration._compression import readable
 from events.integration.message import Delivery, Message
 
 __all__ = [
@@ -159,6 +160,8 @@ def unwrapped(delivery: Delivery, *, expected: bool = False) -> Delivery:
 def own_id(headers: Mapping[str, str], body: bytes) -> str | None:
     """Return a message's CloudEvents id, in either mode, or None."""
     if headers.get("content-type") != JSON or "ce-type" not in headers:
+        if _may_be_enveloped(headers, MARK):  # some body may be, so this is worth decompressing
+            body = readable(headers, body)
         found = from_structured(body).id if _may_be_enveloped(headers, body) else None
         if found is not None:
             return found
@@ -168,13 +171,13 @@ def own_id(headers: Mapping[str, str], body: bytes) -> str | None:
     return decoded(said) or None if said else None
 
 
-def describes_itself(body: bytes) -> bool:
-    """Return whether a body may be an event without any headers.
+def describes_itself(headers: Mapping[str, str], body: bytes) -> bool:
+    """Return whether a body may be an event without any headers that describe it.
 
     It may if it is an envelope, or has a type and a version. A `type` alone may be a field.
     """
     try:
-        said = _look(body)
+        said = _look(readable(headers, body))
     except (ValueError, RecursionError):
         return True
     return isinstance(said.type, str) and (

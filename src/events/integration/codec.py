@@ -253,4 +253,8 @@ def decode_error(
 def _said(exc: Exception) -> str:
     if isinstance(exc, RecursionError):
         return "it is nested too deeply, or contains itself"
+    if isinstance(exc, UnicodeEncodeError):
+        return (
+            f"it has a lone surrogate, half of a character, at {exc.start}: send whole characters"
+        )
     return str(exc) or repr(exc)

@@ -28,6 +28,8 @@ from events.integration._versioned import Versioned
 from events.integration.codec import EventCodec, codec_of
 from events.integration.upcasting import event_from_payload
 
+_OURS = "__event_repr__"  # an attribute of the functions that `_repr_of` makes
+
 
 class EventKey(NamedTuple):
     """The identity of an event class on the wire: its type and version."""
@@ -72,8 +74,8 @@ class IntegrationEvent(Versioned):
             raise EventDefinitionError(
                 cls, "`registry` is reserved for the registry of event classes: rename the field"
             )
-        if "__repr__" not in cls.__dict__:  # `@dataclass` keeps the one that it finds
-            type.__setattr__(cls, "__repr__", _repr)
+        if _is_ours(cls.__dict__.get("__repr__")):  # `@dataclass` keeps the one that it finds
+            type.__setattr__(cls, "__repr__", _repr_of(cls))
         cls.__event_abstract__ = abstract or cls.__dict__.get("__event_abstract__", False)
         if cls.__event_abstract__:
             return
@@ -179,27 +181,44 @@ class EventRegistry(Mapping[EventKey, type[IntegrationEvent]]):
 IntegrationEvent.registry = EventRegistry()
 
 
-@recursive_repr()
-def _repr(event: IntegrationEvent) -> str:
-    """Return the `repr` of an event's dataclass, with its type and version in front."""
-    shown: tuple[Field[Any], ...] = ()
-    silent = False
-    for base in event.__class__.__mro__:
-        own: Callable[[object], str] = base.__dict__.get("__repr__", _repr)
-        if own is not _repr:
-            return own(event)
-        options = base.__dict__.get("__dataclass_params__")
-        if options is not None and options.repr:
-            shown = fields(base)
-            break
-        silent = silent or options is not None
-        if base is IntegrationEvent and not silent:
-            break
-    values = {"type": repr(event.type), "version": repr(event.version)}
-    values |= {
-        field.name: personal.shown(event.__class__, field.name, getattr(event, field.name))
-        for field in shown
-        if field.repr
-    }
-    given = ", ".join(f"{name}={value}" for name, value in values.items())
-    return f"{event.__class__.__qualname__}({given})"
+def _repr_of(cls: type[IntegrationEvent]) -> Callable[[Any], str]:
+    """Return a `__repr__` like that of a dataclass, with the event's type and version in front.
+
+    A subclass may call it by `super()`, so it begins at its own class.
+    """
+
+    @recursive_repr()
+    def shown(event: IntegrationEvent) -> str:
+        fields_of: tuple[Field[Any], ...] = ()
+        silent = False
+        mro = event.__class__.__mro__
+        for base in mro[mro.index(cls) :]:
+            own: Callable[[object], str] = base.__dict__.get("__repr__", shown)
+            if not _is_ours(own):
+                return own(event)
+            options = base.__dict__.get("__dataclass_params__")
+            if options is not None and options.repr:
+                fields_of = fields(base)
+                break
+            silent = silent or options is not None
+            if base is IntegrationEvent and not silent:
+                break
+        values = {"type": repr(event.type), "version": repr(event.version)}
+        values |= {
+            field.name: personal.shown(event.__class__, field.name, getattr(event, field.name))
+            for field in fields_of
+            if field.repr
+        }
+        given = ", ".join(f"{name}={value}" for name, value in values.items())
+        return f"{event.__class__.__qualname__}({given})"
+
+    vars(shown)[_OURS] = True
+    return shown
+
+
+def _is_ours(given: object) -> bool:
+    """Return whether a class has no `__repr__` of its own: none yet, or one of `_repr_of`.
+
+    A class that is made again, for slots, brings that of its first making.
+    """
+    return given is None or hasattr(given, _OURS)

@@ -152,9 +152,11 @@ def _fits(info: Any, value: object) -> bool:
         info = info.type
     if value is None:
         return isinstance(info, inspect.NoneType)
+    if isinstance(info, inspect.TypedDictType):
+        return isinstance(value, dict)
     if isinstance(info, _FIELDS):
         kind: type = getattr(info.cls, "__origin__", info.cls)
-        return not isinstance(info, inspect.TypedDictType) and isinstance(value, kind | dict)
+        return isinstance(value, kind | dict)
     return True
 
 

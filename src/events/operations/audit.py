@@ -65,7 +65,7 @@ class AuditFile:
             return []
         found: list[AuditRecord] = []
         for line in lines[-limit:]:
-            with suppress(msgspec.DecodeError):
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):
                 found.append(msgspec.json.decode(line, type=AuditRecord))
         return found
 

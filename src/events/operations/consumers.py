@@ -124,7 +124,13 @@ class Consumers:
             raise _unknown(consumer)
         for registration in active:
             paused.append(registration)
-            await self._bus.unregister(registration)
+            try:
+                await self._bus.unregister(registration)
+            finally:
+                if registration in self._bus.registrations:  # refused, as in its own handler
+                    paused.remove(registration)
+                    if not paused:
+                        del self._paused[consumer]
         if active:
             self._record("pause", consumer, len(active))
         observer = current_observer()

@@ -22,7 +22,7 @@ from typing import Self
 from msgspec import Struct
 
 from events.errors import BusUnavailableError, EventDecodeError, UnsupportedByBusError
-from events.integration._compression import unpacked
+from events.integration._compression import LARGEST, unpacked
 from events.integration.brokering.backoff import Backoff
 from events.integration.brokering.doing import doing
 from events.integration.cloudevents import attribute, own_id, unwrapped
@@ -38,7 +38,6 @@ __all__ = ["Tail", "TailedEvent"]
 logger = logging.getLogger("events.operations")
 
 _HELD = 10_000  # events that wait for a slow reader; the oldest are dropped
-_LARGEST = 16 << 20  # bytes of a body that is uncompressed to be shown
 
 
 class TailedEvent(Struct, frozen=True, kw_only=True):
@@ -111,8 +110,10 @@ class Tail:
                 self._tasks.append(asyncio.create_task(follow, name=f"tail of {topic}"))
             for event, task in zip(ready, self._tasks, strict=True):
                 waiting = asyncio.create_task(event.wait())
-                await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
-                waiting.cancel()
+                try:
+                    await asyncio.wait([waiting, task], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiting.cancel()
                 if task.done():
                     task.result()
         except BaseException:
@@ -154,13 +155,18 @@ class Tail:
         transport = self._bus.transport
         types = self._only or self._known
         backoff = Backoff(0.2, 5.0)
+
+        def begun() -> None:
+            ready.set()
+            backoff.reset()
+
         while True:
             try:
                 with doing(f"follow the topic {topic!r}"):
                     if isinstance(transport, TailSource):
-                        await transport.tail(topic, types, self._show, ready.set)
+                        await transport.tail(topic, types, self._show, begun)
                     else:
-                        await self._listen(topic, ready.set)
+                        await self._listen(topic, begun)
             except BusUnavailableError as error:
                 if not ready.is_set():
                     raise
@@ -215,7 +221,7 @@ class Tail:
         delivery = Delivery(message.topic, "", message.id, message.body, headers, key=message.key)
         with suppress(EventDecodeError):
             if "content-encoding" in headers:
-                delivery = unpacked(delivery, _LARGEST)
+                delivery = unpacked(delivery, LARGEST)
             delivery = unwrapped(delivery, expected=not self._bus.transport.features.headers)
         return Message(
             message.topic,

@@ -51,15 +51,19 @@ class _Recorder:
         """Forget what was sent."""
         self.sent.clear()
 
-    def _record(self, recorded: RecordedEvent) -> str:
+    def _record(self, recorded: RecordedEvent, id: str | None = None) -> str:
+        event_id = self._encode(recorded, id)
+        self.sent.append(recorded)
+        return event_id
+
+    def _encode(self, recorded: RecordedEvent, id: str | None = None) -> str:
         # A double that takes what the real one refuses hides the bug that it is there to find.
         topic: object = recorded.topic
         if not isinstance(topic, Topic):
             raise InvalidTopologyError(repr(topic), "not a Topic; write Topic('users')")
         message = self._serializer.encode(
-            recorded.topic.name, recorded.event, key=recorded.key, headers=recorded.headers
+            recorded.topic.name, recorded.event, key=recorded.key, headers=recorded.headers, id=id
         )
-        self.sent.append(recorded)
         return message.id
 
 
@@ -97,10 +101,10 @@ class RecordingIntegrationEventBus(_Recorder, IntegrationEventBus):
         *,
         key: str | None = None,
         headers: Mapping[str, str] | None = None,
-        id: str | None = None,  # noqa: ARG002 - as a real bus takes it
+        id: str | None = None,
     ) -> None:
         """Record the event."""
-        self._record(RecordedEvent(topic, event, key, headers))
+        self._record(RecordedEvent(topic, event, key, headers), id)
 
     async def send_many(
         self,
@@ -110,9 +114,11 @@ class RecordingIntegrationEventBus(_Recorder, IntegrationEventBus):
         key: Callable[[Any], str | None] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Record the events in order."""
-        for event in events:
-            await self.send(topic, event, key=key and key(event), headers=headers)
+        """Record the events in order, or none if one of them is refused."""
+        given = [RecordedEvent(topic, each, key and key(each), headers) for each in events]
+        for recorded in given:
+            self._encode(recorded)
+        self.sent += given
 
 
 class RecordingOutbox(_Recorder):

@@ -15,6 +15,7 @@ from events.cli._app import configured, find, load, opened
 from events.cli._exit import UsageError
 
 APP = """
+import gc
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ class Registered(IntegrationEvent):
 
 
 async def on_registered(event: Registered) -> None:
-    print("handled", event.number, flush=True)
+    print("handled", event.number, "frozen" if gc.get_freeze_count() else "", flush=True)
 
 
 consumer = EventHandlerConsumer("mails", handlers={Registered: [on_registered]})
@@ -91,7 +92,7 @@ def test_run_runs_the_consumers_until_a_signal(project: Path) -> None:
     process.send_signal(signal.SIGTERM)
     rest, log = process.communicate(timeout=120)
 
-    assert (first, rest, process.returncode) == ("handled 7\n", "closed\n", 0), log
+    assert (first, rest, process.returncode) == ("handled 7 frozen\n", "closed\n", 0), log
     bus = "INFO events.integration: InMemoryIntegrationEventBus()"
     assert began.endswith(f"{bus} runs 'mails' on 'users'; stop it with SIGTERM\n")
     assert log.endswith(f"{bus} has stopped\n")

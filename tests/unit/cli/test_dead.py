@@ -231,6 +231,7 @@ def test_export_then_redrive_from_the_file(shop: Any, capsys: pytest.CaptureFixt
         (["--all", "--rate", "0"], "'0' is not a number above 0"),
         (["--all", "--batch", "-1"], "'-1' is no whole number from 1 on"),
         (["--since", "soon"], "'soon' is neither a time as 2026-01-31T12:00 nor an age"),
+        (["--since", "99999999999d"], "'99999999999d' is neither a time as"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line(

@@ -6,12 +6,15 @@ import builtins
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import pytest
 
-from events.contracts import Service
+from events.contracts import PII, Service
 from events.contracts.against import check_against
+from events.contracts.asyncapi import document
+from events.contracts.catalog.model import catalog_of
 from events.contracts.foreign import read_contracts, to_yaml
 from events.contracts.lock import LockFileError, dumps, lock_of
 from events.errors import MissingExtraError
@@ -179,3 +182,56 @@ def test_json_needs_no_extra_and_yaml_names_it(
     path = theirs.with_suffix(".json")
     path.write_text(json.dumps({"asyncapi": "3.1.0"}))
     assert read_contracts(path)["sends"] == {}
+
+
+class Cat(msgspec.Struct, tag="cat"):
+    lives: int
+
+
+class Dog(msgspec.Struct, tag="dog"):
+    name: str
+
+
+class Owner(msgspec.Struct):
+    name: Annotated[str, PII]
+
+
+def test_our_own_document_says_what_our_lock_does(tmp_path: Path) -> None:
+    owner = Annotated[Owner, msgspec.Meta(description="Whose it is.")]
+    service = reads(pet=Cat | Dog, owner=owner)
+    (registration,) = service.consumes
+    lights = Service("lights", sends={registration.topic: [*registration.events]})
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(document(lock_of(lights))))
+    theirs = read_contracts(path)
+    assert findings(service, path) == []
+    assert findings(reads(pet=Cat, owner=owner), path)
+
+    path.write_text(json.dumps(document(lock_of(service))))
+    assert findings(lights, path) == []
+    (lit,) = registration.events
+    (other,) = reads(pet=str, owner=owner).consumes[0].events
+    assert findings(Service("lights", sends={registration.topic: [lit]}), path) == []
+    assert findings(Service("lights", sends={registration.topic: [other]}), path)
+    shown = catalog_of([theirs]).events["light.lit"].newest
+    assert shown.example["owner"] == {"name": "***"}
+    assert "owner.name" in {each.name for each in shown.fields}
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        r"{type: string, pattern: '^\p{L}+$'}",
+        "{type: number, minimum: 0, exclusiveMinimum: 0}",
+        "{oneOf: [{$ref: '#/schemas/lamp'}, {type: 'null'}], discriminator: kind}",
+    ],
+)
+def test_a_schema_that_only_others_know_is_no_fault(theirs: Path, place: str) -> None:
+    common = theirs.parent / "common.yaml"
+    common.write_text(COMMON.replace("{type: [string, 'null']}", place))
+    service = reads(lumens=Annotated[int, msgspec.Meta(ge=0)])
+    assert findings(service, theirs) == []
+    theirs.write_text(THEIRS.replace("action: send", "action: receive"))
+    (registration,) = service.consumes
+    sends = {registration.topic: [*registration.events]}
+    assert findings(Service("lights", sends=sends), theirs) == []

@@ -81,7 +81,7 @@ def test_an_audit_file_gives_its_last_records_and_skips_what_is_none(tmp_path: P
             outcome="finished",
         )
         with audit.path.open("ab") as file:
-            file.write(b"not a record\n")
+            file.write(b'not a record\n\xff\n{"actor": "\xff"}\n')
     assert [each.count for each in audit.records(1_000)] == list(range(50))
     last = audit.records(10)  # of lines that are longer than usual, fewer
     assert [each.count for each in last] == list(range(50))[-len(last) :]

@@ -455,6 +455,31 @@ def test_an_aggregate_that_is_gone_with_its_events_is_a_warning(
     ]
 
 
+@dataclass
+class Detached(DomainEvent):
+    @property
+    def type(self) -> str:  # type: ignore[override] # pyright: ignore[reportIncompatibleVariableOverride]
+        raise LookupError("the session is closed")
+
+
+async def test_an_event_whose_type_fails_is_named_by_its_class(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    gc.collect()
+    caplog.clear()
+    root = PlainRoot()
+    root.publish_event(Detached())
+    del root
+    dispatcher = DomainEventDispatcher(SimpleDomainEventHandlerFactory())
+    dispatcher.store_event(Detached())
+    del dispatcher
+    gc.collect()
+
+    of_root, of_dispatcher = caplog.messages
+    assert "with 1 domain events that no dispatcher took (Detached): call" in of_root
+    assert of_dispatcher.startswith("1 domain events were never processed (Detached): use")
+
+
 def test_an_aggregate_whose_events_were_taken_is_none(caplog: pytest.LogCaptureFixture) -> None:
     gc.collect()
     caplog.clear()

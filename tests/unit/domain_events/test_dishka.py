@@ -354,6 +354,9 @@ async def test_the_factory_alone() -> None:
         assert isinstance(write, Write)
         assert write.session is await request.get(Session)
         assert await handlers.create(Ping) == [write]
+        swapped: tuple[Any, Any] = registry, request
+        with pytest.raises(TypeError, match="the container comes first"):
+            DishkaDomainEventHandlerFactory(*swapped)
     await container.close()
 
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from inspect import signature
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import sqlalchemy
@@ -38,6 +39,8 @@ from sqlalchemy.ext.asyncio import (
 
 from events.errors import InvalidTopologyError, OutboxTableError
 from events.integration import IntegrationEvent, IntegrationEventBusRegistration, Topic
+from events.integration.implementation.sqlalchemy._bus.publishing import Publisher
+from events.integration.implementation.sqlalchemy._bus.settling import Settler
 from events.integration.topology import RetryPolicy
 from events.sqlalchemy import (
     SQLAlchemyBus,
@@ -245,3 +248,26 @@ async def test_what_is_overdue_at_the_first_start_goes_to_all_consumers(
             assert await later.scheduled() == []
             assert not await later.cancel("overdue")
     assert [[each.number for each in probe.handled] for probe in probes] == [[1]] * 20
+
+
+@pytest.mark.parametrize("waits", [Publisher, Settler])
+async def test_a_close_that_is_cancelled_leaves_nothing_running(
+    engine: AsyncEngine, waits: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its seat would be renewed, and its partitions be nobody's."""
+    bus = SQLAlchemyBus(engine)
+    await bus.startup()
+    transport: Any = bus.transport
+    pump, waiting = transport._pump, asyncio.Event()
+
+    async def never(_: object) -> None:
+        waiting.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(waits, "close", never)
+    closing = asyncio.create_task(transport.close())
+    await waiting.wait()
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert closing.cancelled()
+    assert pump._task.done()

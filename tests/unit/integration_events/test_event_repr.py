@@ -135,3 +135,32 @@ def test_a_repr_of_ones_own_and_none_at_all_stay_as_they_are() -> None:
     shown = "SilentOfAnother(type='user.registered', version=3, email='a')"
     assert repr(SilentOfAnother("a", "s")) == shown
     assert repr(Shown("a")) == "Shown(type='shown', version=1, name='a')"
+
+
+@dataclass(frozen=True, slots=True)
+class Starred(Slotted):
+    type = "starred"
+    stars: int = 5
+
+    def __repr__(self) -> str:
+        return f"* {Slotted.__repr__(self)}"
+
+
+@dataclass(frozen=True, repr=False, slots=True)
+class StarredTwice(Starred):
+    version = 3
+
+
+class Quoted(UserRegisteredV1):
+    version = 4
+
+    def __repr__(self) -> str:
+        return f"<{super().__repr__()}>"
+
+
+def test_one_of_its_own_may_call_that_of_its_base() -> None:
+    shown = "Quoted(type='user.registered', version=4, email='a')"
+    assert repr(Quoted("a")) == f"<{shown}>"
+    for event in (Starred("a"), StarredTwice("a")):
+        shown = f"* {type(event).__name__}(type='starred', version={event.version}, name='a', next=None)"
+        assert repr(event) == shown

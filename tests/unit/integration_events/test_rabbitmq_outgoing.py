@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from events.integration.implementation.rabbitmq._driver import Properties, new_properties
+from events.integration.implementation.rabbitmq._driver import (
+    LostError,
+    Properties,
+    new_properties,
+)
 from events.integration.implementation.rabbitmq._outgoing import Outgoing, Route, Routes
+from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._wire import shortened
 
 
@@ -71,3 +77,27 @@ def test_the_error_is_cut_first_then_the_longest_headers() -> None:
     assert nothing == {"events-letter": "l" * 99}
     assert shortened(new_properties(headers=nothing), 1).headers == nothing
     assert properties.headers == headers
+
+
+class Closing:
+    """A connection that the broker is closing, of which the driver tells in a later turn."""
+
+    is_open = blocked = False
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def channel(self, timeout: float) -> None:  # noqa: ASYNC109 - as of a connection
+        self.asked += 1
+        assert self.asked < 3, "it is asked again without a turn of the event loop"
+        raise LostError("the connection is closed")
+
+
+async def test_a_connection_that_is_being_closed_does_not_hold_up_the_event_loop() -> None:
+    connection: Any = Closing()
+    publisher = Publisher(1.0, why_down=lambda: None)
+    publisher.up(connection)
+    await asyncio.sleep(0)
+    publisher.down()
+    await publisher.stop()
+    assert connection.asked == 1

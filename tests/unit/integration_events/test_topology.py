@@ -215,6 +215,17 @@ def test_a_handler_that_could_never_work_is_found_before_any_event_comes(
         IntegrationEventBusRegistration(consumer, Topic("t"), [Paid]).check()
 
 
+class OfRefunds(Consumer):
+    async def on_event(self, event: Refunded) -> None: ...  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+
+
+def test_a_consumer_of_ones_own_is_held_to_its_annotation_as_well() -> None:
+    IntegrationEventBusRegistration(OfRefunds("c"), Topic("t"), [Refunded]).check()
+    reason = "its `on_event` cannot handle Paid: its annotation is Refunded"
+    with pytest.raises(InvalidTopologyError, match=reason):
+        IntegrationEventBusRegistration(OfRefunds("c"), Topic("t"), [Refunded, Paid]).check()
+
+
 def test_a_handler_that_may_work_is_not_refused_for_its_looks() -> None:
     async def with_default(event: Paid, retries: int = 3) -> None: ...
 

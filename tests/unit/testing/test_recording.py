@@ -61,6 +61,10 @@ async def test_what_a_real_bus_refuses_is_refused() -> None:
         await bus.send(USERS, Odd(object()))
     with pytest.raises(EventEncodeError):
         await bus.send(USERS, Joined("ada"), headers={"ce-id": "mine"})
+    with pytest.raises(EventEncodeError):
+        await bus.send(USERS, Joined("ada"), id="")
+    with pytest.raises(EventEncodeError):  # of many, none is sent then
+        await bus.send_many(USERS, [Joined("ada"), Odd(object())])
     assert bus.sent == []
 
 

@@ -6,10 +6,10 @@ import argparse
 import asyncio
 import sys
 
-from events._named import UserCodeError, traceback_of
+from events._named import UserCodeError, plain, traceback_of
 from events.cli._app import add_app, load, opened
 from events.cli._exit import FAILED, OK, UNAVAILABLE, UsageError
-from events.cli._output import add_json, plain, print_json
+from events.cli._output import add_json, print_json
 from events.operations.checking import Finding, check, out_of_reach
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from events._named import plain
 from events.cli._app import add_app
 from events.cli._exit import FAILED, OK, UsageError
 from events.cli._operating import (
@@ -24,7 +25,7 @@ from events.cli._operating import (
     up_to,
     whole,
 )
-from events.cli._output import add_json, first_line, note, plain, print_json, print_table, when
+from events.cli._output import add_json, first_line, note, print_json, print_table, when
 from events.operations import DeadLetters, Progress, Selection, read_lines, to_line
 
 

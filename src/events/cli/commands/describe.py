@@ -6,9 +6,10 @@ import argparse
 import asyncio
 import sys
 
+from events._named import plain
 from events.cli._app import add_app, find, load, opened
 from events.cli._exit import OK
-from events.cli._output import note, plain, print_json
+from events.cli._output import note, print_json
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.operations.topology import to_mermaid, to_text, topology
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any, Final
 
+from events._named import plain
 from events.cli._app import add_app, find, find_all, load, opened
 from events.cli._exit import FAILED, OK, UsageError
 from events.cli._operating import (
@@ -26,7 +27,7 @@ from events.cli._operating import (
     up_to,
     whole,
 )
-from events.cli._output import add_json, first_line, note, plain, print_json, print_table, when
+from events.cli._output import add_json, first_line, note, print_json, print_table, when
 from events.errors import EventsError, OutboxError
 from events.integration.outbox import (
     PARTITIONS,

@@ -6,10 +6,11 @@ import argparse
 import asyncio
 import sys
 
+from events._named import plain
 from events.cli._app import add_app, find, load, opened
 from events.cli._exit import OK, UsageError
 from events.cli._operating import actor_of, add_writing, audit_of
-from events.cli._output import add_json, plain, print_json
+from events.cli._output import add_json, print_json
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.operations import Consumers, without_consumers
 

@@ -8,6 +8,7 @@ import logging
 import sys
 from pathlib import Path
 
+from events._frozen import frozen
 from events.cli._app import add_app, find, load, named, opened
 from events.cli._exit import OK, UsageError
 from events.cli._reloading import UNTIL_CLOSED, end_when_closed, run_again
@@ -54,4 +55,5 @@ async def _run(app: object) -> None:
         bus = find(parts, TransportIntegrationEventBus, "bus that has consumers to run")
         if not bus.registrations:
             logger.warning("%r has no registrations: there is nothing to consume", bus)
-        await bus.run()
+        with frozen():
+            await bus.run()

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from events._named import plain
 from events.cli._app import add_app, find, load, opened
 from events.cli._exit import OK, UsageError
 from events.cli._operating import actor_of, add_writing, audit_of
-from events.cli._output import plain, print_json
+from events.cli._output import print_json
 from events.errors import EventDecodeError, InvalidTopologyError
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.base import TransportIntegrationEventBus

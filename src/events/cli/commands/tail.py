@@ -9,10 +9,11 @@ import shutil
 import signal
 import sys
 
+from events._named import plain
 from events.cli._app import add_app, find, load, opened
 from events.cli._exit import OK
 from events.cli._operating import whole
-from events.cli._output import note, plain, print_json
+from events.cli._output import note, print_json
 from events.contracts import Service
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.pipeline.lifecycle import calling, first_of

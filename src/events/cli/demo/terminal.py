@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from events.cli._output import plain
+from events._named import plain
 from events.cli.demo import log_in_lines
 from events.cli.demo.shop import Shop, opened
 from events.operations import DeadLetters, Selection

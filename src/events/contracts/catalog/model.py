@@ -286,9 +286,18 @@ def _type(schema: Mapping[str, Any]) -> str:
 def _is_personal(schema: Mapping[str, Any]) -> bool:
     if schema.get("x-pii"):
         return True
-    parts = [*schema.get("anyOf", ()), schema.get("items"), schema.get("additionalProperties")]
-    parts += schema.get("prefixItems", ())
+    parts = [schema.get(name) for name in ("items", "additionalProperties", "propertyNames")]
+    parts += [*_options(schema), *schema.get("prefixItems", ())]
     return any(_is_personal(cast("Any", each)) for each in parts if isinstance(each, dict))
+
+
+def _options(schema: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    """Return the schemas that a value fits beside this one: one of them, or all."""
+    for name in ("anyOf", "oneOf", "allOf"):
+        for each in schema.get(name, ()):
+            if isinstance(each, dict):
+                yield cast("dict[str, Any]", each)
+                yield from _options(cast("dict[str, Any]", each))
 
 
 def without_personal(value: Any, given: Any, *, unknown: str | None = None) -> Any:
@@ -296,25 +305,34 @@ def without_personal(value: Any, given: Any, *, unknown: str | None = None) -> A
 
     `unknown` takes the place of members that the schema does not name, if given.
     """
-    if not isinstance(given, Mapping):  # `true`, which says nothing
+    if value is None or not isinstance(given, Mapping):  # `true`, which says nothing
         return value
     schema = cast("Mapping[str, Any]", given)
-    if schema.get("x-pii"):
-        return None if value is None else MASK
-    options: list[Mapping[str, Any]] = [schema, *schema.get("anyOf", ())]
+    options = [schema, *_options(schema)]
+    if any(each.get("x-pii") for each in options):
+        return MASK
     if unknown is not None and any("$ref" in each for each in options):
-        return None if value is None else unknown  # it holds itself, and is not spelt out
-    if isinstance(value, dict):
+        return unknown  # it holds itself, and is not spelt out
+    types = [each.get("type") for each in options]
+    names_are_personal = _first(options, "propertyNames").get("x-pii")
+    if isinstance(value, dict) and "object" in types and not names_are_personal:
         return _members_without_personal(cast("dict[str, Any]", value), options, unknown)
-    if isinstance(value, list):
+    if isinstance(value, list) and "array" in types:
         held = cast("Sequence[Any]", value)
         of, places = _first(options, "items"), _first(options, "prefixItems")
         return [
             without_personal(each, places[index] if index < len(places) else of, unknown=unknown)
             for index, each in enumerate(held)
         ]
-    hides = value is not None and any(_is_personal(each) for each in options)
-    return MASK if hides else value
+    return MASK if _holds_personal(schema) else cast("Any", value)
+
+
+def _holds_personal(part: Any) -> bool:
+    """Return whether anything in a part of a schema is marked."""
+    if isinstance(part, Mapping):
+        members = cast("Mapping[str, Any]", part)
+        return bool(members.get("x-pii")) or any(map(_holds_personal, members.values()))
+    return isinstance(part, list) and any(map(_holds_personal, cast("Sequence[Any]", part)))
 
 
 def _members_without_personal(

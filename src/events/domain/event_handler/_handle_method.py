@@ -3,17 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import sys
-from functools import partial
 
-# A decorator takes what it takes, whatever the function inside of it needs; hence not followed.
-if sys.version_info >= (3, 14):
-    from annotationlib import Format
-
-    # As text: names that are imported for type checkers alone have no value.
-    _signature = partial(inspect.signature, follow_wrapped=False, annotation_format=Format.STRING)
-else:
-    _signature = partial(inspect.signature, follow_wrapped=False)
+from events._annotations import signature_of
 
 
 def is_abstract(cls: type) -> bool:
@@ -30,7 +21,7 @@ def why_it_cannot_handle(handler: type) -> str | None:
     handle = inspect.getattr_static(handler, "handle", None)
     if not inspect.isfunction(handle):
         return None  # a descriptor cannot be checked
-    signature = _signature(handle)
+    signature = signature_of(handle)
     try:
         signature.bind(handler, object())
     except TypeError as error:

@@ -122,12 +122,7 @@ class DomainEventHandlerRegistry:
         return list(self._find(event) if found is None else found)
 
     def _find(self, event_class: type[DomainEvent]) -> tuple[type[DomainEventHandler[Any]], ...]:
-        if not issubclass(event_class, DomainEvent):
-            raise InvalidDomainEventError(
-                event_class,
-                "is not a DomainEvent, so it has no handlers: store instances of its subclasses"
-                + (", not the classes themselves" if issubclass(event_class, type) else ""),
-            )
+        check_event_class(event_class)
         found = self._found  # `add` and `remove` put another one in its place
         bases = set(event_class.__mro__)
         handlers = tuple(h for h, events in self._events.items() if not bases.isdisjoint(events))
@@ -237,6 +232,16 @@ class DomainEventHandler(ABC, Generic[E]):
     @abstractmethod
     async def handle(self, event: E) -> None:
         """Act on the event. An error ends the unit of work: later handlers do not run."""
+
+
+def check_event_class(given: type[Any]) -> None:
+    """Raise unless it is a class of events."""
+    if not issubclass(given, DomainEvent):
+        raise InvalidDomainEventError(
+            given,
+            "is not a DomainEvent, so it has no handlers: store instances of its subclasses"
+            + (", not the classes themselves" if issubclass(given, type) else ""),
+        )
 
 
 def _name(cls: type) -> tuple[str, str]:

@@ -271,6 +271,9 @@ class TransportIntegrationEventBus(IntegrationEventBus):
             await self._consumers.wait_until_free(registration)
             if self._started:
                 with self._doing(f"register {registration}"):
+                    name = registration.consumer.name
+                    if self._pauses is not None and name not in self._consumer_names():
+                        await self._pauses.look(name)
                     await self._subscribe(registration)
             await super().register(registration)
 

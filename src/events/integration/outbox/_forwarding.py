@@ -68,7 +68,7 @@ class Outcome(Struct, frozen=True):
 async def forward_in_waves(
     forward: Forward, waves: Sequence[Sequence[OutboxRow]], remaining: Callable[[], float]
 ) -> Outcome:
-    """Forward one wave after another, as long as seconds remain; a outage ends it.
+    """Forward one wave after another, as long as seconds remain; an outage ends it.
 
     Of a key of which a row was refused, no further row is tried: it is read again.
     """

@@ -76,9 +76,8 @@ class Reader:
     async def start_over(self) -> None:
         """Begin with a scan next time, and drop what was read ahead."""
         self._after = None
-        self._full = (
-            False  # the rows after the last batch are unknown: there may be no partitions left
-        )
+        # The rows after the last batch are unknown: there may be no partitions left.
+        self._full = False
         if self._ahead is not None:
             # Not cancelled: that would cost the connection. What it read stays in the table.
             await asyncio.wait([self._ahead])

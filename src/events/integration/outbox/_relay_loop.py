@@ -7,8 +7,8 @@
           '-- nothing due --> idle --nudge or poll-------------------------------'
 
 - renew: one short transaction that keeps its partitions, see `partitions`.
-- read: one select of what is due in its partitions, claim-free and outside of any write
-transaction.
+- read: one select of what is due in its partitions, without claims and outside of any write
+  transaction.
 - forward: many in flight, each confirmed by the broker, with no transaction open, and given up
   before the lease runs out. A relay that finds its lease run out, as it was paused, goes back to
   renew. While it forwards, the next batch is read.
@@ -26,13 +26,13 @@ While one batch is forwarded and settled, the next may be forwarded too, and the
 A batch is *in flight* from when it is forwarded until it is settled; there are two at most. Rows in
 flight are in the table yet, and must not be read again. So a batch is left in flight only if the
 next has been read on behind it; all else waits for it: a scan, renewing (so partitions change hands
-with nothing in flight), starting over after outage, the idle rest, and the end. `per_key` never
+with nothing in flight), starting over after an outage, the idle rest, and the end. `per_key` never
 reads ahead, and a bus on the bare port takes one event after another, so there it is one batch, as
 with `batches_in_flight=1`.
 
-Outage with the database or the bus costs no row anything, and a database that does not answer is
-in outage too, see `_timeouts`. The relay waits, longer each time, and
-tries again; it logs each kind of outage once when it comes, and once when all is well again.
+An outage of the database or the bus costs no row anything; a database that does not answer is one
+too, see `_timeouts`. The relay waits, longer each time, and tries again; it logs each kind of
+outage once when it comes, and once when all is well again.
 Killed at any point it leaves rows that are sent again with the same ids, of two batches at most,
 and loses none.
 """

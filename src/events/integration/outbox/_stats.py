@@ -21,7 +21,7 @@ class RelayHealth(Struct, frozen=True):
 
     @property
     def healthy(self) -> bool:
-        """Return whether the relay is started, alive and without outage."""
+        """Return whether the relay is started, alive and in no outage."""
         return self.started and self.alive and self.outage is None
 
 

@@ -86,9 +86,8 @@ def renew(leases: Sequence[Lease], me: Lease) -> Renewal:
     ended: list[str] = []
     for lease in leases:
         if lease.relay == me.relay and lease.token == me.token:
-            mine = (
-                lease.partitions
-            )  # expired or not: its row exists, so no other relay has these partitions
+            # Expired or not: its row exists, so no other relay has these partitions.
+            mine = lease.partitions
         elif lease.remaining <= 0:
             ended.append(lease.relay)
         elif lease.relay == me.relay:

@@ -4,8 +4,8 @@
        ^                   |
        '----- unmarked ----'
 
-Each process looks at the marks of its consumers when it starts, and every few seconds. What it
-cannot see, as in an outage, stays as it was.
+Each process looks at the marks of its consumers when it starts, before it registers another, and
+every few seconds. What it cannot see, as in an outage, stays as it was.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class PauseWatch:
         await self._follow()
         return changed
 
-    async def look(self) -> None:
-        """Look at the marks now."""
-        names = self._names()
+    async def look(self, *also: str) -> None:
+        """Look at the marks now, and at those of consumers that are about to be registered."""
+        names = {*self._names(), *also}
         if not names:
             return
         try:

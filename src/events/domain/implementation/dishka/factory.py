@@ -34,6 +34,12 @@ class DishkaDomainEventHandlerFactory:
         registry: DomainEventHandlerRegistry | None = None,
         recipes: HandlerRecipes | None = None,
     ) -> None:
+        given: object = container
+        if isinstance(given, DomainEventHandlerRegistry):
+            raise TypeError(
+                f"the container comes first, not {given!r}: "
+                f"write DishkaDomainEventHandlerFactory(container, registry)"
+            )
         self._container = container
         self._registry = checked_registry(registry)
         self._recipes = HandlerRecipes() if recipes is None else recipes

@@ -7,6 +7,7 @@ import itertools
 from typing import Any, TypeVar
 
 import msgspec
+from nats.errors import Error as NatsError
 
 from events.errors import BusUnavailableError
 from events.integration.implementation.nats._denials import Denial
@@ -105,8 +106,9 @@ class Api:
         over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def hear(message: Incoming) -> None:
-            if message.headers is not None and "Status" in message.headers:
-                status = message.headers["Status"]
+            # A stored message comes under its own subject, and may have a header of that name.
+            if message.subject == inbox:
+                status = (message.headers or {}).get("Status")
                 if status != _HEARTBEAT and not over.done():
                     over.set_result(None)
                 return
@@ -115,21 +117,25 @@ class Api:
                 over.set_result(None)
 
         inbox = self._link.client.new_inbox()
-        heard = await self._link.listen(inbox, hear)
         try:
-            how = {"expires": int(wait * 10**9)} if wait else {"no_wait": True}
-            asked = msgspec.json.encode({"batch": batch, **how})
-            verb = f"{_PREFIX}CONSUMER.MSG.NEXT.{stream}.{consumer}"
-            self._writer.put(Outgoing(verb, asked, inbox))
-            count = -1
-            while not over.done():
-                if count == len(found):
-                    said = f"no messages from {consumer} within {self._timeout:g} s"
-                    raise BusUnavailableError(self._link.name, said)
-                count = len(found)
-                await asyncio.wait([over], timeout=self._timeout + wait)
-        finally:
-            await self._link.leave(heard)
+            heard = await self._link.listen(inbox, hear)
+            try:
+                how = {"expires": int(wait * 10**9)} if wait else {"no_wait": True}
+                asked = msgspec.json.encode({"batch": batch, **how})
+                verb = f"{_PREFIX}CONSUMER.MSG.NEXT.{stream}.{consumer}"
+                self._writer.put(Outgoing(verb, asked, inbox))
+                count = -1
+                while not over.done():
+                    if count == len(found):
+                        said = f"no messages from {consumer} within {self._timeout:g} s"
+                        raise BusUnavailableError(self._link.name, said)
+                    count = len(found)
+                    await asyncio.wait([over], timeout=self._timeout + wait)
+            finally:
+                await self._link.leave(heard)
+        except (NatsError, OSError) as error:
+            said = f"no messages from {consumer}: {error!r}"
+            raise BusUnavailableError(self._link.name, said) from error
         return found
 
     async def _on_up(self, fresh: bool) -> None:  # noqa: FBT001 - a listener

@@ -110,7 +110,11 @@ class NatsDeadLetters:
         about |= {name: wire.text_out(value) for name, value in record.items()}
         about[records.ERROR] = ""
         subject, body = self._subject(delivery.consumer), delivery.body
-        original = {n: v for n, v in headers.items() if not n.startswith(("Nats-", _APART))}
+        original = {
+            name.translate(wire.BLANKS): value
+            for name, value in headers.items()
+            if not name.startswith(("Nats-", _APART))
+        }
         kept = original | about
         room = self._publisher.room_for(body, wire.block(kept))
         if room < 0:

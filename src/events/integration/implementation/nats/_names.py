@@ -24,7 +24,7 @@ from events.errors import InvalidTopologyError
 _LONGEST = 255  # bytes that the server takes, and file systems do
 
 _other = re.compile(rb"[^A-Za-z0-9_-]").sub
-_escape = re.compile(r"=([0-9A-F]{2})")
+_escape = re.compile(rb"=([0-9A-F]{2})").sub
 
 
 def token(kind: str, name: str) -> str:
@@ -67,7 +67,8 @@ def redrive_subject(stream: str, consumer: str) -> str:
 
 
 def _decode(encoded: str) -> str:
-    return _escape.sub(lambda match: chr(int(match[1], 16)), encoded).encode("latin-1").decode()
+    decoded = _escape(lambda match: bytes((int(match[1], 16),)), encoded.encode())
+    return decoded.decode(errors="replace")  # others may have written anything
 
 
 def _encode(name: str) -> str:

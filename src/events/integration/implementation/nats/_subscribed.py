@@ -233,7 +233,7 @@ class NatsSubscribed(BrokerSubscribed[InFlight]):
 
     def _delivery(self, in_flight: InFlight) -> Delivery:
         read = wire.users(in_flight.headers)
-        if "ce-type" not in read and not describes_itself(in_flight.body):
+        if "ce-type" not in read and not describes_itself(read, in_flight.body):
             read["ce-type"] = encode_value(self._type(in_flight))
         return Delivery(
             self._subscription.topic,

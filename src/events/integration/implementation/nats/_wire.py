@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple, overload
 from urllib.parse import quote, unquote
 
-from events.errors import BusUnavailableError
+from events.errors import InvalidTopologyError
 from events.integration._attributes import key_in
 from events.integration.brokering.dead_letters import ID, PREFIX
 from events.integration.cloudevents import own_id
@@ -23,6 +23,7 @@ MSG_ID = "Nats-Msg-Id"
 ENCODED = "events-encoded"
 KEY = "events-key"
 LARGEST_BLOCK = (1 << 16) - 1  # bytes of headers that JetStream stores
+BLANKS = str.maketrans("\r\n", "  ")  # for what would break a header's line
 
 _survives = re.compile(r"(?:[!-~](?:[ -~]*[!-~])?)?").fullmatch
 _reserved = ("Nats-", PREFIX)
@@ -30,7 +31,6 @@ _UUID = 36  # characters
 _FIRST_LINE = "NATS/1.0"
 _breaks = re.compile(r"[\r\n:]").search
 _breaks_line = re.compile(r"[\r\n]").search
-_BLANKS = str.maketrans("\r\n", "  ")
 _PRINTABLE = "".join(map(chr, range(0x21, 0x7F))).replace("%", "") + " "
 
 
@@ -114,12 +114,15 @@ def block(headers: Mapping[str, str]) -> bytes:
     What would break a line within a value, as other programs can send it, becomes a blank.
 
     Raises:
-        BusUnavailableError: a name would be read as something else.
+        InvalidTopologyError: a name would be read as something else.
     """
     if _breaks("".join(headers)):
-        raise BusUnavailableError("NATS", f"it cannot carry headers by these names: {[*headers]}")
+        names = [name for name in headers if _breaks(name)]
+        raise InvalidTopologyError(
+            f"headers {names}", "NATS cannot carry a name with a colon or a line break"
+        )
     if _breaks_line("".join(headers.values())):
-        headers = {name: value.translate(_BLANKS) for name, value in headers.items()}
+        headers = {name: value.translate(BLANKS) for name, value in headers.items()}
     lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
     return f"{_FIRST_LINE}\r\n{''.join(lines)}\r\n".encode()
 

@@ -218,10 +218,12 @@ class NatsTransport:
 
     async def close(self) -> None:
         """See `Transport.close`. A client that was passed in stays open."""
-        await self._session.attempts.close()
-        await self._publisher.close()
-        self._writer.stop()
-        await self._link.close()
+        try:
+            await self._session.attempts.close()
+            await self._publisher.close()
+        finally:
+            self._writer.stop()
+            await self._link.close()
 
     def _stream(self, topic: str) -> StreamSpec:
         if topic not in self._streams:

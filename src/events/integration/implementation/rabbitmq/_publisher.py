@@ -161,11 +161,12 @@ class Publisher:
                 channel.on_return(self._returned)
                 await channel.confirms(self._confirmed)
             except DriverError as error:
-                if connection.is_open:
-                    if str(error) != self._no_channel:
-                        logger.warning("cannot publish to RabbitMQ, will try again: %s", error)
-                    self._no_channel = str(error)
-                    await self._backoff.pause()
+                if not connection.is_open:
+                    return  # the next one brings a new attempt
+                if str(error) != self._no_channel:
+                    logger.warning("cannot publish to RabbitMQ, will try again: %s", error)
+                self._no_channel = str(error)
+                await self._backoff.pause()
                 continue
             if connection is self._connection:
                 self._channel, self._tag = channel, 0

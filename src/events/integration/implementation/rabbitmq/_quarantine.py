@@ -55,9 +55,8 @@ class Quarantine:
         self._acknowledge = acknowledge
         self._moving: set[InFlight] = set()  # to their queue
         self._next: InFlight | None = None  # from there; waits for those, or for the end
-        self._unbegun: set[tuple[str, str, int, int]] = (
-            set()
-        )  # that were lost with their channel: one at a time
+        # Lost with their channel before a handler saw them: one at a time.
+        self._unbegun: set[tuple[str, str, int, int]] = set()
         self._ended: list[InFlight] = []  # to be acknowledged when the consumer is cancelled
         self._taking = True
         self._leaving = False

@@ -20,6 +20,7 @@ nor body tell it. `_subscribed` puts the routing key there if it is no type that
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from copy import copy
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -49,7 +50,7 @@ _BROKERS = frozenset(
     {"x-death", "x-delivery-count", "x-acquired-count", "x-received-from", "CC", "BCC"}
 )
 _DELIVERY_LIMIT = "delivery_limit"  # as the broker says why it gave a message up
-_ATTRIBUTES = ("cloudEvents_", "cloudEvents:")
+_ATTRIBUTES = ("cloudevents_", "cloudevents:")
 _BROKERS_PREFIXES = (OURS, "x-first-death-", "x-last-death-", "x-opt-")
 
 
@@ -294,12 +295,13 @@ def _headers(properties: Properties, body: bytes) -> dict[str, str]:
         if shown == name:  # the usual case
             headers[name] = value
         elif shown is not None:
-            headers[shown] = encode_value(value) if name.startswith(_ATTRIBUTES) else value
+            plain = name.lower().startswith(_ATTRIBUTES)
+            headers[shown] = encode_value(value) if plain else value
     if properties.content_type is not None:
         headers[CONTENT_TYPE] = properties.content_type
     if properties.content_encoding is not None:
         headers[CONTENT_ENCODING] = properties.content_encoding
-    if "ce-type" not in headers and properties.type and not describes_itself(body):
+    if "ce-type" not in headers and properties.type and not describes_itself(headers, body):
         headers["ce-type"] = encode_value(properties.type)
     return headers
 
@@ -309,10 +311,11 @@ def _shown(name: str) -> str | None:
     """Return a header's name as handlers see it; None if they do not."""
     if name in _BROKERS or name.startswith(_BROKERS_PREFIXES):
         return None
+    lower = name.lower()
     for prefix in _ATTRIBUTES:
-        if name.startswith(prefix):
-            return f"ce-{name.removeprefix(prefix).lower()}"
-    return name.lower()
+        if lower.startswith(prefix):
+            return f"ce-{lower.removeprefix(prefix)}"
+    return lower
 
 
 def _text(value: Any) -> str | None:
@@ -323,6 +326,9 @@ def _text(value: Any) -> str | None:
         return str(value)
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, bytes | bytearray):  # text, from clients that tell it from bytes
+        with suppress(UnicodeDecodeError):
+            return value.decode()
     return None
 
 

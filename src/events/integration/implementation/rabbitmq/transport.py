@@ -255,6 +255,8 @@ class RabbitMQTransport:
             return
         if self._bindings is not None:
             self._bindings.down()
-        await publisher.drain()
-        await publisher.stop()
-        await asyncio.gather(outward.close(), inward.close())
+        try:
+            await publisher.drain()
+            await publisher.stop()
+        finally:
+            await asyncio.gather(outward.close(), inward.close())

@@ -23,6 +23,7 @@ What is in braces decides the hash slot: all of one consumer on one topic is in 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct, msgpack
@@ -90,7 +91,7 @@ def read_fields(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
         pairs = iter(fields[2:])
         try:
             for name, value in zip(pairs, pairs, strict=False):
-                headers[name.decode()] = value.decode()
+                headers[_shown(name)] = value.decode()
         except UnicodeDecodeError:
             headers.clear()
         else:
@@ -101,12 +102,18 @@ def read_fields(fields: Sequence[bytes]) -> tuple[bytes, dict[str, str]]:
         if body is None and name == BODY:
             body = value
         else:
-            headers[name.decode(errors="replace")] = value.decode(errors="replace")
+            headers[name.decode(errors="replace").lower()] = value.decode(errors="replace")
     if body is None and len(fields) == 2 and fields[0] == FIELD:  # noqa: PLR2004 - name and value
         frame = read_frame(fields[1])
         if frame is not None:
             return frame
     return body or b"", headers
+
+
+@lru_cache(1024)
+def _shown(name: bytes) -> str:
+    """Return a header's name as handlers see it."""
+    return name.decode().lower()
 
 
 class Entry(Struct, frozen=True, eq=False, gc=False):

@@ -93,6 +93,8 @@ class Settler:
         error = future.exception()
         around.__exit__(None if error is None else type(error), error, None)
         if error is not None:
+            if not self._link.is_open:  # for good: the bus was shut down meanwhile
+                return
             self._acks[stream][:0] = entries
             self._report(_ACKING, "acknowledge", error)
             pause = self._ack_backoff.take()

@@ -247,10 +247,12 @@ class RedisPubSubTransport:
         listening, self._listening = self._listening, None
         self._listeners.clear()
         self.held_by.clear()
-        if listening is not None:
-            await listening.close(0)
-        if sending is not None:
-            await sending.close(self._send_timeout if sending.is_up else 0)
+        try:
+            if listening is not None:
+                await listening.close(0)
+        finally:
+            if sending is not None:
+                await sending.close(self._send_timeout if sending.is_up else 0)
 
     # --- subscriptions ------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
-from sqlalchemy import Engine, Table, event
+from sqlalchemy import Engine, MetaData, Table, event
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, SessionTransaction, UOWTransaction
 
@@ -34,6 +34,7 @@ logger = logging.getLogger("events.integration")
 
 _NAMED = 10  # events in one line of the log
 _ATTRIBUTE = "_events_outbox"  # of a session
+_WRITTEN = Table("written", MetaData())  # stands for the tables of rows that need no writing
 
 
 class SessionBuffer:
@@ -77,6 +78,10 @@ class SessionBuffer:
         _refuse_if_over(current)
         self._rows.setdefault(current, {}).setdefault(table, []).append(row)
 
+    def note(self, session: Session, row: Row) -> None:
+        """Keep a row that is written already, to name it if there is no commit."""
+        self.add(session, _WRITTEN, row)
+
     def _after_flush(self, session: Session, _: UOWTransaction) -> None:
         self._flushed_to |= engines_of_flush(session)
 
@@ -96,7 +101,7 @@ class SessionBuffer:
             return
         for engine, table in self._written_to:
             nudge(engine, table)
-        if current is not None and self._rows.get(current):
+        if current is not None and self._rows.get(current, {}).keys() - {_WRITTEN}:
             raise OutboxError(_TOO_LATE)
 
     def _after_rollback(self, session: Session) -> None:
@@ -138,6 +143,7 @@ class SessionBuffer:
             return
         session.flush()
         tables = self._rows[current]
+        tables.pop(_WRITTEN, None)
         while tables:
             table, rows = next(iter(tables.items()))
             try:

@@ -32,6 +32,7 @@ class Due:
         c = tables.outbox.c
         self._engine = engine
         self._single = single
+        self._is_backlog = False  # as far as the last read knows
         self._query = DueQuery(tables, engine.dialect.name)
         these = bindparam("ids", type_=BigInteger(), expanding=True)
         self._bodies = select(c.id, c.body).where(c.id.in_(these))
@@ -44,8 +45,10 @@ class Due:
         longest = _UNBOUNDED if max_bytes is None else max_bytes // (2 * limit)
         statement, values = self._query(lease, limit, after, longest)
         rows: list[OutboxRow] = []
-        async with reading_due(self._engine, self._single, limit) as connection:
+        is_backlog, engine = self._is_backlog, self._engine
+        async with reading_due(engine, self._single, is_backlog=is_backlog) as connection:
             found: Sequence[Any] = (await connection.execute(statement, values)).all()
+            self._is_backlog = len(found) >= limit
             taken = found if max_bytes is None else _up_to(found, max_bytes)
             bodies = await self._long(connection, [r.id for r in taken if r.size > longest])
         for r in taken:

@@ -25,7 +25,6 @@ from sqlalchemy import (
     tuple_,
     union_all,
 )
-
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from events.errors import OutboxError
@@ -36,22 +35,22 @@ from events.integration.message import Message
 from events.integration.outbox import Lease
 
 _HIGHEST = (1 << 63) - 1  # no row has this id
-_MANY = 100  # rows, whose walk PostgreSQL may think dearer than to sort up to 8,000
 _WALK = text("SET LOCAL enable_sort = off")
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
 @asynccontextmanager
 async def reading_due(
-    engine: AsyncEngine, single: AsyncEngine, limit: int
+    engine: AsyncEngine, single: AsyncEngine, *, is_backlog: bool
 ) -> AsyncGenerator[AsyncConnection]:
-    """Open a connection for queries of so many rows in an index's order.
+    """Open a connection for queries of what is due, in an index's order.
 
     `single` is an engine for one statement. PostgreSQL takes a walk along an index of a table that
     it has not analyzed to cost a page for each row. So of tens of thousands that wait it would sort
-    all, again for each batch. The transaction costs four round trips, hence only for many rows.
+    all, again for each batch. To forbid that takes a transaction, so a read that may find nothing
+    does without.
     """
-    if single.dialect.name != "postgresql" or limit < _MANY:
+    if not is_backlog or single.dialect.name != "postgresql":
         async with connected(single) as connection:
             yield connection
         return

@@ -232,13 +232,15 @@ class SQLAlchemyTransport:
         publisher, self._publisher = self._publisher, None
         pump, self._pump = self._pump, None
         timekeeping, self._timekeeping = self._timekeeping, None
-        if timekeeping is not None:
-            timekeeping.cancel()
-            await asyncio.wait([timekeeping])
-        if publisher is not None:
-            await publisher.close()
-        if pump is not None:
-            await pump.stop()
+        try:
+            if timekeeping is not None:
+                timekeeping.cancel()
+                await asyncio.wait([timekeeping])
+            if publisher is not None:
+                await publisher.close()
+        finally:
+            if pump is not None:
+                await pump.stop()
 
 
 class TableSubscribed:

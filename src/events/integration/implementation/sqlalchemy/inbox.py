@@ -17,13 +17,7 @@ from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import MetaData, StaticPool, Table
-from sqlalchemy.exc import (
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    NotSupportedError,
-    ProgrammingError,
-)
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from events.errors import InboxError, InvalidTopologyError
@@ -36,9 +30,7 @@ from events.integration.implementation.sqlalchemy.inbox_table import (
     inbox_table,
     message_key,
 )
-from events.integration.implementation.sqlalchemy.sessions import (
-    Sessions,
-)
+from events.integration.implementation.sqlalchemy.sessions import Sessions
 from events.integration.message import Delivery, Message
 from events.integration.pipeline import Serving
 
@@ -48,7 +40,6 @@ REDRIVE_WINDOW = timedelta(days=3)
 """How long a dead letter should be safe to redrive: a weekend. A shorter retention is logged."""
 
 _AT_ONCE = 500  # keys in one statement
-_PERMANENT = (ProgrammingError, IntegrityError, DataError, NotSupportedError)
 
 
 class SQLAlchemyInbox(Transactional):

@@ -105,6 +105,9 @@ class SQLAlchemyOutbox:
         row = self._row(topic, event, key, headers, available_at)
         if schedule_id is not None:
             await self._schedules.put(schedule_id, row, replace=replace)
+            if isinstance(self._target, AsyncSession):
+                session = self._target.sync_session
+                SessionBuffer.of(session).note(session, row)
         elif isinstance(self._target, AsyncSession):
             session = self._target.sync_session
             SessionBuffer.of(session).add(session, self._table, row)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection
 
 from events.integration.event import IntegrationEvent
+from events.integration.topology.checks import takes_another_than
 from events.integration.topology.topic import check_name
 
 
@@ -32,12 +33,15 @@ class Consumer(ABC):
         """Return the events of a registration that names none; None if it must name them."""
         return None
 
-    def why_not(self, event_type: type[IntegrationEvent]) -> str | None:  # noqa: ARG002
+    def why_not(self, event_type: type[IntegrationEvent]) -> str | None:
         """Return why it cannot handle events of this class, or None if no reason is known.
 
         Called at registration.
         """
-        return None
+        other = takes_another_than(self.on_event, event_type)
+        if other is None:
+            return None
+        return f"its `on_event` cannot handle {event_type.__qualname__}: its annotation is {other}"
 
     def __repr__(self) -> str:
         # For the error of a subclass that did not call `super().__init__` and has no name.

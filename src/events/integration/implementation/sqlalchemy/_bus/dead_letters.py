@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from msgspec.structs import replace
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -21,10 +22,8 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from events.errors import BusUnavailableError
 from events.integration.cloudevents import own_id
 from events.integration.health import Backlog
 from events.integration.implementation.sqlalchemy._bus.reaching import begun, connected
@@ -37,7 +36,6 @@ from events.integration.implementation.sqlalchemy._clock import aware, moment
 from events.integration.implementation.sqlalchemy._reading import message_of
 from events.integration.implementation.sqlalchemy.tables import MOST_IDS
 from events.integration.message import DeadLetter, Message
-from events.integration.pipeline.retry import describe
 
 _HEADS = 2_000  # rows of a page, whose errors have 8,000 characters at most
 
@@ -51,11 +49,8 @@ class RowReceipt:
 
     async def is_handled(self) -> bool:
         """See `Receipt`."""
-        try:
-            async with connected(self._engine) as connection:
-                return not (await connection.scalars(self._left)).one()
-        except (SQLAlchemyError, OSError) as error:
-            raise BusUnavailableError(repr(self._engine.url), describe(error)) from error
+        async with connected(self._engine) as connection:
+            return not (await connection.scalars(self._left)).one()
 
 
 class TableDeadLetters:
@@ -224,13 +219,4 @@ class TableDeadLetters:
 def _as_logged(message: Message) -> Message:
     """Return it with the id that it was delivered under: an envelope has its own."""
     event_id = own_id(message.headers, message.body)
-    if event_id in {None, message.id}:
-        return message
-    return Message(
-        message.topic,
-        message.type,
-        event_id or message.id,
-        message.body,
-        message.headers,
-        message.key,
-    )
+    return message if event_id in {None, message.id} else replace(message, id=event_id)

@@ -7,7 +7,7 @@
           '-------------- those that have something due <-- nudge or poll'
 
 Between two polls nothing is asked, and one poll asks for all consumers of the bus together. What is
-handed over is settled meanwhile, see `settling`. Outage with the database costs no row anything:
+handed over is settled meanwhile, see `settling`. An outage of the database costs no row anything:
 the loop waits, longer each time, and says so once.
 """
 
@@ -129,15 +129,17 @@ class Pump:
 
     async def stop(self) -> None:
         """Settle what is left, give up the seat, and end."""
-        await self._settler.close()
-        self._halted.set()
-        self.wake()
-        await asyncio.wait([self._task], timeout=_LEAVING)
-        if not self._task.done():
-            self._task.cancel()
-            await asyncio.wait([self._task])
-        for waiter in self._renewals:
-            waiter.cancel()
+        try:
+            await self._settler.close()
+        finally:
+            self._halted.set()
+            self.wake()
+            await asyncio.wait([self._task], timeout=_LEAVING)
+            if not self._task.done():
+                self._task.cancel()
+                await asyncio.wait([self._task])
+            for waiter in self._renewals:
+                waiter.cancel()
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """End the consumers too, if that was a mistake: nothing would read for them."""

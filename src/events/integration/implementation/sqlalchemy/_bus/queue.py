@@ -30,6 +30,7 @@ _MAX_BYTES = 8 << 20
 _QUICK, _SLOW = 0.25, 1.0  # seconds in which a windowful is settled
 _SHARE = 10  # a scan that took a second is not repeated for ten
 _LONGEST = 2.0  # seconds; what was postponed waits for a scan
+_MANY = 100  # rows, from which on a backlog is worth a transaction of its own, see `reading_due`
 _BUSY = 0.05  # seconds between two scans while there is more
 
 
@@ -59,6 +60,7 @@ class Queue:
         self._in_doubt = 0  # partitions
         self._doubtful = 0  # rows in them
         self._after: int | None = None
+        self._is_backlog = False  # as far as the last read knows
         self._scan_at = 0.0
         self._counted = 0
         self._since = asyncio.get_running_loop().time()
@@ -133,9 +135,11 @@ class Queue:
             max_bytes=_MAX_BYTES,
             after=after,
             known=frozenset(self.in_flight),  # of now: what is settled meanwhile is still read
+            is_backlog=self._is_backlog and limit >= _MANY,
         )
         ended = now()
         self.last_poll = ended
+        self._is_backlog = is_full
         self.may_have_more = is_full or bool(self._in_doubt)
         last = max((row.row for row in found if not row.was_postponed), default=0)
         if after is None:

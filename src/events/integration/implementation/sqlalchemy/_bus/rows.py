@@ -290,10 +290,11 @@ class Rows:
         max_bytes: int,
         after: int | None = None,
         known: Collection[int],
+        is_backlog: bool = False,
     ) -> tuple[list[Found], bool]:
         """Return what is due for this consumer in these partitions, and whether there is more.
 
-        The consumer is its number and its name.
+        The consumer is its number and its name. `is_backlog` says that there is likely to be more.
         A scan, without `after`, reads from the beginning, past what is known, and what was
         postponed as well. No more than these bytes of bodies is returned, but one row in any case.
         """
@@ -306,7 +307,8 @@ class Rows:
             "longest": longest,
         }
         late = list[Any]()
-        async with reading_due(self._engine, self._single, limit) as connection:
+        engine, single = self._engine, self._single
+        async with reading_due(engine, single, is_backlog=is_backlog) as connection:
             if after is not None:
                 values |= {"after": after, "limit": limit}
                 first = (await connection.execute(self._on, values)).all()

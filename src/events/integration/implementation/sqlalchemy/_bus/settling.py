@@ -78,11 +78,13 @@ class Settler:
 
     async def close(self) -> None:
         """Return when all is settled; give up where the database takes nothing for long."""
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=_LEAVING)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        try:
+            if self._task is not None:
+                await asyncio.wait([self._task], timeout=_LEAVING)
+        finally:
+            if self._task is not None:
+                self._task.cancel()
+                await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         try:
