@@ -98,9 +98,14 @@ async def test_what_was_not_sent_is_written_with_the_error() -> None:
 async def test_a_batch_that_is_ended_early_was_not_sent(error: BaseException) -> None:
     journal = MemoryJournal()
     messages = [Message("journal", f"t{number}", "m", b"", {}) for number in range(3)]
-    with pytest.raises(type(error)), journal.sending_batch(messages, "memory") as outcomes:
-        outcomes.append(None)
-        raise error
+
+    def send() -> None:
+        with journal.sending_batch(messages, "memory") as outcomes:
+            outcomes.append(None)
+            raise error
+
+    with pytest.raises(type(error)):
+        send()
     detail = f"{type(error).__name__}: gone"
     assert [(e.type, e.what, e.detail) for e in await journal.entries("m")] == [
         ("t0", "sent", None),
