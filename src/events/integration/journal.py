@@ -111,16 +111,23 @@ class Journal(ObserverBeside, JournalSource):
     def sending_batch(
         self, messages: Sequence[Message], system: str
     ) -> Generator[list[BusError | Exception | None]]:
-        """Write `sent` or `not sent` for each."""
+        """Write `sent` or `not sent` for each; what ends the block early ends the rest."""
         del system
         begun = datetime.now(UTC)
         outcomes: list[BusError | Exception | None] = []
-        yield outcomes
-        for message, outcome in zip(messages, outcomes, strict=False):
-            if outcome is None:
-                self._note(message, "sent", at=begun)
-            else:
-                self._note(message, "not sent", at=begun, detail=_text(outcome))
+        known: list[BaseException | None] = []
+        try:
+            yield outcomes
+            known += outcomes
+        except BaseException as error:
+            known += [*outcomes, *[error] * (len(messages) - len(outcomes))]
+            raise
+        finally:
+            for message, outcome in zip(messages, known, strict=False):
+                if outcome is None:
+                    self._note(message, "sent", at=begun)
+                else:
+                    self._note(message, "not sent", at=begun, detail=_text(outcome))
 
     def postponed(self, message: Message, error: str, seconds: float) -> None:
         """Write `postponed`."""

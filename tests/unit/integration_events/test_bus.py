@@ -35,6 +35,7 @@ from events.integration import (
 )
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
+from events.integration.implementation.memory.bus import InMemoryTransport
 from events.integration.message import Release
 from events.integration.transport import Deliver, Subscription
 from events.testing import eventually
@@ -470,6 +471,37 @@ async def test_registering_again_waits_for_the_unregistering_to_end() -> None:
         await bus.broker.quiet()
     assert running == [1, 2]
     assert bus.registrations == [registration]
+
+
+async def test_one_that_is_unregistered_while_it_is_resumed_does_not_receive() -> None:
+    subscribing, gate = asyncio.Event(), asyncio.Event()
+
+    class Slowly(InMemoryTransport):
+        async def subscribe(self, subscription: Subscription, deliver: Deliver) -> Any:
+            subscribing.set()
+            await gate.wait()
+            return await super().subscribe(subscription, deliver)
+
+    transport = Slowly()
+    handled: list[Ordered] = []
+
+    async def handler(event: Ordered) -> None:
+        handled.append(event)
+
+    registration = registered(handler)
+    await transport.set_paused(registration.consumer.name, paused=True)
+    async with TransportIntegrationEventBus(transport, [registration]) as bus:
+        assert bus.health().paused
+        resuming = asyncio.create_task(bus.resume(registration.consumer))
+        await subscribing.wait()
+        await bus.unregister(registration)
+        gate.set()
+        assert await resuming
+        assert not bus.health().consumers
+        await bus.send(TOPIC, Ordered(1))
+        backlog = await bus.backlog(registration.consumer, topics=[TOPIC])
+        assert backlog.waiting == 1
+    assert not handled
 
 
 class Slow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +91,26 @@ async def test_what_was_not_sent_is_written_with_the_error() -> None:
         ("parked", "retries-exhausted"),
         ("released", None),
         ("duplicate", None),
+    ]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("gone"), asyncio.CancelledError("gone")])
+async def test_a_batch_that_is_ended_early_was_not_sent(error: BaseException) -> None:
+    journal = MemoryJournal()
+    messages = [Message("journal", f"t{number}", "m", b"", {}) for number in range(3)]
+
+    def send() -> None:
+        with journal.sending_batch(messages, "memory") as outcomes:
+            outcomes.append(None)
+            raise error
+
+    with pytest.raises(type(error)):
+        send()
+    detail = f"{type(error).__name__}: gone"
+    assert [(e.type, e.what, e.detail) for e in await journal.entries("m")] == [
+        ("t0", "sent", None),
+        ("t1", "not sent", detail),
+        ("t2", "not sent", detail),
     ]
 
 

@@ -412,6 +412,31 @@ async def test_one_that_is_paused_everywhere_is_shown_with_what_waits(telemetry:
         assert not points(telemetry, "events.consumer.paused")
 
 
+@pytest.mark.parametrize("broken", ["health", "backlog"])
+async def test_a_bus_that_cannot_be_asked_leaves_the_others_shown_and_comes_back(
+    broken: str, telemetry: Telemetry, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object, **__: object) -> Any:
+        raise RuntimeError("it is broken")
+
+    def known() -> set[str]:
+        found = telemetry.metrics().get("events.consumer.backlog", [])
+        return {point.attributes["messaging.consumer.group.name"] for point in found}
+
+    def bus_of(name: str) -> MemoryBus:
+        consumer = EventHandlerConsumer(name, {Placed: [accept]})
+        return MemoryBus([IntegrationEventBusRegistration(consumer, ORDERS)])
+
+    async with bus_of("one") as first, bus_of("two") as second:
+        setattr(first, broken, fail)
+        async with Measuring(first, second, meter_provider=telemetry.meters) as measuring:
+            assert known() == {"two"}
+            assert f"{first!r} cannot report its health: it is broken" in caplog.text
+            delattr(first, broken)
+            await measuring.measure()
+            assert known() == {"one", "two"}
+
+
 async def test_two_measure_with_one_provider_and_one_begins_again(telemetry: Telemetry) -> None:
     one = IntegrationEventBusRegistration(EventHandlerConsumer("one", {Placed: [accept]}), ORDERS)
     two = IntegrationEventBusRegistration(EventHandlerConsumer("two", {Placed: [accept]}), ORDERS)

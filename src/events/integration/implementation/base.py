@@ -111,7 +111,11 @@ class TransportIntegrationEventBus(IntegrationEventBus):
         self._pauses: PauseWatch | None = None
         if isinstance(transport, PauseStore):
             self._pauses = PauseWatch(
-                transport, self._consumers, self._consumer_names, self._lifecycle, shutdown_grace
+                transport,
+                self._consumers,
+                lambda: self.registrations,
+                self._lifecycle,
+                shutdown_grace,
             )
         self._started = False
         self._loop: asyncio.AbstractEventLoop | None = None  # the one it was started in

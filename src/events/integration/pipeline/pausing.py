@@ -31,20 +31,20 @@ LOOK_EVERY = 5.0  # seconds at most; processes that started together do not look
 class PauseWatch:
     """Pause and resume the consumers of one bus by their marks.
 
-    `names` gives the consumers to look for; handlers that run when a pause begins have `grace`.
+    `registrations` gives those of the bus; handlers that run when a pause begins have `grace`.
     """
 
     def __init__(
         self,
         store: PauseStore,
         consumers: ConsumerRegistry,
-        names: Callable[[], Collection[str]],
+        registrations: Callable[[], Collection[IntegrationEventBusRegistration]],
         lifecycle: LifecycleLock,
         grace: float,
     ) -> None:
         self.store = store
         self._consumers = consumers
-        self._names = names
+        self._registrations = registrations
         self._lifecycle = lifecycle
         self._grace = grace
         self._task: asyncio.Task[None] | None = None
@@ -68,7 +68,7 @@ class PauseWatch:
 
     async def look(self, *also: str) -> None:
         """Look at the marks now, and at those of consumers that are about to be registered."""
-        names = {*self._names(), *also}
+        names = {*(each.consumer.name for each in self._registrations()), *also}
         if not names:
             return
         try:
@@ -107,6 +107,9 @@ class PauseWatch:
                 async with self._lifecycle:
                     if registration in self._consumers.halted:  # not stopped meanwhile
                         await self._consumers.subscribe(registration)
+                        if registration not in self._registrations():  # unregistered meanwhile
+                            await self._consumers.close(registration, 0)
+                            continue
                         logger.warning("%s is resumed", registration)
 
     async def _run(self) -> None:

@@ -19,7 +19,7 @@ import logging
 import re
 from base64 import b64decode
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -179,9 +179,9 @@ class NatsDeadLetters:
             left = len(page) == _HEADS
             after = page[-1].id if left else None
 
-    def _denied(self, error: Exception) -> None:
+    def _denied(self, error: DeniedError | ApiError) -> None:
         logger.debug("dead letters are read one by one: %s", error)
-        self._may_pull = False
+        self._may_pull = not isinstance(error, DeniedError)  # another error may pass
 
     @asynccontextmanager
     async def _consumer(
@@ -210,7 +210,8 @@ class NatsDeadLetters:
         try:
             yield made.name
         finally:
-            await self._info(f"CONSUMER.DELETE.{stream}.{made.name}", None, Nothing)
+            with suppress(BusUnavailableError):  # then the server removes it
+                await self._info(f"CONSUMER.DELETE.{stream}.{made.name}", None, Nothing)
 
     async def _letters(
         self, consumer: str, found: Sequence[Incoming], *, heads: bool = False

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Protocol, Self, cast, runtime_checkable
+from typing import Protocol, Self, TypeAlias, cast, runtime_checkable
 
 from opentelemetry.metrics import MeterProvider, Observation, get_meter_provider
 
@@ -35,6 +35,8 @@ class _Healthy(Protocol):
 class _Tells(Protocol):
     async def backlog(self, consumer: str, *, topics: Iterable[Topic] | None = None) -> Backlog: ...
 
+
+_Show: TypeAlias = Callable[[names.Metric, float, Attributes], None]
 
 _SHOWN = (
     names.PENDING,
@@ -111,9 +113,8 @@ class Measuring:
             observed.setdefault(metric.name, []).append(Observation(value, attributes))
 
         for relay in self._relays:
-            health = relay.health()
-            show(names.RELAY_HEALTHY, int(health.healthy), {})
             try:
+                show(names.RELAY_HEALTHY, int(relay.health().healthy), {})
                 stats = await asyncio.wait_for(relay.stats(), self._every)
             except Exception as error:  # noqa: BLE001 - whatever the database's library raises
                 logger.warning("%r cannot report on its outbox: %s", relay, error)
@@ -122,18 +123,24 @@ class Measuring:
             show(names.OLDEST_AGE, stats.oldest_age, {})
             show(names.PARKED, stats.parked, {})
         for number, source in enumerate(self._buses):
-            bus = source.health()
-            for consumer in bus.consumers:
-                attributes = consumer_attributes(consumer.topic, consumer.consumer)
-                show(names.ALIVE, int(bus.connected and consumer.alive), attributes)
-                self._topics.setdefault((number, consumer.consumer), {})[consumer.topic] = None
-            for name in bus.paused:
-                show(names.PAUSED, 1, {names.GROUP: name, names.SCOPE: names.EVERYWHERE})
-            if isinstance(source, _Tells):
-                for name, ask in self._questions(source, number, bus):
-                    for state, count in (await self._backlog(source, name, ask)).items():
-                        show(names.BACKLOG, count, {names.GROUP: name, names.STATE: state})
+            try:
+                await self._measure_bus(source, number, show)
+            except Exception as error:  # noqa: BLE001 - as from a bus of the user's
+                logger.warning("%r cannot report its health: %s", source, error)
         self._observed = observed
+
+    async def _measure_bus(self, source: _Healthy, number: int, show: _Show) -> None:
+        bus = source.health()
+        for consumer in bus.consumers:
+            attributes = consumer_attributes(consumer.topic, consumer.consumer)
+            show(names.ALIVE, int(bus.connected and consumer.alive), attributes)
+            self._topics.setdefault((number, consumer.consumer), {})[consumer.topic] = None
+        for name in bus.paused:
+            show(names.PAUSED, 1, {names.GROUP: name, names.SCOPE: names.EVERYWHERE})
+        if isinstance(source, _Tells):
+            for name, ask in self._questions(source, number, bus):
+                for state, count in (await self._backlog(source, name, ask)).items():
+                    show(names.BACKLOG, count, {names.GROUP: name, names.STATE: state})
 
     def _questions(
         self, source: _Tells, number: int, bus: BusHealth

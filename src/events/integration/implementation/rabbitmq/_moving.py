@@ -55,7 +55,7 @@ class Moves:
         )
 
         def moved(published: asyncio.Future[None]) -> None:
-            error = None if published.cancelled() else published.exception()
+            error = asyncio.CancelledError() if published.cancelled() else published.exception()
             if isinstance(error, MessageTooLargeError) and error.part == "headers":
                 self._shorten(in_flight, queue, properties, error)
             elif error is None:
