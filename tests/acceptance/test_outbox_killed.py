@@ -3,7 +3,7 @@
 As a program this file is one of the processes:
 
     writer <database>             commits a user and an event, one after the other, for ever
-    relay <database> <journal>    moves what is there into the journal, for ever
+    relay <database> <journal> [lease]    moves what is there into the journal, for ever
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ async def write(engine: AsyncEngine) -> None:
             await SQLAlchemyOutbox(session).put(Topic("users"), UserMade(user.id))
 
 
-async def relay(engine: AsyncEngine, journal: str) -> None:
+async def relay(engine: AsyncEngine, journal: str, lease: str = "1.0") -> None:
     store = SQLAlchemyOutboxStore(engine)
-    await OutboxRelay(store, JournalBus(Path(journal)), batch=7, lease=1.0).run()
+    await OutboxRelay(store, JournalBus(Path(journal)), batch=7, lease=float(lease)).run()
 
 
 @asynccontextmanager
@@ -166,7 +166,7 @@ async def test_sigterm_ends_a_relay_without_duplicates(tmp_path: Path) -> None:
     async with AsyncSession(engine) as session, session.begin():
         for number in range(2_000):
             await SQLAlchemyOutbox(session).put(Topic("users"), UserMade(number))
-    async with started("relay", url, str(journal)) as mover:
+    async with started("relay", url, str(journal), "30") as mover:
         await grown(journal, 0)
         mover.terminate()
         async with asyncio.timeout(DEADLINE):

@@ -289,10 +289,10 @@ async def test_25_waiting_for_the_broker_has_an_end_and_says_what_for(
 ) -> None:
     url = f"amqp://guest:secret@127.0.0.1:{free_port()}/"
     bus = RabbitMQIntegrationEventBus(
-        url, wait_for_broker=True, connect_timeout=30, startup_timeout=2
+        url, wait_for_broker=True, connect_timeout=1, startup_timeout=5
     )
     with pytest.raises(
-        BusUnavailableError, match=r"startup took longer than 2 s.*Connection refused"
+        BusUnavailableError, match=r"startup took longer than 5 s.*Connection refused"
     ):
         await bus.startup()
     (logged,) = [r for r in caplog.records if r.name == "events.integration"]

@@ -97,7 +97,9 @@ def worker(server: RedisServer, tmp_path: Path) -> Generator[Any, None, None]:
     started: list[Process] = []
 
     def start(**options: Any) -> Process:
-        process = Process(server, tmp_path / f"worker{len(started)}.txt", lease=LEASE, **options)
+        process = Process(
+            server, tmp_path / f"worker{len(started)}.txt", **{"lease": LEASE, **options}
+        )
         started.append(process)
         return process
 
@@ -327,10 +329,10 @@ async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(
 ) -> None:
     caplog.set_level(logging.INFO, "events.integration")
     async with sending(server, range(1)):
-        slow = worker(delay=4 * LEASE)
+        slow = worker(delay=11, lease=5.0)  # more than twice its lease
         await slow.until("begin", 1)
         probe = Probe("worker")
-        async with new_bus(server) as bus:
+        async with new_bus(server, lease=5.0) as bus:
             await bus.register(on(probe))
             await slow.until("end", 1)
             assert probe.numbers == []

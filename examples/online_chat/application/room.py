@@ -110,10 +110,12 @@ class Room:
         finally:
             self._listeners.pop(connection, None)
             self._tell(self._presence.disconnect(self._server, connection, _now()))
-            await self._bus.unregister(registration)
-            await self.announce(
-                UserDisconnectedV1(server=self._server, connection=connection, user=user)
-            )
+            try:  # at once: a list without them that comes first would say that they are lost
+                await self.announce(
+                    UserDisconnectedV1(server=self._server, connection=connection, user=user)
+                )
+            finally:
+                await self._bus.unregister(registration)
 
     @property
     def members(self) -> list[Attendee]:

@@ -15,7 +15,8 @@ from examples.online_chat.application.chat import Chat, Seat, ServerId
 from examples.online_chat.contracts import Attendee, MessageSentV1
 from examples.online_chat.domain.presence import Change
 
-HEARTBEAT, TIMEOUT = 0.02, 0.3  # seconds
+HEARTBEAT, TIMEOUT = 0.02, 60.0  # seconds; who stands still is missed by nobody
+IMPATIENT = 0.3  # where one is to be missed
 
 
 @dataclass
@@ -43,10 +44,10 @@ class Ear:
 class Server:
     """A server whose bus can be made to fail."""
 
-    def __init__(self, name: str, channels: InMemoryChannels) -> None:
+    def __init__(self, name: str, channels: InMemoryChannels, timeout: float) -> None:
         self.transport = FaultyTransport(InMemoryBroadcastTransport(channels))
-        self.bus = TransportIntegrationEventBus(self.transport, send_timeout=0.2)
-        self.chat = Chat(self.bus, ServerId(name), heartbeat=HEARTBEAT, timeout=TIMEOUT)
+        self.bus = TransportIntegrationEventBus(self.transport, send_timeout=timeout)
+        self.chat = Chat(self.bus, ServerId(name), heartbeat=HEARTBEAT, timeout=timeout)
         self._stack = AsyncExitStack()
 
     async def start(self) -> None:
@@ -68,8 +69,8 @@ class Servers:
     channels: InMemoryChannels = field(default_factory=InMemoryChannels)
     running: dict[str, Server] = field(default_factory=dict[str, Server])
 
-    async def start(self, name: str) -> Server:
-        server = self.running[name] = Server(name, self.channels)
+    async def start(self, name: str, patience: float = TIMEOUT) -> Server:
+        server = self.running[name] = Server(name, self.channels, patience)
         await server.start()
         return server
 
