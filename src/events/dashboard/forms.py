@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlencode
 
+from events.errors import InvalidTopologyError
+from events.integration.paging import as_number
+from events.integration.topology.topic import check_name
 from events.operations import Selection
 
 if TYPE_CHECKING:
@@ -59,18 +62,34 @@ class Fields:
             raise BadFormError(f"{name} must be a number from {least:g} to {most:g}, not {given!r}")
         return number
 
+    def row(self, name: str) -> int | None:
+        """Return the id of a row, or None without one."""
+        given = self.get(name)
+        return None if given is None else row_id(given, name)
+
     def time(self, name: str) -> datetime | None:
-        """Return a time, in UTC if it has no zone."""
+        """Return a time, which is one in UTC if it has no zone."""
         given = self.get(name)
         if given is None:
             return None
         try:
             time = datetime.fromisoformat(given)
-        except ValueError:
+            return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
+        except (ValueError, OverflowError):
             raise BadFormError(
                 f"{name} must be a time such as 2026-11-29T14:00, not {given!r}"
             ) from None
-        return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+    def check(self) -> None:
+        """Raise `BadFormError` for a character that no id has, or a name that no consumer has."""
+        for name, values in self._values.items():
+            if any("\0" in value for value in values):
+                raise BadFormError(f"{name} has a NUL character")
+        for consumer in self.all("consumer"):
+            try:
+                check_name("Consumer", consumer)
+            except InvalidTopologyError as error:
+                raise BadFormError(str(error)) from None
 
     def selection(self, *, text: bool = True) -> Selection:
         """Return the selection, without `text` if the caller searches for it."""
@@ -94,6 +113,14 @@ class Fields:
         """Return the filters as a query, with these added, or removed if None."""
         values = {**self.filters, **changes}
         return urlencode({name: value for name, value in values.items() if value is not None})
+
+
+def row_id(given: str, name: str = "id") -> int:
+    """Return the id of a row. Raises `BadFormError` for what is none."""
+    number = as_number(given.strip())
+    if number is None:
+        raise BadFormError(f"{name} must be the id of a row, not {given!r}")
+    return number
 
 
 async def read_form(request: Request) -> Fields:

@@ -46,7 +46,8 @@ async def groups(visit: Visit) -> Response:
 async def letters(visit: Visit) -> Response:
     """Show dead letters, a page of them, the oldest first."""
     fields = visit.fields
-    consumer, after = fields.get("consumer"), fields.get("after")
+    after = fields.get("after")
+    consumer = fields.get("consumer") if after is None else fields.need("consumer")
     shown = visit.site.shown
     found: list[Letter] = []
     text = fields.get("text")

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from events.dashboard.forms import BadFormError
+from events.dashboard.forms import BadFormError, row_id
 from events.errors import NoSuchParkedRowError
 from events.integration.outbox import ParkedRow
 from events.integration.outbox.partitions import PARTITIONS
 from events.operations import OutboxRows, ParkedSelection
-from events.operations.shown import Letter, visible
+from events.operations.shown import Letter
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -34,10 +34,8 @@ async def outbox(visit: Visit) -> Response:
     relay = visit.site.relay
     if relay is None:
         return _none(visit)
-    after = visit.fields.number("after", 0, 1 << 63)
-    later = visit.fields.number("later", 0, 1 << 63)
-    parked = await relay.parked(limit=_PAGE + 1, after=None if after is None else int(after))
-    scheduled = await relay.scheduled(limit=_PAGE + 1, after=None if later is None else int(later))
+    parked = await relay.parked(limit=_PAGE + 1, after=visit.fields.row("after"))
+    scheduled = await relay.scheduled(limit=_PAGE + 1, after=visit.fields.row("later"))
     leases = await relay.leases()
     holders = [
         Holder(relay=each.relay, partitions=sorted(each.partitions), remaining=each.remaining)
@@ -65,7 +63,7 @@ async def parked_row(visit: Visit) -> Response:
     relay = visit.site.relay
     if relay is None:
         return _none(visit)
-    id_ = _id(visit.fields.need("id"))
+    id_ = row_id(visit.fields.need("id"))
     rows = await relay.parked(limit=1, after=id_ - 1)
     if not rows or rows[0].id != id_:
         raise NoSuchParkedRowError([id_])
@@ -90,7 +88,7 @@ async def _move(visit: Visit, action: Literal["redrive", "discard"]) -> Response
     relay = visit.site.relay
     if relay is None:
         return _none(visit)
-    ids = frozenset(_id(each) for each in visit.fields.all("id"))
+    ids = frozenset(row_id(each) for each in visit.fields.all("id"))
     if not ids and visit.fields.get("all") is None:
         raise BadFormError("no row was ticked")
     rows = OutboxRows(relay, actor=visit.access.name, audit=visit.site.record)
@@ -110,13 +108,6 @@ def _shown(visit: Visit, row: ParkedRow) -> Letter:
         attempts=row.attempts,
         died_at=row.parked_at,
     )
-
-
-def _id(given: str) -> int:
-    try:
-        return int(given)
-    except ValueError:
-        raise BadFormError(f"{visible(given)!r} is no id of a row") from None
 
 
 def _none(visit: Visit) -> Response:

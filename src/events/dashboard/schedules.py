@@ -35,12 +35,11 @@ async def scheduled(visit: Visit) -> Response:
         )
     places: list[Place] = []
     for name, of in visit.site.scheduling.items():
-        after = visit.fields.number(name, 0, 1 << 63)
         async with of.scheduling() as outbox:
             found = await outbox.scheduled(
                 prefix=visit.fields.get("prefix"),
                 limit=_PAGE + 1,
-                after=None if after is None else int(after),
+                after=visit.fields.row(name),
             )
         shown = found[:_PAGE]
         places.append(Place(name, shown, shown[-1].id if len(found) > _PAGE else None))

@@ -80,7 +80,7 @@ class Guard:
         """Set the browser's cookie, if it has another or none."""
         name = _cookie_name(request)
         if request.cookies.get(name) != cookie:
-            secure = request.url.scheme == "https"
+            secure = _is_secure(request)
             response.set_cookie(name, cookie, httponly=True, samesite="strict", secure=secure)
 
     def token(self, cookie: str, access: Access) -> str:
@@ -107,11 +107,19 @@ class Guard:
         if origin.lower() in self._origins:
             return True
         # A proxy may speak TLS for us, so the scheme that we see says nothing.
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
         host = request.headers.get("host", "")
         return parts.scheme in {"http", "https"} and bool(host) and parts.netloc == host
 
 
 def _cookie_name(request: Request) -> str:
     # The prefix, which needs TLS, keeps neighbours of a shared domain from setting it.
-    return "__Host-events" if request.url.scheme == "https" else "events"
+    return "__Host-events" if _is_secure(request) else "events"
+
+
+def _is_secure(request: Request) -> bool:
+    # Not by the request's URL, which begins with whatever the header Host has.
+    return bool(request.scope.get("scheme") == "https")

@@ -36,6 +36,7 @@ from events.errors import (
 from events.integration import OutboxRelay
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.journal import JournalSource
+from events.integration.paging import NotAnIdError
 from events.operations import AuditRecord, DeadLetters, HandledSource
 from events.operations.schedules import Scheduling
 from events.operations.shown import Shown, ago, duration, visible
@@ -234,8 +235,9 @@ def write(site: Site, path: str, view: View) -> Route:
 
 async def _answered(visit: Visit, view: View) -> Response:
     try:
+        visit.fields.check()
         response = await view(visit)
-    except BadFormError as error:
+    except (BadFormError, NotAnIdError) as error:
         response = visit.problem(400, "Not understood", str(error))
     except (NoSuchDeadLetterError, NoSuchParkedRowError) as error:
         response = visit.problem(404, "Not there any more", str(error))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
+
+_number = re.compile(r"0|[1-9][0-9]{0,19}").fullmatch
 
 Id = TypeVar("Id", str, int)
 IdT_co = TypeVar("IdT_co", str, int, covariant=True)
@@ -28,6 +31,27 @@ def check_limit(listing: str, limit: object) -> None:
             f"{listing}: limit must be a whole number from 1 on, not {limit!r}; "
             f"for the next page, call again with after="
         )
+
+
+class NotAnIdError(ValueError):
+    """Raised for an `after` that cannot be the id of a dead letter of this bus."""
+
+    def __init__(self, after: str) -> None:
+        super().__init__(f"after must be the id of a dead letter on this bus, not {after!r}")
+
+
+def as_number(id: str, below: int = 1 << 63) -> int | None:
+    """Return the number that an id of a row or a message is, or None if it is no such id."""
+    number = int(id) if _number(id) else below
+    return number if number < below else None
+
+
+def number_after(after: str | None) -> int:
+    """Return the number behind which a page begins. Raises `NotAnIdError`."""
+    number = as_number(after or "0")
+    if number is None:
+        raise NotAnIdError(str(after))
+    return number
 
 
 def ids_of(chosen: Iterable[Listed[Id] | Id] | Listed[Id] | Id) -> list[Id]:

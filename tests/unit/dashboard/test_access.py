@@ -14,7 +14,7 @@ from starlette.routing import Route
 from events.dashboard import Access, dashboard
 from events.dashboard.security import Guard
 from events.memory import MemoryBus
-from tests.unit.dashboard.conftest import ORIGIN, Client, Open
+from tests.unit.dashboard.conftest import ORIGIN, ROOT, Client, Open
 
 ALL = {"consumer": "dashboard.mails"}
 # Every route there is, so that one that is added is tried as well.
@@ -126,6 +126,8 @@ async def test_a_token_is_of_no_use_in_another_browser(client: Client, route: st
         ("http://evil.example", ""),
         ("http://shop.example.evil.example", ""),
         ("http://shop.example:81", ""),
+        ("http://[", ""),
+        ("http://shop.example]", ""),
         (ORIGIN, "cross-site"),
         (ORIGIN, "same-site"),
         (ORIGIN, "none"),
@@ -139,6 +141,11 @@ async def test_nothing_is_written_for_another_site(client: Client, origin: str, 
 
     assert response.status_code == 403
     assert await client.dead() == 1
+
+
+async def test_a_malformed_host_is_no_fault_of_the_page(client: Client) -> None:
+    given = {"x-visitor": "anna", "host": "["}
+    assert (await client.http.get(f"{ROOT}dead", headers=given)).status_code == 200
 
 
 async def test_an_origin_can_be_named_for_a_proxy(open_page: Open) -> None:

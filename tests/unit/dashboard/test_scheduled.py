@@ -113,6 +113,12 @@ async def test_pages_and_a_prefix(engine: AsyncEngine) -> None:
         ("cancel", {"of": "bank", "id": "x"}, "nothing is scheduled in"),
         ("reschedule", {"of": "bus", "id": "x"}, "say to which time"),
         ("reschedule", {"of": "bus", "id": "x", "to": "soon"}, "to must be a time"),
+        (
+            "reschedule",
+            {"of": "bus", "id": "x", "to": "9999-12-31T23:59-14:00"},
+            "to must be a time",
+        ),
+        ("cancel", {"of": "bus", "id": "x\0"}, "id has a NUL character"),
     ],
 )
 async def test_a_form_that_means_nothing_changes_nothing(
@@ -125,6 +131,21 @@ async def test_a_form_that_means_nothing_changes_nothing(
     assert answer.status_code == 400
     assert reason in answer.text
     assert await waiting(engine, "bus") == {"x": LATER}
+
+
+@pytest.mark.parametrize("given", ["x", "-1", "1.5", "nan", str(1 << 63), "9" * 5000])
+@pytest.mark.parametrize(
+    "field", ["scheduled?bus", "scheduled?outbox", "outbox?after", "outbox?later", "outbox/row?id"]
+)
+async def test_what_is_no_id_of_a_row_is_refused(
+    engine: AsyncEngine, field: str, given: str
+) -> None:
+    async with shown(engine) as client:
+        answer = await client.get(f"{field}={given}")
+        assert answer.status_code == 400
+        assert "must be the id of a row" in answer.text
+        most = await client.get(f"{field}={(1 << 63) - 1}")
+        assert most.status_code == (404 if field.startswith("outbox/row") else 200)
 
 
 async def test_a_bus_without_schedules_has_no_such_section(client: Client) -> None:

@@ -19,7 +19,7 @@ QUEUE = Names("emails", "users", "quorum").main
 
 
 class Moved:
-    """One delivery on its way, and what became of it."""
+    """One delivery on its way, and its outcome."""
 
     def __init__(self) -> None:
         self.published: list[asyncio.Future[None]] = []

@@ -48,6 +48,7 @@ from events.integration.topology import (
     RetryPolicy,
     Topic,
 )
+from events.integration.topology.topic import check_name
 from events.integration.transport import BacklogSource, DeadLetterStore, PauseStore, Transport
 
 __all__ = ["BusOptions", "TransportIntegrationEventBus"]
@@ -433,8 +434,9 @@ class TransportIntegrationEventBus(IntegrationEventBus):
     ) -> list[DeadLetter]:
         """Return up to `limit` of the consumer's dead letters, oldest first.
 
-        `after` is the last id of the previous page. Raises `ValueError` for a limit below 1,
-        `UnsupportedByBusError` if the bus keeps none, and `BusNotStartedError`.
+        `after` is the last id of the previous page. Raises `ValueError` for a limit below 1 or an
+        `after` that is no id, `UnsupportedByBusError` if the bus keeps none, and
+        `BusNotStartedError`.
         """
         check_limit(f"dead letters of {_name(consumer)} on {self!r}", limit)
         name = _name(consumer)
@@ -473,4 +475,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
 
 
 def _name(consumer: Consumer | str) -> str:
-    return consumer if isinstance(consumer, str) else consumer.name
+    if not isinstance(consumer, str):
+        return consumer.name
+    check_name("Consumer", consumer)  # a broker would say of some that it is down
+    return consumer

@@ -31,6 +31,7 @@ from msgspec.structs import replace
 from events.integration.cloudevents import own_id
 from events.integration.health import Backlog
 from events.integration.message import DeadLetter, Message, Reject, Release, Retry, Settlement
+from events.integration.paging import number_after
 
 logger = logging.getLogger("events.integration")
 
@@ -270,7 +271,7 @@ class InMemoryBroker:
 
     async def read(self, consumer: str, *, limit: int, after: str | None) -> Sequence[DeadLetter]:
         """See `DeadLetterStore.read`."""
-        start = int(after) if after else 0
+        start = number_after(after)
         letters = (d for d in self._dead[consumer].values() if int(d.id) > start)
         return list(itertools.islice(letters, limit))
 

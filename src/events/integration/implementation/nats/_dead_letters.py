@@ -36,6 +36,7 @@ from events.integration.implementation.nats._names import redrive_subject, token
 from events.integration.implementation.nats._publisher import Publisher
 from events.integration.implementation.nats._topology import NANO, StreamSpec
 from events.integration.message import DeadLetter, Delivery, Reject
+from events.integration.paging import as_number, number_after
 
 logger = logging.getLogger("events.integration")
 
@@ -140,7 +141,7 @@ class NatsDeadLetters:
     async def read(self, consumer: str, *, limit: int, after: str | None) -> Sequence[DeadLetter]:
         """See `DeadLetterStore.read`."""
         letters: list[DeadLetter] = []
-        following = (_number(after) or 0) + 1 if after else 1
+        following = number_after(after) + 1
         if limit > _FEW and self._may_pull:
             try:
                 return await self._read_many(consumer, following, limit)
@@ -315,8 +316,8 @@ class NatsDeadLetters:
         return f"{self._stream.name}.{token('Consumer', consumer)}"
 
     async def _find(self, consumer: str, id: str) -> _Stored | None:
-        number = _number(id)
-        stored = None if number is None else await self._get({"seq": number})
+        number = as_number(id)
+        stored = await self._get({"seq": number}) if number else None
         return stored if stored and stored.subject == self._subject(consumer) else None
 
     async def _get(self, which: dict[str, Any]) -> _Stored | None:
@@ -396,8 +397,3 @@ def _cut(text: str, longest: int) -> str:
 
 def _headers(stored: _Stored) -> dict[str, str]:
     return wire.parse_block(b64decode(stored.hdrs))
-
-
-def _number(id: str | None) -> int | None:
-    """Read an id; the server's sequences begin at 1."""
-    return int(id) if id is not None and id.isascii() and id.isdigit() and int(id) else None

@@ -17,6 +17,7 @@ from events.integration.implementation.redis._entries import Keys, read_dead, to
 from events.integration.implementation.redis._link import Link
 from events.integration.implementation.redis._scripts import BACKLOG, HEADS, REDRIVE
 from events.integration.message import DeadLetter
+from events.integration.paging import NotAnIdError, as_number
 
 T = TypeVar("T")
 
@@ -33,6 +34,8 @@ class StreamDeadLetters:
     async def read(self, consumer: str, *, limit: int, after: str | None) -> Sequence[DeadLetter]:
         """See `DeadLetterStore`."""
         entry, _, last_topic = (after or "").partition("@")
+        if after and not _is_id(entry):
+            raise NotAnIdError(after)
         found: list[tuple[tuple[int, int, str], DeadLetter]] = []
         for topic in sorted(await self._asked(self._topics(consumer))):
             # Of one instant, those of topics that sort first come first.
@@ -114,7 +117,7 @@ def _place(consumer: str, id: str) -> tuple[str, Keys]:
 
 def _is_id(entry: str) -> bool:
     ms, dash, seq = entry.partition("-")
-    return bool(dash) and ms.isdecimal() and seq.isdecimal()
+    return bool(dash) and None not in (as_number(ms, 1 << 64), as_number(seq, 1 << 64))
 
 
 def _letter(consumer: str, topic: str, id: str, fields: Sequence[Any]) -> DeadLetter:

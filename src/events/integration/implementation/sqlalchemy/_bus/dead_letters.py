@@ -36,6 +36,7 @@ from events.integration.implementation.sqlalchemy._clock import aware, moment
 from events.integration.implementation.sqlalchemy._reading import message_of
 from events.integration.implementation.sqlalchemy.tables import MOST_IDS
 from events.integration.message import DeadLetter, Message
+from events.integration.paging import as_number, number_after
 
 _HEADS = 2_000  # rows of a page, whose errors have 8,000 characters at most
 
@@ -70,7 +71,7 @@ class TableDeadLetters:
         d = self._dead.c
         columns = (d.event_id, d.topic, d.key, d.type, d.headers, d.body)
         query = select(d.consumer, d.id, *columns, d.reason, d.error, d.attempts, d.died_at)
-        found = await self._page(query, consumer, int(after or 0), limit)
+        found = await self._page(query, consumer, number_after(after), limit)
         return [
             DeadLetter(
                 str(number),
@@ -134,9 +135,10 @@ class TableDeadLetters:
     async def redrive_with_receipt(self, consumer: str, id: str) -> RowReceipt | None:
         """See `ReceiptSource`. A row is there until it is handled, or dead."""
         d = self._dead.c
-        if not id.isdecimal():
+        number = as_number(id)
+        if number is None:
             return None
-        query = select(d.event_id, d.consumer_id).where(d.id == int(id), d.consumer == consumer)
+        query = select(d.event_id, d.consumer_id).where(d.id == number, d.consumer == consumer)
         async with connected(self._engine) as connection:
             found = (await connection.execute(query)).first()
         if found is None or not await self.redrive(consumer, [id]):
@@ -182,7 +184,8 @@ class TableDeadLetters:
 
     async def _take_in_one(self, consumer: str, ids: Sequence[str], *, back: bool) -> list[str]:
         # In order, so that two who take the same do not deadlock.
-        rest, found = sorted({int(each) for each in ids if each.isdecimal()}), list[int]()
+        numbers = {number for each in ids if (number := as_number(each)) is not None}
+        rest, found = sorted(numbers), list[int]()
         async with begun(self._engine) as connection:
             while rest:
                 some = rest[:MOST_IDS]
