@@ -157,7 +157,10 @@ async def test_the_id_of_a_request_is_in_the_answer_the_log_and_the_event(
 
 
 @pytest.mark.parametrize("databases", ["sqlite"], indirect=True)
-async def test_it_lives_and_is_ready(http: httpx.AsyncClient) -> None:
+async def test_it_lives_and_is_ready(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("examples.user_registration.chassis.http._CHECK", 60.0)
     live, ready = await http.get("/livez"), await http.get("/readyz")
 
     assert (live.status_code, live.text) == (200, "ok")
