@@ -23,7 +23,9 @@ from events.integration.implementation.rabbitmq._topology import receipt_queue
 
 
 @pytest.mark.parametrize(
-    "letter", ["a" * 300, "\N{CLINKING BEER MUGS}" * 100, "@" * 100, "\ud800" * 90]
+    "letter",
+    ["a" * 300, "\N{CLINKING BEER MUGS}" * 100, "@" * 100, "\ud800" * 90],
+    ids=["ASCII", "four bytes", "escaped", "surrogates"],
 )
 def test_receipts_of_long_ids_have_names_that_amqp_takes_and_that_differ(letter: str) -> None:
     names = {receipt_queue("mails", letter + end).name for end in ("1", "2")}
