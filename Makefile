@@ -15,7 +15,7 @@ BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
 .PHONY: help demo demo-rabbitmq demo-dashboard chat test test-confidence coverage test-pythons test-lowest lint docs bench bench-faults \
-	bench-guard soak-brokers format requirements build clean venv venv-demo
+	bench-guard soak-brokers test-loaded format requirements build clean venv venv-demo
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -95,6 +95,10 @@ bench-faults: venv ## put ours and FastStream to the same crashes, half an hour
 soak-brokers: venv ## the buses' tests five times, on cores kept busy; ARGS="--rounds 2 redis"
 	@./scripts/servers rabbitmq redis nats openssl
 	@$(BIN)/python -m tests.soak $(ARGS)
+
+test-loaded: venv ## run the tests of `test` three times in a row, on cores kept busy
+	@./scripts/servers $(SERVERS)
+	@$(BIN)/python -m tests.soak --rounds 3 --pytest="$(SPREAD)" all $(ARGS)
 
 format: venv ## let ruff fix and format
 	$(BIN)/ruff check --fix .

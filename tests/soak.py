@@ -1,6 +1,6 @@
-"""Run the tests of the buses several times, with busy processes beside them; a line for each round.
+"""Run tests several times, with busy processes beside them; a line for each round.
 
-    python -m tests.soak [--rounds 5] [--burners 2] [memory] [rabbitmq] [redis] [nats]
+    python -m tests.soak [--rounds 5] [--burners 2] [memory] [rabbitmq] [redis] [nats] [all]
 
 What is green once on an idle machine may still lean on luck. A round that fails prints what pytest
 said; the exit code says whether one did.
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,28 +44,30 @@ def burning(count: int) -> Generator[None]:
             burner.wait()
 
 
-def run(bus: str) -> tuple[bool, str]:
-    """Run the bus's tests; return whether they passed, and pytest's output."""
-    files = sorted(str(file) for pattern in BUSES[bus] for file in ROOT.glob(pattern))
-    command = [sys.executable, "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider", *files]
+def run(bus: str, options: Sequence[str]) -> tuple[bool, str]:
+    """Run the bus's tests, or all there are; return whether they passed, and pytest's output."""
+    files = sorted(str(file) for pattern in BUSES.get(bus, ()) for file in ROOT.glob(pattern))
+    command = [sys.executable, "-m", "pytest", "-q", "-rf", "-p", "no:cacheprovider"]
+    command += [*options, *files]
     done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
     return done.returncode == 0, done.stdout
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("buses", nargs="*", metavar="bus", help=", ".join(BUSES))
+    parser.add_argument("buses", nargs="*", metavar="bus", help=f"{', '.join(BUSES)}, or all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--burners", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--pytest", type=shlex.split, default=[], help="options for pytest")
     options = parser.parse_args()
-    if unknown := set(options.buses) - set(BUSES):
+    if unknown := set(options.buses) - {*BUSES, "all"}:
         parser.error(f"no such bus: {', '.join(sorted(unknown))}; there are {', '.join(BUSES)}")
     failed = 0
     with burning(options.burners):
         for bus in options.buses or BUSES:
             for turn in range(1, options.rounds + 1):
                 began = time.monotonic()
-                passed, said = run(bus)
+                passed, said = run(bus, options.pytest)
                 took = time.monotonic() - began
                 summary = said.strip().splitlines()[-1]
                 print(f"{bus} {turn}/{options.rounds}: {summary} ({took:.0f} s)", flush=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 
 @contextmanager
-def frozen() -> Iterator[None]:
+def frozen() -> Generator[None]:
     """Have full collections skip what exists now: modules, mappers, containers.
 
     Otherwise each takes tens of milliseconds, in which no handler runs, and comes every few

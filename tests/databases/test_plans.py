@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ async def test_a_backlog_is_read_along_an_index_as_well(engine: AsyncEngine) -> 
 
 
 @contextmanager
-def _uncounted(engine: AsyncEngine) -> Iterator[None]:
+def _uncounted(engine: AsyncEngine) -> Generator[None]:
     if engine.dialect.name != "postgresql":
         yield
         return

@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO
 
 from events.cli._exit import FAILED, OK, UNAVAILABLE, USAGE, UsageError
 
@@ -61,14 +62,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = _module(arguments.command).run(arguments)
     except UsageError as error:
         parser.error(str(error))
-    except BrokenPipeError:  # as of `events tail ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor at the exit
-        return OK
     except KeyboardInterrupt:
         return 128 + 2  # as a shell says of a process that SIGINT ended
     except Exception as error:  # noqa: BLE001 - what is no error of ours is raised again
         return _failed(error)
     return status
+
+
+def _is_read(output: TextIO) -> bool:
+    """Return whether the other end of what may be a pipe is open."""
+    try:
+        ends = select.poll()
+        ends.register(output.fileno(), 0)
+    except (OSError, ValueError):  # it is none of the system's files
+        return True
+    return not ends.poll(0)
 
 
 def _parsed(given: list[str]) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
@@ -108,6 +116,9 @@ def _module(command: str) -> Any:
 
 def _failed(error: Exception) -> int:
     """Report an error that a user can correct in one line; others keep their traceback."""
+    if isinstance(error, BrokenPipeError) and not _is_read(sys.stdout):  # `events tail ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor at the exit
+        return OK
     from events._named import UserCodeError, traceback_of  # noqa: PLC0415 - not for --help
     from events.cli._output import note  # noqa: PLC0415
     from events.errors import EventsError  # noqa: PLC0415

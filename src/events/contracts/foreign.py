@@ -17,6 +17,11 @@ from events.errors import MissingExtraError
 # What says nothing of the form; draft 7 has it beside a reference only in an `allOf`.
 _BESIDE = {"default", "deprecated", "description", "examples", "title", "x-pii"}
 
+# By what a member of a schema holds: schemas by their names, schemas in a list, or plain values.
+_NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
+_LISTED = {"allOf", "anyOf", "oneOf", "prefixItems"}
+_VALUES = {"const", "default", "enum", "example", "examples"}
+
 
 def read_contracts(path: Path) -> Lock:
     """Read a lock file or an AsyncAPI document, in JSON or YAML.
@@ -190,14 +195,20 @@ class _Document:
         file: Path,
         definitions: dict[str, Any],
         names: dict[tuple[Path, str], str],
+        within: str | None = None,
     ) -> Any:
-        """Copy a schema with all that it refers to."""
-        if isinstance(given, list):
+        """Copy a schema, or this member of one, with all that it refers to."""
+        if isinstance(given, list) and within not in _VALUES:
             items = cast("Sequence[Any]", given)
-            return [self._whole(each, file, definitions, names) for each in items]
-        if not isinstance(given, dict):
+            within = "prefixItems" if within == "items" else within
+            return [self._whole(each, file, definitions, names, within) for each in items]
+        if isinstance(given, bool) and (within is None or within in _LISTED):
+            return _spelt_out(given)
+        if not isinstance(given, dict) or within in _VALUES:
             return given
         schema = cast("dict[str, Any]", given)
+        if within in _NAMED:
+            return {n: self._whole(of, file, definitions, names) for n, of in schema.items()}
         reference = schema.get("$ref")
         if isinstance(reference, str):
             place, pointer = self._place(reference, file)
@@ -207,22 +218,14 @@ class _Document:
                 definitions[name] = self._whole(self._at(place, pointer), place, definitions, names)
             return {"$ref": f"#/$defs/{name}"}
         made = {
-            name: self._whole(value, file, definitions, names) for name, value in schema.items()
+            name: self._whole(value, file, definitions, names, name)
+            for name, value in schema.items()
         }
-        if isinstance(made.get("items"), list):  # draft 7's form of a tuple
-            made["prefixItems"] = made.pop("items")
-        if isinstance(tag := made.get("discriminator"), str):  # AsyncAPI's form
-            made["discriminator"] = {"propertyName": tag}
-        match made.get("allOf"):
-            case [{"$ref": str(target)}] if made.keys() - {"allOf"} <= _BESIDE:
-                del made["allOf"]
-                made["$ref"] = target
-            case _:
-                pass
-        return made
+        return _in_our_form(made)
 
-    def _resolved(self, given: Mapping[str, Any], file: Path) -> tuple[dict[str, Any], Path]:
+    def _resolved(self, given: Any, file: Path) -> tuple[dict[str, Any], Path]:
         for _ in range(50):
+            given = _spelt_out(given) if isinstance(given, bool) else given
             reference = given.get("$ref")
             if not isinstance(reference, str):
                 return dict(given), file
@@ -252,6 +255,25 @@ class _Document:
                 raise LockFileError(f"{file.name} refers to {pointer!r}, which does not exist")
             found = cast("dict[str, Any]", found)[name]
         return found
+
+
+def _in_our_form(schema: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(schema.get("items"), list):  # draft 7's form of a tuple
+        schema["prefixItems"] = schema.pop("items")
+    if isinstance(tag := schema.get("discriminator"), str):  # AsyncAPI's form
+        schema["discriminator"] = {"propertyName": tag}
+    match schema.get("allOf"):
+        case [{"$ref": str(target)}] if schema.keys() - {"allOf"} <= _BESIDE:
+            del schema["allOf"]
+            schema["$ref"] = target
+        case _:
+            pass
+    return schema
+
+
+def _spelt_out(schema: bool) -> dict[str, Any]:  # noqa: FBT001 - JSON Schema has it so
+    """Return the schema of anything for true, and of nothing for false."""
+    return {} if schema else {"enum": []}
 
 
 def _constant(schema: object) -> Any:

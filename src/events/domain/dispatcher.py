@@ -211,9 +211,13 @@ class DomainEventDispatcher:
 
     def _drop(self) -> None:
         self._queue.clear()
-        for entity in tuple(self._seen.values()):
-            entity.pop_events()
+        entities = tuple(self._seen.values())
         self._forget()
+        for entity in entities:
+            try:
+                entity.pop_events()
+            except Exception:  # the error for which these are dropped is the one to raise
+                logger.exception("the events of a %s are not dropped", type(entity).__qualname__)
 
     def _forget(self) -> None:
         self._seen.clear()

@@ -227,6 +227,14 @@ class _Together(Observer):
             if not name.startswith("_"):
                 setattr(self, name, partial(_each, [getattr(each, name) for each in observers]))
 
+    def without(self, gone: Observer) -> Observer | None:
+        """Return these without that one, the last time that it occurs."""
+        for index, each in reversed(tuple(enumerate(self._observers))):
+            left = _without(each, gone)
+            if left is not each:
+                return together(*self._observers[:index], left, *self._observers[index + 1 :])
+        return self
+
     def created(self, message: Message) -> Message:
         for each in self._observers:
             message = each.created(message)
@@ -289,6 +297,12 @@ def together(*observers: Observer | None) -> Observer | None:
     return _Together(given)
 
 
+def _without(observer: Observer | None, gone: Observer) -> Observer | None:
+    if observer is gone:
+        return None
+    return observer.without(gone) if isinstance(observer, _Together) else observer
+
+
 in_place: Observer | None = None
 """The one that observes the process, as `current_observer`; read here once or twice an event, where
 a call would cost more than what is asked for."""
@@ -328,14 +342,8 @@ def system_of(transport: object) -> str:
 class ObserverBeside(Observer):
     """An observer within `async with`, in addition to the one that was set before."""
 
-    def __init__(self) -> None:
-        self._before: Observer | None = None
-        self._observing: Observer | None = None
-
     async def __aenter__(self) -> Self:
-        self._before = current_observer()
-        self._observing = together(self._before, self)
-        observe(self._observing)
+        observe(together(current_observer(), self))
         return self
 
     async def __aexit__(
@@ -344,5 +352,4 @@ class ObserverBeside(Observer):
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if current_observer() is self._observing:  # else another observer has replaced it
-            observe(self._before)
+        observe(_without(current_observer(), self))  # others may have come since, or replaced it

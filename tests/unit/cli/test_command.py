@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,6 +117,30 @@ def test_run_takes_app_as_the_other_commands_do(
     with pytest.raises(SystemExit):
         main(["run", "shop:bus", "--app", "shop:nothing"])
     assert "name one application" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["a socket", "standard output"])
+def test_a_broken_pipe_is_the_end_only_if_it_is_that_of_standard_output(
+    is_read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(_: object) -> int:
+        if is_read:
+            raise BrokenPipeError("of the connection to a broker")
+        sys.stdout.write("a line\n")
+        sys.stdout.flush()
+        return 0
+
+    command = SimpleNamespace(add_arguments=lambda _: None, run=run)
+    monkeypatch.setattr("events.cli._module", lambda _: command)
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as reader, os.fdopen(writing, "w") as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        if is_read:
+            with pytest.raises(BrokenPipeError, match="to a broker"):
+                main(["backlog"])
+        else:
+            reader.close()
+            assert main(["backlog"]) == 0
 
 
 def test_help_imports_no_command_and_no_bus() -> None:

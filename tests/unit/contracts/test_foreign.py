@@ -224,14 +224,35 @@ def test_our_own_document_says_what_our_lock_does(tmp_path: Path) -> None:
         r"{type: string, pattern: '^\p{L}+$'}",
         "{type: number, minimum: 0, exclusiveMinimum: 0}",
         "{oneOf: [{$ref: '#/schemas/lamp'}, {type: 'null'}], discriminator: kind}",
+        "true",
+        "false",
+        "{$ref: '#/schemas/anything'}",
+        "{oneOf: [true, false]}",
+        "{allOf: [true, {type: string}]}",
+        "{type: array, items: [true, false]}",
+        "{type: object, properties: {properties: true, anyOf: false, a: {type: string}}}",
+        "{type: object, additionalProperties: false, default: {$ref: 1, properties: {a: true}}}",
     ],
 )
 def test_a_schema_that_only_others_know_is_no_fault(theirs: Path, place: str) -> None:
     common = theirs.parent / "common.yaml"
-    common.write_text(COMMON.replace("{type: [string, 'null']}", place))
+    common.write_text(COMMON.replace("{type: [string, 'null']}", place) + "  anything: true\n")
     service = reads(lumens=Annotated[int, msgspec.Meta(ge=0)])
     assert findings(service, theirs) == []
+    assert catalog_of([read_contracts(theirs)]).events["light.lit"].newest.fields
     theirs.write_text(THEIRS.replace("action: send", "action: receive"))
     (registration,) = service.consumes
     sends = {registration.topic: [*registration.events]}
     assert findings(Service("lights", sends=sends), theirs) == []
+
+
+@pytest.mark.parametrize(
+    ("payload", "allowed"),
+    [("true", True), ("false", False), ("{$ref: '#/schemas/whole'}", True)],
+)
+def test_a_payload_may_be_anything_or_nothing(theirs: Path, payload: str, allowed: bool) -> None:
+    common = f"messages: {{lit: {{name: light.lit, payload: {payload}, headers: true}}}}\n"
+    (theirs.parent / "common.yaml").write_text(common + "schemas: {whole: true}\n")
+    described = read_contracts(theirs)["events"]["light.lit"]["1"]
+    assert ("example" in described) is allowed
+    assert findings(reads(), theirs) == []

@@ -801,3 +801,34 @@ async def test_a_failed_unit_of_work_leaves_no_events_on_children(world: World) 
             basket.child.publish_event(A("1"))
             raise ZeroDivisionError
     assert basket.child.events == []
+
+
+async def test_an_aggregate_that_cannot_give_its_events_hides_no_error_and_no_other_aggregate(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(AggregateRoot):
+        whole = True
+
+        def pop_events(self) -> list[DomainEvent]:
+            if self.whole:
+                return []
+            raise ZeroDivisionError
+
+    broken, order = Broken(), Order()
+    dispatcher = world.dispatcher()
+    dispatcher.from_entity(broken)
+    dispatcher.from_entity(order)
+
+    def fail(_: object) -> None:
+        broken.whole = False
+        order.publish_event(B("2"))
+        raise LookupError
+
+    world.on(A, fail)
+    dispatcher.store_event(A("1"))
+    with pytest.raises(LookupError):
+        await dispatcher.process()
+    assert order.events == []
+    assert "the events of a " in caplog.text
+    await dispatcher.process()  # nothing of it stays behind
+    assert world.log == ["H:1"]

@@ -137,6 +137,31 @@ async def test_a_journal_observes_beside_who_was_there_and_steps_aside() -> None
     observe(None)
 
 
+async def test_journals_may_end_in_any_order() -> None:
+    with RecordingObserver() as seen:
+        one, two = MemoryJournal(), MemoryJournal()
+        await one.__aenter__()
+        await two.__aenter__()
+        await one.__aexit__(None, None, None)
+        observer = current_observer()
+        assert observer is not None
+        observer.parked(Message("journal", "t", "m", b"", {}), "retries-exhausted")
+        assert (await one.entries("m"), len(await two.entries("m"))) == ([], 1)
+        assert seen.names == ["parked"]
+        await two.__aexit__(None, None, None)
+        assert current_observer() is seen
+    assert current_observer() is None
+
+
+async def test_one_journal_that_is_entered_twice_goes_on_until_the_last_exit() -> None:
+    journal = MemoryJournal()
+    async with journal:
+        async with journal:
+            pass
+        assert current_observer() is journal
+    assert current_observer() is None
+
+
 async def test_together_calls_each_method_of_each_observer() -> None:
     class Marking(RecordingObserver):
         def created(self, message: Message) -> Message:

@@ -73,6 +73,26 @@ def test_a_test_that_hangs_ends_and_says_where() -> None:
         play(body, deadline=0.05)
 
 
+def test_a_shutdown_that_fails_leaves_neither_another_bus_nor_the_harness() -> None:
+    made: list[TransportIntegrationEventBus] = []
+    closed: list[str] = []
+
+    async def fail(**_: object) -> None:
+        raise RuntimeError("it cannot end")
+
+    async def body(scenario: Scenario) -> None:
+        made.extend([await scenario.started(), await scenario.started()])
+        vars(made[0])["shutdown"] = fail
+
+    async def aclose() -> None:
+        closed.append("harness")
+
+    with pytest.raises(ContractBrokenError, match="it cannot end"):
+        play(body, aclose=aclose)
+    assert not made[1].health().started
+    assert closed == ["harness"]
+
+
 def test_a_bus_is_shut_down_even_if_the_test_failed() -> None:
     made: list[TransportIntegrationEventBus] = []
 

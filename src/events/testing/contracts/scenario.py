@@ -214,9 +214,11 @@ class Scenario:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            await self._shut_down()
-            await self._check_nothing_is_left()
-            await self.harness.aclose()
+            try:
+                await self._shut_down()
+                await self._check_nothing_is_left()
+            finally:
+                await self.harness.aclose()
         except Exception:
             # What the test itself found says more than what its end finds then.
             if exc is None:
@@ -225,8 +227,14 @@ class Scenario:
             logging.getLogger("events.integration").removeHandler(self._log)
 
     async def _shut_down(self) -> None:
+        failures: list[Exception] = []
         for bus in self._buses:
-            await self.soon(bus.shutdown(grace=0), "shutdown(grace=0)")
+            try:
+                await self.soon(bus.shutdown(grace=0), "shutdown(grace=0)")
+            except Exception as error:  # noqa: BLE001 - the others are shut down all the same
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     async def _check_nothing_is_left(self) -> None:
         for bus in self._buses:

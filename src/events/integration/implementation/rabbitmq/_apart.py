@@ -77,6 +77,7 @@ class Apart:
         def closed(reason: DriverError) -> None:
             if not answer.done():
                 answer.set_exception(reason)
+                answer.exception()  # a call raises it too, perhaps before this is looked at
 
         def confirmed(method: Any) -> None:
             if not answer.done():

@@ -70,6 +70,8 @@ class Bindings:
                 self._lacks_channel = True
             except DriverError as error:
                 logger.debug("bindings are declared again later: %s", error)
+            else:
+                self._lacks_channel = False
             await asyncio.sleep(_PAUSE)
 
     async def _bind_all(self, connection: Connection) -> None:

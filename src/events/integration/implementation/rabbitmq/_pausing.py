@@ -87,6 +87,7 @@ class Pauses:
         def closed(reason: DriverError) -> None:
             if not answered.done():
                 answered.set_exception(reason)
+                answered.exception()  # a call raises it too, perhaps before this is awaited
 
         channel.on_closed = closed
         channel.on_return(returned)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import Literal, TypeAlias
 from urllib.parse import unquote
 
@@ -128,7 +129,11 @@ def paused_queue(consumer: str, queue_type: QueueType) -> Queue:
 def receipt_queue(consumer: str, letter: str) -> Queue:
     """Return the queue that gets a message when a dead letter that was sent back is handled."""
     name = f"{_escaped(consumer)}:receipt:{_escaped(letter)}"
-    return Queue(name[:_LONGEST], (("x-expires", _AN_HOUR), ("x-max-length", 1)))
+    encoded = name.encode(errors="surrogatepass")
+    if len(encoded) > _LONGEST:
+        digest = sha256(encoded).hexdigest()
+        name = f"{encoded[: _LONGEST - len(digest) - 1].decode(errors='ignore')}:{digest}"
+    return Queue(name, (("x-expires", _AN_HOUR), ("x-max-length", 1)))
 
 
 def dead_letters(consumer: str, queue_type: QueueType) -> Queue:

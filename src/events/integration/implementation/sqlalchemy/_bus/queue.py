@@ -60,7 +60,7 @@ class Queue:
         self._in_doubt = 0  # partitions
         self._doubtful = 0  # rows in them
         self._after: int | None = None
-        self._is_backlog = False  # as far as the last read knows
+        self._is_backlog: bool = False  # as far as the last read knows
         self._scan_at = 0.0
         self._counted = 0
         self._since = asyncio.get_running_loop().time()
