@@ -34,7 +34,7 @@ class Order(Event):
         return {**payload, "lines": [{}], "total": payload["sum"]}
 
 
-FUZZ = settings(max_examples=300, deadline=5000)
+FUZZ = settings(max_examples=300, deadline=60_000)
 
 decoder = EventDecoder([Order])
 
