@@ -74,11 +74,14 @@ class World:
 
 @asynccontextmanager
 async def world(
-    *faults: Fault, fails: int = 0, retry: RetryPolicy | None = None
+    *faults: Fault,
+    fails: int = 0,
+    retry: RetryPolicy | None = None,
+    send_timeout: float = 60.0,
 ) -> AsyncGenerator[World, None]:
     inner = InMemoryTransport()
     transport = FaultyTransport(inner, *faults)
-    bus = TransportIntegrationEventBus(transport, send_timeout=0.01, shutdown_grace=0)
+    bus = TransportIntegrationEventBus(transport, send_timeout=send_timeout, shutdown_grace=0)
     made = World(bus, transport, inner, [], [], fails)
 
     async def handle(event: Thing) -> None:
@@ -149,7 +152,7 @@ async def test_delay_publish() -> None:
 
 
 async def test_never_confirm() -> None:
-    async with world(NeverConfirm(times=1)) as w:
+    async with world(NeverConfirm(times=1), send_timeout=0.2) as w:
         with pytest.raises(SendOutcomeUnknownError):
             await w.send(1)
         await w.send(2)
