@@ -205,7 +205,7 @@ class _Document:
         if isinstance(given, bool) and (within is None or within in _LISTED):
             return _spelt_out(given)
         if not isinstance(given, dict) or within in _VALUES:
-            return given
+            return cast("Any", given)
         schema = cast("dict[str, Any]", given)
         if within in _NAMED:
             return {n: self._whole(of, file, definitions, names) for n, of in schema.items()}
