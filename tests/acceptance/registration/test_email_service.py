@@ -167,7 +167,9 @@ async def message(email: str = ADA) -> Message:
 
 def transport(port: int) -> SmtpTransport:
     return SmtpTransport(
-        EmailServiceSettings(smtp_host="127.0.0.1", smtp_port=port, smtp_timeout=60.0)
+        EmailServiceSettings(
+            smtp_host="127.0.0.1", smtp_port=port, smtp_timeout=60.0, relay_lease=90.0
+        )
     )
 
 
