@@ -31,6 +31,7 @@ from events.testing.contracts.outbox import OutboxContract
 from events.testing.contracts.relays import RelaysContract
 from tests.contracts import sqlalchemy_outbox
 from tests.contracts.sqlalchemy_outbox import SessionUnit, SQLAlchemyDatabase
+from tests.unit.testing.sabotage import collect_what_is_left
 
 TESTS = {
     name: suite
@@ -222,7 +223,7 @@ async def test_a_broken_outbox_fails(
     saboteur: Saboteur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Short only where the contract ends by a timeout: others need their time to fail rightly.
-    deadline = 4.0 if saboteur.error is TimeoutError else 15.0
+    deadline = 4.0 if saboteur.error is TimeoutError else 60.0
     for contracts in (outbox, relays):
         monkeypatch.setattr(contracts, "DEADLINE", deadline)
     if saboteur.patch is not None:
@@ -254,6 +255,7 @@ async def test_a_broken_outbox_fails(
             await test(**{name: given[name] for name in wanted})
     finally:
         await engine.dispose()
+        collect_what_is_left()
 
 
 def main(process: str, url: str, journal: str, step: str) -> None:

@@ -26,6 +26,7 @@ from events.testing.contracts._scheduling import OutboxPlace
 from events.testing.contracts.recurring import RecurringContract
 from events.testing.contracts.schedules import SchedulesContract
 from tests.contracts.sqlalchemy_outbox import SQLAlchemyDatabase
+from tests.unit.testing.sabotage import collect_what_is_left
 from tests.unit.testing.test_outbox_contracts_can_fail import (
     LosesARow,
     commits_whatever_happens,
@@ -198,3 +199,4 @@ async def test_broken_schedules_fail(
             await test(**{name: given[name] for name in inspect.signature(test).parameters})
     finally:
         await engine.dispose()
+        collect_what_is_left()
