@@ -115,6 +115,8 @@ async def test_it_subscribes_again_by_itself_and_says_what_was_lost(
     async with new_bus(server.url) as bus:
         await bus.register(on(probe, topic))
         await asyncio.to_thread(server.restart)
+        # Until then it may not have noticed that it lost both connections.
+        await eventually(lambda: caplog.text.count(" is connected again") == 2, TIMEOUT)
         await eventually(lambda: bus.health().healthy, TIMEOUT)
         await bus.send(topic, Numbered(1))
         await eventually(lambda: probe.numbers == [1])
