@@ -199,3 +199,32 @@ def consuming(
     return IntegrationEventBusRegistration(
         Probe("mails", handler), Topic("orders"), [Numbered], retry=retry
     )
+
+
+async def test_a_bus_reads_its_backlog_without_sorts_and_sends_one_event_in_one_statement(
+    engine: AsyncEngine,
+) -> None:
+    if engine.dialect.name != "postgresql":
+        pytest.skip("only PostgreSQL chooses between a walk along the index and a sort")
+    async with engine.begin() as connection:
+        await connection.run_sync(METADATA.create_all)
+    statements: list[str] = []
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def note(*args: object) -> None:
+        statements.append(str(args[2]))
+
+    topic, probe = Topic("read"), Probe("reader")
+    registration = IntegrationEventBusRegistration(probe, topic, [Numbered], concurrency=500)
+    async with SQLAlchemyBus(engine, [registration]) as bus:
+        await bus.send(topic, Numbered(0))
+        await eventually(lambda: len(probe.numbers) == 1)
+        assert not any(each.startswith("SET LOCAL") for each in statements)
+        (writing,) = (each for each in statements if each.startswith("INSERT INTO bus ("))
+        assert "SELECT" in writing
+        await bus.unregister(registration)
+        await bus.send_many(topic, map(Numbered, range(1, 3_000)))
+        statements.clear()
+        await bus.register(registration)
+        await eventually(lambda: len(probe.numbers) == 3_000)
+    assert statements.count("SET LOCAL enable_sort = off") >= 2

@@ -46,7 +46,7 @@ class Due:
         statement, values = self._query(lease, limit, after, longest)
         rows: list[OutboxRow] = []
         is_backlog, engine = self._is_backlog, self._engine
-        async with reading_due(engine, self._single, is_backlog=is_backlog) as connection:
+        async with reading_due(engine, self._single, limit, is_backlog=is_backlog) as connection:
             found: Sequence[Any] = (await connection.execute(statement, values)).all()
             self._is_backlog = len(found) >= limit
             taken = found if max_bytes is None else _up_to(found, max_bytes)

@@ -35,22 +35,23 @@ from events.integration.message import Message
 from events.integration.outbox import Lease
 
 _HIGHEST = (1 << 63) - 1  # no row has this id
+_MANY = 100  # rows, for which a transaction of its own is worth its round trips
 _WALK = text("SET LOCAL enable_sort = off")
 _decode_headers = msgspec.json.Decoder(dict[str, str]).decode
 
 
 @asynccontextmanager
 async def reading_due(
-    engine: AsyncEngine, single: AsyncEngine, *, is_backlog: bool
+    engine: AsyncEngine, single: AsyncEngine, limit: int, *, is_backlog: bool
 ) -> AsyncGenerator[AsyncConnection]:
     """Open a connection for queries of what is due, in an index's order.
 
     `single` is an engine for one statement. PostgreSQL takes a walk along an index of a table that
     it has not analyzed to cost a page for each row. So of tens of thousands that wait it would sort
-    all, again for each batch. To forbid that takes a transaction, so a read that may find nothing
-    does without.
+    all, again for each batch. To forbid that takes a transaction, so a read of few rows, and one
+    that may find nothing, do without.
     """
-    if not is_backlog or single.dialect.name != "postgresql":
+    if not is_backlog or limit < _MANY or single.dialect.name != "postgresql":
         async with connected(single) as connection:
             yield connection
         return

@@ -295,8 +295,9 @@ def insert_rows(connection: Connection, table: Table, rows: Sequence[Row]) -> No
     try:
         if fan_out is not None:
             if len(rows) == 1 and connection.dialect.name == "postgresql":
-                one = {f"{name}_": value for name, value in _of_a_bus(rows[0]).items()}
-                connection.execute(_insert_for_each_consumer(table, fan_out.consumers, one), one)
+                row = _of_a_bus(rows[0])
+                statement = _insert_for_each_consumer(table, fan_out.consumers, row)
+                connection.execute(statement, {f"{name}_": row[name] for name in row})
                 return
             rows = _for_each_consumer(connection, fan_out.consumers, rows)
         if rows:
@@ -337,18 +338,17 @@ def _of_a_bus(row: Row) -> Row:
     return {name: value for name, value in row.items() if name != "version"}
 
 
-def _insert_for_each_consumer(table: Table, consumers: Table, one: Row) -> Insert:
+def _insert_for_each_consumer(table: Table, consumers: Table, row: Row) -> Insert:
     """Return what inserts such a row for each consumer of its topic, in one round trip.
 
     On MariaDB it would lock the consumers' rows until the end of the user's transaction.
     """
     statement = _fan_outs.get(table)
     if statement is None:
-        names = [name.removesuffix("_") for name in one]
-        values = [bindparam(f"{name}_", type_=table.c[name].type) for name in names]
+        values = [bindparam(f"{name}_", type_=table.c[name].type) for name in row]
         c = consumers.c
         each_consumer = select(c.id, *values).where(c.topic == bindparam("topic_")).order_by(c.id)
-        statement = insert(table).from_select(["consumer_id", *names], each_consumer)
+        statement = insert(table).from_select(["consumer_id", *row], each_consumer)
         _fan_outs[table] = statement
     return statement
 

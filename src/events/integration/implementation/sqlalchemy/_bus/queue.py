@@ -30,7 +30,6 @@ _MAX_BYTES = 8 << 20
 _QUICK, _SLOW = 0.25, 1.0  # seconds in which a windowful is settled
 _SHARE = 10  # a scan that took a second is not repeated for ten
 _LONGEST = 2.0  # seconds; what was postponed waits for a scan
-_MANY = 100  # rows, from which on a backlog is worth a transaction of its own, see `reading_due`
 _BUSY = 0.05  # seconds between two scans while there is more
 
 
@@ -135,7 +134,7 @@ class Queue:
             max_bytes=_MAX_BYTES,
             after=after,
             known=frozenset(self.in_flight),  # of now: what is settled meanwhile is still read
-            is_backlog=self._is_backlog and limit >= _MANY,
+            is_backlog=self._is_backlog,
         )
         ended = now()
         self.last_poll = ended

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from sqlalchemy import (
     BigInteger,
@@ -37,19 +36,17 @@ from events.integration.implementation.sqlalchemy._keeping import Keeping, canno
 from events.integration.implementation.sqlalchemy._many import Many
 from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy._reading import read_row, reading_due
+from events.integration.implementation.sqlalchemy.outbox import row_of
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
     MOST_IDS,
-    Row,
     insert_rows,
 )
 from events.integration.message import Delivery, Message
-from events.integration.outbox import partition_of
 
 _NO_TOPIC = ""  # which no topic is called
 _HIGHEST = (1 << 63) - 1  # no row has this id
 _ID, _SIZE = 0, 7  # where a row that is due has them; by name it takes ten times as long
-_encode_json = msgspec.json.Encoder().encode
 
 
 class Found(Delivery, frozen=True, gc=False, kw_only=True):
@@ -83,21 +80,6 @@ class Refused(Struct, frozen=True):
     error: str
     attempts: int
     otherwise: Postponed
-
-
-def _message_row(message: Message) -> Row:
-    """Return the columns of a message."""
-    return {
-        "event_id": message.id,
-        "topic": message.topic,
-        "key": message.key,
-        "partition_id": partition_of(message.key, message.id),
-        "type": message.type,
-        "headers": _encode_json(message.headers).decode(),
-        "body": message.body,
-        "created_at": datetime.now(UTC),
-        "available_at": AT_ONCE,
-    }
 
 
 def _fitting(rows: Sequence[Any], max_bytes: int) -> int:
@@ -248,7 +230,9 @@ class Rows:
 
     def write(self, connection: Connection, messages: Sequence[Message]) -> None:
         """Write messages in the connection's transaction, a row for each consumer."""
-        insert_rows(connection, self._tables.rows, [_message_row(each) for each in messages])
+        # Its table has no version; `insert_rows` leaves it out.
+        rows = [row_of(each, 0, AT_ONCE) for each in messages]
+        insert_rows(connection, self._tables.rows, rows)
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -308,7 +292,7 @@ class Rows:
         }
         late = list[Any]()
         engine, single = self._engine, self._single
-        async with reading_due(engine, single, is_backlog=is_backlog) as connection:
+        async with reading_due(engine, single, limit, is_backlog=is_backlog) as connection:
             if after is not None:
                 values |= {"after": after, "limit": limit}
                 first = (await connection.execute(self._on, values)).all()
