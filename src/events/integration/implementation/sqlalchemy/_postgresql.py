@@ -71,15 +71,16 @@ class _Notifier:
     async def _send(self, engine: AsyncEngine, pool: Pool) -> None:
         at_once = at_level(engine, "AUTOCOMMIT")
         try:
-            connection = await opened(at_once)
-            try:
-                channels, self._channels = self._channels, set()
-                for channel in channels:
-                    await connection.execute(_NOTIFY, {"channel": channel})
-                if engine.pool is not pool:
-                    await connection.invalidate()
-            finally:
-                await connection.close()  # here: the rest may come before a task's turn
+            async with asyncio.timeout(_CLOSING):  # also for a loop that ends, and waits for this
+                connection = await opened(at_once)
+                try:
+                    channels, self._channels = self._channels, set()
+                    for channel in channels:
+                        await connection.execute(_NOTIFY, {"channel": channel})
+                    if engine.pool is not pool:
+                        await connection.invalidate()
+                finally:
+                    await connection.close()  # here: the rest may come before a task's turn
         except Exception as error:  # noqa: BLE001 - the relays poll anyway
             logger.debug("could not notify the relays: %s", error)
             self._channels.clear()
