@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import aiosqlite
 import pytest
 from sqlalchemy import URL, MetaData, text
 from sqlalchemy.exc import OperationalError
@@ -23,6 +24,7 @@ from events.integration.implementation.sqlalchemy import (
     outbox_table,
 )
 from events.integration.implementation.sqlalchemy._opening import at_level, connected
+from events.integration.pipeline.lifecycle import failure_of
 from tests.databases.database import new_database
 
 DRIVERS = ["sqlite+aiosqlite", "postgresql+asyncpg", "postgresql+psycopg", "mariadb+asyncmy"]
@@ -165,3 +167,39 @@ async def test_an_opening_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch
         with pytest.raises(asyncio.CancelledError):
             await asking
     assert cancelled.is_set()
+
+
+async def test_a_cancelled_query_leaves_no_lock_on_sqlite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await made(f"sqlite+aiosqlite:///{tmp_path}/outbox.db")
+    executes = aiosqlite.Cursor.execute
+
+    async def cancelled(*args: Any) -> aiosqlite.Cursor:
+        cursor = await executes(*args)
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+        return cursor
+
+    async def ask() -> None:
+        try:
+            async with connected(engine) as connection:
+                await connection.execute(text("SELECT 1 FROM sqlite_master"))  # reads several rows
+        except asyncio.CancelledError as error:
+            failure_of(error)
+
+    gc.disable()
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(aiosqlite.Cursor, "execute", cancelled)
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.create_task(ask())
+        async with engine.connect() as connection:
+            await connection.execute(text("PRAGMA busy_timeout = 0"))
+            await connection.execute(text("DELETE FROM outbox"))
+            await connection.commit()
+    finally:
+        gc.enable()
+        await engine.dispose()

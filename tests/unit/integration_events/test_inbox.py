@@ -179,7 +179,7 @@ async def test_patience_ends_and_then_it_is_an_attempt(
 
 
 def purging(inbox: SQLAlchemyInbox) -> bool:
-    return inbox._purge._task is not None
+    return inbox._purge._purging is not None
 
 
 async def test_two_buses_share_an_inbox(database: SQLAlchemyInboxDatabase) -> None:

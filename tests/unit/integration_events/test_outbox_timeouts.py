@@ -20,7 +20,8 @@ from events.integration.outbox import (
     _outage,
     _timeouts,
 )
-from events.integration.outbox._timeouts import answered, timeout
+from events.integration.outbox._timeouts import timeout
+from events.integration.pipeline.lifecycle import answered
 from events.integration.topology import RetryPolicy
 from tests.unit.integration_events.outbox_table import Table
 

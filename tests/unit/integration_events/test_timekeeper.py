@@ -238,7 +238,7 @@ async def test_what_somebody_has_locked_is_looked_at_again_after_a_poll() -> Non
 
 async def test_a_commit_in_this_process_wakes_it(caplog: pytest.LogCaptureFixture) -> None:
     store = Calendar()
-    keeping = asyncio.create_task(timekeeper(store).run())
+    keeping = asyncio.create_task(timekeeper(store).run(asyncio.Lock()))
     await eventually(lambda: store.looks == 1)
     store.scheduled = [NOON]
     store.wake()

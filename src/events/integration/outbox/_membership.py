@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from events.errors import RelayNameTakenError
-from events.integration.outbox._timeouts import answered, timeout
+from events.integration.outbox._timeouts import timeout
 from events.integration.outbox.partitions import PARTITIONS, Lease, Renewal, Tenure, renew
 from events.integration.outbox.port import OutboxStore
+from events.integration.pipeline.lifecycle import answered
 
 logger = logging.getLogger("events.integration")
 

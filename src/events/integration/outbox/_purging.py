@@ -16,11 +16,14 @@ _AT_ONCE = 1_000  # rows that one statement deletes
 _EVERY = 60.0  # seconds
 
 
-async def purge(store: OutboxStore, older_than: timedelta, relay: str) -> None:
+async def purge(
+    store: OutboxStore, older_than: timedelta, relay: str, calling: asyncio.Lock
+) -> None:
     """Delete rows that were parked before so long, from time to time, until it is cancelled."""
     while True:
         try:
-            gone = await store.purge(older_than, limit=_AT_ONCE)
+            async with calling:
+                gone = await store.purge(older_than, limit=_AT_ONCE)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as the store raises
             failure = failure_of(error)  # what its library does
             logger.warning("%s cannot delete old parked rows: %s", relay, describe(failure))

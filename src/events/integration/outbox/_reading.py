@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from events.integration.outbox._timeouts import answered
 from events.integration.outbox.partitions import Lease
 from events.integration.outbox.port import OutboxRow, OutboxStore
+from events.integration.pipeline.lifecycle import answered
 
 _SHARE = 10  # a scan that took a second is not repeated for ten
 _BUSY = 0.2  # seconds between two scans while batch follows upon batch

@@ -54,9 +54,9 @@ from events.integration.outbox._order import order_named
 from events.integration.outbox._outage import Outage
 from events.integration.outbox._reading import Reader
 from events.integration.outbox._settling import Settler
-from events.integration.outbox._timeouts import answered, timeout
+from events.integration.outbox._timeouts import timeout
 from events.integration.outbox.port import OutboxRow, OutboxStore
-from events.integration.pipeline.lifecycle import failure_of
+from events.integration.pipeline.lifecycle import answered, failure_of
 from events.integration.pipeline.retry import describe
 
 logger = logging.getLogger("events.integration")

@@ -8,29 +8,9 @@ which costs the connection, and tries again on another one.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
-from typing import TypeVar
-
-from events.errors import OutboxError
-
-T = TypeVar("T")
-
 _LEAST = 10.0  # seconds; a busy machine is no reason to throw connections away
 
 
 def timeout(lease: float) -> float:
     """Return how many seconds a relay with such leases waits for an answer."""
     return max(lease, _LEAST)
-
-
-async def answered(answer: Awaitable[T], seconds: float | None) -> T:
-    """Return what the database answers, and raise `OutboxError` if nothing comes for so long."""
-    waiting = asyncio.timeout(seconds)
-    try:
-        async with waiting:
-            return await answer
-    except TimeoutError as error:
-        if not waiting.expired():
-            raise
-        raise OutboxError(f"the database has not answered for {seconds:g} s") from error

@@ -15,6 +15,7 @@ import signal
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -41,7 +42,7 @@ from events.integration.outbox.port import (
 from events.integration.outbox.scheduling import SchedulingStore
 from events.integration.outbox.timekeeper import Timekeeper, check_recurring
 from events.integration.paging import all_found, check_limit, ids_of
-from events.integration.pipeline.lifecycle import LifecycleLock, calling
+from events.integration.pipeline.lifecycle import Background, LifecycleLock, calling, ended
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
 
@@ -160,7 +161,7 @@ class OutboxRelay:
         self._lifecycle = LifecycleLock()
         self._relay_loop = self._new_relay_loop()
         self._task: asyncio.Task[None] | None = None
-        self._besides: list[asyncio.Task[None]] = []
+        self._besides: list[Background] = []
         self._timekeeper: Timekeeper | None = None
 
     def _new_relay_loop(self) -> RelayLoop:
@@ -212,15 +213,13 @@ class OutboxRelay:
             self._relay_loop = self._new_relay_loop()
             self._task = asyncio.create_task(self._relay_loop.run(), name=f"{self!r}")
             self._task.add_done_callback(_log_end)
-            for task in self._besides:  # of the time before, which ended by itself
-                task.cancel()
-            self._besides = []
+            await self._end_besides()  # of the time before, which ended by itself
             if self._keep_parked is not None:
-                purging = purge(self._store, self._keep_parked, repr(self))
-                self._besides.append(asyncio.create_task(purging))
+                purging = partial(purge, self._store, self._keep_parked, repr(self))
+                self._besides.append(Background(purging))
             if isinstance(self._store, SchedulingStore):
                 self._timekeeper = self._new_timekeeper(self._store)
-                self._besides.append(asyncio.create_task(self._timekeeper.run()))
+                self._besides.append(Background(self._timekeeper.run))
 
     async def shutdown(self, *, grace: float | None = None) -> None:
         """Wait for the batch in flight, then stop. A second call has no effect.
@@ -238,15 +237,18 @@ class OutboxRelay:
                 return
             self._require_own_loop(self._task, "shut down")
             self._relay_loop.stop()
-            tasks = [self._task, *self._besides]
+            ending = asyncio.create_task(self._end_besides())
             try:
                 grace = self._shutdown_grace if grace is None else grace
                 await asyncio.wait([self._task], timeout=grace)
             finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.wait(tasks)
-                self._task, self._besides = None, []
+                await ended(self._task)
+                await asyncio.wait([ending])
+                self._task = None
+
+    async def _end_besides(self) -> None:
+        besides, self._besides = self._besides, []
+        await asyncio.gather(*(each.end() for each in besides))
 
     async def __aenter__(self) -> Self:
         await self.startup()

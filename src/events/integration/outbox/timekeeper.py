@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING
 
 from events.integration.message import Message
 from events.integration.observation import current_observer
-from events.integration.outbox._timeouts import answered
 from events.integration.outbox.scheduling import SchedulingStore
-from events.integration.pipeline.lifecycle import failure_of
+from events.integration.pipeline.lifecycle import answered, failure_of
 from events.integration.pipeline.retry import describe
 from events.integration.serialization import Serializer
 from events.integration.topology import RetryPolicy
@@ -88,8 +87,8 @@ class Timekeeper:
         self._ticking = asyncio.Lock()
         self._woken = asyncio.Event()
 
-    async def run(self) -> None:
-        """Go on until it is cancelled."""
+    async def run(self, calling: asyncio.Lock) -> None:
+        """Go on until it is cancelled; it holds the lock while it asks the store."""
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
@@ -97,14 +96,15 @@ class Timekeeper:
                 loop.call_soon_threadsafe(self._woken.set)
 
         with self._store.listen_for_schedules(wake):
-            await self._run()
+            await self._run(calling)
 
-    async def _run(self) -> None:
+    async def _run(self, calling: asyncio.Lock) -> None:
         failures = 0
         while True:
             self._woken.clear()
             try:
-                rest = await self.tick()
+                async with calling:
+                    rest = await self.tick()
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as the store raises
                 failure = failure_of(error)  # what its library does
                 failures += 1

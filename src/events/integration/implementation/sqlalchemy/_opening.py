@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from traceback import clear_frames
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -36,6 +37,12 @@ async def connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
         raise
     try:
         yield connection
+    except asyncio.CancelledError as error:
+        if engine.dialect.name == "sqlite":
+            # The traceback holds the cursor of a query that was broken off, and so do cycles in it.
+            # While it lives, SQLite keeps the lock, even when the connection is closed.
+            clear_frames(error.__traceback__)
+        raise
     finally:
         closing = asyncio.create_task(connection.close())
         await asyncio.shield(closing)  # as SQLAlchemy's own exit does

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.integration.implementation.sqlalchemy._opening import at_level, begun, connected
 from events.integration.implementation.sqlalchemy.inbox_table import InboxTable
+from events.integration.pipeline.lifecycle import Background
 
 logger = logging.getLogger("events.integration")
 
@@ -27,21 +28,20 @@ class Purge:
         self._inbox = inbox
         self._retention = retention
         self._every = every
-        self._task: asyncio.Task[None] | None = None
+        self._purging: Background | None = None
 
     def begin(self) -> None:
         """Start the timer, if it does not run."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run())
+        if self._purging is None:
+            self._purging = Background(self._run)
 
     async def end(self) -> None:
         """Stop the timer, and return when it has stopped."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            self._task = None
+        if self._purging is not None:
+            await self._purging.end()
+            self._purging = None
 
-    async def once(self, sync_engine: Engine) -> int:
+    async def once(self, sync_engine: Engine, calling: asyncio.Lock) -> int:
         """Remove what is old by now, and say how many rows that were."""
         engine, before, removed = AsyncEngine(sync_engine), datetime.now(UTC) - self._retention, 0
         if engine.dialect.name in {"mysql", "mariadb"}:
@@ -50,17 +50,18 @@ class Purge:
         loop = asyncio.get_running_loop()
         while True:
             began = loop.time()
-            async with connected(engine) as connection:
-                keys = await connection.run_sync(self._inbox.expired, before, _BATCH)
-            if keys:
-                async with begun(engine) as connection:
-                    await connection.run_sync(self._inbox.remove, keys, before)
+            async with calling:
+                async with connected(engine) as connection:
+                    keys = await connection.run_sync(self._inbox.expired, before, _BATCH)
+                if keys:
+                    async with begun(engine) as connection:
+                        await connection.run_sync(self._inbox.remove, keys, before)
             removed += len(keys)
             if len(keys) < _BATCH:
                 return removed
             await asyncio.sleep(loop.time() - began)  # the other half of the time is the others'
 
-    async def _run(self) -> None:
+    async def _run(self, calling: asyncio.Lock) -> None:
         while True:
             # Processes that start together do not purge together.
             await asyncio.sleep(self._every * random.uniform(0.5, 1))  # noqa: S311 - no secret
@@ -68,7 +69,7 @@ class Purge:
             if self.engine is None or isinstance(self.engine.pool, StaticPool):
                 continue
             try:
-                removed = await self.once(self.engine)
+                removed = await self.once(self.engine, calling)
             except (SQLAlchemyError, OSError) as error:
                 logger.warning("cannot remove old rows of the inbox: %s", error)
             else:

@@ -50,6 +50,7 @@ from events.integration.implementation.sqlalchemy.tables import LONGEST_NAME
 from events.integration.message import Message
 from events.integration.outbox import Outbox
 from events.integration.outbox.timekeeper import Timekeeper, check_recurring
+from events.integration.pipeline.lifecycle import Background
 from events.integration.pipeline.retry import describe
 from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Deliver, Subscription, TransportFeatures
@@ -111,7 +112,7 @@ class SQLAlchemyTransport:
         self._seats = Seats(self._engine, tables)
         self.calendar = Calendar(self._engine, single, tables.rows, self._nudge)
         self._pump: Pump | None = None
-        self._timekeeping: asyncio.Task[None] | None = None
+        self._timekeeping: Background | None = None
         self._publisher: Publisher | None = None
         self._largest: int | None = None  # statement
         self.dead_letters = TableDeadLetters(self._engine, tables, self._nudge)
@@ -161,7 +162,7 @@ class SQLAlchemyTransport:
                 recurring=self._recurring,
                 source=self._source,
             )
-            self._timekeeping = asyncio.create_task(timekeeper.run())
+            self._timekeeping = Background(timekeeper.run)
 
     def removed(self, row: int) -> None:
         """Take note that the handler's own transaction has removed this row."""
@@ -234,8 +235,7 @@ class SQLAlchemyTransport:
         timekeeping, self._timekeeping = self._timekeeping, None
         try:
             if timekeeping is not None:
-                timekeeping.cancel()
-                await asyncio.wait([timekeeping])
+                await timekeeping.end()
             if publisher is not None:
                 await publisher.close()
         finally:

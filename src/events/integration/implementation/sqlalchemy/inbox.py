@@ -12,6 +12,7 @@ waited for, and costs no attempt; what happens after that is an attempt like any
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Collection, Iterable
 from datetime import UTC, datetime, timedelta
@@ -159,7 +160,7 @@ class SQLAlchemyInbox(Transactional):
                 f"{self!r} has no engine yet: it takes the engine of its async_sessionmaker at "
                 f"startup, or else that of the first event's session"
             )
-        return await self._purge.once(self._purge.engine)
+        return await self._purge.once(self._purge.engine, asyncio.Lock())
 
     async def handled_at(
         self, consumers: Collection[str], messages: Iterable[Message]

@@ -196,8 +196,9 @@ class SQLAlchemyJournal(Journal):
             if loop.time() >= prune_at:
                 # Processes that started together do not prune together.
                 prune_at = loop.time() + 60 * random.uniform(0.5, 1)  # noqa: S311 - no secret
-                with suppress(SQLAlchemyError, OSError):  # as for the flush, which has said so
-                    await self.prune()
+                async with self._flushing:
+                    with suppress(SQLAlchemyError, OSError):  # as for the flush, which has said so
+                        await self.prune()
 
     async def _flush_or_warn(self) -> None:
         try:

@@ -32,7 +32,7 @@ from events.integration.implementation.sqlalchemy._bus.seats import Seats
 from events.integration.implementation.sqlalchemy._bus.settling import Settler
 from events.integration.implementation.sqlalchemy._bus.sharing import Seat
 from events.integration.outbox.partitions import Tenure
-from events.integration.pipeline.lifecycle import failure_of
+from events.integration.pipeline.lifecycle import answered, ended, failure_of
 from events.integration.pipeline.retry import describe
 from events.integration.transport import Deliver, Subscription
 
@@ -46,6 +46,7 @@ _WAITING = 1 / 100  # of a lease, the same while partitions are missing, or drai
 _MARGIN = 0.1  # of a lease, in which nothing is handed over any more
 _ANSWER_TIMEOUT = 1 / 4  # of a lease: how long the database may take to answer
 _LEAVING = 5.0  # seconds
+_CLOSING = 5.0  # seconds, of a connection that a timeout has cost
 
 
 class PumpOptions(Struct, frozen=True):
@@ -71,6 +72,7 @@ class Pump:
         self._rows = rows
         self._seats = seats
         self._options = options
+        self._patience = max(options.lease * _ANSWER_TIMEOUT, 1.0)
         self._listen = listen
         self._outage = Outage(name)
         self._seat = Seat(member, token, {}, {}, options.lease, 0.0)
@@ -78,6 +80,8 @@ class Pump:
         self._queues: dict[int, Queue] = {}
         self._settler = Settler(rows, self._freed, self._in_outage)
         self._renew_at = 0.0
+        self._poll_at = 0.0
+        self._idle = _FIRST_POLL
         self._has_new = False
         self._renewals: list[asyncio.Future[None]] = []
         self._halted = asyncio.Event()
@@ -134,10 +138,9 @@ class Pump:
         finally:
             self._halted.set()
             self.wake()
-            await asyncio.wait([self._task], timeout=_LEAVING)
-            if not self._task.done():
-                self._task.cancel()
-                await asyncio.wait([self._task])
+            # Not cancelled as long as it may end by its own timeouts, see `ended`.
+            await asyncio.wait([self._task], timeout=self._patience + _LEAVING + _CLOSING)
+            await ended(self._task)
             for waiter in self._renewals:
                 waiter.cancel()
 
@@ -182,20 +185,11 @@ class Pump:
                 loop.call_soon_threadsafe(self.wake)
 
         backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
-        idle, poll_at = _FIRST_POLL, 0.0
         async with self._listen(wake):
             while not self._halted.is_set():
                 self._woken.clear()
                 try:
-                    async with asyncio.timeout(max(self._options.lease * _ANSWER_TIMEOUT, 1.0)):
-                        await self._renew_if_due()
-                        if self._nudged or loop.time() >= poll_at:
-                            idle = _FIRST_POLL if self._nudged else 2 * idle
-                            idle = min(idle, self._options.poll_interval)
-                            self._nudged = False
-                            await self._poll()
-                            poll_at = loop.time() + idle
-                        handed_over = await self._read()
+                    handed_over = await answered(self._turn(), self._patience)
                 except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it goes on
                     self._outage.begin("reading", describe(failure_of(error)))
                     self._nudged = True
@@ -205,10 +199,22 @@ class Pump:
                 self._outage.end("settling")
                 backoff.reset()
                 if handed_over:
-                    idle, poll_at = _FIRST_POLL, loop.time() + _FIRST_POLL
+                    self._idle, self._poll_at = _FIRST_POLL, loop.time() + _FIRST_POLL
                     continue
-                await self._rest(min(poll_at, self._renew_at) - loop.time(), self._woken)
-            await self._leave()
+                await self._rest(min(self._poll_at, self._renew_at) - loop.time(), self._woken)
+            if self.connected:
+                await self._leave()
+
+    async def _turn(self) -> int:
+        await self._renew_if_due()
+        loop = asyncio.get_running_loop()
+        if self._nudged or loop.time() >= self._poll_at:
+            idle = _FIRST_POLL if self._nudged else 2 * self._idle
+            self._idle = min(idle, self._options.poll_interval)
+            self._nudged = False
+            await self._poll()
+            self._poll_at = loop.time() + self._idle
+        return await self._read()
 
     async def _rest(self, seconds: float, until: asyncio.Event) -> None:
         with suppress(TimeoutError):

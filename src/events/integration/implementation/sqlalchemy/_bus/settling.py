@@ -28,7 +28,7 @@ from events.integration.implementation.sqlalchemy._bus.rows import (
 )
 from events.integration.message import Ack, Reject, Retry, Settlement
 from events.integration.observation import current_observer
-from events.integration.pipeline.lifecycle import failure_of
+from events.integration.pipeline.lifecycle import ended, failure_of
 from events.integration.pipeline.retry import describe
 
 logger = logging.getLogger("events.integration")
@@ -83,8 +83,7 @@ class Settler:
                 await asyncio.wait([self._task], timeout=_LEAVING)
         finally:
             if self._task is not None:
-                self._task.cancel()
-                await asyncio.wait([self._task])
+                await ended(self._task)
 
     async def _run(self) -> None:
         try:
