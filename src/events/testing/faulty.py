@@ -191,7 +191,8 @@ class _FaultySubscribed:
         if inner is not None:
             await inner.pause()
             for future in tuple(self._unsettled):
-                future.set_result(Release())
+                if not future.done():  # it may be settled in this very turn of the event loop
+                    future.set_result(Release())
             await inner.close()
 
     def _receive(self, delivery: Delivery) -> asyncio.Future[Settlement]:

@@ -20,6 +20,7 @@ from events.integration import (
 )
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.implementation.memory import InMemoryTransport
+from events.integration.message import Ack, Delivery, Settlement
 from events.integration.transport import Deliver, Subscribed, Subscription
 from events.testing import Fault, FaultyTransport, eventually, until_quiet
 from events.testing.contracts import Numbered, Probe
@@ -313,3 +314,33 @@ async def test_a_fault_of_ones_own_shows_what_unregistering_during_startup_does(
     assert {consumer.consumer for consumer in bus.health().consumers} == {"second"}
     assert inner.broker.consumers() == {("faults", "second"): 1}
     await bus.shutdown()
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_connection_is_lost_in_any_turn_of_the_loop_while_a_delivery_is_settled(
+    turns: int,
+) -> None:
+    transport = FaultyTransport(InMemoryTransport())
+    got: list[asyncio.Future[Settlement]] = []
+
+    def deliver(delivery: Delivery) -> asyncio.Future[Settlement]:
+        got.append(asyncio.get_running_loop().create_future())
+        return got[-1]
+
+    await transport.connect()
+    asked = Subscription(
+        topic=TOPIC.name,
+        consumer="one",
+        types=frozenset({"number"}),
+        concurrency=1,
+        ordered=False,
+    )
+    subscribed = await transport.subscribe(asked, deliver)
+    await transport.publish(Message(TOPIC.name, "number", "1", b"{}", {}))
+    await eventually(lambda: bool(got))
+    got[0].set_result(Ack())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await transport.lose_connection()
+    await subscribed.close()
+    await transport.close()
