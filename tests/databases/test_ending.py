@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, event
+from sqlalchemy import MetaData, event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.util import await_only
 
-from events.integration import OutboxRelay
-from events.integration.pipeline.lifecycle import Background, ended
+from events.errors import OutboxError
+from events.integration import OutboxRelay, Topic
+from events.integration.implementation.sqlalchemy._bus.rows import Rows
+from events.integration.implementation.sqlalchemy._bus.seats import Seats
+from events.integration.pipeline.lifecycle import Background, answered, ended
 from events.memory import MemoryBus
 from events.sqlalchemy import (
     SQLAlchemyBus,
@@ -29,7 +32,10 @@ from events.sqlalchemy import (
     journal_table,
     outbox_table,
 )
+from events.testing import eventually
+from events.testing.contracts import Numbered
 from tests.databases.database import new_database
+from tests.databases.test_bus_tables import consuming
 
 DRIVERS = ["sqlite+aiosqlite", "postgresql+asyncpg", "postgresql+psycopg", "mariadb+asyncmy"]
 DEADLINE = 120.0
@@ -81,6 +87,11 @@ async def deduplicating(engine: AsyncEngine) -> AsyncGenerator[None]:
         pytest.param(relaying, "parked_at <", id="parked rows"),
         pytest.param(deduplicating, "handled_at <", id="the inbox's rows"),
         pytest.param(
+            lambda engine: SQLAlchemyBus(engine, [consuming()]),
+            "consumer IN (",
+            id="paused consumers",
+        ),
+        pytest.param(
             lambda engine: SQLAlchemyJournal(engine, flush_every=0.001),
             "FROM journal",
             id="the journal's rows",
@@ -91,7 +102,9 @@ async def test_a_stop_breaks_no_query_off(
     engine: AsyncEngine,
     running: Callable[[AsyncEngine], AbstractAsyncContextManager[Any]],
     asks: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("events.integration.pipeline.pausing.LOOK_EVERY", 0.01)
     asking, answered = asyncio.Event(), asyncio.Event()
     lost: list[object] = []
 
@@ -154,6 +167,115 @@ async def test_a_task_that_cancels_a_call_itself_is_not_cancelled_again() -> Non
     assert closed.is_set()
 
 
+async def test_a_task_that_is_cancelled_is_not_cancelled_again_by_its_timeout() -> None:
+    called, go, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def call() -> None:
+        called.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await go.wait()  # as a driver that closes its connection
+            closed.set()
+
+    task = asyncio.create_task(answered(call(), 0.05))
+    async with asyncio.timeout(DEADLINE):
+        await called.wait()
+        ending = asyncio.create_task(ended(task))
+        asyncio.get_running_loop().call_later(0.1, go.set)
+        await ending
+    assert closed.is_set()
+    assert task.cancelled()
+
+
+async def test_a_timeout_leaves_its_task_as_it_was() -> None:
+    with pytest.raises(OutboxError, match=r"not answered for 0\.01 s"):
+        await answered(asyncio.Event().wait(), 0.01)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+    await asyncio.sleep(0.02)
+    assert await answered(asyncio.sleep(0, "in time"), 60) == "in time"
+
+
+async def test_a_bus_that_stops_after_an_outage_gives_its_partitions_up(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with asyncio.timeout(DEADLINE), SQLAlchemyBus(engine, [consuming()]) as bus:
+        await eventually(lambda: bus.health().connected)
+
+        async def away(*_: object) -> object:
+            raise OSError("it is away")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Seats, "take", away)
+            patched.setattr(Rows, "due", away)
+            patched.setattr(Rows, "waiting", away)
+            await bus.send(Topic("orders"), Numbered(1))
+            await eventually(lambda: not bus.health().connected)
+    async with engine.connect() as connection:
+        members = text("SELECT member FROM bus_members WHERE member <> ''")
+        assert (await connection.execute(members)).all() == []
+
+
+async def test_an_inbox_that_is_used_again_while_it_stops_purges(engine: AsyncEngine) -> None:
+    asking, answering = asyncio.Event(), asyncio.Event()
+
+    def hold(*args: Any) -> None:
+        statement: str = args[2]
+        if "handled_at <" in statement:
+            asking.set()
+            await_only(answering.wait())
+
+    event.listen(engine.sync_engine, "before_cursor_execute", hold)
+    inbox = SQLAlchemyInbox(async_sessionmaker(engine), purge_every=0.001)
+    async with asyncio.timeout(DEADLINE):
+        await inbox.startup()
+        await asking.wait()
+        stopping = asyncio.create_task(inbox.shutdown())
+        await asyncio.sleep(0)
+        await inbox.startup()
+        answering.set()
+        await stopping
+        asking.clear()
+        await asking.wait()
+        await inbox.shutdown()
+
+
+class SlowToPurge(SQLAlchemyOutboxStore):
+    """One whose purge ends when it is told to."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        super().__init__(engine)
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+
+    async def purge(self, older_than: timedelta, *, limit: int) -> int:
+        self.asked.set()
+        await self.go.wait()
+        return 0
+
+
+async def test_a_cancelled_shutdown_of_a_relay_is_made_up_for_by_the_next(
+    engine: AsyncEngine,
+) -> None:
+    store = SlowToPurge(engine)
+    async with asyncio.timeout(DEADLINE), MemoryBus() as bus:
+        before = asyncio.all_tasks()
+        relay = OutboxRelay(store, bus, keep_parked=timedelta(days=1))
+        await relay.startup()
+        await store.asked.wait()
+        for _ in range(2):
+            stopping = asyncio.create_task(relay.shutdown())
+            await asyncio.sleep(0.05)
+            stopping.cancel()
+            await asyncio.sleep(0)
+            stopping.cancel()
+            await asyncio.wait([stopping])
+        store.go.set()
+        await relay.shutdown()
+        assert asyncio.all_tasks() == before
+
+
 async def test_a_task_that_closes_for_too_long_is_cancelled_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -174,8 +296,7 @@ async def test_a_task_that_closes_for_too_long_is_cancelled_again(
     assert task.cancelled()
 
 
-async def test_a_call_that_takes_too_long_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("events.integration.pipeline.lifecycle._LONGEST", 0.01)
+async def test_a_call_that_takes_too_long_is_cancelled() -> None:
     calling, cancelled = asyncio.Event(), asyncio.Event()
 
     async def run(lock: asyncio.Lock) -> None:
@@ -186,9 +307,10 @@ async def test_a_call_that_takes_too_long_is_cancelled(monkeypatch: pytest.Monke
             finally:
                 cancelled.set()
 
-    background = Background(run)
+    background = Background(run, patience=0.01)
     async with asyncio.timeout(DEADLINE):
         await calling.wait()
+        await asyncio.gather(background.end(), background.end())
         await background.end()
     assert cancelled.is_set()
 

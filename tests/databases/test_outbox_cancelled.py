@@ -180,8 +180,11 @@ async def test_a_cancelled_query_leaves_no_lock_on_sqlite(
         task = asyncio.current_task()
         assert task is not None
         task.cancel()
-        await asyncio.sleep(0)
-        return cursor
+        try:
+            await asyncio.sleep(0)
+            return cursor
+        finally:
+            del args, cursor
 
     async def ask() -> None:
         try:

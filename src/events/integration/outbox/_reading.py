@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from events.integration.outbox.partitions import Lease
 from events.integration.outbox.port import OutboxRow, OutboxStore
-from events.integration.pipeline.lifecycle import answered
+from events.integration.pipeline.lifecycle import answered, ended
 
 _SHARE = 10  # a scan that took a second is not repeated for ten
 _BUSY = 0.2  # seconds between two scans while batch follows upon batch
@@ -88,7 +88,7 @@ class Reader:
     async def give_up(self) -> None:
         """Cancel reading ahead, even if that costs a connection."""
         if self._ahead is not None:
-            self._ahead.cancel()
+            await ended(self._ahead)
             await self.start_over()
 
     async def next(self, lease: Lease) -> Sequence[OutboxRow]:

@@ -56,7 +56,7 @@ from events.integration.outbox._reading import Reader
 from events.integration.outbox._settling import Settler
 from events.integration.outbox._timeouts import timeout
 from events.integration.outbox.port import OutboxRow, OutboxStore
-from events.integration.pipeline.lifecycle import answered, failure_of
+from events.integration.pipeline.lifecycle import answered, ended, failure_of
 from events.integration.pipeline.retry import describe
 
 logger = logging.getLogger("events.integration")
@@ -267,9 +267,7 @@ class RelayLoop:
 
     async def _leave(self) -> None:
         try:
-            async with asyncio.timeout(_LEAVING):
-                await self._start_over()
-                await self._membership.leave()
+            await answered(self._release(), _LEAVING)
         except Exception as error:  # noqa: BLE001 - as the store raises what its library does
             logger.info(
                 "%s could not release its lease, which will expire: %s",
@@ -280,11 +278,12 @@ class RelayLoop:
             await self._give_up()
             await self._reader.give_up()
 
+    async def _release(self) -> None:
+        await self._start_over()
+        await self._membership.leave()
+
     async def _give_up(self) -> None:
-        for batch in self._in_flight:
-            batch.cancel()
-        if self._in_flight:
-            await asyncio.wait(self._in_flight)
+        await asyncio.gather(*(ended(batch) for batch in self._in_flight))
 
 
 async def _wait(event: asyncio.Event, seconds: float) -> bool:

@@ -210,10 +210,10 @@ class OutboxRelay:
             await self.check()
             if isinstance(self._bus, ForwardingBus):
                 await self._bus.forward([])
+            await self._end_besides()  # of the time before, which ended by itself
             self._relay_loop = self._new_relay_loop()
             self._task = asyncio.create_task(self._relay_loop.run(), name=f"{self!r}")
             self._task.add_done_callback(_log_end)
-            await self._end_besides()  # of the time before, which ended by itself
             if self._keep_parked is not None:
                 purging = partial(purge, self._store, self._keep_parked, repr(self))
                 self._besides.append(Background(purging))
@@ -231,24 +231,27 @@ class OutboxRelay:
         """
         async with self._lifecycle:
             if self._task is None:
+                await self._end_besides()  # of a shutdown that was cancelled
                 return
             if self._task.done() and self._task.get_loop() is not asyncio.get_running_loop():
                 self._task, self._besides = None, []  # they ended with their loop
                 return
             self._require_own_loop(self._task, "shut down")
             self._relay_loop.stop()
-            ending = asyncio.create_task(self._end_besides())
+            for each in self._besides:
+                each.stop()
             try:
                 grace = self._shutdown_grace if grace is None else grace
                 await asyncio.wait([self._task], timeout=grace)
             finally:
                 await ended(self._task)
-                await asyncio.wait([ending])
                 self._task = None
+                await self._end_besides()
 
     async def _end_besides(self) -> None:
-        besides, self._besides = self._besides, []
-        await asyncio.gather(*(each.end() for each in besides))
+        while self._besides:
+            await self._besides[-1].end()
+            self._besides.pop()
 
     async def __aenter__(self) -> Self:
         await self.startup()

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import datetime
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from events.integration.message import Message
 from events.integration.observation import current_observer
@@ -28,6 +29,8 @@ if TYPE_CHECKING:  # it needs an extra, and those who have none of it do not
     from events.integration.outbox.recurring import Recurring
 else:
     Recurring = object  # for who resolves annotations at run time, as containers do
+
+T = TypeVar("T")
 
 logger = logging.getLogger("events.integration")
 
@@ -86,9 +89,11 @@ class Timekeeper:
         self._failing = set[str]()
         self._ticking = asyncio.Lock()
         self._woken = asyncio.Event()
+        self._calling = asyncio.Lock()
 
     async def run(self, calling: asyncio.Lock) -> None:
         """Go on until it is cancelled; it holds the lock while it asks the store."""
+        self._calling = calling
         loop = asyncio.get_running_loop()
 
         def wake() -> None:
@@ -96,15 +101,14 @@ class Timekeeper:
                 loop.call_soon_threadsafe(self._woken.set)
 
         with self._store.listen_for_schedules(wake):
-            await self._run(calling)
+            await self._run()
 
-    async def _run(self, calling: asyncio.Lock) -> None:
+    async def _run(self) -> None:
         failures = 0
         while True:
             self._woken.clear()
             try:
-                async with calling:
-                    rest = await self.tick()
+                rest = await self.tick()
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - as the store raises
                 failure = failure_of(error)  # what its library does
                 failures += 1
@@ -126,7 +130,7 @@ class Timekeeper:
     async def tick(self) -> float:
         """Put what is due, and return the seconds until it is to look again."""
         async with self._ticking:
-            found = await answered(self._store.next_schedule(), self._timeout)
+            found = await self._asked(self._store.next_schedule)
             rests = [await self._recur(each, found.now) for each in self._recurring]
             rests.append(self._longest_rest)
             if found.due_at is not None:
@@ -134,9 +138,13 @@ class Timekeeper:
                 rests.append(await self._release() if wait <= 0 else wait)
             return max(min(rests), _SHORTEST_REST)
 
+    async def _asked(self, question: Callable[[], Awaitable[T]]) -> T:
+        async with self._calling:
+            return await answered(question(), self._timeout)
+
     async def _release(self) -> float:
         while True:
-            moved = await answered(self._store.release(_MOST), self._timeout)
+            moved = await self._asked(lambda: self._store.release(_MOST))
             if moved:
                 self._released()
             if moved < _MOST:
@@ -161,8 +169,8 @@ class Timekeeper:
                 self._failing.add(name)
                 return self._poll_interval
             self._failing.discard(name)
-            put = self._store.recur(name, since, due.until, messages)
-            if await answered(put, self._timeout):
+            put = partial(self._store.recur, name, since, due.until, messages)
+            if await self._asked(put):
                 self._put_until[name] = due.until
                 if messages:
                     self._released()
@@ -179,7 +187,7 @@ class Timekeeper:
         return self._longest_rest if after is None else (after - now).total_seconds()
 
     async def _learn(self, name: str, now: datetime) -> datetime:
-        until = await answered(self._store.recurred(name), self._timeout)
+        until = await self._asked(lambda: self._store.recurred(name))
         if (until - now).total_seconds() > _CLOCKS:
             logger.warning(
                 "%s: %r was put up to %s, and the database's clock says %s: it was set back, and "

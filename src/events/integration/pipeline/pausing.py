@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Collection
 
 from events.errors import BusError
-from events.integration.pipeline.lifecycle import LifecycleLock, failure_of
+from events.integration.pipeline.lifecycle import Background, LifecycleLock, failure_of
 from events.integration.pipeline.registry import ConsumerRegistry
 from events.integration.pipeline.retry import describe
 from events.integration.topology import IntegrationEventBusRegistration
@@ -47,7 +47,8 @@ class PauseWatch:
         self._registrations = registrations
         self._lifecycle = lifecycle
         self._grace = grace
-        self._task: asyncio.Task[None] | None = None
+        self._watch: Background | None = None
+        self._over = False
         self._cannot_look = False
         self.paused: frozenset[str] = frozenset()
 
@@ -82,19 +83,21 @@ class PauseWatch:
 
     def begin(self) -> None:
         """Look from time to time."""
-        self._task = asyncio.create_task(self._run(), name="paused consumers")
+        self._over = False
+        self._watch = Background(self._run, patience=1.0, name="paused consumers")
 
     def stop(self) -> None:
         """Look no more; `end` waits for it."""
-        if self._task is not None:
-            self._task.cancel()
+        self._over = True
+        if self._watch is not None:
+            self._watch.stop()
 
     async def end(self) -> None:
         """Stop looking, and forget what was seen."""
-        self.stop()
-        task, self._task = self._task, None
-        if task is not None:
-            await asyncio.wait([task])
+        self._over = True
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await watch.end()
         self.paused = frozenset()
         self._cannot_look = False
 
@@ -112,12 +115,14 @@ class PauseWatch:
                             continue
                         logger.warning("%s is resumed", registration)
 
-    async def _run(self) -> None:
-        while True:
+    async def _run(self, calling: asyncio.Lock) -> None:
+        while not self._over:
             await asyncio.sleep(LOOK_EVERY * random.uniform(0.5, 1))  # noqa: S311 - no secret
             try:
-                await self.look()
-                await self._follow()
+                async with calling:
+                    await self.look()
+                if not self._over:
+                    await self._follow()
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it goes on looking
                 failure = describe(failure_of(error))
                 logger.warning("cannot pause or resume a consumer, will retry: %s", failure)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
-from traceback import clear_frames
+from types import TracebackType
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -39,9 +39,7 @@ async def connected(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection]:
         yield connection
     except asyncio.CancelledError as error:
         if engine.dialect.name == "sqlite":
-            # The traceback holds the cursor of a query that was broken off, and so do cycles in it.
-            # While it lives, SQLite keeps the lock, even when the connection is closed.
-            clear_frames(error.__traceback__)
+            _let_go_of_cursors(error.__traceback__)
         raise
     finally:
         closing = asyncio.create_task(connection.close())
@@ -73,6 +71,19 @@ async def opened(engine: AsyncEngine) -> AsyncConnection:
             raise wrapped from error
         raise
     return connection
+
+
+def _let_go_of_cursors(traceback: TracebackType | None) -> None:
+    """Clear the frames of the library: they and cycles in them hold the cursor of a broken query.
+
+    While it lives, SQLite keeps the lock, even when the connection is closed.
+    """
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_globals.get("__name__", "").partition(".")[0] in {"sqlalchemy", "aiosqlite"}:
+            with suppress(RuntimeError):  # it runs
+                frame.clear()
+        traceback = traceback.tb_next
 
 
 async def _let_go(opening: asyncio.Task[AsyncConnection]) -> None:

@@ -27,6 +27,7 @@ logger = logging.getLogger("events.integration")
 
 _CLOSING = 2.0  # seconds
 _REST = 0.01  # seconds from one NOTIFY to the next: half of what a row may take to wake a relay
+_LONGEST_SEND = 30.0  # seconds, most of them until the pool has a connection
 _LONGEST = 63  # bytes of a channel's name
 _BACKOFF = RetryPolicy(delay=0.5, factor=2.0, max_delay=30.0)
 
@@ -71,7 +72,7 @@ class _Notifier:
     async def _send(self, engine: AsyncEngine, pool: Pool) -> None:
         at_once = at_level(engine, "AUTOCOMMIT")
         try:
-            async with asyncio.timeout(_CLOSING):  # also for a loop that ends, and waits for this
+            async with asyncio.timeout(_LONGEST_SEND):  # an event loop that ends waits for it
                 connection = await opened(at_once)
                 try:
                     channels, self._channels = self._channels, set()

@@ -37,9 +37,9 @@ class Purge:
 
     async def end(self) -> None:
         """Stop the timer, and return when it has stopped."""
-        if self._purging is not None:
-            await self._purging.end()
-            self._purging = None
+        purging, self._purging = self._purging, None
+        if purging is not None:
+            await purging.end()
 
     async def once(self, sync_engine: Engine, calling: asyncio.Lock) -> int:
         """Remove what is old by now, and say how many rows that were."""

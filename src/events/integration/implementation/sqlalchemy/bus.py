@@ -234,10 +234,12 @@ class SQLAlchemyTransport:
         pump, self._pump = self._pump, None
         timekeeping, self._timekeeping = self._timekeeping, None
         try:
-            if timekeeping is not None:
-                await timekeeping.end()
-            if publisher is not None:
-                await publisher.close()
+            try:
+                if timekeeping is not None:
+                    await timekeeping.end()
+            finally:
+                if publisher is not None:
+                    await publisher.close()
         finally:
             if pump is not None:
                 await pump.stop()

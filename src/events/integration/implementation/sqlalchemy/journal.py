@@ -46,6 +46,7 @@ from events.integration.implementation.sqlalchemy.tables import (
     table_in,
 )
 from events.integration.journal import Journal, JournalEntry
+from events.integration.pipeline.lifecycle import Background
 from events.integration.pipeline.retry import describe
 
 logger = logging.getLogger("events.integration")
@@ -137,7 +138,7 @@ class SQLAlchemyJournal(Journal):
         self._flush_every = flush_every
         self._waiting: deque[JournalEntry] = deque()
         self._room = buffer
-        self._task: asyncio.Task[None] | None = None
+        self._writing: Background | None = None
         self._flushing = asyncio.Lock()
         self._away = False
         self.lost = 0
@@ -158,7 +159,7 @@ class SQLAlchemyJournal(Journal):
         """Begin to observe. Raises `OutboxTableError` if the table is missing."""
         async with connected(self._engine) as connection:
             await connection.run_sync(check_tables, [self._table], _CURE)
-        self._task = asyncio.create_task(self._run())
+        self._writing = Background(self._run)
         return await super().__aenter__()
 
     async def __aexit__(
@@ -168,11 +169,9 @@ class SQLAlchemyJournal(Journal):
         traceback: TracebackType | None,
     ) -> None:
         await super().__aexit__(exc_type, exc, traceback)
-        if self._task is not None:
-            async with self._flushing:  # cut off behind its commit, it would write them twice
-                self._task.cancel()
-            await asyncio.wait([self._task])
-            self._task = None
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing.end()
         await self._flush_or_warn()
 
     async def flush(self) -> None:
@@ -187,18 +186,18 @@ class SQLAlchemyJournal(Journal):
                     if self._waiting and self._waiting[0] is each:
                         self._waiting.popleft()
 
-    async def _run(self) -> None:
+    async def _run(self, calling: asyncio.Lock) -> None:
         loop = asyncio.get_running_loop()
         prune_at = loop.time()
         while True:
             await asyncio.sleep(self._flush_every)
-            await self._flush_or_warn()
+            async with calling:
+                await self._flush_or_warn()
             if loop.time() >= prune_at:
                 # Processes that started together do not prune together.
                 prune_at = loop.time() + 60 * random.uniform(0.5, 1)  # noqa: S311 - no secret
-                async with self._flushing:
-                    with suppress(SQLAlchemyError, OSError):  # as for the flush, which has said so
-                        await self.prune()
+                with suppress(SQLAlchemyError, OSError):  # as for the flush, which has said so
+                    await self._prune(calling)
 
     async def _flush_or_warn(self) -> None:
         try:
@@ -212,21 +211,30 @@ class SQLAlchemyJournal(Journal):
 
     async def prune(self) -> int:
         """Remove what is over the bounds, in small transactions, and say how many rows."""
-        c, removed = self._table.c, 0
+        return await self._prune(asyncio.Lock())
+
+    async def _prune(self, calling: asyncio.Lock) -> int:
+        removed = 0
         while True:
-            before = datetime.now(UTC) - self._max_age
-            async with connected(self._engine) as connection:
-                newest = (await connection.execute(select(func.max(c.id)))).scalar_one() or 0
-                oldest = select(c.id, c.at).order_by(c.id).limit(_BATCH)
-                found = (await connection.execute(oldest)).all()
-            surplus = newest - self._max_rows
-            old = [number for number, at in found if number <= surplus or aware(at) < before]
-            if old:
-                async with begun(self._engine) as connection:
-                    await connection.execute(delete(self._table).where(c.id.in_(old)))
-            removed += len(old)
-            if len(old) < _BATCH:
+            async with calling:
+                gone = await self._prune_some()
+            removed += gone
+            if gone < _BATCH:
                 return removed
+
+    async def _prune_some(self) -> int:
+        c = self._table.c
+        before = datetime.now(UTC) - self._max_age
+        async with connected(self._engine) as connection:
+            newest = (await connection.execute(select(func.max(c.id)))).scalar_one() or 0
+            oldest = select(c.id, c.at).order_by(c.id).limit(_BATCH)
+            found = (await connection.execute(oldest)).all()
+        surplus = newest - self._max_rows
+        old = [number for number, at in found if number <= surplus or aware(at) < before]
+        if old:
+            async with begun(self._engine) as connection:
+                await connection.execute(delete(self._table).where(c.id.in_(old)))
+        return len(old)
 
     # --- reading ------------------------------------------------------------------------------
 

@@ -46,7 +46,6 @@ _WAITING = 1 / 100  # of a lease, the same while partitions are missing, or drai
 _MARGIN = 0.1  # of a lease, in which nothing is handed over any more
 _ANSWER_TIMEOUT = 1 / 4  # of a lease: how long the database may take to answer
 _LEAVING = 5.0  # seconds
-_CLOSING = 5.0  # seconds, of a connection that a timeout has cost
 
 
 class PumpOptions(Struct, frozen=True):
@@ -138,8 +137,7 @@ class Pump:
         finally:
             self._halted.set()
             self.wake()
-            # Not cancelled as long as it may end by its own timeouts, see `ended`.
-            await asyncio.wait([self._task], timeout=self._patience + _LEAVING + _CLOSING)
+            await asyncio.wait([self._task], timeout=_LEAVING)
             await ended(self._task)
             for waiter in self._renewals:
                 waiter.cancel()
@@ -202,8 +200,7 @@ class Pump:
                     self._idle, self._poll_at = _FIRST_POLL, loop.time() + _FIRST_POLL
                     continue
                 await self._rest(min(self._poll_at, self._renew_at) - loop.time(), self._woken)
-            if self.connected:
-                await self._leave()
+            await self._leave()
 
     async def _turn(self) -> int:
         await self._renew_if_due()
@@ -282,8 +279,7 @@ class Pump:
 
     async def _leave(self) -> None:
         try:
-            async with asyncio.timeout(_LEAVING):
-                await self._seats.leave(self._seat)
+            await answered(self._seats.leave(self._seat), _LEAVING)
         except Exception as error:  # noqa: BLE001 - as the database's driver raises what it does
             logger.info("cannot release the partitions; their lease expires: %s", describe(error))
         self._tenure.end()
