@@ -243,7 +243,7 @@ async def test_an_inbox_that_is_used_again_while_it_stops_purges(engine: AsyncEn
 
 
 class SlowToPurge(SQLAlchemyOutboxStore):
-    """One whose purge ends when it is told to."""
+    """One whose purge ends when the test lets it."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine)
