@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeAlias
 from uuid import uuid4
 
-from sqlalchemy import URL, make_url
+from sqlalchemy import URL, MetaData, make_url
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from events.sqlalchemy import enable_wal
 from tests.databases.mariadb_server import mariadb_url
 from tests.databases.postgresql_server import postgresql_url
 from tests.databases.probing import DRIVERS, execute
@@ -50,6 +53,26 @@ def new_database(kind: Kind, server: str | None = None) -> Generator[Database]:
         yield Database(admin, name)
     finally:
         _DROP[kind](admin, name)
+
+
+@asynccontextmanager
+async def new_engine(
+    driver: str, directory: Path, metadata: MetaData
+) -> AsyncGenerator[AsyncEngine]:
+    """Yield an engine of a new database with these tables; SQLite's is a file in the directory."""
+    kind, _, _ = driver.partition("+")
+    with ExitStack() as stack:
+        if kind == "sqlite":
+            engine = create_async_engine(f"{driver}:///{directory}/test.db")
+            await enable_wal(engine)
+        else:
+            engine = create_async_engine(stack.enter_context(new_database(kind)).url(driver))
+        try:
+            async with engine.begin() as connection:
+                await connection.run_sync(metadata.create_all)
+            yield engine
+        finally:
+            await engine.dispose()
 
 
 def _drop_postgresql(admin: str, name: str) -> None:

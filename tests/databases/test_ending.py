@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
-from datetime import timedelta
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import MetaData, event, text
+from sqlalchemy import MetaData, event, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import QueuePool
 from sqlalchemy.util import await_only
 
 from events.errors import OutboxError
 from events.integration import OutboxRelay, Topic
+from events.integration.implementation.sqlalchemy import _postgresql
 from events.integration.implementation.sqlalchemy._bus.rows import Rows
 from events.integration.implementation.sqlalchemy._bus.seats import Seats
-from events.integration.pipeline.lifecycle import Background, answered, ended
+from events.integration.pipeline import cancelling, pausing
+from events.integration.pipeline.cancelling import Background, answered, ended
 from events.memory import MemoryBus
 from events.sqlalchemy import (
     SQLAlchemyBus,
@@ -34,7 +38,7 @@ from events.sqlalchemy import (
 )
 from events.testing import eventually
 from events.testing.contracts import Numbered
-from tests.databases.database import new_database
+from tests.databases.database import new_engine
 from tests.databases.test_bus_tables import consuming
 
 DRIVERS = ["sqlite+aiosqlite", "postgresql+asyncpg", "postgresql+psycopg", "mariadb+asyncmy"]
@@ -47,21 +51,42 @@ for make in (bus_table, outbox_table, inbox_table, journal_table):
 
 @pytest.fixture(params=DRIVERS)
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
-    kind, _, _ = request.param.partition("+")
-    if kind == "sqlite":
-        engine = create_async_engine(f"{request.param}:///{tmp_path}/ending.db")
-        await enable_wal(engine)
-        async with engine.begin() as connection:
-            await connection.run_sync(METADATA.create_all)
+    async with new_engine(request.param, tmp_path, METADATA) as engine:
         yield engine
-        await engine.dispose()
-        return
-    with new_database(kind) as database:
-        engine = create_async_engine(database.url(request.param))
-        async with engine.begin() as connection:
-            await connection.run_sync(METADATA.create_all)
-        yield engine
-        await engine.dispose()
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a stop wait for a query however slow the machine is, and look for marks at once."""
+    monkeypatch.setattr(cancelling, "_LONGEST", DEADLINE)
+    monkeypatch.setattr(pausing, "LOOK_EVERY", 0.01)
+
+
+async def turns() -> None:
+    """Let the loop go round as often as a stop needs to come to where it waits."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+class Held:
+    """Holds a statement, from the moment that it is made, until it is let go."""
+
+    def __init__(self, engine: AsyncEngine, part: str) -> None:
+        self.asked, self.go = asyncio.Event(), asyncio.Event()
+        self._part = part
+        event.listen(engine.sync_engine, "before_cursor_execute", self._hold)
+
+    def _hold(self, *args: Any) -> None:
+        statement: str = args[2]
+        if self._part in statement:
+            self.asked.set()
+            await_only(self.go.wait())
+
+
+def lost_connections(engine: AsyncEngine) -> list[object]:
+    lost: list[object] = []
+    event.listen(engine.sync_engine.pool, "invalidate", lambda *args: lost.append(args))
+    return lost
 
 
 @asynccontextmanager
@@ -102,26 +127,40 @@ async def test_a_stop_breaks_no_query_off(
     engine: AsyncEngine,
     running: Callable[[AsyncEngine], AbstractAsyncContextManager[Any]],
     asks: str,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("events.integration.pipeline.pausing.LOOK_EVERY", 0.01)
-    asking, answered = asyncio.Event(), asyncio.Event()
-    lost: list[object] = []
-
-    def hold(*args: Any) -> None:
-        statement: str = args[2]
-        if asks in statement:
-            asking.set()
-            await_only(answered.wait())
-
-    async with asyncio.timeout(DEADLINE):
-        async with running(engine):
-            event.listen(engine.sync_engine, "before_cursor_execute", hold)
-            event.listen(engine.sync_engine.pool, "invalidate", lambda *args: lost.append(args))
-            await asking.wait()
-            asyncio.get_running_loop().call_later(0.05, answered.set)  # in the middle of the stop
-        assert answered.is_set()
+    async with asyncio.timeout(DEADLINE), AsyncExitStack() as stack:
+        await stack.enter_async_context(running(engine))
+        held, lost = Held(engine, asks), lost_connections(engine)
+        await held.asked.wait()
+        stopping = asyncio.create_task(stack.pop_all().aclose())
+        await turns()
+        assert not stopping.done()
+        held.go.set()
+        await stopping
     assert lost == []
+
+
+async def test_a_stop_comes_between_two_batches_of_what_the_journal_removes(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.integration.implementation.sqlalchemy.journal._BATCH", 1)
+    journal = SQLAlchemyJournal(engine, flush_every=0.001, max_rows=1)
+    now = datetime.now(UTC)
+    filled = dict.fromkeys(("what", "correlation_id", "event_id", "type", "topic", "process"), "x")
+    rows = [filled | {"at": now} for _ in range(20)]
+    table = METADATA.tables["journal"]
+    async with engine.begin() as connection:
+        await connection.execute(insert(table), rows)
+    held = Held(engine, "DELETE FROM journal")
+    async with asyncio.timeout(DEADLINE), AsyncExitStack() as stack:
+        await stack.enter_async_context(journal)
+        await held.asked.wait()
+        stopping = asyncio.create_task(stack.pop_all().aclose())
+        await turns()
+        held.go.set()
+        await stopping
+    async with engine.connect() as connection:
+        assert (await connection.execute(select(func.count()).select_from(table))).scalar() == 19
 
 
 async def test_a_bus_whose_file_is_locked_by_another_process_leaves_nothing_that_never_ends(
@@ -141,50 +180,46 @@ async def test_a_bus_whose_file_is_locked_by_another_process_leaves_nothing_that
     await engine.dispose()
 
 
-async def test_a_task_that_cancels_a_call_itself_is_not_cancelled_again() -> None:
-    cancelled, closed, go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+class Call:
+    """A call that never returns, and closes its connection when it is cancelled, as drivers do."""
 
-    async def call() -> None:
+    def __init__(self) -> None:
+        self.begun, self.cancelled, self.go = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.closed = False
+
+    async def __call__(self) -> None:
+        self.begun.set()
         try:
             await asyncio.Event().wait()
         finally:
-            cancelled.set()
-            await go.wait()  # as a driver that closes its connection
-            closed.set()
+            self.cancelled.set()
+            await self.go.wait()
+            self.closed = True
 
-    async def run() -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(0):
-                await call()
 
-    task = asyncio.create_task(run())
+async def test_a_task_that_cancels_a_call_itself_is_not_cancelled_again() -> None:
+    call = Call()
+    task = asyncio.create_task(answered(call(), 0.001))
     async with asyncio.timeout(DEADLINE):
-        await cancelled.wait()
+        await call.cancelled.wait()
         ending = asyncio.create_task(ended(task))
-        await asyncio.sleep(0)
-        go.set()
+        await turns()
+        call.go.set()
         await ending
-    assert closed.is_set()
+    assert call.closed
+    assert isinstance(task.exception(), OutboxError)
 
 
 async def test_a_task_that_is_cancelled_is_not_cancelled_again_by_its_timeout() -> None:
-    called, go, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
-
-    async def call() -> None:
-        called.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await go.wait()  # as a driver that closes its connection
-            closed.set()
-
+    call, loop = Call(), asyncio.get_running_loop()
     task = asyncio.create_task(answered(call(), 0.05))
     async with asyncio.timeout(DEADLINE):
-        await called.wait()
+        await call.begun.wait()
         ending = asyncio.create_task(ended(task))
-        asyncio.get_running_loop().call_later(0.1, go.set)
+        await call.cancelled.wait()
+        loop.call_at(loop.time() + 0.05, call.go.set)  # later than the timeout, by the same clock
         await ending
-    assert closed.is_set()
+    assert call.closed
     assert task.cancelled()
 
 
@@ -194,7 +229,6 @@ async def test_a_timeout_leaves_its_task_as_it_was() -> None:
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
-    await asyncio.sleep(0.02)
     assert await answered(asyncio.sleep(0, "in time"), 60) == "in time"
 
 
@@ -219,26 +253,18 @@ async def test_a_bus_that_stops_after_an_outage_gives_its_partitions_up(
 
 
 async def test_an_inbox_that_is_used_again_while_it_stops_purges(engine: AsyncEngine) -> None:
-    asking, answering = asyncio.Event(), asyncio.Event()
-
-    def hold(*args: Any) -> None:
-        statement: str = args[2]
-        if "handled_at <" in statement:
-            asking.set()
-            await_only(answering.wait())
-
-    event.listen(engine.sync_engine, "before_cursor_execute", hold)
+    held = Held(engine, "handled_at <")
     inbox = SQLAlchemyInbox(async_sessionmaker(engine), purge_every=0.001)
     async with asyncio.timeout(DEADLINE):
         await inbox.startup()
-        await asking.wait()
+        await held.asked.wait()
         stopping = asyncio.create_task(inbox.shutdown())
-        await asyncio.sleep(0)
+        await turns()
         await inbox.startup()
-        answering.set()
+        held.go.set()
         await stopping
-        asking.clear()
-        await asking.wait()
+        held.asked.clear()
+        await held.asked.wait()
         await inbox.shutdown()
 
 
@@ -264,22 +290,58 @@ async def test_a_cancelled_shutdown_of_a_relay_is_made_up_for_by_the_next(
         relay = OutboxRelay(store, bus, keep_parked=timedelta(days=1))
         await relay.startup()
         await store.asked.wait()
-        for _ in range(2):
-            stopping = asyncio.create_task(relay.shutdown())
-            await asyncio.sleep(0.05)
-            stopping.cancel()
-            await asyncio.sleep(0)
-            stopping.cancel()
-            await asyncio.wait([stopping])
+        stopping = asyncio.create_task(relay.shutdown(grace=0))
+        await turns()
+        assert not stopping.done()  # it waits for the purge
+        stopping.cancel()
+        await asyncio.sleep(0)
+        stopping.cancel()
+        await asyncio.wait([stopping])
         store.go.set()
         await relay.shutdown()
         assert asyncio.all_tasks() == before
 
 
+async def test_a_cancelled_startup_leaves_no_relay_that_runs(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SlowToPurge(engine)
+    async with asyncio.timeout(DEADLINE), MemoryBus() as bus:
+        before = asyncio.all_tasks()
+        relay = OutboxRelay(store, bus, keep_parked=timedelta(days=1))
+        await relay.startup()
+        await store.asked.wait()
+        relay._relay_loop.stop()  # it ends by itself, and the purge beside it goes on
+        await eventually(lambda: not relay.health().alive)
+        starting = asyncio.create_task(relay.startup())
+        await turns()
+        assert not starting.done()
+        starting.cancel()
+        await asyncio.wait([starting])
+        assert not relay.health().alive
+        store.go.set()
+        await relay.shutdown()
+        assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize("engine", ["postgresql+asyncpg", "postgresql+psycopg"], indirect=True)
+async def test_a_notification_that_hangs_is_given_up_with_its_connection(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_postgresql, "_LONGEST_SEND", 0.01)
+    held, lost = Held(engine, "pg_notify"), lost_connections(engine)
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    async with asyncio.timeout(DEADLINE):
+        _postgresql.notify(engine.sync_engine, "events.tests")
+        await held.asked.wait()
+        await eventually(lambda: bool(lost) and pool.checkedout() == 0)
+
+
 async def test_a_task_that_closes_for_too_long_is_cancelled_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("events.integration.pipeline.lifecycle._CLOSING", 0.01)
+    monkeypatch.setattr(cancelling, "_CLOSING", 0.01)
     running = asyncio.Event()
 
     async def run() -> None:
@@ -296,55 +358,46 @@ async def test_a_task_that_closes_for_too_long_is_cancelled_again(
     assert task.cancelled()
 
 
-async def test_a_call_that_takes_too_long_is_cancelled() -> None:
-    calling, cancelled = asyncio.Event(), asyncio.Event()
+async def holding(call: Call, lock: asyncio.Lock) -> None:
+    async with lock:
+        await call()
 
-    async def run(lock: asyncio.Lock) -> None:
-        async with lock:
-            calling.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                cancelled.set()
 
-    background = Background(run, patience=0.01)
+async def test_a_call_that_takes_too_long_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancelling, "_LONGEST", 0.01)
+    call = Call()
+    call.go.set()
+    background = Background(partial(holding, call))
     async with asyncio.timeout(DEADLINE):
-        await calling.wait()
+        await call.begun.wait()
         await asyncio.gather(background.end(), background.end())
         await background.end()
-    assert cancelled.is_set()
+    assert call.closed
 
 
-async def test_a_stop_that_is_cancelled_itself_waits_no_longer() -> None:
-    calling, cancelled = asyncio.Event(), asyncio.Event()
-
-    async def run(lock: asyncio.Lock) -> None:
-        async with lock:
-            calling.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                cancelled.set()
-
-    background = Background(run)
-    async with asyncio.timeout(DEADLINE):
-        await calling.wait()
+async def test_a_stop_that_is_cancelled_itself_waits_for_no_call() -> None:
+    call = Call()
+    call.go.set()
+    background = Background(partial(holding, call))
+    async with asyncio.timeout(DEADLINE / 2):
+        await call.begun.wait()
         ending = asyncio.create_task(background.end())
-        await asyncio.sleep(0)
+        await turns()
+        assert not ending.done()
         ending.cancel()
         with pytest.raises(asyncio.CancelledError):
             await ending
-    assert cancelled.is_set()
+    assert call.closed
 
 
-def test_one_of_a_loop_that_has_ended_is_let_be() -> None:
+def test_one_of_another_loop_is_let_be() -> None:
     async def run(lock: asyncio.Lock) -> None:
         await asyncio.Event().wait()
 
     async def started() -> Background:
         return Background(run)
 
-    async def end(background: Background) -> None:
-        await background.end()
-
-    asyncio.run(end(asyncio.run(started())))
+    with asyncio.Runner() as one, asyncio.Runner() as other:
+        background = one.run(started())
+        other.run(background.end())
+        assert not background._task.cancelling()

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiosqlite
 import pytest
-from sqlalchemy import URL, MetaData, text
+from sqlalchemy import MetaData, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import QueuePool
@@ -20,39 +20,23 @@ from events.integration import OutboxRelay
 from events.integration.implementation.memory import InMemoryIntegrationEventBus
 from events.integration.implementation.sqlalchemy import (
     SQLAlchemyOutboxStore,
-    enable_wal,
     outbox_table,
 )
 from events.integration.implementation.sqlalchemy._opening import at_level, connected
-from events.integration.pipeline.lifecycle import failure_of
-from tests.databases.database import new_database
+from events.integration.pipeline.cancelling import failure_of
+from tests.databases.database import new_engine
 
 DRIVERS = ["sqlite+aiosqlite", "postgresql+asyncpg", "postgresql+psycopg", "mariadb+asyncmy"]
 DEADLINE = 120.0
 
-
-async def made(url: URL | str) -> AsyncEngine:
-    engine = create_async_engine(url)
-    metadata = MetaData()
-    outbox_table(metadata)
-    async with engine.begin() as connection:
-        await connection.run_sync(metadata.create_all)
-    return engine
+METADATA = MetaData()
+outbox_table(METADATA)
 
 
 @pytest.fixture(params=DRIVERS)
 async def engine(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncGenerator[AsyncEngine]:
-    kind, _, _ = request.param.partition("+")
-    if kind == "sqlite":
-        engine = await made(f"{request.param}:///{tmp_path}/outbox.db")
-        await enable_wal(engine)
+    async with new_engine(request.param, tmp_path, METADATA) as engine:
         yield engine
-        await engine.dispose()
-        return
-    with new_database(kind) as database:
-        engine = await made(database.url(request.param))
-        yield engine
-        await engine.dispose()
 
 
 class Held:
@@ -172,7 +156,10 @@ async def test_an_opening_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch
 async def test_a_cancelled_query_leaves_no_lock_on_sqlite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = await made(f"sqlite+aiosqlite:///{tmp_path}/outbox.db")
+    # Not in WAL mode, in which who reads is in nobody's way.
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/outbox.db")
+    async with engine.begin() as connection:
+        await connection.run_sync(METADATA.create_all)
     executes = aiosqlite.Cursor.execute
 
     async def cancelled(*args: Any) -> aiosqlite.Cursor:

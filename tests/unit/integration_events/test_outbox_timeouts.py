@@ -21,7 +21,7 @@ from events.integration.outbox import (
     _timeouts,
 )
 from events.integration.outbox._timeouts import timeout
-from events.integration.pipeline.lifecycle import answered
+from events.integration.pipeline.cancelling import answered
 from events.integration.topology import RetryPolicy
 from tests.unit.integration_events.outbox_table import Table
 

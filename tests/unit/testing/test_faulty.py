@@ -342,5 +342,6 @@ async def test_a_connection_is_lost_in_any_turn_of_the_loop_while_a_delivery_is_
     for _ in range(turns):
         await asyncio.sleep(0)
     await transport.lose_connection()
+    assert not transport.connected
     await subscribed.close()
     await transport.close()

@@ -30,7 +30,7 @@ from events.integration.event import IntegrationEvent
 from events.integration.message import Message
 from events.integration.observation import current_observer
 from events.integration.outbox.port import OutboxRow
-from events.integration.pipeline.lifecycle import failure_of
+from events.integration.pipeline.cancelling import failure_of
 from events.integration.topology import Topic
 from events.integration.upcasting import event_from_body
 

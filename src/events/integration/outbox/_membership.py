@@ -12,7 +12,7 @@ from events.errors import RelayNameTakenError
 from events.integration.outbox._timeouts import timeout
 from events.integration.outbox.partitions import PARTITIONS, Lease, Renewal, Tenure, renew
 from events.integration.outbox.port import OutboxStore
-from events.integration.pipeline.lifecycle import answered
+from events.integration.pipeline.cancelling import answered
 
 logger = logging.getLogger("events.integration")
 

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 
-from events.integration.pipeline.lifecycle import answered, failure_of
+from events.integration.pipeline.cancelling import answered, failure_of
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
 

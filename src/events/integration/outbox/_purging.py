@@ -7,7 +7,7 @@ import logging
 from datetime import timedelta
 
 from events.integration.outbox.port import OutboxStore
-from events.integration.pipeline.lifecycle import failure_of
+from events.integration.pipeline.cancelling import failure_of
 from events.integration.pipeline.retry import describe
 
 logger = logging.getLogger("events.integration")

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from events.integration.outbox.partitions import Lease
 from events.integration.outbox.port import OutboxRow, OutboxStore
-from events.integration.pipeline.lifecycle import answered, ended
+from events.integration.pipeline.cancelling import answered, ended
 
 _SHARE = 10  # a scan that took a second is not repeated for ten
 _BUSY = 0.2  # seconds between two scans while batch follows upon batch

@@ -56,7 +56,7 @@ from events.integration.outbox._reading import Reader
 from events.integration.outbox._settling import Settler
 from events.integration.outbox._timeouts import timeout
 from events.integration.outbox.port import OutboxRow, OutboxStore
-from events.integration.pipeline.lifecycle import answered, ended, failure_of
+from events.integration.pipeline.cancelling import answered, ended, failure_of
 from events.integration.pipeline.retry import describe
 
 logger = logging.getLogger("events.integration")

@@ -42,7 +42,8 @@ from events.integration.outbox.port import (
 from events.integration.outbox.scheduling import SchedulingStore
 from events.integration.outbox.timekeeper import Timekeeper, check_recurring
 from events.integration.paging import all_found, check_limit, ids_of
-from events.integration.pipeline.lifecycle import Background, LifecycleLock, calling, ended
+from events.integration.pipeline.cancelling import Background, ended
+from events.integration.pipeline.lifecycle import LifecycleLock, calling
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
 

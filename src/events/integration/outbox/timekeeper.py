@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from events.integration.message import Message
 from events.integration.observation import current_observer
 from events.integration.outbox.scheduling import SchedulingStore
-from events.integration.pipeline.lifecycle import answered, failure_of
+from events.integration.pipeline.cancelling import answered, failure_of
 from events.integration.pipeline.retry import describe
 from events.integration.serialization import Serializer
 from events.integration.topology import RetryPolicy

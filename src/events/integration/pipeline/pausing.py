@@ -16,7 +16,8 @@ import random
 from collections.abc import Callable, Collection
 
 from events.errors import BusError
-from events.integration.pipeline.lifecycle import Background, LifecycleLock, failure_of
+from events.integration.pipeline.cancelling import Background, failure_of
+from events.integration.pipeline.lifecycle import LifecycleLock
 from events.integration.pipeline.registry import ConsumerRegistry
 from events.integration.pipeline.retry import describe
 from events.integration.topology import IntegrationEventBusRegistration
@@ -48,7 +49,6 @@ class PauseWatch:
         self._lifecycle = lifecycle
         self._grace = grace
         self._watch: Background | None = None
-        self._over = False
         self._cannot_look = False
         self.paused: frozenset[str] = frozenset()
 
@@ -83,18 +83,15 @@ class PauseWatch:
 
     def begin(self) -> None:
         """Look from time to time."""
-        self._over = False
-        self._watch = Background(self._run, patience=1.0, name="paused consumers")
+        self._watch = Background(self._run, name="paused consumers")
 
     def stop(self) -> None:
         """Look no more; `end` waits for it."""
-        self._over = True
         if self._watch is not None:
             self._watch.stop()
 
     async def end(self) -> None:
         """Stop looking, and forget what was seen."""
-        self._over = True
         watch, self._watch = self._watch, None
         if watch is not None:
             await watch.end()
@@ -116,13 +113,12 @@ class PauseWatch:
                         logger.warning("%s is resumed", registration)
 
     async def _run(self, calling: asyncio.Lock) -> None:
-        while not self._over:
+        while True:
             await asyncio.sleep(LOOK_EVERY * random.uniform(0.5, 1))  # noqa: S311 - no secret
             try:
                 async with calling:
                     await self.look()
-                if not self._over:
-                    await self._follow()
+                await self._follow()
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - it goes on looking
                 failure = describe(failure_of(error))
                 logger.warning("cannot pause or resume a consumer, will retry: %s", failure)

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from events.integration.implementation.sqlalchemy._opening import at_level, begun, connected
 from events.integration.implementation.sqlalchemy.inbox_table import InboxTable
-from events.integration.pipeline.lifecycle import Background
+from events.integration.pipeline.cancelling import Background
 
 logger = logging.getLogger("events.integration")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from sqlalchemy import Table
@@ -50,7 +50,7 @@ from events.integration.implementation.sqlalchemy.tables import LONGEST_NAME
 from events.integration.message import Message
 from events.integration.outbox import Outbox
 from events.integration.outbox.timekeeper import Timekeeper, check_recurring
-from events.integration.pipeline.lifecycle import Background
+from events.integration.pipeline.cancelling import Background
 from events.integration.pipeline.retry import describe
 from events.integration.topology import IntegrationEventBusRegistration
 from events.integration.transport import Deliver, Subscription, TransportFeatures
@@ -233,16 +233,13 @@ class SQLAlchemyTransport:
         publisher, self._publisher = self._publisher, None
         pump, self._pump = self._pump, None
         timekeeping, self._timekeeping = self._timekeeping, None
-        try:
-            try:
-                if timekeeping is not None:
-                    await timekeeping.end()
-            finally:
-                if publisher is not None:
-                    await publisher.close()
-        finally:
+        async with AsyncExitStack() as closing:  # the last is closed first; an error stops none
             if pump is not None:
-                await pump.stop()
+                closing.push_async_callback(pump.stop)
+            if publisher is not None:
+                closing.push_async_callback(publisher.close)
+            if timekeeping is not None:
+                closing.push_async_callback(timekeeping.end)
 
 
 class TableSubscribed:

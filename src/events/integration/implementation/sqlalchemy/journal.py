@@ -46,7 +46,7 @@ from events.integration.implementation.sqlalchemy.tables import (
     table_in,
 )
 from events.integration.journal import Journal, JournalEntry
-from events.integration.pipeline.lifecycle import Background
+from events.integration.pipeline.cancelling import Background
 from events.integration.pipeline.retry import describe
 
 logger = logging.getLogger("events.integration")
@@ -171,7 +171,8 @@ class SQLAlchemyJournal(Journal):
         await super().__aexit__(exc_type, exc, traceback)
         writing, self._writing = self._writing, None
         if writing is not None:
-            await writing.end()
+            async with self._flushing:  # cut off behind its commit, it would write them twice
+                await writing.end()
         await self._flush_or_warn()
 
     async def flush(self) -> None:
@@ -191,8 +192,7 @@ class SQLAlchemyJournal(Journal):
         prune_at = loop.time()
         while True:
             await asyncio.sleep(self._flush_every)
-            async with calling:
-                await self._flush_or_warn()
+            await self._flush_or_warn()
             if loop.time() >= prune_at:
                 # Processes that started together do not prune together.
                 prune_at = loop.time() + 60 * random.uniform(0.5, 1)  # noqa: S311 - no secret

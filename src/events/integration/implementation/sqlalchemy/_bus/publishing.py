@@ -31,7 +31,7 @@ from events.integration.implementation.sqlalchemy._bus.rows import Rows
 from events.integration.implementation.sqlalchemy._opening import connected
 from events.integration.implementation.sqlalchemy.tables import LONGEST_NAME
 from events.integration.message import Message
-from events.integration.pipeline.lifecycle import failure_of
+from events.integration.pipeline.cancelling import failure_of
 from events.integration.pipeline.retry import describe
 
 _MOST = 500  # messages in one transaction

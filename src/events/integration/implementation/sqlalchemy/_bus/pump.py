@@ -32,7 +32,7 @@ from events.integration.implementation.sqlalchemy._bus.seats import Seats
 from events.integration.implementation.sqlalchemy._bus.settling import Settler
 from events.integration.implementation.sqlalchemy._bus.sharing import Seat
 from events.integration.outbox.partitions import Tenure
-from events.integration.pipeline.lifecycle import answered, ended, failure_of
+from events.integration.pipeline.cancelling import answered, ended, failure_of
 from events.integration.pipeline.retry import describe
 from events.integration.transport import Deliver, Subscription
 

@@ -28,7 +28,7 @@ from events.integration.implementation.sqlalchemy._bus.rows import (
 )
 from events.integration.message import Ack, Reject, Retry, Settlement
 from events.integration.observation import current_observer
-from events.integration.pipeline.lifecycle import ended, failure_of
+from events.integration.pipeline.cancelling import ended, failure_of
 from events.integration.pipeline.retry import describe
 
 logger = logging.getLogger("events.integration")
