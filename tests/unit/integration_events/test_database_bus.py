@@ -199,7 +199,11 @@ async def test_an_idle_bus_asks_for_all_its_consumers_at_once(engine: AsyncEngin
         if sum(map(is_look, asked)) == looks:
             seen.set()
 
-    registrations = [registration(Probe(f"consumer{number}")) for number in range(consumers)]
+    names = [f"consumer{number}" for number in range(consumers)]
+    async with engine.begin() as connection:  # started one by one, each would wait for the disk
+        rows = [{"topic": TOPIC.name, "consumer": name} for name in names]
+        await connection.execute(insert(METADATA.tables["bus_consumers"]), rows)
+    registrations = [registration(Probe(name)) for name in names]
     async with SQLAlchemyBus(engine, registrations, poll_interval=0.05, lease=60.0):
         event.listen(engine.sync_engine, "before_cursor_execute", listener)
         await seen.wait()
