@@ -7,9 +7,10 @@ import shutil
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from playwright.async_api import Browser, async_playwright, expect
+from playwright.async_api import Browser, Page, async_playwright, expect
 
-expect.set_options(timeout=90_000)  # milliseconds; a machine may have more to do than this
+LONGEST = 90_000  # milliseconds; a machine may have more to do than this
+expect.set_options(timeout=LONGEST)
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 ARGUMENTS = (
@@ -47,3 +48,21 @@ async def browser() -> AsyncGenerator[Browser]:
             yield launched
         finally:
             await launched.close()
+
+
+async def new_page(
+    browser: Browser,
+    size: dict[str, int] | None = None,
+    *,
+    scheme: str = "light",
+    javascript: bool = True,
+) -> Page:
+    """Open an empty page in a profile of its own, which you close as `page.context`."""
+    context = await browser.new_context(
+        viewport=size,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        color_scheme=scheme,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        java_script_enabled=javascript,
+        locale="en-GB",
+    )
+    context.set_default_timeout(LONGEST)
+    return await context.new_page()

@@ -20,7 +20,7 @@ from events.cli import main
 from events.contracts.catalog.layout import laid_out
 from events.contracts.catalog.site import write_site
 from events.contracts.lock import dumps
-from tests.acceptance.browser import browser
+from tests.acceptance.browser import browser, new_page
 
 WIDTHS = {"desktop": (1366, 768), "phone": (390, 844)}
 WORDS = [
@@ -119,7 +119,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 async def page(request: pytest.FixtureRequest) -> AsyncGenerator[Page]:
     width, height = WIDTHS[request.param]
     async with browser() as launched:
-        page = await launched.new_page(viewport={"width": width, "height": height})
+        page = await new_page(launched, {"width": width, "height": height})
         complaints: list[str] = []
         requested: list[str] = []
         page.on("pageerror", lambda error: complaints.append(str(error)))

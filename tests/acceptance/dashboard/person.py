@@ -11,6 +11,7 @@ from typing import Any
 
 from playwright.async_api import Browser, Page
 
+from tests.acceptance.browser import new_page
 from tests.acceptance.node import node_with
 
 ROOT = Path(__file__).parents[3]
@@ -78,15 +79,9 @@ async def visitor(
     scheme: str = "light",
     javascript: bool = True,
 ) -> AsyncGenerator[Visitor]:
-    context = await browser.new_context(
-        viewport=size,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        color_scheme=scheme,  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-        java_script_enabled=javascript,
-        locale="en-GB",
-    )
-    await context.add_cookies([{"name": "who", "value": who, "url": url}])
-    page = await context.new_page()
+    page = await new_page(browser, size, scheme=scheme, javascript=javascript)
+    await page.context.add_cookies([{"name": "who", "value": who, "url": url}])
     try:
         yield Visitor(page, url)
     finally:
-        await context.close()
+        await page.context.close()

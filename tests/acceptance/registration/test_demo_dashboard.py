@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.async_api import expect
 
-from tests.acceptance.browser import browser
+from tests.acceptance.browser import browser, new_page
 from tests.servers import end
 
 ROOT = Path(__file__).parents[3]
@@ -39,7 +39,7 @@ def url() -> Generator[str]:
 
 async def test_mails_that_did_not_go_out_are_found_and_sent(url: str) -> None:
     async with browser() as launched:
-        page = await launched.new_page()
+        page = await new_page(launched)
         await page.goto(url)
         await page.get_by_role("button", name="Break it").click()
         await expect(page.locator("body")).to_contain_text("is broken")
