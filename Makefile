@@ -14,7 +14,7 @@ WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 BIN := .venv/bin
 
 # A file tree is named like a target here, and .venv must be looked at each time.
-.PHONY: help demo demo-rabbitmq demo-dashboard chat test test-confidence coverage test-pythons test-lowest lint docs bench bench-faults \
+.PHONY: help demo demo-rabbitmq demo-dashboard chat test test-confidence coverage test-pythons test-newest test-lowest lint docs bench bench-faults \
 	bench-guard soak-brokers test-loaded format requirements build clean venv venv-demo
 .DEFAULT_GOAL := help
 
@@ -52,7 +52,10 @@ coverage: venv ## run the tests of `test` with branch coverage of src, which mus
 	$(BIN)/python -m pytest $(SPREAD) --cov --cov-report=term:skip-covered $(ARGS)
 
 test-pythons: venv ## run the units and the memory contracts on every other Python from 3.11 that is here
-	@./scripts/pythons $(SPREAD) $(ARGS)
+	@./scripts/pythons all $(SPREAD) $(ARGS)
+
+test-newest: venv ## the same on the newest of these Pythons alone
+	@./scripts/pythons newest $(SPREAD) $(ARGS)
 
 # A contract for each driver and each broker: what a driver lacks shows there, and the rest is ours.
 LOWEST := $(patsubst %,tests/contracts/test_%.py,memory_bus sqlite_bus sqlite_inbox rabbitmq_bus \
