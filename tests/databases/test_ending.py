@@ -314,8 +314,7 @@ async def test_a_cancelled_startup_leaves_no_relay_that_runs(
         relay._relay_loop.stop()  # it ends by itself, and the purge beside it goes on
         await eventually(lambda: not relay.health().alive)
         starting = asyncio.create_task(relay.startup())
-        await turns()
-        assert not starting.done()
+        await eventually(lambda: relay._besides[-1]._ending is not None)  # it waits for the purge
         starting.cancel()
         await asyncio.wait([starting])
         assert not relay.health().alive
