@@ -269,7 +269,7 @@ async def test_an_inbox_that_is_used_again_while_it_stops_purges(engine: AsyncEn
 
 
 class SlowToPurge(SQLAlchemyOutboxStore):
-    """One whose purge ends when the test lets it."""
+    """One whose purge ends when the test lets it, as slowly if it is cancelled."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         super().__init__(engine)
@@ -277,50 +277,57 @@ class SlowToPurge(SQLAlchemyOutboxStore):
 
     async def purge(self, older_than: timedelta, *, limit: int) -> int:
         self.asked.set()
-        await self.go.wait()
+        try:
+            await self.go.wait()
+        finally:
+            await self.go.wait()
         return 0
+
+
+@asynccontextmanager
+async def purging(engine: AsyncEngine) -> AsyncGenerator[OutboxRelay]:
+    """Yield a relay in the middle of a purge, then end both, and see that they leave no task."""
+    store = SlowToPurge(engine)
+    async with asyncio.timeout(DEADLINE), MemoryBus() as bus:
+        before = asyncio.all_tasks()
+        relay = OutboxRelay(store, bus, keep_parked=timedelta(days=1))
+        await relay.startup()
+        await store.asked.wait()
+        yield relay
+        stopping = asyncio.create_task(relay.shutdown())
+        await turns()
+        assert not stopping.done()  # it waits for the purge
+        store.go.set()
+        await stopping
+        assert asyncio.all_tasks() == before
+
+
+async def cancel_twice(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def test_a_cancelled_shutdown_of_a_relay_is_made_up_for_by_the_next(
     engine: AsyncEngine,
 ) -> None:
-    store = SlowToPurge(engine)
-    async with asyncio.timeout(DEADLINE), MemoryBus() as bus:
-        before = asyncio.all_tasks()
-        relay = OutboxRelay(store, bus, keep_parked=timedelta(days=1))
-        await relay.startup()
-        await store.asked.wait()
+    async with purging(engine) as relay:
         stopping = asyncio.create_task(relay.shutdown(grace=0))
-        await turns()
-        assert not stopping.done()  # it waits for the purge
-        stopping.cancel()
-        await asyncio.sleep(0)
-        stopping.cancel()
-        await asyncio.wait([stopping])
-        store.go.set()
-        await relay.shutdown()
-        assert asyncio.all_tasks() == before
+        await eventually(lambda: relay._task is None)  # it waits for the purge
+        await cancel_twice(stopping)
 
 
 async def test_a_cancelled_startup_leaves_no_relay_that_runs(
-    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    engine: AsyncEngine,
 ) -> None:
-    store = SlowToPurge(engine)
-    async with asyncio.timeout(DEADLINE), MemoryBus() as bus:
-        before = asyncio.all_tasks()
-        relay = OutboxRelay(store, bus, keep_parked=timedelta(days=1))
-        await relay.startup()
-        await store.asked.wait()
+    async with purging(engine) as relay:
         relay._relay_loop.stop()  # it ends by itself, and the purge beside it goes on
         await eventually(lambda: not relay.health().alive)
         starting = asyncio.create_task(relay.startup())
         await eventually(lambda: relay._besides[-1]._ending is not None)  # it waits for the purge
-        starting.cancel()
-        await asyncio.wait([starting])
+        await cancel_twice(starting)
         assert not relay.health().alive
-        store.go.set()
-        await relay.shutdown()
-        assert asyncio.all_tasks() == before
 
 
 @pytest.mark.parametrize("engine", ["postgresql+asyncpg", "postgresql+psycopg"], indirect=True)
