@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from events.errors import MessageTooLargeError
 from events.integration.message import Message
 
@@ -11,6 +13,9 @@ MAX_HEADERS_SIZE = 64 << 10
 Brokers limit headers, such as RabbitMQ to a frame of 128 KiB, and a dead letter adds some. This
 limit leaves room for them.
 """
+
+LONGEST_NAME: Final = 255
+"""The maximum length of a name in a table, in characters: a type, a key, a consumer, a relay."""
 
 _LONGEST_CHARACTER = 4  # bytes of one in UTF-8
 

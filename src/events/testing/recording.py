@@ -14,7 +14,15 @@ from msgspec.structs import replace as replace_fields
 from events.errors import InvalidTopologyError, ScheduleIdTakenError
 from events.integration.bus import IntegrationEventBus
 from events.integration.event import IntegrationEvent
+from events.integration.limits import check_body_size
+from events.integration.message import Message
 from events.integration.outbox import ScheduledEvent
+from events.integration.outbox.accepting import (
+    check_schedule,
+    check_schedule_id,
+    check_storable,
+    in_utc,
+)
 from events.integration.paging import check_limit
 from events.integration.serialization import Serializer
 from events.integration.topology import IntegrationEventBusRegistration, Topic
@@ -35,9 +43,10 @@ class RecordedEvent:
 
 
 class _Recorder:
-    def __init__(self) -> None:
+    def __init__(self, max_body_size: int) -> None:
         self.sent: list[RecordedEvent] = []
         self._serializer = Serializer("/events/testing")
+        self._max_body_size = max_body_size
 
     def events_of(self, event_class: type[E], topic: Topic | None = None) -> list[E]:
         """Return the events of a class and its subclasses, in order; of one topic if given."""
@@ -52,11 +61,11 @@ class _Recorder:
         self.sent.clear()
 
     def _record(self, recorded: RecordedEvent, id: str | None = None) -> str:
-        event_id = self._encode(recorded, id)
+        message = self._encode(recorded, id)
         self.sent.append(recorded)
-        return event_id
+        return message.id
 
-    def _encode(self, recorded: RecordedEvent, id: str | None = None) -> str:
+    def _encode(self, recorded: RecordedEvent, id: str | None = None) -> Message:
         # A double that takes what the real one refuses hides the bug that it is there to find.
         topic: object = recorded.topic
         if not isinstance(topic, Topic):
@@ -64,7 +73,8 @@ class _Recorder:
         message = self._serializer.encode(
             recorded.topic.name, recorded.event, key=recorded.key, headers=recorded.headers, id=id
         )
-        return message.id
+        check_body_size(message, self._max_body_size)
+        return message
 
 
 class RecordingIntegrationEventBus(_Recorder, IntegrationEventBus):
@@ -89,9 +99,12 @@ class RecordingIntegrationEventBus(_Recorder, IntegrationEventBus):
     """
 
     def __init__(
-        self, registrations: Iterable[IntegrationEventBusRegistration] | None = None
+        self,
+        registrations: Iterable[IntegrationEventBusRegistration] | None = None,
+        *,
+        max_body_size: int = 1 << 20,
     ) -> None:
-        _Recorder.__init__(self)
+        _Recorder.__init__(self, max_body_size)
         IntegrationEventBus.__init__(self, registrations)
 
     async def send(
@@ -124,12 +137,12 @@ class RecordingIntegrationEventBus(_Recorder, IntegrationEventBus):
 class RecordingOutbox(_Recorder):
     """An `Outbox` that records events in `sent`, without transactions.
 
-    An event with a `schedule_id` stays in `sent` unless it is cancelled or replaced. No event
-    becomes due.
+    It accepts and refuses the same arguments as `SQLAlchemyOutbox`. An event with a `schedule_id`
+    stays in `sent` unless it is cancelled or replaced. No event becomes due.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, max_body_size: int = 1 << 20) -> None:
+        super().__init__(max_body_size)
         self._scheduled: dict[str, ScheduledEvent] = {}
         self._numbers = count(1)
 
@@ -145,15 +158,12 @@ class RecordingOutbox(_Recorder):
         replace: bool = False,
     ) -> str:
         """Record the event, and return an id for it."""
-        if schedule_id is None and replace:
-            raise ValueError("replace=True needs schedule_id=, the id of the event to replace")
-        if available_at is not None and available_at.tzinfo is None:
-            raise ValueError(f"available_at has no time zone: {available_at!r}; use UTC")
+        check_schedule(schedule_id, available_at, replace=replace)
+        if available_at is not None:
+            in_utc("available_at", available_at)
         recorded = RecordedEvent(topic, event, key, headers, available_at, schedule_id)
-        if schedule_id is None:
+        if schedule_id is None or available_at is None:
             return self._record(recorded)
-        if available_at is None:
-            raise ValueError(f"schedule_id={schedule_id!r} needs available_at=, the event's time")
         before = self._scheduled.get(schedule_id)
         if before is not None and not replace:
             raise ScheduleIdTakenError(schedule_id)
@@ -173,6 +183,7 @@ class RecordingOutbox(_Recorder):
 
     async def cancel(self, schedule_id: str) -> bool:
         """Cancel it, also in `sent`; return whether it existed."""
+        check_schedule_id(schedule_id)
         if self._scheduled.pop(schedule_id, None) is None:
             return False
         self._forget(schedule_id)
@@ -180,8 +191,8 @@ class RecordingOutbox(_Recorder):
 
     async def reschedule(self, schedule_id: str, when: datetime) -> bool:
         """Change its time, also in `sent`; return whether it existed."""
-        if when.tzinfo is None:
-            raise ValueError(f"when has no time zone: {when!r}; use UTC")
+        check_schedule_id(schedule_id)
+        in_utc("when", when)
         found = self._scheduled.get(schedule_id)
         if found is None:
             return False
@@ -203,6 +214,8 @@ class RecordingOutbox(_Recorder):
     ) -> list[ScheduledEvent]:
         """Return what was put with a `schedule_id` and was not cancelled."""
         check_limit("scheduled events", limit)
+        if before is not None:
+            in_utc("before", before)
         name = topic.name if isinstance(topic, Topic) else topic
         found = [
             each
@@ -218,6 +231,11 @@ class RecordingOutbox(_Recorder):
         """Forget what was sent and scheduled."""
         super().clear()
         self._scheduled.clear()
+
+    def _encode(self, recorded: RecordedEvent, id: str | None = None) -> Message:
+        message = super()._encode(recorded, id)
+        check_storable(message)
+        return message
 
     def _forget(self, schedule_id: str, but: RecordedEvent | None = None) -> None:
         self.sent[:] = [

@@ -45,7 +45,8 @@ from events.integration.implementation.sqlalchemy import (
     current_session,
     inbox_table,
 )
-from events.integration.implementation.sqlalchemy.inbox_table import LONGEST_NAME, message_key
+from events.integration.implementation.sqlalchemy.inbox_table import message_key
+from events.integration.limits import LONGEST_NAME
 from events.integration.topology.topic import _LONGEST as LONGEST_CONSUMER
 from events.testing import eventually, until_quiet
 from events.testing.contracts import Numbered, Probe

@@ -1,10 +1,12 @@
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
-from events.errors import EventEncodeError, InvalidTopologyError
+from events.errors import EventEncodeError, InvalidTopologyError, MessageTooLargeError
 from events.integration import (
     EventHandlerConsumer,
     IntegrationEvent,
@@ -13,8 +15,10 @@ from events.integration import (
     Topic,
 )
 from events.integration.outbox import Outbox
+from events.sqlalchemy import SQLAlchemyOutbox
 from events.testing import RecordedEvent, RecordingIntegrationEventBus, RecordingOutbox
 
+Call = Callable[[Outbox], Awaitable[object]]
 USERS, ORDERS = Topic("users"), Topic("orders")
 
 
@@ -105,3 +109,73 @@ async def test_an_outbox_keeps_what_is_put() -> None:
     assert recording.events_of(Joined) == [Joined("ada")]
     with pytest.raises(EventEncodeError):
         await outbox.put(USERS, Odd(object()))
+
+
+DUE = datetime(2030, 1, 1, tzinfo=UTC)
+NAIVE = DUE.replace(tzinfo=None)
+
+
+@dataclass
+class LongNamed(IntegrationEvent):
+    type = "t" * 256
+    version = 1
+
+
+def put(event: IntegrationEvent | None = None, **arguments: Any) -> Call:
+    return lambda outbox: outbox.put(USERS, event or Joined("ada"), **arguments)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        put(LongNamed()),
+        put(Joined("x" * (1 << 20))),
+        put(key="k" * 256),
+        put(key="a\0b"),
+        put(key=7),
+        put(headers={"x-large": "x" * (64 << 10)}),
+        put(available_at=NAIVE),
+        put(available_at=timedelta(1)),
+        put(replace=True),
+        put(schedule_id="a"),
+        put(schedule_id="", available_at=DUE),
+        put(schedule_id="a" * 256, available_at=DUE),
+        put(schedule_id=" a", available_at=DUE),
+        put(schedule_id="a\0", available_at=DUE),
+        put(schedule_id=7, available_at=DUE),
+        put(schedule_id="a", available_at=NAIVE),
+        lambda outbox: outbox.cancel(" a"),
+        lambda outbox: outbox.reschedule("a", NAIVE),
+        lambda outbox: outbox.reschedule(" a", DUE),
+        lambda outbox: outbox.scheduled(before=NAIVE),
+        lambda outbox: outbox.scheduled(limit=0),
+    ],
+)
+async def test_an_outbox_refuses_what_the_real_one_refuses(call: Call) -> None:
+    said, recording = list[str](), RecordingOutbox()
+    async with AsyncSession() as session:  # which is not asked: all is refused before
+        for outbox in (recording, SQLAlchemyOutbox(session, source="/events/testing")):
+            with pytest.raises(Exception, match=".") as refused:
+                await call(outbox)
+            said.append(repr(refused.value))
+    assert said[0] == said[1]
+    assert recording.sent == []
+    assert await recording.scheduled() == []
+
+
+async def test_a_body_may_be_as_large_as_the_real_one_allows() -> None:
+    large = Joined("x" * (1 << 20))
+    bus, larger_bus = (
+        RecordingIntegrationEventBus(),
+        RecordingIntegrationEventBus(max_body_size=2 << 20),
+    )
+    outbox, larger_outbox = RecordingOutbox(), RecordingOutbox(max_body_size=2 << 20)
+    for send in (bus.send, outbox.put):
+        with pytest.raises(MessageTooLargeError):
+            await send(USERS, large)
+    with pytest.raises(MessageTooLargeError):
+        await bus.send_many(USERS, [Joined("ada"), large])
+    await larger_bus.send(USERS, large)
+    await larger_outbox.put(USERS, large)
+    assert bus.sent == outbox.sent == []
+    assert larger_bus.events_of(Joined) == larger_outbox.events_of(Joined) == [large]

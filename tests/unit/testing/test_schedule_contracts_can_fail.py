@@ -15,8 +15,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from events.errors import ScheduleIdTakenError
 from events.integration.implementation.sqlalchemy import (
     SQLAlchemyOutboxStore,
-    _schedules,
     enable_wal,
+    outbox,
 )
 from events.integration.implementation.sqlalchemy._calendar import Calendar
 from events.integration.implementation.sqlalchemy._schedules import Schedules
@@ -55,6 +55,10 @@ async def never_replaces(self: Schedules, id_: str, row: Any, *, replace: bool) 
 
 async def says_yes(*_: object) -> bool:
     return True
+
+
+def accepts_anything(*_: object, **__: object) -> None:
+    pass
 
 
 async def lists_nothing(*_: object, **__: object) -> list[Any]:
@@ -145,7 +149,7 @@ SABOTEURS = [
     ),
     Saboteur(
         "test_what_cannot_be_is_refused",
-        (_schedules, "checked_id", str),
+        (outbox, "check_schedule", accepts_anything),
         {"options": {"available_at": schedules.LATER, "schedule_id": "x "}, "reason": "blanks"},
         pytest.fail.Exception,
     ),

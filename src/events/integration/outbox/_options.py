@@ -10,12 +10,11 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from events.integration.bus import IntegrationEventBus
+from events.integration.limits import LONGEST_NAME
 from events.integration.outbox._order import Order
 from events.integration.topology import RetryPolicy
 
 RelayStep: TypeAlias = Literal["renewed", "selected", "sent", "removed", "released"]
-
-_LONGEST_NAME = 255
 
 
 class RelayOptions(Struct, frozen=True):
@@ -120,9 +119,9 @@ def _check_name(value: object) -> None:
         raise TypeError(
             f'OutboxRelay: name must be a string, as in name="orders-1", not {value!r}; or omit it'
         )
-    if not 1 <= len(value) <= _LONGEST_NAME:
+    if not 1 <= len(value) <= LONGEST_NAME:
         raise ValueError(
-            f"OutboxRelay: name must have 1 to {_LONGEST_NAME} characters, not {len(value)}: "
+            f"OutboxRelay: name must have 1 to {LONGEST_NAME} characters, not {len(value)}: "
             f"shorten or omit it"
         )
 

@@ -8,7 +8,7 @@ who want the same come one after the other, and the second sees what the first h
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Insert, Table, delete, event, insert, select, update
@@ -23,7 +23,6 @@ from events.integration.implementation.sqlalchemy._wakeup import nudge_timekeepe
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
     CURE,
-    LONGEST_NAME,
     Row,
     companion,
     fan_out_of,
@@ -31,6 +30,7 @@ from events.integration.implementation.sqlalchemy.tables import (
     is_of_the_table,
 )
 from events.integration.outbox import ScheduledEvent
+from events.integration.outbox.accepting import check_schedule_id, in_utc
 from events.integration.paging import check_limit
 from events.integration.topology import Topic
 
@@ -39,26 +39,9 @@ T = TypeVar("T")
 _HIGHEST = "\U0010ffff"  # above each other character
 
 
-def checked_time(name: str, given: object) -> datetime:
-    """Return a time in UTC; raise for one without a zone."""
-    if not isinstance(given, datetime):
-        raise TypeError(f"{name} must be a datetime, not {given!r}")
-    if given.tzinfo is None:
-        raise ValueError(f"{name} has no time zone: {given!r}; use UTC")
-    return max(given.astimezone(UTC), AT_ONCE)
-
-
-def checked_id(given: object) -> str:
-    """Return a schedule id; raise for what databases would not tell apart, or not store."""
-    if not isinstance(given, str):
-        raise TypeError(f"schedule_id must be a string, not {given!r}")
-    if not 1 <= len(given) <= LONGEST_NAME:
-        raise ValueError(
-            f"schedule_id must have 1 to {LONGEST_NAME} characters, not {len(given)}: {given!r}"
-        )
-    if given != given.strip() or "\0" in given:
-        raise ValueError(f"schedule_id has blanks at an end, or a NUL character: {given!r}")
-    return given
+def stored_time(name: str, given: object) -> datetime:
+    """Return a time as the tables hold it; raise for one without a zone."""
+    return max(in_utc(name, given), AT_ONCE)
 
 
 class Schedules:
@@ -70,8 +53,8 @@ class Schedules:
         self._table = companion(table, "scheduled")
 
     async def put(self, schedule_id: str, row: Row, *, replace: bool) -> None:
-        """Schedule an event, whose row is as `put` makes it."""
-        values = {"schedule_id": checked_id(schedule_id), **row}
+        """Schedule an event under a checked id, whose row is as `put` makes it."""
+        values = {"schedule_id": schedule_id, **row}
 
         def write(connection: Connection) -> bool:
             _wake_at_commit(connection)
@@ -85,15 +68,17 @@ class Schedules:
 
     async def cancel(self, schedule_id: str) -> bool:
         """See `Outbox.cancel`."""
-        cancel = delete(self._table).where(self._table.c.schedule_id == checked_id(schedule_id))
+        check_schedule_id(schedule_id)
+        cancel = delete(self._table).where(self._table.c.schedule_id == schedule_id)
         return await self._do(lambda connection: connection.execute(cancel).rowcount > 0)
 
     async def reschedule(self, schedule_id: str, when: datetime) -> bool:
         """See `Outbox.reschedule`."""
+        check_schedule_id(schedule_id)
         change = (
             update(self._table)
-            .where(self._table.c.schedule_id == checked_id(schedule_id))
-            .values(available_at=checked_time("when", when))
+            .where(self._table.c.schedule_id == schedule_id)
+            .values(available_at=stored_time("when", when))
         )
 
         def write(connection: Connection) -> bool:
@@ -125,7 +110,7 @@ class Schedules:
             # Not LIKE, which SQLite answers without the index, and by letters of either case.
             query = query.where(c.schedule_id >= prefix, c.schedule_id < prefix + _HIGHEST)
         if before is not None:
-            query = query.where(c.available_at < checked_time("before", before))
+            query = query.where(c.available_at < stored_time("before", before))
         found = await self._do(lambda connection: connection.execute(query.limit(limit)).all())
         return [
             ScheduledEvent(

@@ -46,7 +46,7 @@ from events.integration.implementation.sqlalchemy._opening import at_level, conn
 from events.integration.implementation.sqlalchemy._wakeup import hearing, nudge
 from events.integration.implementation.sqlalchemy.outbox import SQLAlchemyOutbox
 from events.integration.implementation.sqlalchemy.sessions import Sessions
-from events.integration.implementation.sqlalchemy.tables import LONGEST_NAME
+from events.integration.limits import LONGEST_NAME
 from events.integration.message import Message
 from events.integration.outbox import Outbox
 from events.integration.outbox.timekeeper import Timekeeper, check_recurring

@@ -17,7 +17,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from hashlib import sha256
-from typing import Any, Final, TypeAlias
+from typing import Any, TypeAlias
 
 from sqlalchemy import (
     Column,
@@ -42,12 +42,10 @@ from events.integration.cloudevents import attribute
 from events.integration.implementation.sqlalchemy._clock import aware, moment
 from events.integration.implementation.sqlalchemy._sql_mode import wrong_mode
 from events.integration.implementation.sqlalchemy.tables import schema_of, table_in
+from events.integration.limits import LONGEST_NAME
 from events.integration.message import Delivery, Message
 
 Row: TypeAlias = Mapping[str, Any]
-
-LONGEST_NAME: Final = 255
-"""Characters that the columns `consumer` and `message_id` hold."""
 
 _CURE = (
     "add it to your MetaData with inbox_table(metadata), then create it with metadata.create_all "

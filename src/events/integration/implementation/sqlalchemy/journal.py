@@ -39,13 +39,13 @@ from events.integration.implementation.sqlalchemy._checking import check_tables
 from events.integration.implementation.sqlalchemy._clock import aware, moment
 from events.integration.implementation.sqlalchemy._opening import begun, connected
 from events.integration.implementation.sqlalchemy.tables import (
-    LONGEST_NAME,
     ON_MYSQL,
     exact,
     require_table,
     table_in,
 )
 from events.integration.journal import Journal, JournalEntry
+from events.integration.limits import LONGEST_NAME
 from events.integration.pipeline.cancelling import Background
 from events.integration.pipeline.retry import describe
 

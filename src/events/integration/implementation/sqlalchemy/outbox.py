@@ -10,14 +10,13 @@ import msgspec
 from sqlalchemy import Connection, Table, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 
-from events.errors import InvalidTopologyError, OutboxError
+from events.errors import InvalidTopologyError
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.sqlalchemy._buffer import SessionBuffer
-from events.integration.implementation.sqlalchemy._schedules import Schedules, checked_time
+from events.integration.implementation.sqlalchemy._schedules import Schedules, stored_time
 from events.integration.implementation.sqlalchemy._wakeup import nudge
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
-    LONGEST_NAME,
     Row,
     default_table,
     insert_rows,
@@ -27,6 +26,7 @@ from events.integration.limits import check_body_size, check_headers_size
 from events.integration.message import Message
 from events.integration.observation import current_observer
 from events.integration.outbox import ScheduledEvent, partition_of
+from events.integration.outbox.accepting import check_schedule, check_storable
 from events.integration.serialization import Serializer
 from events.integration.topology import Topic
 
@@ -98,10 +98,7 @@ class SQLAlchemyOutbox:
         A missing table raises `OutboxTableError`: on a connection here, on a session in its commit,
         which then rolls back.
         """
-        if schedule_id is None and replace:
-            raise ValueError("replace=True needs schedule_id=, the id of the event to replace")
-        if schedule_id is not None and available_at is None:
-            raise ValueError(f"schedule_id={schedule_id!r} needs available_at=, the event's time")
+        check_schedule(schedule_id, available_at, replace=replace)
         row = self._row(topic, event, key, headers, available_at)
         if schedule_id is not None:
             await self._schedules.put(schedule_id, row, replace=replace)
@@ -154,14 +151,8 @@ class SQLAlchemyOutbox:
             message = observer.created(message)
             check_headers_size(message)
         check_body_size(message, self._max_body_size)
-        if len(message.type) > LONGEST_NAME or (key is not None and len(key) > LONGEST_NAME):
-            raise OutboxError(
-                f"{message.type!r} with key {key!r}: the outbox holds types and keys of up to "
-                f"{LONGEST_NAME} characters; use a hash of a longer key"
-            )
-        if key is not None and "\0" in key:  # PostgreSQL would refuse it, and too late
-            raise OutboxError(f"{message.type!r}: a key cannot have a NUL character: {key!r}")
-        at = AT_ONCE if available_at is None else checked_time("available_at", available_at)
+        check_storable(message)
+        at = AT_ONCE if available_at is None else stored_time("available_at", available_at)
         return row_of(message, event.version, at)
 
 

@@ -59,11 +59,9 @@ from sqlalchemy.types import TypeEngine
 from events.errors import OutboxError, OutboxTableError
 from events.integration.implementation.sqlalchemy._clock import moment
 from events.integration.implementation.sqlalchemy._sql_mode import wrong_mode
+from events.integration.limits import LONGEST_NAME
 
 Row: TypeAlias = Mapping[str, Any]
-
-LONGEST_NAME = 255
-"""Characters that the columns `type` and `key` hold."""
 
 MOST_IDS = 1_000
 """Ids in one statement: databases limit the number of its parameters."""

@@ -29,7 +29,7 @@ from events.errors import (
 from events.integration.brokering.backoff import Backoff
 from events.integration.implementation.sqlalchemy._bus.rows import Rows
 from events.integration.implementation.sqlalchemy._opening import connected
-from events.integration.implementation.sqlalchemy.tables import LONGEST_NAME
+from events.integration.limits import LONGEST_NAME
 from events.integration.message import Message
 from events.integration.pipeline.cancelling import failure_of
 from events.integration.pipeline.retry import describe

@@ -36,7 +36,6 @@ from sqlalchemy import (
 from events.integration.implementation.sqlalchemy._clock import moment
 from events.integration.implementation.sqlalchemy.tables import (
     AT_ONCE,
-    LONGEST_NAME,
     ON_MYSQL,
     FanOut,
     add_schedule_tables,
@@ -49,6 +48,7 @@ from events.integration.implementation.sqlalchemy.tables import (
     require_table,
     table_in,
 )
+from events.integration.limits import LONGEST_NAME
 
 CURE = (
     "add it to your MetaData with bus_table(metadata), then create it with metadata.create_all or "
