@@ -20,6 +20,7 @@ from events.errors import BusError, BusUnavailableError, SendOutcomeUnknownError
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.integration.implementation.nats import NatsIntegrationEventBus, NatsTransport
 from events.integration.implementation.nats._attempts import Attempts, Record
+from events.integration.pipeline import pausing
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
 from tests.brokers.nats_server import NatsServer
@@ -399,8 +400,9 @@ async def test_a_stream_that_is_deleted_is_made_again(server: NatsServer) -> Non
 
 
 async def test_a_restart_logs_one_line_for_each_change(
-    server: NatsServer, caplog: pytest.LogCaptureFixture
+    server: NatsServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pausing, "LOOK_EVERY", 0.01)  # so also within the outage
     caplog.set_level("INFO", logger="events.integration")
     async with bus_at(server, registered(Probe("calm"))) as bus:
         await bus.send(TOPIC, Numbered(1))
@@ -416,6 +418,7 @@ async def test_a_restart_logs_one_line_for_each_change(
     assert "lost" in lost
     assert "again" in again
     assert len(lines) == len(set(lines))
+    assert not [line for line in lines if "are paused" in line], lines
     assert not any(record.exc_info for record in caplog.records)
 
 

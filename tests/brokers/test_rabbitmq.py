@@ -32,6 +32,7 @@ from events.integration import (
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus, _topology
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._topology import Names, _tier, topic_of
+from events.integration.pipeline import pausing
 from events.testing.contracts import Numbered, Probe
 from events.testing.waiting import eventually
 from tests.brokers.rabbitmq_server import (
@@ -512,8 +513,11 @@ async def test_a_wrong_password_is_a_clear_error(rabbitmq_url: str) -> None:
 
 
 async def test_one_line_is_logged_when_the_connection_is_lost_and_one_when_it_is_back(
-    rabbitmq_server: RabbitMQServer, caplog: pytest.LogCaptureFixture
+    rabbitmq_server: RabbitMQServer,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(pausing, "LOOK_EVERY", 0.01)  # so also within the outage
     name = f"RabbitMQ at {rabbitmq_server.url.replace(':guest@', ':***@')}"
     caplog.set_level(logging.INFO, logger="events.integration")
     consumer = registration(Probe("logged"), Topic("logged"))

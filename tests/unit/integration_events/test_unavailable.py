@@ -40,6 +40,12 @@ def down() -> BusUnavailableError:
     return BusUnavailableError("the bus", "connection refused")
 
 
+UNREADABLE = (
+    "cannot read which consumers are paused, will retry: the bus is not available: "
+    "connection refused"
+)
+
+
 class Away:
     """What a store of dead letters is while its broker is away."""
 
@@ -173,7 +179,24 @@ async def test_a_look_for_pauses_that_fails_says_nothing_of_sends(
     async with TransportIntegrationEventBus(Unreadable(), [registration("mails")]):
         pass
 
-    assert [record.getMessage() for record in caplog.records] == [
-        "cannot read which consumers are paused, will retry: the bus is not available: "
-        "connection refused"
-    ]
+    assert caplog.messages == [UNREADABLE]
+
+
+async def test_a_look_for_pauses_in_an_outage_says_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The transport says that the connection is lost; a line for each that notices is noise."""
+
+    class Unreadable(Breakable):
+        async def paused(self, consumers: Collection[str]) -> frozenset[str]:
+            raise down()
+
+    transport = Unreadable()
+    async with TransportIntegrationEventBus(transport) as bus:
+        transport.connected = False
+        await bus.register(registration("mails"))
+        assert caplog.messages == []
+        transport.connected = True
+        await bus.register(registration("letters"))
+        await bus.register(registration("calls"))
+        assert caplog.messages == [UNREADABLE], "it is said once, when the connection is back"

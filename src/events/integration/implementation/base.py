@@ -117,6 +117,7 @@ class TransportIntegrationEventBus(IntegrationEventBus):
                 lambda: self.registrations,
                 self._lifecycle,
                 shutdown_grace,
+                connected=lambda: self.transport.connected,
             )
         self._started = False
         self._loop: asyncio.AbstractEventLoop | None = None  # the one it was started in

@@ -33,6 +33,8 @@ class PauseWatch:
     """Pause and resume the consumers of one bus by their marks.
 
     `registrations` gives those of the bus; handlers that run when a pause begins have `grace`.
+    While the store is not `connected`, it says nothing of marks it cannot see: an outage is a line
+    of the transport's.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class PauseWatch:
         registrations: Callable[[], Collection[IntegrationEventBusRegistration]],
         lifecycle: LifecycleLock,
         grace: float,
+        connected: Callable[[], bool],
     ) -> None:
         self.store = store
+        self._connected = connected
         self._consumers = consumers
         self._registrations = registrations
         self._lifecycle = lifecycle
@@ -75,9 +79,9 @@ class PauseWatch:
         try:
             self.paused = await self.store.paused(names)
         except BusError as error:
-            if not self._cannot_look:
+            if not self._cannot_look and self._connected():
                 logger.warning("cannot read which consumers are paused, will retry: %s", error)
-            self._cannot_look = True
+                self._cannot_look = True
         else:
             self._cannot_look = False
 
