@@ -53,7 +53,7 @@ class Place:
         registration = IntegrationEventBusRegistration(
             self.probe, TOPIC, [Numbered], concurrency=5, order_by=_key
         )
-        return SQLAlchemyIntegrationEventBus(engine, [registration], lease=5.0)
+        return SQLAlchemyIntegrationEventBus(engine, [registration], lease=15.0)
 
     @asynccontextmanager
     async def unit_of_work(self) -> AsyncGenerator[tuple[AsyncSession, SQLAlchemyOutbox]]:

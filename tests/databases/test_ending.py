@@ -213,9 +213,8 @@ async def test_a_task_that_cancels_a_call_itself_is_not_cancelled_again() -> Non
 async def test_a_task_that_is_cancelled_is_not_cancelled_again_by_its_timeout() -> None:
     call, loop = Call(), asyncio.get_running_loop()
     task = asyncio.create_task(answered(call(), 0.05))
+    ending = asyncio.create_task(ended(task))  # begins right after it, before the timeout can end
     async with asyncio.timeout(DEADLINE):
-        await call.begun.wait()
-        ending = asyncio.create_task(ended(task))
         await call.cancelled.wait()
         loop.call_at(loop.time() + 0.05, call.go.set)  # later than the timeout, by the same clock
         await ending

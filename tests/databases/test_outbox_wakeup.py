@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import pytest
 from sqlalchemy import MetaData, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.sqlalchemy import SQLAlchemyOutbox, _postgresql, outbox_table
@@ -110,6 +111,9 @@ async def test_commits_that_follow_one_another_closely_are_reported_once(
     monkeypatch.setattr(_postgresql, "_REST", 3_600.0)
     await commit(engine)
     await eventually(lambda: ear.times, DEADLINE)
+    pool = engine.sync_engine.pool
+    assert isinstance(pool, QueuePool)
+    await eventually(lambda: not pool.checkedout(), DEADLINE)  # the server may tell us first
     for _ in range(5):
         await commit(engine)
     assert await ear.others() == 1, "the connection is the application's again"

@@ -135,6 +135,7 @@ async def test_without_a_script_the_page_goes_on_by_itself(tmp_path: Path) -> No
             await page.get_by_role("button", name="Redrive…").click()
             await page.get_by_label("In batches of").fill("10")
             await page.get_by_label("At most so many a second").fill("10")
+            await page.get_by_label("Seconds to wait for it").fill("3600")
             await page.get_by_role("button", name="Redrive 30 dead letters").click()
             await expect(page.locator("[data-job-state]")).to_have_text("running")
             shown.mails.goes_on.set()
@@ -145,17 +146,17 @@ async def test_without_a_script_the_page_goes_on_by_itself(tmp_path: Path) -> No
 
 async def test_a_redrive_is_stopped_by_its_button(tmp_path: Path) -> None:
     async with served(MemoryHarness(), tmp_path) as shown, browser() as launched:
-        await shown.die(*(UserRegisteredV1(number=number) for number in range(30)))
+        await shown.die(*(UserRegisteredV1(number=number) for number in range(300)))
         shown.mails.broken = False
         async with visitor(launched, shown.url) as anna:
             page = anna.page
             await anna.open("dead")
             await page.get_by_role("button", name="Redrive…").click()
             await page.get_by_label("In batches of").fill("10")
-            await page.get_by_label("At most so many a second").fill("1")
-            await page.get_by_role("button", name="Redrive 30 dead letters").click()
+            await page.get_by_label("At most so many a second").fill("1")  # so 5 minutes
+            await page.get_by_role("button", name="Redrive 300 dead letters").click()
             await page.get_by_role("button", name="Stop").click()
             await expect(page.locator("[data-job-state]")).to_have_text("stopped")
-        left = len(await shown.bus.dead_letters(shown.mails))
+        left = len(await shown.bus.dead_letters(shown.mails, limit=300))
         assert left
-        await eventually(lambda: len(shown.mails.handled) + left == 30)
+        await eventually(lambda: len(shown.mails.handled) + left == 300)

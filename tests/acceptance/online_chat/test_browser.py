@@ -19,13 +19,12 @@ import httpx
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, expect
-from websockets.asyncio.client import connect
 
 from events.testing import eventually
 from tests.acceptance.browser import browser, new_page
 from tests.acceptance.online_chat.browser import Person
 from tests.acceptance.online_chat.processes import ChatServer
-from tests.acceptance.online_chat.test_socket import Client
+from tests.acceptance.online_chat.test_socket import Client, connect
 from tests.brokers.redis_server import RedisServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from websockets.asyncio.client import connect
-
 from events.testing import eventually
 from tests.acceptance.online_chat.processes import ChatServer
-from tests.acceptance.online_chat.test_socket import Client
+from tests.acceptance.online_chat.test_socket import Client, connect
 from tests.brokers.redis_server import redis_url
 
 
