@@ -49,6 +49,8 @@ async def main(url: str, topic: str, notes: str, prefix: str, **options: Any) ->
         lease=options.get("lease", 1.0),
         max_crashes=options.get("max_crashes", 3),
         prefix=prefix,
+        connect_timeout=60,  # as the machine may be busy, and not to start counts as a death
+        startup_timeout=240,
     )
     await bus.run()
     note("stopped", 0)

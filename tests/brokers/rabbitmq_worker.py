@@ -47,6 +47,8 @@ async def main(url: str, topic: str, consumer: str, journal: str, options: str) 
         ],
         prefetch=settings.get("prefetch"),
         queue_type=settings.get("queue_type", "quorum"),
+        connect_timeout=60,  # as the machine may be busy, and not to start counts as a death
+        startup_timeout=240,
     )
     await bus.run()
     note("stopped", 0)

@@ -204,7 +204,7 @@ async def test_24_a_hiccup_is_survived(server: NatsServer) -> None:
 async def test_24_startup_and_shutdown_end_in_time_with_a_frozen_broker(
     server: NatsServer,
 ) -> None:
-    bus = bus_at(server, registered(Probe("stopped")), send_timeout=1.0)
+    bus = bus_at(server, registered(Probe("stopped")), send_timeout=300.0)
     await bus.startup()
     server.freeze()
     other = bus_at(server, connect_timeout=1.0)

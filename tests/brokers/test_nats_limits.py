@@ -350,7 +350,7 @@ async def test_what_a_consumer_may_not_do_is_in_its_health_and_once_in_the_log(
 ) -> None:
     probe = Probe("denied")
     with server_with(tmp_path, permitted(denied)) as server:
-        async with bus_at(server, registered(probe), user="shop", lease=0.6) as bus:
+        async with bus_at(server, registered(probe), user="shop", lease=3.0) as bus:
             await bus.send_many(TOPIC, map(Numbered, range(10)))
             await eventually(lambda: said in (bus.health().consumers[0].error or ""), TIMEOUT)
             assert not bus.health().healthy
@@ -368,7 +368,7 @@ async def test_each_reason_for_which_it_is_not_connected_is_reported(
     caplog.set_level(logging.INFO, "events.integration")
     probe = Probe("changed")
     with server_with(tmp_path, permitted("nothing")) as server:
-        async with bus_at(server, registered(probe), user="shop", send_timeout=0.5) as bus:
+        async with bus_at(server, registered(probe), user="shop", send_timeout=5.0) as bus:
             await bus.send(TOPIC, Numbered(1))
             server.reload(permitted("nothing", password="changed"))
             await eventually(lambda: _error(bus, "authorization violation"), TIMEOUT)
@@ -384,8 +384,7 @@ async def test_each_reason_for_which_it_is_not_connected_is_reported(
             await bus.send(TOPIC, Numbered(3))
             await eventually(lambda: 3 in probe.numbers, TIMEOUT)
     assert lines(caplog, "lost its connection", "authorization")
-    refused = lines(caplog, "it is refused, and tries again", 'subscription to "_inbox.>"')
-    assert [line for line in refused if "this is over" not in line] == refused[:1]
+    assert lines(caplog, "is still not connected", "violation for subscription")
     assert len(lines(caplog, "NATS at")) <= 8
 
 

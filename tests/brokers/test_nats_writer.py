@@ -12,6 +12,7 @@ from nats.aio.client import Client
 from nats.errors import ConnectionClosedError, MaxPayloadError
 
 from events.errors import SendOutcomeUnknownError
+from events.integration.implementation.nats import _writer
 from events.integration.implementation.nats._driver import Direct
 from events.integration.implementation.nats._publisher import Sending
 from events.integration.implementation.nats._wire import MSG_ID, block
@@ -139,7 +140,10 @@ async def test_large_bodies_are_written_in_several_pieces(
     assert b"".join(client.pieces) == b"".join(item.command() for item in items)
 
 
-async def test_an_acknowledgement_waits_for_others(client: OurClient, link: FakeLink) -> None:
+async def test_an_acknowledgement_waits_for_others(
+    client: OurClient, link: FakeLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_writer, "_MOMENT", 1.0)  # longer than this process may wait for a core
     writer = writer_of(link)
     link.begin()
     client.after_write = lambda: writer.put_with_others(Outgoing("ack"))

@@ -562,6 +562,7 @@ async def test_a_mark_that_cannot_be_read_changes_nothing(
         lambda: dead.bus.health().paused, "it is paused", dead.bus.health
     )
     monkeypatch.setattr(dead.bus.transport, "paused", fails)
+    await looked.wait()  # so no look from before is on its way
     await dead.operator.resume(dead.probe)
     looked.clear()
     await looked.wait()

@@ -19,7 +19,6 @@ async def test_all_dead_letters_are_seen_of_more_than_a_quorum_queue_hands_out_u
         raise ValueError("no")
 
     harness = RabbitMQHarness(rabbitmq_url)
-    harness.timeout = 50.0
     async with Scenario(harness) as scenario:
         probe, topic = scenario.probe(react=refuse), scenario.topic()
         bus = await scenario.started(

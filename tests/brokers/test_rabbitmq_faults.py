@@ -137,7 +137,7 @@ async def test_22_the_consumer_process_is_killed(
     new_worker: Callable[..., Any],
 ) -> None:
     count, concurrency = 2_000, 5
-    worker = await new_worker(concurrency=concurrency, seconds=0.01)
+    worker = await new_worker(concurrency=concurrency, prefetch=concurrency, seconds=0.01)
     await bus.send_many(Topic(worker.topic), map(Numbered, range(count)))
     worker.start()
     await eventually(lambda: len(worker.noted("ended")) > 50)
@@ -289,10 +289,10 @@ async def test_25_waiting_for_the_broker_has_an_end_and_says_what_for(
 ) -> None:
     url = f"amqp://guest:secret@127.0.0.1:{free_port()}/"
     bus = RabbitMQIntegrationEventBus(
-        url, wait_for_broker=True, connect_timeout=1, startup_timeout=5
+        url, wait_for_broker=True, connect_timeout=5, startup_timeout=12
     )
     with pytest.raises(
-        BusUnavailableError, match=r"startup took longer than 5 s.*Connection refused"
+        BusUnavailableError, match=r"startup took longer than 12 s.*Connection refused"
     ):
         await bus.startup()
     (logged,) = [r for r in caplog.records if r.name == "events.integration"]
@@ -374,7 +374,8 @@ async def test_26_sigterm_with_a_backlog(
     assert await worker.wait() == 0
     assert sorted(worker.noted("began")) == sorted(worker.noted("ended")), "one was cut off"
     assert len(worker.noted("ended")) < count
-    assert left(rabbitmq_server, worker.queue) == count - len(worker.noted("ended"))
+    remaining = count - len(worker.noted("ended"))
+    await eventually(lambda: left(rabbitmq_server, worker.queue) == remaining)
     worker.start()
     await eventually(lambda: len(worker.noted("ended")) == count)
     assert sorted(worker.noted("ended")) == list(range(count)), "one was handled twice"
@@ -473,16 +474,20 @@ async def test_a_consumer_that_cannot_go_on_takes_its_process_down(
         await bus.send(Topic(worker.topic), Numbered(1))
         worker.start()
         await eventually(lambda: worker.noted("ended") == [1])
+        worker.signal(signal.SIGSTOP)  # or it declares its queue before this does
         with Client(rabbitmq_server.url) as client:
             client.channel.queue_delete(worker.queue)
             client.channel.queue_declare(worker.queue, durable=True)  # of another type
+        worker.signal(signal.SIGCONT)
         assert await worker.wait() == 1
 
 
 def heard_from(bus: RabbitMQIntegrationEventBus) -> int:
     """Count the broker's heartbeats on the bus's connection that heard the fewest."""
     checkers = [each._connection._heartbeat_checker for each in connections(bus)]
-    return min(int(checker._heartbeat_frames_received) for checker in checkers)
+    # There is none on a connection that was lost, as when this process had no core for seconds.
+    heard = (int(each._heartbeat_frames_received) if each else 0 for each in checkers)
+    return min(heard, default=0)
 
 
 async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(

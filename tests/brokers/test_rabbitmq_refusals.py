@@ -77,7 +77,17 @@ async def test_what_binds_a_running_consumer_is_made_again(
 ) -> None:
     """Until then, who sends gets an error: nothing that was accepted is lost."""
     topic, probe = Topic(f"{topic.name}-{taken}"), Probe("bound")
+    under_way, bind_all = set[object](), _bindings.Bindings._bind_all
+
+    async def bind(self: _bindings.Bindings, connection: Any) -> None:
+        under_way.add(self)
+        try:
+            await bind_all(self, connection)
+        finally:
+            under_way.discard(self)
+
     monkeypatch.setattr(_bindings, "_EVERY", 0.5)
+    monkeypatch.setattr(_bindings.Bindings, "_bind_all", bind)
     async with (
         RabbitMQIntegrationEventBus(server.url) as sender,
         RabbitMQIntegrationEventBus(server.url, [registration(probe, topic)]) as consumer,
@@ -85,6 +95,7 @@ async def test_what_binds_a_running_consumer_is_made_again(
         await sender.send(topic, Numbered(0))
         await eventually(lambda: probe.numbers == [0])
         with mock.patch.object(_bindings.Bindings, "_bind_all", mock.AsyncMock()):
+            await eventually(lambda: not under_way)  # what has begun would bind it again
             with Client(server.url) as client:
                 if taken == "exchange":
                     client.channel.exchange_delete(topic.name)
@@ -296,7 +307,8 @@ async def test_what_leaves_no_room_in_its_headers_becomes_a_dead_letter_all_the_
 
 
 async def test_many_new_topics_need_few_channels(server: RabbitMQServer, topic: Topic) -> None:
-    async with RabbitMQIntegrationEventBus(f"{server.url}?channel_max=6") as bus:
+    url = f"{server.url}?channel_max=6"
+    async with RabbitMQIntegrationEventBus(url, send_timeout=60) as bus:  # for all of them
         sends = [bus.send(Topic(f"{topic.name}-{n}"), Numbered(n)) for n in range(200)]
         await asyncio.gather(*sends)
 

@@ -43,6 +43,11 @@ async def client(group: Group) -> AsyncGenerator[Any]:
     await asyncio.to_thread(group.sentinel.monitor, group.master)
     sentinel = cast("Any", Sentinel)([("127.0.0.1", group.sentinel.port)])
     client = sentinel.master_for("main")
+
+    async def knows_the_replica() -> bool:
+        return len(await sentinel.sentinels[0].sentinel_slaves("main")) == 1
+
+    await eventually(knows_the_replica)  # of which only a living master tells it
     yield client
     await client.aclose()
     for each in sentinel.sentinels:

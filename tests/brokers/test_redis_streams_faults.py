@@ -39,7 +39,7 @@ from tests.servers import end, free_port
 ROOT = Path(__file__).parents[2]
 TOPIC = Topic("faults")
 LEASE = 1.0
-QUICK = {"connect_timeout": 1.0, "send_timeout": 2.0}  # beside a server that is frozen
+QUICK = {"connect_timeout": 10.0, "send_timeout": 5.0}  # beside a server that is frozen
 TIMEOUT = 120.0
 
 
@@ -74,9 +74,13 @@ class Process:
     def said(self, verb: str) -> list[int]:
         return [int(line.split()[1]) for line in self.lines if line.startswith(f"{verb} ")]
 
-    async def until(self, verb: str, count: int) -> None:
+    async def until(
+        self, verb: str, count: int, or_else: Callable[[], bool] = lambda: False
+    ) -> None:
         await eventually(
-            lambda: len(set(self.said(verb))) >= count, TIMEOUT, saw=lambda: self.lines[-5:]
+            lambda: len(set(self.said(verb))) >= count or or_else(),
+            TIMEOUT,
+            saw=lambda: self.lines[-5:],
         )
 
     async def wrote(self, lines: int, or_else: Callable[[], bool]) -> None:
@@ -137,13 +141,14 @@ async def test_22_sigkill_of_the_consumer_loses_nothing(server: RedisServer, wor
         first = worker(delay=0.02)
         await first.until("end", 10)
         await first.kill()
+        in_flight = await pending(server)  # also those whose acknowledgement was on its way
+        assert in_flight <= 8, "it handles one at a time, and reads few ahead"
         second = worker()
         await eventually(
             lambda: set(first.said("end")) | set(second.said("end")) == set(range(40)), TIMEOUT
         )
         counts = Counter(first.said("end") + second.said("end"))
-        # One at a time, and an acknowledgement that was on its way.
-        assert sum(counts.values()) - 40 <= 2, counts
+        assert sum(counts.values()) - 40 <= in_flight, counts
         await eventually(lambda: _none_pending(server), TIMEOUT)
 
 
@@ -341,8 +346,9 @@ async def test_29_a_long_handler_keeps_its_event_and_a_dead_process_does_not(
             await slow.until("end", 1)
             assert probe.numbers == []
             await bus.send(TOPIC, Numbered(1))
-            # To its end, so that the next one is all that the next process can begin.
+            # To its acknowledgement, so that the next one is all that the next process can begin.
             await eventually(lambda: 1 in probe.numbers or 1 in slow.said("end"), TIMEOUT)
+            await eventually(lambda: _none_pending(server), TIMEOUT)
         await bus.shutdown()
         hung = worker(delay=600)
         await slow.kill()
@@ -363,7 +369,7 @@ async def test_a_retry_that_waits_survives_the_process_and_the_server(server: Re
         raise RuntimeError("not now")
 
     probe = Probe("worker", fail)
-    retry = RetryPolicy(attempts=3, delay=1.5, factor=1, jitter=0, in_place=0)
+    retry = RetryPolicy(attempts=100, delay=1.5, factor=1, jitter=0, in_place=0)
     async with new_bus(server) as bus:
         await bus.register(on(probe, retry=retry))
         await bus.send(TOPIC, Numbered(1))
@@ -373,22 +379,28 @@ async def test_a_retry_that_waits_survives_the_process_and_the_server(server: Re
     async with new_bus(server) as bus:
         await bus.register(on(probe, retry=retry))
         await eventually(lambda: probe.numbers == [1], TIMEOUT)
-        assert probe.attempts == [1, 2]
+        # A second one may have been made before the shutdown.
+        assert probe.attempts == list(range(1, max(len(probe.attempts), 2) + 1))
 
 
 async def test_retries_survive_kills_at_any_moment(server: RedisServer, worker: Any) -> None:
     """Every event fails once, and is retried through the broker, in processes that are killed."""
-    async with sending(server, range(60)):
+    count = 200
+
+    def over() -> bool:
+        return len(_ended(processes)) == count
+
+    async with sending(server, range(count)):
         processes = [worker(flaky=True, delay=0.005, max_crashes=50)]
         for kills in range(1, 6):
-            await processes[-1].until("begin", 5)
+            await processes[-1].until("begin", 5, or_else=over)
             # After another number of lines each time, so at another step of another event.
             enough = len(processes[-1].lines) + 7 * kills
-            await processes[-1].wrote(enough, or_else=lambda: len(_ended(processes)) == 60)
+            await processes[-1].wrote(enough, or_else=over)
             await processes[-1].kill()
             processes.append(worker(flaky=True, delay=0.005, max_crashes=50))
         await eventually(
-            lambda: _ended(processes) == set(range(60)), TIMEOUT, saw=lambda: _ended(processes)
+            lambda: _ended(processes) == set(range(count)), TIMEOUT, saw=lambda: _ended(processes)
         )
         await eventually(lambda: _none_pending(server), TIMEOUT)
     async with Redis.from_url(server.url) as redis:
