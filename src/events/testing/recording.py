@@ -81,7 +81,7 @@ class RecordingIntegrationEventBus(_Recorder, IntegrationEventBus):
     """A bus that records events in `sent`, and delivers none.
 
     It accepts and refuses the same arguments as `TransportIntegrationEventBus.send` and
-    `send_many`, and need not be started.
+    `send_many`, with the same `max_body_size`, and need not be started.
 
         >>> import asyncio
         >>> from events.integration import IntegrationEvent, Topic
@@ -137,8 +137,9 @@ class RecordingIntegrationEventBus(_Recorder, IntegrationEventBus):
 class RecordingOutbox(_Recorder):
     """An `Outbox` that records events in `sent`, without transactions.
 
-    It accepts and refuses the same arguments as `SQLAlchemyOutbox`. An event with a `schedule_id`
-    stays in `sent` unless it is cancelled or replaced. No event becomes due.
+    It accepts and refuses the same arguments as `SQLAlchemyOutbox` with the same `max_body_size`.
+    An event with a `schedule_id` stays in `sent` unless it is cancelled or replaced. No event
+    becomes due.
     """
 
     def __init__(self, *, max_body_size: int = 1 << 20) -> None:
@@ -162,7 +163,7 @@ class RecordingOutbox(_Recorder):
         if available_at is not None:
             in_utc("available_at", available_at)
         recorded = RecordedEvent(topic, event, key, headers, available_at, schedule_id)
-        if schedule_id is None or available_at is None:
+        if schedule_id is None or available_at is None:  # an id without a time was refused above
             return self._record(recorded)
         before = self._scheduled.get(schedule_id)
         if before is not None and not replace:

@@ -25,6 +25,10 @@ KEY = "0123456789abcdef"
 connect = partial(connect_hurried, open_timeout=60, ping_interval=None)
 
 
+def saying(text: str, message: str | None = None) -> dict[str, str]:
+    return {"type": "say", "id": "s", "message": message or str(uuid4()), "text": text}
+
+
 class Client:
     """A program at the socket; it reads one frame at a time, and keeps them in `seen`."""
 
@@ -52,9 +56,7 @@ class Client:
         return await self.ask({"type": "join", "id": "j", "room": room, "name": name, "key": key})
 
     async def say(self, text: str, message: str | None = None) -> dict[str, Any]:
-        return await self.ask(
-            {"type": "say", "id": "s", "message": message or str(uuid4()), "text": text}
-        )
+        return await self.ask(saying(text, message))
 
     async def end(self) -> tuple[int, str]:
         """Read to the end and return how it was closed."""
@@ -261,9 +263,7 @@ async def test_a_socket_that_reads_nothing_is_cut_off_and_holds_up_nobody(
                 while "too slow" not in log.read_text():
                     # Several at once, or the slow one is closed for its missing pongs before.
                     for _ in range(5):
-                        await client.send(
-                            {"type": "say", "id": "s", "message": str(uuid4()), "text": "x" * 4096}
-                        )
+                        await client.send(saying("x" * 4096))
                     for _ in range(5):
                         assert (await client.read("ok", "failed"))["type"] == "ok"
                     said += 5
