@@ -31,14 +31,10 @@ from events.integration.implementation.sqlalchemy import (
     SQLAlchemyIntegrationEventBus,
     current_session,
 )
-from events.integration.implementation.sqlalchemy._bus import pump
 from events.integration.implementation.sqlalchemy._bus.rows import Rows
 from events.testing.contracts import Numbered, Probe
 
 LEASE = 2.0
-# Of a lease. A call that is given up after its commit costs a crash that is not counted, or one that
-# is counted twice, and on a busy machine a quarter of this short lease is soon over.
-pump._ANSWER_TIMEOUT = 30.0
 EFFECTS = Table(
     "effects",
     MetaData(),

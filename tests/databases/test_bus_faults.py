@@ -25,6 +25,8 @@ from events.integration.implementation.sqlalchemy import (
     bus_table,
     enable_wal,
 )
+from events.integration.implementation.sqlalchemy._bus.rows import Rows
+from events.integration.implementation.sqlalchemy._members import Members
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
 from tests.databases.bus_worker import CONCURRENCY, EFFECTS
@@ -177,3 +179,42 @@ async def test_27_an_event_that_kills_its_process_ends_as_a_dead_letter(
     async with bus:
         [letter] = await bus.dead_letters(f"{TOPIC}-worker")
         assert (letter.reason, letter.attempts) == ("crashed", deaths)
+
+
+@pytest.mark.parametrize("lost", ["the takeover", "the mark"])
+async def test_a_crash_is_counted_once_though_an_answer_is_lost(
+    place: Place, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await place.filled(EVENTS)
+    await place.killed(dies="handling", number=7)
+    change, mark, losses = Members.change, Rows.mark, list[str]()
+
+    def lose(what: str) -> None:
+        if what == lost and not losses:
+            losses.append(what)
+            raise TimeoutError("the answer is lost")
+
+    async def changed(members: Members, decide: Any) -> Any:
+        taken = await change(members, decide)
+        if any(held.taken for held in taken.held.values()):
+            lose("the takeover")
+        return taken
+
+    async def marked(rows: Rows, *args: int) -> None:
+        await mark(rows, *args)
+        lose("the mark")
+
+    monkeypatch.setattr(Members, "change", changed)
+    monkeypatch.setattr(Rows, "mark", marked)
+    probe = Probe(f"{TOPIC}-worker")
+    registration = IntegrationEventBusRegistration(probe, Topic(TOPIC), [Numbered])
+
+    async def is_empty() -> bool:
+        return await place.count("bus") == 0
+
+    async with SQLAlchemyIntegrationEventBus(place.engine, [registration]):
+        await eventually(is_empty, TIMEOUT)
+    assert losses == [lost]
+    crashes = {arrival.event.number: arrival.delivery.crashes for arrival in probe.arrivals}
+    assert crashes[7] == 1
+    assert set(crashes.values()) <= {0, 1}

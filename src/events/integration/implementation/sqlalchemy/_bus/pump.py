@@ -200,6 +200,7 @@ class Pump:
                     self._idle, self._poll_at = _FIRST_POLL, loop.time() + _FIRST_POLL
                     continue
                 await self._rest(min(self._poll_at, self._renew_at) - loop.time(), self._woken)
+            await self._settler.close()  # of what was handed over since `stop` closed it
             await self._leave()
 
     async def _turn(self) -> int:

@@ -58,6 +58,8 @@ class Queue:
         self._granted = self._least
         self._in_doubt = 0  # partitions
         self._doubtful = 0  # rows in them
+        # By row, its partition and its crashes; it is not known whether the table has them already.
+        self._marking: dict[int, tuple[int, int]] = {}
         self._after: int | None = None
         self._is_backlog: bool = False  # as far as the last read knows
         self._scan_at = 0.0
@@ -93,6 +95,11 @@ class Queue:
             self._in_doubt |= held.taken
             self._doubtful += held.doubtful
         self._in_doubt &= held.read
+        if not self._in_doubt:
+            self._doubtful = 0
+        if self._marking:
+            marking = self._marking.items()
+            self._marking = {row: mark for row, mark in marking if held.read >> mark[0] & 1}
 
     async def read(self, rows: Rows, seat: Seat) -> int:
         """Hand over what is due, as far as there is room; return how much that was."""
@@ -111,11 +118,20 @@ class Queue:
             )
         if not found:
             self._in_doubt = self._doubtful = 0
+            self._marking.clear()
             self.give_back()
             return 0
+        if self.paused:
+            return 0
+        row = found[0]
+        crashes = row.crashes
+        if self._marking.get(row.row) != (row.partition, crashes):
+            crashes += 1
+            self._marking[row.row] = row.partition, crashes
+        await rows.mark(row.row, crashes)
+        self._marking.pop(row.row, None)
         self._doubtful -= 1
-        await rows.mark(found[0].row)
-        self._hand_over(replace(found[0], is_marked=True, crashes=found[0].crashes + 1))
+        self._hand_over(replace(row, is_marked=True, crashes=crashes))
         return 1
 
     async def _read(self, rows: Rows, seat: Seat) -> int:

@@ -189,7 +189,8 @@ class Rows:
             ).where(row, c.id == r.consumer_id),
         )
         self._remove = delete(tables.rows).where(row)
-        self._mark = update(tables.rows).where(row).values(crashes=r.crashes + 1)
+        marked = bindparam("crashes_", type_=Integer())
+        self._mark = update(tables.rows).where(row, r.crashes < marked).values(crashes=marked)
 
     # --- consumers and publishing ---------------------------------------------------------------
 
@@ -363,10 +364,10 @@ class Rows:
                 ]
                 await connection.execute(self._postpone, changes)
 
-    async def mark(self, row: int) -> None:
-        """Count a crash before the handler begins, in case it ends the process."""
+    async def mark(self, row: int, crashes: int) -> None:
+        """Count the crash that this one would be, before its handler begins; never fewer."""
         async with begun(self._single) as connection:
-            await connection.execute(self._mark, {"row": row})
+            await connection.execute(self._mark, {"row": row, "crashes_": crashes})
 
     async def to_dead_letters(self, rows: Sequence[Refused]) -> None:
         """Move rows to the dead letters."""

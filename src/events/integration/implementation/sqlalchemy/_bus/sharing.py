@@ -66,11 +66,16 @@ class Taken(Struct, frozen=True):
     is_missing: bool
 
 
-def take(seats: Iterable[Seat], me: Seat, busy: Mapping[int, int]) -> Taken:
+def take(
+    seats: Iterable[Seat],
+    me: Seat,
+    busy: Mapping[int, int],
+    unanswered: Mapping[int, Held] | None = None,
+) -> Taken:
     """Decide, given all seats, what `me` holds from now on.
 
     `busy` has the consumers that it serves, each with the partitions in which something is
-    unsettled.
+    unsettled. `unanswered` is what was decided before, if it is not known whether it was written.
     """
     mine: Mapping[int, int] = {}
     live: list[Seat] = []
@@ -97,6 +102,9 @@ def take(seats: Iterable[Seat], me: Seat, busy: Mapping[int, int]) -> Taken:
         partitions, read = partitions | taken, read | taken
         is_missing = is_missing or read.bit_count() < share
         was_dead = doubtful = 0
+        before = unanswered.get(consumer) if unanswered else None
+        if before is not None and before.taken & had:  # it was written, and the dead seat is gone
+            was_dead, doubtful = before.taken & had, before.doubtful
         for member, (seat, theirs) in dead.items():
             if theirs.get(consumer, 0) & taken:
                 was_dead |= theirs[consumer] & taken
