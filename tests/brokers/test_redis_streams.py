@@ -25,7 +25,10 @@ from events.errors import (
     SendRefusedError,
 )
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
+from events.integration.implementation.redis._group import StreamConsumer
+from events.integration.implementation.redis._groups import Groups
 from events.integration.implementation.redis._link import Link
+from events.integration.implementation.redis._scripts import NOBODY
 from events.integration.topology import IntegrationEventBusRegistration, RetryPolicy, Topic
 from events.testing import eventually
 from events.testing.contracts import Numbered, Probe
@@ -159,10 +162,25 @@ async def test_any_number_of_foreign_fields_is_retried_kept_and_redriven(
 # --- keys that others touch -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("first", ["reader", "upkeep"])
 @pytest.mark.parametrize("verb", ["stream", "group"])
 async def test_what_was_deleted_is_made_again_loudly(
-    verb: str, redis: Any, topic: Topic, name: str, caplog: pytest.LogCaptureFixture
+    verb: str,
+    first: str,
+    redis: Any,
+    topic: Topic,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    make_again = Groups.make_again
+
+    async def behind_the_upkeep(groups: Groups) -> None:
+        await groups.declare()
+        await make_again(groups)
+
+    if first == "upkeep":
+        monkeypatch.setattr(Groups, "make_again", behind_the_upkeep)
     probe = Probe(name)
     async with new_bus() as bus:
         await bus.register(on(probe, topic))
@@ -301,6 +319,41 @@ async def test_a_slow_consumer_leaves_work_to_others(topic: Topic, name: str) ->
         await one.send_many(topic, map(Numbered, range(10)))
         await eventually(lambda: sum(len(probe.handled) for probe in probes) == 10)
     assert min(len(probe.handled) for probe in probes) >= 3
+
+
+@pytest.mark.parametrize("reconnects", [False, True])
+async def test_a_consumer_without_room_takes_nothing_over_and_reads_nothing_before_it(
+    redis: Any, topic: Topic, name: str, reconnects: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim, claims, gate = StreamConsumer.claim, list[StreamConsumer](), asyncio.Event()
+
+    async def counted(consumer: StreamConsumer, *, own: bool = False) -> None:
+        await claim(consumer, own=own)
+        claims.append(consumer)
+
+    monkeypatch.setattr(StreamConsumer, "claim", counted)
+    probe = Probe(name, lambda _: gate.wait())
+    async with new_bus(lease=0.3) as bus:
+        await bus.register(on(probe, topic))
+        await bus.send(topic, Numbered(0))
+        await eventually(lambda: probe.running)
+        await bus.send_many(topic, map(Numbered, range(1, 6)))
+        [(_, entries)] = await redis.xreadgroup(name, NOBODY, {topic.name: ">"})
+        ids = [number for number, _ in entries]
+        await redis.xclaim(topic.name, name, NOBODY, 0, ids, idle=3_600_000)
+        seen = len(claims)
+        await eventually(lambda: len(claims) > seen + 3, TIMEOUT)
+        left = await redis.xpending_range(topic.name, name, "-", "+", 10, NOBODY)
+        assert [each["message_id"] for each in left] == ids
+        await bus.send(topic, Numbered(6))
+        if reconnects:
+            reader = claims[-1]._reader
+            before = reader.generation
+            await redis.client_kill_filter(_id=reader.greeted[1])
+            await eventually(lambda: reader.generation > before, TIMEOUT)
+        gate.set()
+        await eventually(lambda: len(probe.handled) == 7, TIMEOUT)
+    assert probe.numbers == list(range(7))
 
 
 async def test_what_a_shutdown_gave_back_comes_first_and_in_order(topic: Topic, name: str) -> None:

@@ -33,6 +33,7 @@ from events.integration.implementation.nats._topology import (
     NANO,
     ConsumerSpec,
     StreamSpec,
+    check_consumer,
     consumer_exists,
     ensure_consumer,
     ensure_stream,
@@ -343,6 +344,7 @@ class Pulls:
 
     async def _mend_now(self) -> None:
         backoff, began = Backoff(_FIRST_WAIT, _LONGEST_WAIT), self._loop.time()
+        gone = False  # also in a later round: the answer to its creation may be lost
         while True:
             self._broken.clear()
             if not self._link.is_up:
@@ -350,7 +352,10 @@ class Pulls:
                 began = self._loop.time()
             try:
                 await ensure_stream(self._api, self._stream)
-                if await self._ensure_consumer():
+                gone = gone or await check_consumer(self._api, self._consumer) is None
+                await self._ensure_consumer()
+                if gone:
+                    gone = False
                     self._restarted()
                     logger.error(
                         "NATS consumer %r on stream %r was missing and has been recreated: all "

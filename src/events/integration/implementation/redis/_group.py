@@ -354,6 +354,9 @@ class StreamConsumer(BrokerSubscribed[Entry]):
         async with self._claiming:  # or two at once would each take one of a dead process
             if self._paused:
                 return
+            if not (own or self._has_room):  # another process may be idle
+                self._more = True
+                return
             count, size = self._most, max(1, self._bytes_left)
             if own:
                 count = size = _ALL
@@ -388,4 +391,5 @@ class StreamConsumer(BrokerSubscribed[Entry]):
                 left |= bool(more)
             # Entries of dead processes are taken over step by step, and new ones only once it is
             # known whether more are left: they must not overtake.
-            self._more = left and not last
+            # What others left is not in an answer that had `own` alone.
+            self._more = own or (left and not last)

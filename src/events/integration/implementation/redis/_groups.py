@@ -29,6 +29,7 @@ class Groups:
         self._link = link
         self._keys = keys
         self._problems = problems
+        self._missing: set[str] = set()  # streams, until it is said that they are there again
 
     async def open(self, start: str) -> None:
         """Make what is not there, and list the topic for who reads dead letters.
@@ -42,22 +43,40 @@ class Groups:
             if error.code in REFUSALS:
                 raise
 
-    async def declare(self) -> list[str]:
-        """Make what is not there; return the streams on which groups were made."""
-        made = await self._make_groups("0")
+    async def declare(self) -> bool:
+        """Make what has gone, and log it; return whether something had."""
+        made = await self._make_groups("0", is_again=True)
         await self._list_topic()
         return made
 
-    async def _make_groups(self, start: str) -> list[str]:
-        made: list[str] = []
+    async def _make_groups(self, start: str, *, is_again: bool = False) -> bool:
+        made = False
         for stream in self._keys.streams:
             # In each, names and values take turns.
             groups = await self._look("XINFO", "GROUPS", stream) or ()
             if not any(it[it.index(b"name") + 1] == self._keys.group.encode() for it in groups):
                 begin = start if stream == self._keys.topic else "0"
-                if await self._make_group(stream, begin):
-                    made.append(stream)
+                if is_again:
+                    self._missing.add(stream)  # also if the answer is lost
+                if not await self._make_group(stream, begin):
+                    self._missing.discard(stream)
+            if stream in self._missing:
+                self._missing.discard(stream)
+                self._tell(stream)
+                made = True
         return made
+
+    def _tell(self, stream: str) -> None:
+        if stream == self._keys.topic:
+            logger.error(
+                "%s: its stream or group was missing and has been recreated from the start: "
+                "all entries left in the stream are delivered, including those handled before",
+                self._problems.name,
+            )
+        else:
+            logger.error(
+                "%s: its stream of retries was missing and has been recreated", self._problems.name
+            )
 
     async def _list_topic(self) -> None:
         topics = topics_key(self._keys.group)
@@ -88,7 +107,7 @@ class Groups:
 
     async def make_again(self) -> None:
         """Make what has gone, or wait for a while if nothing has."""
-        made: list[str] = []
+        made = False
         try:
             made = await self.declare()
         except DisconnectedError:
@@ -97,15 +116,5 @@ class Groups:
             self._problems.report(_DECLARING, f"it cannot recreate its stream and group: {error}")
         else:
             self._problems.clear(_DECLARING)
-        if self._keys.topic in made:
-            logger.error(
-                "%s: its stream or group was missing and has been recreated from the start: "
-                "all entries left in the stream are delivered, including those handled before",
-                self._problems.name,
-            )
-        elif made:
-            logger.error(
-                "%s: its stream of retries was missing and has been recreated", self._problems.name
-            )
-        else:
+        if not made:
             await asyncio.sleep(_RETRY_AFTER)
