@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,6 +48,11 @@ class Registration:
             self.quarantine.done(in_flight)
 
 
+@pytest.fixture(autouse=True)
+def _no_answer_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("events.integration.implementation.rabbitmq._topology._LATE", math.inf)
+
+
 class Answers:
     """A channel whose queue has these many, one look after another."""
 
@@ -57,7 +63,8 @@ class Answers:
     async def call(self, verb: str, **_: Any) -> Any:
         self.calls.append(verb)
         if verb == "queue_declare":
-            return SimpleNamespace(method=SimpleNamespace(message_count=self.counts.pop(0)))
+            count = self.counts.pop(0)
+            return SimpleNamespace(method=SimpleNamespace(message_count=count, consumer_count=0))
         return None
 
 
@@ -164,6 +171,15 @@ async def test_with_one_here_the_consumer_is_cancelled_at_once(registration: Reg
 async def test_an_empty_queue_is_looked_at_twice(registration: Registration) -> None:
     looks = ["queue_declare", "queue_declare"]
     assert await leave(registration, Answers(0, 0)) == [*looks, "basic_cancel"]
+
+
+async def test_a_queue_that_is_said_late_to_be_empty_is_asked_again(
+    registration: Registration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("events.integration.implementation.rabbitmq._topology._LATE", 0)
+    looks = ["queue_declare"] * 9
+    answers = Answers(0, 0, 3, *[0] * 6)  # then an empty one, as it is always late
+    assert await leave(registration, answers) == [*looks, "basic_cancel"]
 
 
 async def test_while_some_wait_there_one_is_on_its_way(registration: Registration) -> None:

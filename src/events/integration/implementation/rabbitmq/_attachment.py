@@ -34,7 +34,7 @@ from events.integration.implementation.rabbitmq._topology import (
     Names,
     Queue,
     bind,
-    count_consumers,
+    counts,
     declare,
     declare_all,
     is_for_good,
@@ -45,6 +45,7 @@ logger = logging.getLogger("events.integration")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # seconds before it is attached again
 _LASTS = 10.0  # seconds that it was attached; after that, a loss resets the pauses
 _CONSUME, _BIND = "consume", "bind"  # what may not be possible for a while
+_ASKED = 3  # times, as a shutdown must end
 _LOOKS, _BETWEEN_LOOKS = 50, 0.01  # whether it is gone; others that consume by now keep it there
 
 
@@ -269,7 +270,8 @@ class Attachment:
     ) -> None:
         main, quarantine = self._names.main, self._names.quarantine
         try:
-            self._alone = await count_consumers(channel, main) <= 1
+            _, consuming = await counts(channel, main.name, _ASKED)
+            self._alone = consuming <= 1
             if not self._alone:
                 await channel.call("basic_cancel", consumer_tag=consumers[main])
             await leave_quarantine(channel, consumers[quarantine])
@@ -298,7 +300,8 @@ class Attachment:
         try:
             channel = await connection.channel(self._timeout)
             for _ in range(_LOOKS):
-                if not await count_consumers(channel, self._names.main):
+                _, consuming = await counts(channel, self._names.main.name, _ASKED)
+                if not consuming:
                     break
                 await asyncio.sleep(_BETWEEN_LOOKS)
             await channel.close()

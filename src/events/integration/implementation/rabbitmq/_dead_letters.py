@@ -22,6 +22,7 @@ from events.integration.implementation.rabbitmq._link import Link
 from events.integration.implementation.rabbitmq._publisher import Publisher
 from events.integration.implementation.rabbitmq._topology import (
     QueueType,
+    counts,
     dead_letter_queue,
     declare,
     main_queue,
@@ -30,8 +31,6 @@ from events.integration.implementation.rabbitmq._topology import (
 from events.integration.message import DeadLetter
 
 _LETTER_TIMEOUT = 1.0  # seconds for a letter that was counted
-_LATE = 0.2  # seconds, after which the broker does not wait for a queue's answer
-_LOOKS = 10
 _SILENCES = 10  # each of them so long
 _TURN = 0.05  # seconds between attempts to become the exclusive consumer
 _NOT_FOUND, _ACCESS_REFUSED = 404, 403
@@ -102,7 +101,7 @@ class _Reading:
                 async with asyncio.timeout(_LETTER_TIMEOUT):
                     await self._arrives.wait()
             if not self._arrived:
-                ready, _ = await _look(self.channel, self._queue)
+                ready, _ = await counts(self.channel, self._queue)
                 if not ready and silence and not self._arrived:
                     break
             if self._arrived:
@@ -226,7 +225,7 @@ class RabbitMQDeadLetters:
                 raise BusUnavailableError("RabbitMQ", "not connected")
             channel = await self._link.connection.channel(self._timeout)
             try:
-                count, _ = await _look(channel, queue)
+                count, _ = await counts(channel, queue)
             finally:
                 await channel.close()
         except RefusedError as error:
@@ -303,7 +302,7 @@ class RabbitMQDeadLetters:
                 raise BusUnavailableError("RabbitMQ", "not connected")
             channel = await connection.channel(self._timeout)
             try:
-                count, consumers = await _look(channel, queue)
+                count, consumers = await counts(channel, queue)
                 if consumers:  # another reader has some of them
                     await channel.close()
                     await asyncio.sleep(_TURN)
@@ -324,22 +323,6 @@ class RabbitMQDeadLetters:
                 raise
             else:
                 return reading
-
-
-async def _look(channel: Channel, queue: str) -> tuple[int, int]:
-    """Return how many messages are ready in a queue, and how many consumers it has.
-
-    A broker whose quorum queue does not answer it at once says that there is nothing, as while the
-    queue takes much back. So nothing, said late, is asked for again.
-    """
-    loop = asyncio.get_running_loop()
-    for _ in range(_LOOKS):
-        begun = loop.time()
-        answer = await channel.call("queue_declare", queue=queue, passive=True)
-        found: tuple[int, int] = answer.method.message_count, answer.method.consumer_count
-        if any(found) or loop.time() - begun < _LATE:
-            return found
-    return 0, 0
 
 
 def _first(each: tuple[str, Properties, bytes]) -> str:

@@ -16,6 +16,7 @@ arguments are others.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterable
 from hashlib import sha256
@@ -36,6 +37,7 @@ _NEVER = 1_000_000_000  # deliveries: dead letters come back each time that they
 _AN_HOUR = 3_600_000  # milliseconds
 _STEPS = (1, 2, 3, 5, 7)
 _SHORTEST = 0.01  # seconds
+_LATE = 0.2  # seconds, after which the broker does not wait for a queue's answer
 
 _ACCESS_REFUSED, _NOT_FOUND = 403, 404
 
@@ -218,18 +220,20 @@ async def declare_all(channel: Channel, names: Names, types: Iterable[str]) -> N
     await bind(channel, names.main, names.exchange, types)
 
 
-async def count_consumers(channel: Channel, queue: Queue) -> int:
-    """Return how many consumers a queue has, as far as it knows at this moment."""
-    answer = await channel.call("queue_declare", queue=queue.name, passive=True)
-    count: int = answer.method.consumer_count
-    return count
+async def counts(channel: Channel, queue: str, looks: int = 10) -> tuple[int, int]:
+    """Return how many messages in a queue are with no consumer, and how many consumers it has.
 
-
-async def count_waiting(channel: Channel, queue: Queue) -> int:
-    """Return how many messages in a queue are with no consumer, as far as it knows."""
-    answer = await channel.call("queue_declare", queue=queue.name, passive=True)
-    count: int = answer.method.message_count
-    return count
+    A broker whose quorum queue does not answer it at once says that there is nothing, as while the
+    queue takes much back. So nothing, said late, is asked for again.
+    """
+    loop = asyncio.get_running_loop()
+    for _ in range(looks):
+        begun = loop.time()
+        answer = await channel.call("queue_declare", queue=queue, passive=True)
+        found: tuple[int, int] = answer.method.message_count, answer.method.consumer_count
+        if any(found) or loop.time() - begun < _LATE:
+            return found
+    return 0, 0
 
 
 def explained(
