@@ -148,7 +148,7 @@ class Table:
             self.errors[postponed.id] = postponed.error
             self.then[postponed.id] = self.now + postponed.delay
             before = self.rows[postponed.id]
-            self.rows[postponed.id] = replace(before, attempts=before.attempts + 1)
+            self.rows[postponed.id] = replace(before, attempts=postponed.attempts)
         return [START + timedelta(seconds=self.then[postponed.id]) for postponed in rows]
 
     async def defer(self, ids: Collection[int], until: datetime) -> None:

@@ -153,6 +153,18 @@ async def test_a_job_that_goes_on_when_cancelled_is_released_and_left_to_itself(
     assert scheduler.in_flight == 0
 
 
+async def test_a_job_that_ends_when_cancelled_is_not_abandoned_though_the_loop_was_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("events.integration.pipeline.scheduler._CANCEL_TIMEOUT", 0)
+    scheduler, jobs = DeliveryScheduler(1), Jobs()
+    future = scheduler.submit(jobs("a"))
+    await settle()
+    assert await scheduler.close(grace=0) == 1
+    assert future.result() == Release()
+    assert scheduler.abandoned == 0
+
+
 async def test_a_job_sees_neither_what_its_deliverer_bound_nor_what_another_job_did() -> None:
     seen: list[str] = []
 

@@ -99,7 +99,7 @@ class Settler:
                 parked.append((row, Parked(row.id, reason, text, attempt)))
             else:
                 delay = self._retry.delay_after(attempt)
-                postponed.append((row, Postponed(row.id, text, delay)))
+                postponed.append((row, Postponed(row.id, text, delay, attempt)))
                 logger.warning(
                     "%s cannot be sent, attempt %d, again in %.3g s: %s",
                     name_of(row),
@@ -133,7 +133,7 @@ class Settler:
                 self._have_parked([(row, why)])
         except Exception as error:  # noqa: BLE001 - as the store raises what its library does
             text = f"{why.error}; and parking it failed: {describe(error)}"
-            written = await self._postpone([(row, Postponed(row.id, text, _ASIDE))])
+            written = await self._postpone([(row, Postponed(row.id, text, _ASIDE, why.attempts))])
             if written and row.id not in self._set_aside:
                 self._set_aside.add(row.id)
                 logger.error(  # noqa: TRY400 - the error says enough, in one line

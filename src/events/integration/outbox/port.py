@@ -112,11 +112,12 @@ class OutboxRow(Struct, frozen=True):
 
 
 class Postponed(Struct, frozen=True):
-    """The update of a row that the bus refused: the reason, and the delay in seconds."""
+    """The update of a row that the bus refused: reason, delay in seconds, attempts so far."""
 
     id: int
     error: str
     delay: float
+    attempts: int
 
 
 class Parked(Struct, frozen=True):
@@ -245,7 +246,10 @@ class OutboxStore(Protocol):
         ...
 
     async def postpone(self, rows: Sequence[Postponed]) -> Sequence[datetime]:
-        """Count an attempt for each row, store its error, and return when it is due again."""
+        """Store each row's attempts and error, and return when it is due again.
+
+        It is called again with the same rows if its answer was lost.
+        """
         ...
 
     async def defer(self, ids: Collection[int], until: datetime) -> None:

@@ -19,7 +19,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from events.errors import NoSuchParkedRowError, OutboxError
+from events.errors import NoSuchParkedRowError, OutboxError, OutboxTableError
 from events.integration.bus import IntegrationEventBus
 from events.integration.outbox._forwarding import ForwardingBus, forward_to
 from events.integration.outbox._metrics import Metrics
@@ -42,7 +42,7 @@ from events.integration.outbox.port import (
 from events.integration.outbox.scheduling import SchedulingStore
 from events.integration.outbox.timekeeper import Timekeeper, check_recurring
 from events.integration.paging import all_found, check_limit, ids_of
-from events.integration.pipeline.cancelling import Background, ended
+from events.integration.pipeline.cancelling import Background, answered, ended, failure_of
 from events.integration.pipeline.lifecycle import LifecycleLock, calling
 from events.integration.pipeline.retry import describe
 from events.integration.topology import RetryPolicy
@@ -294,8 +294,9 @@ class OutboxRelay:
         self._require_own_loop(relaying, "drain")
         if self._timekeeper is not None:
             await self._ask(relaying, self._timekeeper.tick)
-        newest = await self._ask(relaying, self._store.newest)
-        while await self._ask(relaying, lambda: self._store.has_due(newest)):
+        within = timeout(self._options.lease)
+        newest = await self._ask(relaying, lambda: answered(self._store.newest(), within))
+        while await self._ask(relaying, lambda: answered(self._store.has_due(newest), within)):
             turn = loop.next_turn()
             try:
                 await self._wait_alive(relaying, turn)
@@ -313,14 +314,15 @@ class OutboxRelay:
             asked = asyncio.create_task(question())
             try:
                 await self._wait_alive(relaying, asked)
-                return asked.result()
-            except OutboxError:
-                raise
-            except Exception as error:  # noqa: BLE001 - as the store raises what its library does
-                logger.debug("%r retries: %s", self, describe(error))
-                await asyncio.sleep(self._relay_loop.outage.delay)
             finally:
                 asked.cancel()
+            try:
+                return asked.result()
+            except OutboxTableError:
+                raise
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - drivers raise what
+                logger.debug("%r retries: %s", self, describe(failure_of(error)))  # they do
+                await asyncio.sleep(self._relay_loop.outage.delay)
 
     def _running(self) -> asyncio.Task[None]:
         if self._task is None:

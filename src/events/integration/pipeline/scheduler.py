@@ -126,7 +126,8 @@ class DeliveryScheduler:
     def _abandon(self, tasks: Iterable[asyncio.Task[Settlement]]) -> None:
         for task in tasks:
             job = self._running.get(task)
-            if job is not None and not job.future.done():
+            # One that has ended is settled by its callback, in the loop's next turn.
+            if job is not None and not (task.done() or job.future.done()):
                 self.abandoned += 1
                 job.future.set_result(Release())
 

@@ -96,7 +96,7 @@ class SQLAlchemyOutboxStore:
             update(table)
             .where(c.id == bindparam("row"))
             .values(
-                attempts=c.attempts + 1,
+                attempts=bindparam("attempts_"),
                 last_error=bindparam("error"),
                 available_at=bindparam("then"),
             )
@@ -177,7 +177,7 @@ class SQLAlchemyOutboxStore:
             await connection.execute(
                 self._postpone,
                 [
-                    {"row": row.id, "error": row.error, "then": until}
+                    {"row": row.id, "error": row.error, "then": until, "attempts_": row.attempts}
                     for row, until in zip(rows, then, strict=True)
                 ],
             )
