@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
@@ -51,6 +53,25 @@ pytest_collect_file = Sybil(
     setup=_begin,
     teardown=_end,
 ).pytest()
+
+
+@pytest.hookimpl(trylast=True)  # after pytest has set its own hook, which fails the running test
+def pytest_configure() -> None:
+    """Let aiosqlite close a connection after the event loop has ended.
+
+    A connection that cannot be opened, or is terminated, is closed by its thread. Nobody can wait
+    for that, and the thread fails to report it to a loop that is closed by then.
+    """
+    others = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        for frame, _ in traceback.walk_tb(args.exc_traceback):
+            function = frame.f_locals.get("function")
+            if getattr(function, "__name__", None) == "close_and_stop":
+                return
+        others(args)
+
+    threading.excepthook = hook
 
 
 def pytest_collection_finish() -> None:
