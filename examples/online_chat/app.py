@@ -27,7 +27,7 @@ def create_bus(settings: Settings) -> TransportIntegrationEventBus:
         source="/examples/online-chat",
         middlewares=[log_with_correlation],
         send_timeout=settings.send_timeout,
-        connect_timeout=settings.send_timeout,
+        connect_timeout=settings.connect_timeout,
         shutdown_grace=settings.send_timeout,
     )
 

@@ -20,6 +20,7 @@ class Settings(BaseSettings):
     )
     log_format: str = Field("auto", pattern="^(auto|console|json)$")
 
+    connect_timeout: float = Field(5.0, gt=0)
     send_timeout: float = Field(3.0, gt=0)
     heartbeat: float = Field(2.0, gt=0)
     timeout: float = Field(6.0, gt=0, description="seconds until a silent server is removed")

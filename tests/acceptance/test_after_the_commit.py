@@ -50,7 +50,11 @@ async def test_it_prints_what_its_page_shows(database: str) -> None:
         given = [url] if database == "PostgreSQL" else []
         status, out = await run("-m", "examples.after_the_commit", *given)
     # On a server the number that the rolled back order had is not given again.
-    assert (status, out.replace("order 2", "order 1").splitlines()) == (0, shown)
+    printed = out.replace("order 2", "order 1").splitlines()
+    # The bus has its first attempt after the commit, be it before this is printed or after it.
+    if printed[1:3] == [shown[2], shown[1]]:
+        printed[1:3] = shown[1:3]
+    assert (status, printed) == (0, shown)
 
 
 async def test_a_process_killed_after_the_commit_loses_no_receipt(tmp_path: Path) -> None:

@@ -86,6 +86,10 @@ def test_the_documented_transport_passes_the_contracts(tmp_path: Path) -> None:
     on_a_transport, _, _ = page.partition("## On the bare port")
     code = re.findall(r"^```python\n(.*?)^```$", on_a_transport, re.MULTILINE | re.DOTALL)
     (tmp_path / "test_loudspeaker.py").write_text("\n".join(code))
+    (tmp_path / "conftest.py").write_text(
+        "from events.testing.contracts import Harness\n"
+        "Harness.timeout, Harness.deadline = 120.0, 240.0  # for a busy machine\n"
+    )
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "test_loudspeaker.py"],
         cwd=tmp_path,

@@ -122,8 +122,19 @@ def test_pyright_accepts_them(home: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_its_tests_pass(service: Service) -> None:
-    said = service.run("pytest", "-q", "-p", "no:cacheprovider")
+# A plugin with which their tests wait as long as ours do, see conftest.py.
+UNHURRIED = """
+from events.testing import eventually, until_quiet
+
+for function in (eventually, until_quiet):
+    function.__defaults__ = (120.0,)
+"""
+
+
+def test_its_tests_pass(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "unhurried.py").write_text(UNHURRIED)
+    given = ("-q", "-p", "no:cacheprovider", "-p", "unhurried")
+    said = service.run("pytest", *given, PYTHONPATH=str(tmp_path))
     passed = re.search(r"(\d+) passed", said)
     assert passed, said
     assert int(passed[1]) == 5, said

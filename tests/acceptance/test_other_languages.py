@@ -132,22 +132,24 @@ async def bus(
 ) -> AsyncGenerator[TransportIntegrationEventBus]:
     if kind == "rabbitmq":
         rabbitmq = RabbitMQHarness(rabbitmq_url)
-        yield rabbitmq.new_bus(source="/stock")
+        yield rabbitmq.new_bus(source="/stock", connect_timeout=60, startup_timeout=240)
         await rabbitmq.aclose()
         with Client(rabbitmq_url) as client:
             client.drop({("queue", f"stock@{topic.name}")})
     elif kind == "nats":
         nats = NatsHarness()
-        yield nats.new_bus(source="/stock")
+        yield nats.new_bus(source="/stock", connect_timeout=60, startup_timeout=240)
         await nats.aclose()
     elif kind == "streams":
         streams = StreamsHarness()
-        yield streams.new_bus(source="/stock")
+        yield streams.new_bus(source="/stock", connect_timeout=60, startup_timeout=240)
         await streams.aclose()
         async with Redis.from_url(redis_url()) as client:
             await client.delete(topic.name)
     else:
-        yield RedisPubSubIntegrationEventBus(redis_url(), source="/stock")
+        yield RedisPubSubIntegrationEventBus(
+            redis_url(), source="/stock", connect_timeout=60, startup_timeout=240
+        )
 
 
 @pytest.mark.parametrize("kind", BUSES)

@@ -117,7 +117,9 @@ async def write(engine: AsyncEngine, prefix: str) -> None:
 
 
 async def relay(engine: AsyncEngine, url: str, prefix: str) -> None:
-    async with NatsIntegrationEventBus(url, prefix=prefix) as bus:
+    async with NatsIntegrationEventBus(
+        url, prefix=prefix, connect_timeout=60, startup_timeout=240
+    ) as bus:
         store = SQLAlchemyOutboxStore(engine)
         await OutboxRelay(store, bus, order="per_key", lease=LEASE, batch=20).run()
 
@@ -131,7 +133,15 @@ async def consume(engine: AsyncEngine, url: str, prefix: str) -> None:
         consumer, topic(prefix), consumer.handlers.keys(), concurrency=4
     )
     inbox = SQLAlchemyInbox(async_sessionmaker(engine))
-    bus = NatsIntegrationEventBus(url, [registration], prefix=prefix, lease=3, middlewares=[inbox])
+    bus = NatsIntegrationEventBus(
+        url,
+        [registration],
+        prefix=prefix,
+        lease=3,
+        middlewares=[inbox],
+        connect_timeout=60,
+        startup_timeout=240,
+    )
     await bus.run()
 
 

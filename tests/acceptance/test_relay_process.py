@@ -354,7 +354,8 @@ async def test_two_urls_are_enough_for_a_relay(
     module, name = BROKERS[broker]
     topic = Topic(f"notes-{uuid4().hex}")
     await put(folder, topic)
-    async with getattr(import_module(module), name)(url, [notes.subscribe(topic)]):
+    options = {"connect_timeout": 60, "startup_timeout": 240}
+    async with getattr(import_module(module), name)(url, [notes.subscribe(topic)], **options):
         process = await start(folder, "sqlite:///outbox.db", url)
         try:
             await all_there.wait()

@@ -339,7 +339,7 @@ BUSES: dict[str, Callable[[str], Harness]] = {
 async def bus(request: pytest.FixtureRequest) -> AsyncGenerator[IntegrationEventBus]:
     url = request.getfixturevalue("rabbitmq_url") if request.param == "rabbitmq" else ""
     harness = await asyncio.to_thread(BUSES[request.param], url)  # as the tables are made in a loop
-    yield harness.new_bus()
+    yield harness.new_bus(connect_timeout=60, startup_timeout=240)
     await harness.aclose()
 
 

@@ -135,6 +135,7 @@ def names(rabbitmq_url: str) -> Iterator[dict[str, str]]:
         '"emails"': f'"{emails}"',
         "emails failed": f"{emails} failed",
         "amqp://guest:guest@localhost:5672/": rabbitmq_url,
+        "until_quiet(bus)": f"until_quiet(bus, {TIMEOUT})",
     }
     connection = pika.BlockingConnection(pika.URLParameters(rabbitmq_url))
     channel = connection.channel()

@@ -401,9 +401,11 @@ async def test_what_was_handled_while_the_connection_was_lost_is_acknowledged_wh
 ) -> None:
     """A handler blocks the loop: the acknowledgement is written before the loss is noticed."""
     caplog.set_level(logging.INFO)
+    sent = asyncio.Event()
 
     async def block(event: Numbered) -> None:
         if event.number == 1:
+            await sent.wait()  # as what is not confirmed yet would raise
             server.ctl("close_all_connections", "as its heartbeats are missing")
 
     probe = Probe("blocked", block)
@@ -411,6 +413,7 @@ async def test_what_was_handled_while_the_connection_was_lost_is_acknowledged_wh
         server.url, [registration(probe, topic, retry=ONCE)]
     ) as bus:
         await bus.send_many(topic, map(Numbered, range(1, 4)))
+        sent.set()
         await eventually(lambda: "acknowledged without handling it" in caplog.text)
         await bus.send(topic, Numbered(4))
         await eventually(lambda: 4 in probe.numbers)

@@ -147,7 +147,7 @@ async def served(harness: Harness, folder: Path, **options: Any) -> AsyncGenerat
         await outbox.put(
             topic, UserRegisteredV1(number=10), available_at=later, schedule_id=f"user-10 {SCRIPT}"
         )
-    bus = harness.new_bus()
+    bus = harness.new_bus(connect_timeout=60, startup_timeout=240)
     await bus.register(registration)
     service = Service("shop", bus, sends={topic: [UserRegisteredV1]}, owner="checkout")
     rates = Rates()

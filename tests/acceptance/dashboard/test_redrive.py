@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 from playwright.async_api import Page, expect
 from sqlalchemy import make_url
 
+from events.integration.implementation.base import BusOptions
 from events.integration.implementation.nats import NatsIntegrationEventBus
 from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
@@ -42,22 +44,23 @@ SERVERS: dict[str, Callable[[Path], PrivateServer]] = {
 class BrokerHarness(Harness):
     """Buses on a server of this test alone."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
+    def __init__(self, make: Callable[..., Any]) -> None:
         self._make = make
 
-    def new_bus(self, **_: Any) -> Any:
-        return self._make()
+    def new_bus(self, **options: Unpack[BusOptions]) -> Any:
+        options.setdefault("send_timeout", 60)  # a thousand are sent at once
+        return self._make(**options)
 
 
 def harness_on(server: PrivateServer) -> Harness:
     if isinstance(server, PostgreSQLServer):
         return DatabaseHarness(make_url(server.url).set(drivername="postgresql+asyncpg"))
     if isinstance(server, RabbitMQServer):
-        return BrokerHarness(lambda: RabbitMQIntegrationEventBus(server.url))
+        return BrokerHarness(partial(RabbitMQIntegrationEventBus, server.url))
     if isinstance(server, RedisServer):
-        return BrokerHarness(lambda: RedisStreamsIntegrationEventBus(server.url))
+        return BrokerHarness(partial(RedisStreamsIntegrationEventBus, server.url))
     assert isinstance(server, NatsServer)
-    return BrokerHarness(lambda: NatsIntegrationEventBus(server.url))
+    return BrokerHarness(partial(NatsIntegrationEventBus, server.url))
 
 
 @pytest.fixture(params=sorted(SERVERS))

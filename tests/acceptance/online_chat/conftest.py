@@ -46,7 +46,7 @@ class Server:
 
     def __init__(self, name: str, channels: InMemoryChannels, timeout: float) -> None:
         self.transport = FaultyTransport(InMemoryBroadcastTransport(channels))
-        self.bus = TransportIntegrationEventBus(self.transport, send_timeout=timeout)
+        self.bus = TransportIntegrationEventBus(self.transport, send_timeout=TIMEOUT)
         self.chat = Chat(self.bus, ServerId(name), heartbeat=HEARTBEAT, timeout=timeout)
         self._stack = AsyncExitStack()
 

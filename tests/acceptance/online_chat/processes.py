@@ -24,7 +24,8 @@ class ChatServer:
         self.log = log
         given = {f"CHAT_{name.upper()}": str(value) for name, value in settings.items()}
         environment = {k: v for k, v in os.environ.items() if k != "REDIS_URL"}
-        environment |= {"CHAT_LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"} | given
+        environment |= {"CHAT_LOG_FORMAT": "json", "PYTHONUNBUFFERED": "1"}
+        environment |= {"CHAT_CONNECT_TIMEOUT": "60"} | given  # seconds, for a busy machine
         if redis_url is not None:
             environment["REDIS_URL"] = redis_url
         with log.open("ab") as errors:

@@ -345,7 +345,10 @@ async def test_a_server_that_stops_says_goodbye(tmp_path: Path, room: str) -> No
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"redis_url": "redis://127.0.0.1:1/0"}, "cannot start: RedisPubSub"),
+        (
+            {"redis_url": "redis://127.0.0.1:1/0", "connect_timeout": "1"},
+            "cannot start: RedisPubSub",
+        ),
         ({"heartbeat": "0"}, "heartbeat: Input should be greater than 0"),
         ({"host": "203.0.113.1"}, "cannot start: port 0 of 203.0.113.1 cannot be used"),
     ],

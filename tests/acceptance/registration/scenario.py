@@ -106,7 +106,9 @@ class Scenario:
         seen = IntegrationEventBusRegistration(self._onlooker, USERS, [UserRegisteredV1])
         async with (
             self._mail,
-            RabbitMQIntegrationEventBus(self._broker.url, [seen], source=_SOURCE) as bus,
+            RabbitMQIntegrationEventBus(
+                self._broker.url, [seen], source=_SOURCE, connect_timeout=60, startup_timeout=240
+            ) as bus,
             open_database(self._databases.users) as users_engine,
             open_database(self._databases.email) as email_engine,
         ):
@@ -170,7 +172,13 @@ class Scenario:
     async def _quiet(self, users_engine: AsyncEngine, email_engine: AsyncEngine) -> None:
         async def nothing_waits() -> bool:
             await self._look(users_engine, email_engine)
-            return not any(self._outcome.left.values())
+            if any(self._outcome.left.values()):
+                return False
+            # What a consumer has not acknowledged is in no count of a queue.
+            channels = await asyncio.to_thread(
+                self._broker.ctl, "list_channels", "messages_unacknowledged"
+            )
+            return not any(int(line) for line in channels.split() if line.isdecimal())
 
         await self._see(nothing_waits)
 

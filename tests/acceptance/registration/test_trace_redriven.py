@@ -40,10 +40,13 @@ async def test_what_is_redriven_links_to_its_creation_in_another_process(
         async with (
             MailServer(lambda _answer: None) as mail,
             open_database(databases.email) as engine,
-            RabbitMQIntegrationEventBus(broker.url) as operator,
+            RabbitMQIntegrationEventBus(
+                broker.url, connect_timeout=60, startup_timeout=240
+            ) as operator,
         ):
             settings = environment(broker.url, databases, mail.port)
             settings["EMAIL_SERVICE_EVENT_ATTEMPTS"] = "1"
+            settings["USER_SERVICE_RELAY_LEASE"] = "30"  # past it, the event would be sent again
             three = services(
                 settings,
                 tmp_path,

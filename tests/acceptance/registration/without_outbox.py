@@ -42,7 +42,9 @@ as_it_is = program.serve
 
 
 async def serve(settings: UserServiceSettings) -> None:
-    async with RabbitMQIntegrationEventBus(settings.rabbitmq_url, send_timeout=0.2) as bus:
+    async with RabbitMQIntegrationEventBus(
+        settings.rabbitmq_url, send_timeout=0.2, connect_timeout=60, startup_timeout=240
+    ) as bus:
         SendsAtOnce.bus = bus
         await as_it_is(settings)
 

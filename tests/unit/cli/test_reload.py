@@ -79,8 +79,10 @@ class Reloading:
         """Write the app within the second of the last time, as a quick machine may."""
         path = self.folder / "reloaded_app.py"
         second, rest = divmod(path.stat().st_mtime_ns, 10**9)
-        path.write_text(text)
-        os.utime(path, ns=(0, second * 10**9 + (rest + 1) % 10**9))
+        beside = path.with_suffix(".new")  # at one stroke, so that it is one change
+        beside.write_text(text)
+        os.utime(beside, ns=(0, second * 10**9 + (rest + 1) % 10**9))
+        beside.replace(path)
 
     @property
     def said(self) -> list[str]:

@@ -113,6 +113,12 @@ def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_outage, "_BACKOFF", RetryPolicy(delay=0.001, factor=1, jitter=0))
 
 
+@pytest.fixture(autouse=True)
+def _no_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have batch follow upon batch, read ahead, however slow the machine is."""
+    monkeypatch.setattr(_reading, "_BUSY", DEADLINE)
+
+
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Return the clock by which leases run out."""
@@ -291,7 +297,6 @@ async def test_past_the_grace_a_read_that_does_not_end_leaves_no_task(
                 await asyncio.Event().wait()
             return await super().due(lease, limit, after=after, max_bytes=max_bytes)
 
-    monkeypatch.setattr(_reading, "_BUSY", DEADLINE)  # no scan comes before it
     monkeypatch.setattr(_relay_loop, "_LEAVING", 0.01)
     before = asyncio.all_tasks()
     table = Hanging(*range(1, 13))

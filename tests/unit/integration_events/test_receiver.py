@@ -506,7 +506,9 @@ async def test_the_attempts_that_failed_before_a_shutdown_are_not_forgotten(
     assert await delivered == settled
 
 
-@pytest.mark.parametrize(("delayed_retry", "settled"), [(True, Retry(1.0, 1)), (False, Release())])
+@pytest.mark.parametrize(
+    ("delayed_retry", "settled"), [(True, Retry(3_600.0, 1)), (False, Release())]
+)
 async def test_a_shutdown_while_an_attempt_waits_in_place_gives_the_event_back(
     *, delayed_retry: bool, settled: Retry | Release
 ) -> None:
@@ -520,7 +522,7 @@ async def test_a_shutdown_while_an_attempt_waits_in_place_gives_the_event_back(
     async with receiving(
         handler,
         transport=ManualTransport(features),
-        retry=RetryPolicy(delay=1, jitter=0),
+        retry=RetryPolicy(delay=3_600, max_delay=3_600, in_place=3_600, jitter=0),
         options={"shutdown_grace": 0},
     ) as subscribed:
         delivered = asyncio.create_task(subscribed.deliver(BODY))

@@ -10,6 +10,7 @@ from events.integration import RetryPolicy
 from events.integration.implementation.base import TransportIntegrationEventBus
 from events.integration.message import Ack, Reject, Release, Retry
 from events.testing import Fault
+from events.testing.contracts import Harness
 from events.testing.faults import (
     ChangeDelivery,
     ChangeMessage,
@@ -73,10 +74,12 @@ class Saboteur:
     bus_class: type[TransportIntegrationEventBus] = TransportIntegrationEventBus
     declares: dict[str, Any] | None = None
     timeout: float = 0.5  # longer where the test does not end by a timeout
+    pace: float = Harness.pace
 
     def harness(self) -> FaultyHarness:
         harness = FaultyHarness(*self.faults(), bus_class=self.bus_class, declares=self.declares)
         harness.timeout = self.timeout
+        harness.pace = self.pace
         return harness
 
 
@@ -167,7 +170,7 @@ SABOTEURS = [
     by(
         "test_06_types_not_registered_are_skipped",
         "skipped, and came back",
-        lambda: settle(lambda _: Retry(0.06, 1), times=3, when=is_other),
+        lambda: settle(lambda _: Retry(0.06, 1), when=is_other),
     ),
     by(
         "test_06_types_not_registered_are_skipped",
@@ -283,7 +286,7 @@ SABOTEURS = [
     ),
     by(
         "test_11_attempts_are_bounded_through_the_broker",
-        "attempt 2 came after",
+        r"attempt \d came after",
         IgnoreRetryDelay,
     ),
     by(
@@ -420,6 +423,7 @@ SABOTEURS = [
         "test_17_past_the_grace_the_event_comes_back",
         "it was cancelled after",
         bus_class=HasNoGrace,
+        pace=5.0,  # of a grace that it does not wait for: longer than a busy machine takes
     ),
     by(
         "test_17_past_the_grace_the_event_comes_back",

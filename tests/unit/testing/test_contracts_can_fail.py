@@ -52,22 +52,29 @@ def test_every_test_of_a_property_has_a_saboteur() -> None:
 def test_a_broken_bus_fails(saboteur: Saboteur) -> None:
     message = failure_of(saboteur)
     if not re.search(saboteur.says, message):
-        # On a busy machine it may be the little timeout that failed, before the fault was seen.
+        # On a busy machine it may be the little timeout that failed, before the fault was seen, or
+        # the fault may not have shown.
         message = failure_of(replace(saboteur, timeout=10.0))
     assert message.startswith(f"contract {number_of(saboteur.test)} (")
     assert re.search(saboteur.says, message), message
 
 
 def failure_of(saboteur: Saboteur) -> str:
-    with pytest.raises(AssertionError) as failure:
+    """Return what the failure says, nothing if it passes."""
+    try:
         run(saboteur.test, saboteur.harness())
-    assert not isinstance(failure.value, ContractDeadlineError)
-    return str(failure.value)
+    except ContractDeadlineError:
+        raise
+    except AssertionError as error:
+        return str(error)
+    return ""
 
 
 @pytest.mark.parametrize("test", sorted(TESTS.keys() - {BROADCAST}))
 def test_the_same_bus_passes_without_the_fault(test: str) -> None:
     if test == WAITS:
-        run(test, FaultyHarness(Replay(), declares={"before_first_start": "waits"}))
+        harness = FaultyHarness(Replay(), declares={"before_first_start": "waits"})
     else:
-        run(test, FaultyHarness())
+        harness = FaultyHarness()
+    harness.timeout, harness.deadline = 120.0, 240.0  # it is right, on a busy machine as well
+    run(test, harness)

@@ -19,11 +19,20 @@ def documented_test_file() -> str:
     return dedent(indented[1])
 
 
+# A right bus takes its time on a busy machine.
+UNHURRIED = """
+from events.testing.contracts import Harness
+
+Harness.timeout, Harness.deadline = 120.0, 240.0
+"""
+
+
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("stranger")
     shutil.copy(Path(__file__).with_name("stranger.py"), folder)
     (folder / "test_stranger.py").write_text(documented_test_file(), encoding="utf-8")
+    (folder / "conftest.py").write_text(UNHURRIED, encoding="utf-8")
     # No configuration and no plugins of ours: theirs may be none at all.
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n", encoding="utf-8")
     run = subprocess.run(

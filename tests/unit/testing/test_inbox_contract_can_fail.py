@@ -247,6 +247,7 @@ async def play(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(contract, "DEADLINE", 5.0)
+    monkeypatch.setattr(contract, "TOGETHER", 60.0)  # who is broken needs no more than it takes
     monkeypatch.setattr(Sabotaged, "sabotage", saboteur, raising=False)
     async with created(make_url(f"sqlite+aiosqlite:///{folder}/inbox.db"), Sabotaged) as database:
         await test(InboxContract(), database, **arguments)

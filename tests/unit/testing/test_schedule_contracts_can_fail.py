@@ -184,8 +184,10 @@ def test_every_contract_has_a_saboteur() -> None:
 async def test_broken_schedules_fail(
     saboteur: Saboteur, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Short only where the contract ends by it: others need their time to fail rightly.
+    deadline = 10.0 if saboteur.test == "test_a_time_that_comes_while_relays_run_is_kept" else 60.0
     for contracts in (_scheduling, recurring, schedules):
-        monkeypatch.setattr(contracts, "DEADLINE", 10.0)
+        monkeypatch.setattr(contracts, "DEADLINE", deadline)
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/outbox.db")
     await enable_wal(engine)
     database = SQLAlchemyDatabase(engine)
