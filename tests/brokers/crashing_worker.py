@@ -34,7 +34,12 @@ async def main(name: str, kind: str, given: str) -> None:
     registration = IntegrationEventBusRegistration(
         Probe(name, handle), Topic(name), [Numbered], concurrency=4, retry=retry
     )
-    bus = BUSES[kind](registrations=[registration], **options)
+    bus = BUSES[kind](
+        registrations=[registration],
+        connect_timeout=60,  # as the machine may be busy, and not to start counts as a death
+        startup_timeout=240,
+        **options,
+    )
     await bus.startup()
     print("started", flush=True)  # noqa: T201
     await bus.run()

@@ -258,6 +258,9 @@ class RabbitMQHarness(Harness):
         self._buses: list[RabbitMQIntegrationEventBus] = []
 
     def new_bus(self, **options: Unpack[BusOptions]) -> RabbitMQIntegrationEventBus:
+        # A private broker that has just started may be slow on a busy machine.
+        options.setdefault("connect_timeout", 60)
+        options.setdefault("startup_timeout", 240)
         bus = RabbitMQIntegrationEventBus(self.url, queue_type=self.queue_type, **options)
         self._buses.append(bus)
         return bus

@@ -64,14 +64,21 @@ class SentinelServer(RedisServer):
         return [binary, str(self.folder / "sentinel.conf"), "--sentinel"]
 
     def monitor(self, server: RedisServer) -> None:
-        """Make it monitor the server as the master `main`, with a short timeout."""
+        """Make it monitor the server as the master `main`, patiently: the machine may be busy."""
+        self._say(
+            f"MONITOR main 127.0.0.1 {server.port} 1",
+            "SET main down-after-milliseconds 60000",
+            "SET main failover-timeout 3000",
+        )
+
+    def be_quick(self) -> None:
+        """Make it notice soon that its master is down."""
+        self._say("SET main down-after-milliseconds 3000")
+
+    def _say(self, *commands: str) -> None:
         with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
-            for said in (
-                f"MONITOR main 127.0.0.1 {server.port} 1",
-                "SET main down-after-milliseconds 3000",
-                "SET main failover-timeout 3000",
-            ):
-                connection.sendall(f"SENTINEL {said}\r\n".encode())
+            for command in commands:
+                connection.sendall(f"SENTINEL {command}\r\n".encode())
                 assert connection.recv(64).startswith(b"+OK")
 
 

@@ -66,7 +66,12 @@ async def main(url: str, topic: str, consumer: str, out: str, given: str) -> Non
     concurrency = options.pop("concurrency", 1)
     if options.pop("broken", False):
         Entry.read = None  # type: ignore[assignment]
-    bus = RedisStreamsIntegrationEventBus(url, **options)
+    bus = RedisStreamsIntegrationEventBus(
+        url,
+        connect_timeout=60,  # as the machine may be busy, and not to start counts as a death
+        startup_timeout=240,
+        **options,
+    )
     registration = IntegrationEventBusRegistration(
         worker,
         Topic(topic),

@@ -368,7 +368,7 @@ async def test_each_reason_for_which_it_is_not_connected_is_reported(
     caplog.set_level(logging.INFO, "events.integration")
     probe = Probe("changed")
     with server_with(tmp_path, permitted("nothing")) as server:
-        async with bus_at(server, registered(probe), user="shop", send_timeout=5.0) as bus:
+        async with bus_at(server, registered(probe), user="shop", send_timeout=15.0) as bus:
             await bus.send(TOPIC, Numbered(1))
             server.reload(permitted("nothing", password="changed"))
             await eventually(lambda: _error(bus, "authorization violation"), TIMEOUT)

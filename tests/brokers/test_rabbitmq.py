@@ -29,7 +29,11 @@ from events.integration import (
     RetryPolicy,
     Topic,
 )
-from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus, _topology
+from events.integration.implementation.rabbitmq import (
+    RabbitMQIntegrationEventBus,
+    _connection,
+    _topology,
+)
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._topology import Names, _tier, topic_of
 from events.integration.pipeline import pausing
@@ -374,12 +378,16 @@ async def test_what_an_unregistered_consumer_had_in_flight_comes_back_in_order(
 
 
 async def test_where_another_consumes_one_that_is_stopped_takes_nothing_more(
-    rabbitmq_url: str, client: Client, topic: Topic
+    rabbitmq_url: str, client: Client, topic: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Of a busy broker that is silent for longer than 2 s it would else not wait for the answer.
+    monkeypatch.setattr(_connection, "_ANSWER_TIMEOUT", 60)
     gate = asyncio.Event()
     name = f"probe-{uuid4().hex[:8]}"
     stopped, other = Probe(name, lambda _: gate.wait()), Probe(name)
-    first = RabbitMQIntegrationEventBus(rabbitmq_url, [registration(stopped, topic)])
+    first = RabbitMQIntegrationEventBus(
+        rabbitmq_url, [registration(stopped, topic)], send_timeout=60
+    )
     await first.startup()
     await first.send(topic, Numbered(0))
     await eventually(lambda: stopped.running)

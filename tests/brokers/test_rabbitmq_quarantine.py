@@ -14,7 +14,11 @@ import pytest
 
 from events.errors import BusUnavailableError
 from events.integration import IntegrationEventBusRegistration, RetryPolicy, Topic
-from events.integration.implementation.rabbitmq import RabbitMQIntegrationEventBus, _quarantine
+from events.integration.implementation.rabbitmq import (
+    RabbitMQIntegrationEventBus,
+    _connection,
+    _quarantine,
+)
 from events.integration.implementation.rabbitmq._attachment import Attachment
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._publisher import Publisher
@@ -75,6 +79,7 @@ async def test_one_that_is_on_its_way_at_a_shutdown_counts_as_no_crash(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_quarantine, "_LOOKS", 5_000)  # a busy broker delivers the next one late
+    monkeypatch.setattr(_connection, "_ANSWER_TIMEOUT", 60)  # and is silent for longer
     count, topic = 10, Topic(f"quarantine-{uuid4().hex[:8]}")
     probe = Probe(f"probe-{uuid4().hex[:8]}")
     bus = RabbitMQIntegrationEventBus(

@@ -238,7 +238,7 @@ async def test_the_reason_of_each_change_is_in_log_error_and_health(
 ) -> None:
     server.permit("rotated")
     url = server.as_user("rotated")
-    async with RabbitMQIntegrationEventBus(url, send_timeout=5) as bus:
+    async with RabbitMQIntegrationEventBus(url, send_timeout=15) as bus:
         await bus.send(topic, Numbered(1))
         server.ctl("change_password", "rotated", "other")
         await asyncio.to_thread(server.ctl, "close_all_connections", "rotation")

@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -15,7 +16,12 @@ from uuid import uuid4
 import pytest
 from redis.asyncio import Redis
 
-from events.errors import BusUnavailableError, InvalidTopologyError, SendOutcomeUnknownError
+from events.errors import (
+    BusError,
+    BusUnavailableError,
+    InvalidTopologyError,
+    SendOutcomeUnknownError,
+)
 from events.integration.brokering.read_ahead import READ_AHEAD
 from events.integration.event import IntegrationEvent
 from events.integration.implementation.redis import (
@@ -357,7 +363,7 @@ async def _log(server: RedisServer) -> str:
 
 async def test_a_frozen_server_is_noticed(server: RedisServer, topic: Topic) -> None:
     probe = Probe("one")
-    async with new_bus(server.url, connect_timeout=3.0, send_timeout=3.0) as bus:
+    async with new_bus(server.url, connect_timeout=10.0, send_timeout=5.0) as bus:
         await bus.register(on(probe, topic))
         server.freeze()
         async with asyncio.timeout(TIMEOUT):
@@ -367,8 +373,14 @@ async def test_a_frozen_server_is_noticed(server: RedisServer, topic: Topic) -> 
                 await bus.send(topic, Numbered(2))
         server.thaw()
         await eventually(lambda: bus.health().healthy, TIMEOUT)
-        await bus.send(topic, Numbered(3))
-        await eventually(lambda: 3 in probe.numbers, TIMEOUT)
+
+        async def is_heard() -> bool:
+            # A busy machine may have it lose a connection once more, and what is sent then.
+            with suppress(BusError):
+                await bus.send(topic, Numbered(3))
+            return 3 in probe.numbers
+
+        await eventually(is_heard, TIMEOUT)
 
 
 async def test_a_server_that_goes_cancels_no_handler(server: RedisServer, topic: Topic) -> None:

@@ -81,12 +81,18 @@ async def test_a_failover_goes_on_with_what_was_acknowledged_and_replicated(
     probe = Probe("reader", wait_from_20_on)
     registration = IntegrationEventBusRegistration(probe, TOPIC, [Numbered], concurrency=5)
     async with RedisStreamsIntegrationEventBus(
-        client, [registration], lease=15, send_timeout=5
+        client,
+        [registration],
+        lease=15,
+        send_timeout=60,
+        connect_timeout=60,  # a longer silence would cost it its connection once more
+        startup_timeout=240,
     ) as bus:
         # 20 are handled, 5 are being handled, 75 wait.
         await bus.send_many(TOPIC, map(Numbered, range(100)))
         await eventually(lambda: len(probe.handled) == 20 and len(probe.running) == 5)
         await eventually(lambda: _is_replicated(group))
+        await asyncio.to_thread(group.sentinel.be_quick)
         group.master.kill()
 
         accepted: set[int] = set()

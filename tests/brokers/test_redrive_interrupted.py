@@ -58,7 +58,8 @@ def new_bus():
     registration = IntegrationEventBusRegistration(
         consumer, NOTES, retry=RetryPolicy(attempts=1), concurrency=8
     )
-    return getattr(import_module(f"events.{module}"), name)(url, [registration])
+    patient = {"connect_timeout": 60, "startup_timeout": 240, "send_timeout": 60}
+    return getattr(import_module(f"events.{module}"), name)(url, [registration], **patient)
 """
 
 

@@ -238,7 +238,7 @@ def app():
         from events.redis import RedisStreamsBus as Bus
     else:
         from events.nats import NATSBus as Bus
-    return Bus(URL, [registration])
+    return Bus(URL, [registration], connect_timeout=60, startup_timeout=240)
 """
 
 

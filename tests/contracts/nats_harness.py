@@ -26,7 +26,11 @@ class NatsHarness(Harness):
         self.transports: list[NatsTransport] = []
 
     def new_bus(self, **options: Unpack[BusOptions]) -> NatsIntegrationEventBus:
-        bus = NatsIntegrationEventBus(plain_url(), prefix=self.prefix, lease=3, **options)
+        # A private broker that has just started may be slow on a busy machine.
+        options.setdefault("connect_timeout", 60)
+        options.setdefault("startup_timeout", 240)
+        # No lease is waited for; past it, another bus would get what a busy machine does not renew.
+        bus = NatsIntegrationEventBus(plain_url(), prefix=self.prefix, lease=15, **options)
         assert isinstance(bus.transport, NatsTransport)
         self.transports.append(bus.transport)
         return bus

@@ -90,7 +90,8 @@ class SQLiteHarness(DatabaseHarness):
     def __init__(self) -> None:
         folder = mkdtemp()
         finalize(self, rmtree, folder, ignore_errors=True)  # a test that is skipped closes nothing
-        super().__init__(make_url(f"sqlite+aiosqlite:///{folder}/bus.db"))
+        # So long one waits for another's commit, on a busy machine.
+        super().__init__(make_url(f"sqlite+aiosqlite:///{folder}/bus.db?timeout=60"))
 
 
 _skipped: list[ExitStack] = []

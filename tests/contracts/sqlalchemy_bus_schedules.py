@@ -34,7 +34,7 @@ from events.testing.contracts.recurring import every_minute
 from tests.contracts.sqlalchemy_bus import DatabaseHarness, ServerHarness, SQLiteHarness
 from tests.databases.bus_worker import DyingAfterReading, DyingAfterRemoving, die
 
-LEASE = 5.0
+LEASE = 15.0  # longer than a busy machine keeps a bus from renewing it
 SHORT_LEASE = 1.0  # of a process that dies
 MANY = 5  # events after which one dies in the middle of them
 

@@ -26,6 +26,9 @@ class PubSubHarness(Harness):
 
     def new_bus(self, **options: Unpack[BusOptions]) -> TransportIntegrationEventBus:
         url = f"{redis_url()}?client_name={self.name}"
+        # A private broker that has just started may be slow on a busy machine.
+        options.setdefault("connect_timeout", 60)
+        options.setdefault("startup_timeout", 240)
         return RedisPubSubIntegrationEventBus(url, **options)
 
     async def lose_connection(self, bus: TransportIntegrationEventBus) -> None:

@@ -40,6 +40,9 @@ class StreamsHarness(Harness):
 
     def new_bus(self, **options: Unpack[BusOptions]) -> RedisStreamsIntegrationEventBus:
         url = f"{self.bus_url}?client_name={self.name}"
+        # A private broker that has just started may be slow on a busy machine.
+        options.setdefault("connect_timeout", 60)
+        options.setdefault("startup_timeout", 240)
         bus = RedisStreamsIntegrationEventBus(url, **options)
         self.buses.append(bus)
         return bus

@@ -15,7 +15,8 @@ from tests.contracts.sqlalchemy_outbox import SQLAlchemyDatabase
 class TestSQLiteOutbox(OutboxContract, RelaysContract, SchedulesContract, RecurringContract):
     @pytest.fixture
     async def database(self, tmp_path: Path) -> AsyncGenerator[SQLAlchemyDatabase]:
-        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/outbox.db")
+        # So long one waits for another's commit, on a busy machine.
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/outbox.db?timeout=60")
         await enable_wal(engine)
         database = SQLAlchemyDatabase(engine)
         await database.create()

@@ -42,7 +42,14 @@ async def main(bus: str, database: str, topic: str, dies: int | None = None) -> 
     registration = IntegrationEventBusRegistration(
         Probe(f"{topic}-worker", handle), Topic(topic), [Numbered], concurrency=5
     )
-    await RabbitMQIntegrationEventBus(bus, [registration], middlewares=[die, there.inbox]).run()
+    consuming = RabbitMQIntegrationEventBus(
+        bus,
+        [registration],
+        middlewares=[die, there.inbox],
+        connect_timeout=60,  # as the machine may be busy
+        startup_timeout=240,
+    )
+    await consuming.run()
     await there.engine.dispose()
 
 

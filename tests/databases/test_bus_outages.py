@@ -80,7 +80,7 @@ async def test_24_send_to_a_frozen_server_raises_within_its_deadline(
     server = made[0]
     probe = Probe("consumer")
     registration = IntegrationEventBusRegistration(probe, TOPIC, [Numbered])
-    async with SQLAlchemyIntegrationEventBus(engine, [registration], send_timeout=5.0) as bus:
+    async with SQLAlchemyIntegrationEventBus(engine, [registration], send_timeout=15.0) as bus:
         await bus.send(TOPIC, Numbered(1))
         await eventually(lambda: probe.numbers == [1], TIMEOUT)
         server.freeze()

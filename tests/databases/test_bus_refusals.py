@@ -143,7 +143,7 @@ async def test_past_the_deadline_the_reason_is_what_the_database_said(
 
     monkeypatch.setattr(Rows, "write", away)
     # Long enough that a busy machine connects and tries twice in it.
-    async with SQLAlchemyBus(engine, send_timeout=5.0) as bus:
+    async with SQLAlchemyBus(engine, send_timeout=15.0) as bus:
         with pytest.raises(BusUnavailableError, match="it is away"):
             await bus.send(TOPIC, Numbered(1))
     await eventually(lambda: len(tried) > 1)

@@ -14,7 +14,9 @@ from examples.user_registration.chassis.database import async_url
 S = TypeVar("S", bound=BaseSettings)
 
 DatabaseUrl = Annotated[str, AfterValidator(async_url), Field(validate_default=True)]
-RabbitMQUrl = Annotated[str, Field(validation_alias="RABBITMQ_URL")]  # the same for all services
+# The same for all services.
+RabbitMQUrl = Annotated[str, Field(validation_alias="RABBITMQ_URL")]
+RabbitMQConnectTimeout = Annotated[float, Field(gt=0, validation_alias="RABBITMQ_CONNECT_TIMEOUT")]
 Port = Annotated[int, Field(ge=0, lt=2**16)]
 Seconds = Annotated[float, Field(gt=0)]
 AtLeastOne = Annotated[int, Field(ge=1)]

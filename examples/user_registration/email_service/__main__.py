@@ -28,7 +28,12 @@ async def serve(settings: EmailServiceSettings) -> None:
         *,
         middlewares: Sequence[Middleware],
     ) -> RabbitMQBus:
-        return RabbitMQBus(settings.rabbitmq_url, registrations, middlewares=middlewares)
+        return RabbitMQBus(
+            settings.rabbitmq_url,
+            registrations,
+            middlewares=middlewares,
+            connect_timeout=settings.rabbitmq_connect_timeout,
+        )
 
     container = create_container(settings, make_bus)
     try:

@@ -7,6 +7,7 @@ from examples.user_registration.chassis.settings import (
     AtLeastOne,
     DatabaseUrl,
     Port,
+    RabbitMQConnectTimeout,
     RabbitMQUrl,
     Seconds,
 )
@@ -32,6 +33,7 @@ class EmailServiceSettings(BaseSettings):
 
     database_url: DatabaseUrl = "sqlite:///email_service.sqlite3"
     rabbitmq_url: RabbitMQUrl = "amqp://guest:guest@localhost:5672/"
+    rabbitmq_connect_timeout: RabbitMQConnectTimeout = 5.0
     probe_host: str = "127.0.0.1"
     probe_port: Port = 8002
 

@@ -57,7 +57,7 @@ async def make_relay() -> AsyncGenerator[OutboxRelay]:
     settings = load_or_exit(UserServiceSettings)
     async with (
         open_database(settings.database_url) as engine,
-        LoggingBus(settings.rabbitmq_url) as bus,
+        LoggingBus(settings.rabbitmq_url, connect_timeout=settings.rabbitmq_connect_timeout) as bus,
     ):
         relay = create_relay(engine, bus, settings)
 

@@ -7,6 +7,7 @@ from examples.user_registration.chassis.settings import (
     AtLeastOne,
     DatabaseUrl,
     Port,
+    RabbitMQConnectTimeout,
     RabbitMQUrl,
     Seconds,
 )
@@ -32,6 +33,7 @@ class UserServiceSettings(BaseSettings):
 
     # The relay's, which is a process of its own.
     rabbitmq_url: RabbitMQUrl = "amqp://guest:guest@localhost:5672/"
+    rabbitmq_connect_timeout: RabbitMQConnectTimeout = 5.0
     relay_probe_port: Port = 8001
     relay_lease: Seconds = 30.0
     relay_poll_interval: Seconds = 0.5

@@ -21,9 +21,10 @@ def lines_about(correlation_id: str, *logs: Path) -> list[dict[str, Any]]:
 async def test_a_message_is_followed_through_both_processes(tmp_path: Path) -> None:
     room, message = f"room-{uuid4().hex[:8]}", str(uuid4())
     logs = tmp_path / "one.log", tmp_path / "two.log"
+    patient = {"send_timeout": 60, "timeout": 60}  # as the machine may be busy
     with (
-        ChatServer(logs[0], redis_url=redis_url()) as one,
-        ChatServer(logs[1], redis_url=redis_url()) as two,
+        ChatServer(logs[0], redis_url=redis_url(), **patient) as one,
+        ChatServer(logs[1], redis_url=redis_url(), **patient) as two,
     ):
         async with connect(one.socket_url) as ada, connect(two.socket_url) as grace:
             author = (await Client(ada).join(room, "Ada"))["you"]["id"]

@@ -219,6 +219,7 @@ def environment(broker: str, databases: Databases, smtp_port: int) -> dict[str, 
     """Return settings of all three processes, on free ports."""
     return {
         "RABBITMQ_URL": broker,
+        "RABBITMQ_CONNECT_TIMEOUT": "60",  # as the machine may be busy
         "LOG_FORMAT": "json",
         "USER_SERVICE_DATABASE_URL": databases.users,
         "USER_SERVICE_HTTP_PORT": str(free_port()),

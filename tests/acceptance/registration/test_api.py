@@ -168,8 +168,9 @@ async def test_it_lives_and_is_ready(
 
 
 async def test_it_lives_but_is_not_ready_without_its_tables(
-    databases: Databases, caplog: pytest.LogCaptureFixture
+    databases: Databases, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("examples.user_registration.chassis.http._CHECK", 60.0)
     caplog.set_level(logging.CRITICAL)
     async for http in client(databases.users):
         live, ready = await http.get("/livez"), await http.get("/readyz")

@@ -22,6 +22,7 @@ SECONDS = 240.0
 def environment(url: str) -> dict[str, str]:
     # Wide, so that no line is broken; without what would have it written in colours.
     ours = {"COLUMNS": "300", "RABBITMQ_URL": url}
+    ours["RABBITMQ_CONNECT_TIMEOUT"] = "60"  # as the machine may be busy
     return {k: v for k, v in os.environ.items() if k != "FORCE_COLOR"} | ours
 
 

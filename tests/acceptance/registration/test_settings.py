@@ -21,7 +21,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Have neither `.env` nor variables of ours about."""
     monkeypatch.chdir(tmp_path)
     for name in list(os.environ):
-        if name.startswith(("USER_SERVICE_", "EMAIL_SERVICE_", "RABBITMQ_URL")):
+        if name.startswith(("USER_SERVICE_", "EMAIL_SERVICE_", "RABBITMQ_")):
             monkeypatch.delenv(name)
 
 
@@ -29,12 +29,15 @@ def test_they_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("USER_SERVICE_HTTP_PORT", "9000")
     monkeypatch.setenv("USER_SERVICE_DATABASE_URL", "postgres://shop:secret@db/users")
     monkeypatch.setenv("RABBITMQ_URL", "amqp://broker/")
+    monkeypatch.setenv("RABBITMQ_CONNECT_TIMEOUT", "7")
 
     settings = load(UserServiceSettings)
 
     assert settings.http_port == 9000
     assert settings.database_url == "postgresql+asyncpg://shop:secret@db/users"
-    assert settings.rabbitmq_url == load(EmailServiceSettings).rabbitmq_url == "amqp://broker/"
+    for each in (settings, load(EmailServiceSettings)):
+        assert each.rabbitmq_url == "amqp://broker/"
+        assert each.rabbitmq_connect_timeout == 7
 
 
 def test_without_any_all_is_on_this_machine() -> None:
