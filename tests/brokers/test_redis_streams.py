@@ -25,6 +25,7 @@ from events.errors import (
     SendRefusedError,
 )
 from events.integration.implementation.redis import RedisStreamsIntegrationEventBus
+from events.integration.implementation.redis._connecting import DisconnectedError
 from events.integration.implementation.redis._group import StreamConsumer
 from events.integration.implementation.redis._groups import Groups
 from events.integration.implementation.redis._link import Link
@@ -195,6 +196,30 @@ async def test_what_was_deleted_is_made_again_loudly(
         assert bus.health().healthy
     loud = [r.getMessage() for r in caplog.records if "has been recreated" in r.getMessage()]
     assert len(loud) == 1, loud
+
+
+async def test_what_was_made_again_is_logged_though_the_answer_was_lost(
+    redis: Any,
+    topic: Topic,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_group, losses = Groups._make_group, list[str]()
+
+    async def lost(groups: Groups, stream: str, begin: str) -> bool:
+        made = await make_group(groups, stream, begin)
+        if stream == topic.name and made and not losses:
+            losses.append(stream)
+            raise DisconnectedError("the answer is lost", sent=True)
+        return made
+
+    async with new_bus(lease=0.3) as bus:
+        await bus.register(on(Probe(name), topic))
+        monkeypatch.setattr(Groups, "_make_group", lost)
+        await redis.delete(topic.name)
+        await eventually(lambda: "has been recreated from the start" in caplog.text, TIMEOUT)
+    assert losses == [topic.name]
 
 
 async def test_a_key_of_another_type_is_a_clear_error(redis: Any, topic: Topic, name: str) -> None:

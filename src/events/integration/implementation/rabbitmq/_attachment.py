@@ -31,6 +31,7 @@ from events.integration.implementation.rabbitmq._driver import (
 )
 from events.integration.implementation.rabbitmq._in_flight import InFlight
 from events.integration.implementation.rabbitmq._topology import (
+    BRIEFLY,
     Names,
     Queue,
     bind,
@@ -45,7 +46,6 @@ logger = logging.getLogger("events.integration")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 30.0  # seconds before it is attached again
 _LASTS = 10.0  # seconds that it was attached; after that, a loss resets the pauses
 _CONSUME, _BIND = "consume", "bind"  # what may not be possible for a while
-_ASKED = 3  # times, as a shutdown must end
 _LOOKS, _BETWEEN_LOOKS = 50, 0.01  # whether it is gone; others that consume by now keep it there
 
 
@@ -270,7 +270,7 @@ class Attachment:
     ) -> None:
         main, quarantine = self._names.main, self._names.quarantine
         try:
-            _, consuming = await counts(channel, main.name, _ASKED)
+            _, consuming = await counts(channel, main.name, BRIEFLY)
             self._alone = consuming <= 1
             if not self._alone:
                 await channel.call("basic_cancel", consumer_tag=consumers[main])
@@ -300,7 +300,7 @@ class Attachment:
         try:
             channel = await connection.channel(self._timeout)
             for _ in range(_LOOKS):
-                _, consuming = await counts(channel, self._names.main.name, _ASKED)
+                _, consuming = await counts(channel, self._names.main.name, BRIEFLY)
                 if not consuming:
                     break
                 await asyncio.sleep(_BETWEEN_LOOKS)

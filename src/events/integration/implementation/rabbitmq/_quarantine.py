@@ -25,12 +25,11 @@ from events.integration.implementation.rabbitmq import _wire as wire
 from events.integration.implementation.rabbitmq._channel import Channel
 from events.integration.implementation.rabbitmq._driver import Properties
 from events.integration.implementation.rabbitmq._in_flight import InFlight
-from events.integration.implementation.rabbitmq._topology import Names, Queue, counts
+from events.integration.implementation.rabbitmq._topology import BRIEFLY, Names, Queue, counts
 
 Move: TypeAlias = Callable[[InFlight, Queue, Properties], None]
 
 _COMES_BACK = 2  # times, and it is set apart; a deploy takes back what is in flight once
-_ASKED = 3  # times, as a shutdown must end
 _LOOKS, _BETWEEN_LOOKS = 50, 0.01  # for one that is on its way; others may get what waits
 
 
@@ -133,7 +132,7 @@ class Quarantine:
         looks, empty = 0, 0
         # The answer to the second look at an empty queue comes behind what was sent by the first.
         while not self._has_one and empty <= 1 and looks < _LOOKS:
-            waiting, _ = await counts(channel, self._names.quarantine.name, _ASKED)
+            waiting, _ = await counts(channel, self._names.quarantine.name, BRIEFLY)
             if waiting:
                 empty = 0
                 await asyncio.sleep(_BETWEEN_LOOKS)

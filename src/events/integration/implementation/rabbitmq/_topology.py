@@ -37,6 +37,7 @@ _NEVER = 1_000_000_000  # deliveries: dead letters come back each time that they
 _AN_HOUR = 3_600_000  # milliseconds
 _STEPS = (1, 2, 3, 5, 7)
 _SHORTEST = 0.01  # seconds
+BRIEFLY = 3  # looks of who must end soon, see `counts`
 _LATE = 0.2  # seconds, after which the broker does not wait for a queue's answer
 
 _ACCESS_REFUSED, _NOT_FOUND = 403, 404
